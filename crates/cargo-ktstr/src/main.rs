@@ -1,0 +1,2 @@
+//! Placeholder for the first commit of the layout.
+fn main() {}

@@ -1,0 +1,2 @@
+//! A test harness for Linux process schedulers.
+pub mod model;

@@ -1,0 +1,2 @@
+//! Data that host and guest share.
+pub mod entry;
