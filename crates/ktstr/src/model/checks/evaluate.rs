@@ -1,0 +1,120 @@
+//! Judges all reports: per cgroup in the order in which the cgroups first appear, then the whole run.
+
+use super::super::cpuset::CpuSet;
+use super::super::report::{WorkerReport, ns_to_ms, percentile_ns};
+use super::super::stats::CgroupStats;
+use super::super::verdict::{AssertDetail, AssertResult, DetailKind};
+use super::{Assert, gap, worker};
+
+/// Holds `reports` against `assert`; the result also carries the stats per cgroup.
+///
+/// With worker checks asked for but no worker at all, the result is Inconclusive.
+pub fn evaluate(assert: &Assert, reports: &[WorkerReport]) -> AssertResult {
+    let mut result = AssertResult::pass();
+    if reports.is_empty() && assert.asks_of_workers() {
+        result.push(AssertDetail::inconclusive(
+            DetailKind::Other,
+            "worker checks were asked for, but the scenario started no worker; add a CgroupDef with workers",
+        ));
+    }
+    let stall_ns = gap::host_stall_ns(reports);
+    for (name, members) in by_cgroup(reports) {
+        let cgroup = worker::Cgroup {
+            name,
+            members: &members,
+            host_stall_ns: stall_ns,
+        };
+        for detail in worker::check(assert, &cgroup) {
+            result.push(detail);
+        }
+    }
+    result.stats.cgroups = summarize(reports);
+    if stall_ns >= gap::NOTEWORTHY_STALL_NS {
+        result.note(format!(
+            "the machine below stopped a vCPU for up to {:.0} ms (one worker iteration used that much CPU time)",
+            ns_to_ms(stall_ns)
+        ));
+    }
+    result
+}
+
+/// Figures per cgroup, in the order in which the cgroups first appear.
+pub fn summarize(reports: &[WorkerReport]) -> Vec<CgroupStats> {
+    by_cgroup(reports)
+        .into_iter()
+        .map(|(name, members)| summarize_one(name, &members))
+        .collect()
+}
+
+fn by_cgroup(reports: &[WorkerReport]) -> Vec<(&str, Vec<&WorkerReport>)> {
+    let mut groups: Vec<(&str, Vec<&WorkerReport>)> = Vec::new();
+    for report in reports {
+        match groups.iter_mut().find(|(name, _)| *name == report.cgroup) {
+            Some((_, members)) => members.push(report),
+            None => groups.push((&report.cgroup, vec![report])),
+        }
+    }
+    groups
+}
+
+fn summarize_one(name: &str, members: &[&WorkerReport]) -> CgroupStats {
+    let off_cpu: Vec<f64> = members.iter().filter_map(|m| m.off_cpu_pct()).collect();
+    let min = off_cpu.iter().copied().reduce(f64::min);
+    let max = off_cpu.iter().copied().reduce(f64::max);
+    let longest = members
+        .iter()
+        .map(|m| m.longest_gap)
+        .max_by_key(|g| g.wall_ns);
+    let wake = sorted_wakes(members);
+    let seen = members
+        .iter()
+        .fold(CpuSet::EMPTY, |all, m| all.union(&m.cpus_seen));
+    let run_delay: Option<u64> = members.iter().map(|m| m.run_delay_ns).sum();
+    let cpuset = members
+        .iter()
+        .filter_map(|m| m.cpuset.as_ref())
+        .fold(None, |all: Option<CpuSet>, set| {
+            Some(all.map_or_else(|| set.clone(), |all| all.union(set)))
+        });
+    CgroupStats {
+        name: name.to_owned(),
+        workers: members.len(),
+        cpus_seen: seen.to_vec(),
+        cpuset: cpuset.map(|set| set.to_vec()),
+        iterations: members.iter().map(|m| m.iterations).sum(),
+        work_units: members.iter().map(|m| m.work_units).sum(),
+        cpu_time_ms: members.iter().map(|m| ns_to_ms(m.cpu_time_ns)).sum(),
+        wall_time_ms: ns_to_ms(members.iter().map(|m| m.wall_time_ns).max().unwrap_or(0)),
+        spread_pct: spread(members),
+        min_off_cpu_pct: min,
+        max_off_cpu_pct: max,
+        max_gap_ms: longest.map_or(0.0, |gap| gap.wall_ms()),
+        max_gap_cpu: longest.and_then(|gap| gap.cpu),
+        migrations: members.iter().map(|m| m.migrations).sum(),
+        wake_p50_ns: percentile_ns(&wake, 50.0),
+        wake_p99_ns: percentile_ns(&wake, 99.0),
+        wake_count: members.iter().map(|m| m.wake.count).sum(),
+        run_delay_ms: run_delay.map(ns_to_ms),
+    }
+}
+
+/// Highest less lowest off-CPU share; `None` unless at least two workers have a window.
+pub(super) fn spread(members: &[&WorkerReport]) -> Option<f64> {
+    let shares: Vec<f64> = members.iter().filter_map(|m| m.off_cpu_pct()).collect();
+    if shares.len() < 2 {
+        return None;
+    }
+    let min = shares.iter().copied().reduce(f64::min)?;
+    let max = shares.iter().copied().reduce(f64::max)?;
+    Some(max - min)
+}
+
+/// All members' wake-up latencies, ascending.
+pub(super) fn sorted_wakes(members: &[&WorkerReport]) -> Vec<u64> {
+    let mut samples: Vec<u64> = members
+        .iter()
+        .flat_map(|m| m.wake.samples_ns.iter().copied())
+        .collect();
+    samples.sort_unstable();
+    samples
+}

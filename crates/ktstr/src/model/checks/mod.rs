@@ -1,0 +1,193 @@
+//! Thresholds that a test asks for ([`Assert`]), and the pure functions that hold worker reports against them.
+//!
+//! An `Assert` is merged from three layers: [`Assert::DEFAULT`], then the scheduler's, then the test's; for each
+//! field the last `Some` wins. Worker checks are judged in the guest ([`evaluate`]), monitor checks by the host.
+
+mod evaluate;
+mod gap;
+mod worker;
+
+pub use evaluate::{evaluate, summarize};
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! assert_fields {
+    ($( $(#[$doc:meta])* $name:ident: $type:ty, )*) => {
+        /// What a test asserts. `None` means "not asked here": a lower layer's value stays.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+        pub struct Assert {
+            $( $(#[$doc])* pub $name: Option<$type>, )*
+        }
+
+        impl Assert {
+            /// Asks for nothing.
+            pub const NONE: Self = Self { $( $name: None, )* };
+
+            /// This layer under `upper`: for each field the upper `Some` wins.
+            #[must_use]
+            pub const fn merge(self, upper: Self) -> Self {
+                Self { $( $name: match upper.$name { Some(value) => Some(value), None => self.$name }, )* }
+            }
+
+            $( $(#[$doc])*
+            #[must_use]
+            pub const fn $name(mut self, value: $type) -> Self {
+                self.$name = Some(value);
+                self
+            } )*
+        }
+    };
+}
+
+assert_fields! {
+    /// Every worker makes progress; also turns on the spread and gap limits of this build profile.
+    not_stuck: bool,
+    /// No worker is seen on a CPU outside its cgroup's cpuset.
+    isolation: bool,
+    /// Longest time without progress of any worker, milliseconds, limit included.
+    max_gap_ms: u64,
+    /// Highest less lowest off-CPU share among the workers of a cgroup, percentage points, limit included.
+    max_spread_pct: f64,
+    /// Coefficient of variation of the work rates within a cgroup, limit included.
+    max_throughput_cv: f64,
+    /// Work units per second of wall time that every worker must reach.
+    min_work_rate: f64,
+    /// Iterations per second of wall time that every worker must reach.
+    min_iteration_rate: f64,
+    /// Migrations per iteration of a cgroup's workers, limit included.
+    max_migration_ratio: f64,
+    /// 99th percentile of a cgroup's wake-up latencies, nanoseconds, limit included.
+    max_p99_wake_latency_ns: u64,
+    /// Coefficient of variation of a cgroup's wake-up latencies, limit included.
+    max_wake_latency_cv: f64,
+    /// Share of pages on the worker's own NUMA nodes, 0 to 1.
+    min_page_locality: f64,
+    /// Pages migrated between nodes per page allocated.
+    max_cross_node_migration_ratio: f64,
+    /// Share of pages in slow memory, 0 to 1.
+    max_slow_tier_ratio: f64,
+    /// Monitor: highest nr_running over the lowest (at least 1).
+    max_imbalance_ratio: f64,
+    /// Monitor: tasks in a local dispatch queue.
+    max_local_dsq_depth: u32,
+    /// Monitor: a runqueue clock that stands still on a busy CPU fails the test.
+    fail_on_rq_clock_stuck: bool,
+    /// Monitor: samples in a row that must breach before it counts.
+    sustained_samples: u32,
+    /// Monitor: select_cpu fallbacks per vCPU and second.
+    max_fallback_rate: f64,
+    /// Monitor: keep-last dispatches per vCPU and second.
+    max_keep_last_rate: f64,
+    /// Monitor thresholds fail the test instead of being reported only.
+    enforce_monitor_thresholds: bool,
+}
+
+/// Limits that `not_stuck` turns on, per build profile: a debug build's workers and schedulers are slower.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ProgressLimits {
+    /// Longest time without progress.
+    pub gap_ms: u64,
+    /// Spread of off-CPU shares, percentage points.
+    pub spread_pct: f64,
+}
+
+impl ProgressLimits {
+    /// The limits of a build with or without debug assertions.
+    pub const fn of(debug_build: bool) -> Self {
+        if debug_build {
+            Self {
+                gap_ms: 3_000,
+                spread_pct: 35.0,
+            }
+        } else {
+            Self {
+                gap_ms: 2_000,
+                spread_pct: 15.0,
+            }
+        }
+    }
+
+    /// The limits of this build.
+    pub const CURRENT: Self = Self::of(cfg!(debug_assertions));
+}
+
+impl Assert {
+    /// The lowest layer: no worker check, and the monitor thresholds of SPEC 7, which report only.
+    pub const DEFAULT: Self = Self::NONE
+        .max_imbalance_ratio(4.0)
+        .max_local_dsq_depth(50)
+        .fail_on_rq_clock_stuck(true)
+        .sustained_samples(5)
+        .max_fallback_rate(200.0)
+        .max_keep_last_rate(100.0)
+        .enforce_monitor_thresholds(false);
+
+    /// All three layers.
+    #[must_use]
+    pub const fn layered(scheduler: Self, test: Self) -> Self {
+        Self::DEFAULT.merge(scheduler).merge(test)
+    }
+
+    /// The gap limit in force, in milliseconds: the one asked for, else that of `not_stuck`.
+    pub fn effective_gap_ms(&self) -> Option<u64> {
+        self.max_gap_ms.or_else(|| {
+            self.asks_not_stuck()
+                .then_some(ProgressLimits::CURRENT.gap_ms)
+        })
+    }
+
+    /// The spread limit in force, in percentage points: the one asked for, else that of `not_stuck`.
+    pub fn effective_spread_pct(&self) -> Option<f64> {
+        self.max_spread_pct.or_else(|| {
+            self.asks_not_stuck()
+                .then_some(ProgressLimits::CURRENT.spread_pct)
+        })
+    }
+
+    /// Whether `not_stuck` is on.
+    pub fn asks_not_stuck(&self) -> bool {
+        self.not_stuck == Some(true)
+    }
+
+    /// Whether `isolation` is on.
+    pub fn asks_isolation(&self) -> bool {
+        self.isolation == Some(true)
+    }
+
+    /// Whether any check of the workers is on.
+    pub fn asks_of_workers(&self) -> bool {
+        let Self {
+            max_gap_ms,
+            max_spread_pct,
+            max_throughput_cv,
+            min_work_rate,
+            min_iteration_rate,
+            max_migration_ratio,
+            max_p99_wake_latency_ns,
+            max_wake_latency_cv,
+            min_page_locality,
+            max_cross_node_migration_ratio,
+            max_slow_tier_ratio,
+            ..
+        } = self;
+        let ratios = [
+            max_spread_pct,
+            max_throughput_cv,
+            min_work_rate,
+            min_iteration_rate,
+            max_migration_ratio,
+            max_wake_latency_cv,
+            min_page_locality,
+            max_cross_node_migration_ratio,
+            max_slow_tier_ratio,
+        ];
+        self.asks_not_stuck()
+            || self.asks_isolation()
+            || max_gap_ms.is_some()
+            || max_p99_wake_latency_ns.is_some()
+            || ratios.iter().any(|ratio| ratio.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests;

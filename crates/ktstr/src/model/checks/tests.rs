@@ -1,0 +1,384 @@
+//! Each check with a report that trips it and one that does not.
+
+use super::*;
+use crate::model::cpuset::CpuSet;
+use crate::model::report::{Gap, WakeLatencies, WorkerReport};
+use crate::model::verdict::{DetailKind, Outcome};
+use proptest::prelude::*;
+
+const MS: u64 = 1_000_000;
+
+/// A worker that got `on_cpu_pct` of a 10 s window.
+fn worker(pid: i32, on_cpu_pct: u64) -> WorkerReport {
+    WorkerReport {
+        pid,
+        cgroup: "a".into(),
+        work_type: "SpinWait".into(),
+        iterations: 1_000,
+        work_units: 1_000_000,
+        cpu_time_ns: on_cpu_pct * 100 * MS,
+        wall_time_ns: 10_000 * MS,
+        cpus_seen: CpuSet::from([0, 1]),
+        cpuset: Some(CpuSet::from([0, 1])),
+        cpu_bound: true,
+        ..WorkerReport::default()
+    }
+}
+
+fn with_gap(wall_ms: u64, on_cpu_ms: u64) -> WorkerReport {
+    WorkerReport {
+        longest_gap: Gap {
+            wall_ns: wall_ms * MS,
+            on_cpu_ns: on_cpu_ms * MS,
+            cpu: Some(1),
+            at_ns: 2_000 * MS,
+        },
+        ..worker(9, 50)
+    }
+}
+
+/// The outcome, and exactly these kinds of details.
+#[track_caller]
+fn check(
+    assert: Assert,
+    reports: &[WorkerReport],
+    expected: Outcome,
+    kinds: &[DetailKind],
+) -> String {
+    let result = evaluate(&assert, reports);
+    let found: Vec<DetailKind> = result.details.iter().map(|d| d.kind).collect();
+    assert_eq!(
+        (result.outcome(), found.as_slice()),
+        (expected, kinds),
+        "{result:?}"
+    );
+    result
+        .details
+        .iter()
+        .map(|d| d.message.as_str())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn not_stuck_alone_passes_equal_workers() {
+    let reports = [worker(1, 50), worker(2, 48)];
+    check(Assert::NONE.not_stuck(true), &reports, Outcome::Pass, &[]);
+}
+
+#[test]
+fn zero_work_is_starved() {
+    let idle = WorkerReport {
+        work_units: 0,
+        iterations: 0,
+        ..worker(2, 50)
+    };
+    let text = check(
+        Assert::NONE.not_stuck(true),
+        &[worker(1, 50), idle],
+        Outcome::Fail,
+        &[DetailKind::Starved],
+    );
+    assert_eq!(
+        text,
+        "worker 2 (SpinWait in cgroup a) did 0 work units in 10000 ms"
+    );
+}
+
+#[test]
+fn a_gap_over_the_limit_is_stuck() {
+    let text = check(
+        Assert::NONE.max_gap_ms(500),
+        &[with_gap(501, 0)],
+        Outcome::Fail,
+        &[DetailKind::Stuck],
+    );
+    assert_eq!(
+        text,
+        "worker 9 (SpinWait in cgroup a) made no progress for 501 ms on cpu 1 at +2000 ms (limit 500 ms)"
+    );
+    check(
+        Assert::NONE.max_gap_ms(501),
+        &[with_gap(501, 0)],
+        Outcome::Pass,
+        &[],
+    );
+}
+
+#[test]
+fn a_gap_spent_on_the_cpu_is_the_hosts() {
+    let text = check(
+        Assert::NONE.max_gap_ms(500),
+        &[with_gap(900, 850)],
+        Outcome::Inconclusive,
+        &[DetailKind::Stuck],
+    );
+    assert!(text.contains("on its CPU for 850 ms"), "{text}");
+}
+
+#[test]
+fn a_neighbours_stall_excuses_as_much_as_it_lasted() {
+    let stalled = |ms: u64| WorkerReport {
+        longest_stall_ns: ms * MS,
+        ..worker(1, 50)
+    };
+    let assert = Assert::NONE.max_gap_ms(500);
+    check(
+        assert,
+        &[with_gap(900, 0), stalled(450)],
+        Outcome::Inconclusive,
+        &[DetailKind::Stuck],
+    );
+    check(
+        assert,
+        &[with_gap(5_000, 0), stalled(450)],
+        Outcome::Fail,
+        &[DetailKind::Stuck],
+    );
+}
+
+#[test]
+fn not_stuck_turns_on_the_limits_of_the_build() {
+    let limits = ProgressLimits::CURRENT;
+    let assert = Assert::NONE.not_stuck(true);
+    check(assert, &[with_gap(limits.gap_ms, 0)], Outcome::Pass, &[]);
+    check(
+        assert,
+        &[with_gap(limits.gap_ms + 1, 0)],
+        Outcome::Fail,
+        &[DetailKind::Stuck],
+    );
+    assert_eq!(
+        ProgressLimits::of(false),
+        ProgressLimits {
+            gap_ms: 2_000,
+            spread_pct: 15.0
+        }
+    );
+    assert_eq!(
+        ProgressLimits::of(true),
+        ProgressLimits {
+            gap_ms: 3_000,
+            spread_pct: 35.0
+        }
+    );
+}
+
+#[test]
+fn spread_is_in_percentage_points() {
+    let reports = [worker(1, 70), worker(2, 30)];
+    let text = check(
+        Assert::NONE.max_spread_pct(39.9),
+        &reports,
+        Outcome::Fail,
+        &[DetailKind::Unfair],
+    );
+    assert!(
+        text.contains("40.0 percentage points, 30.0 % to 70.0 %"),
+        "{text}"
+    );
+    check(
+        Assert::NONE.max_spread_pct(40.1),
+        &reports,
+        Outcome::Pass,
+        &[],
+    );
+}
+
+#[test]
+fn spread_of_one_worker_cannot_be_judged_when_asked() {
+    let one = [worker(1, 50)];
+    check(
+        Assert::NONE.max_spread_pct(10.0),
+        &one,
+        Outcome::Inconclusive,
+        &[DetailKind::Unfair],
+    );
+    check(Assert::NONE.not_stuck(true), &one, Outcome::Pass, &[]);
+}
+
+#[test]
+fn a_cpu_outside_the_cpuset_breaks_isolation() {
+    let strayed = WorkerReport {
+        cpus_seen: CpuSet::from([0, 2, 3]),
+        ..worker(1, 50)
+    };
+    let assert = Assert::NONE.isolation(true);
+    let text = check(assert, &[strayed], Outcome::Fail, &[DetailKind::Isolation]);
+    assert!(
+        text.ends_with("ran on cpus 2-3 outside its cpuset 0-1"),
+        "{text}"
+    );
+    check(assert, &[worker(1, 50)], Outcome::Pass, &[]);
+    let unseen = WorkerReport {
+        cpus_seen: CpuSet::EMPTY,
+        ..worker(1, 50)
+    };
+    check(
+        assert,
+        &[unseen],
+        Outcome::Inconclusive,
+        &[DetailKind::Isolation],
+    );
+}
+
+#[test]
+fn rates_and_ratios() {
+    let one = [worker(1, 50)];
+    check(
+        Assert::NONE.min_iteration_rate(100.0),
+        &one,
+        Outcome::Pass,
+        &[],
+    );
+    check(
+        Assert::NONE.min_iteration_rate(100.1),
+        &one,
+        Outcome::Fail,
+        &[DetailKind::Benchmark],
+    );
+    check(
+        Assert::NONE.min_work_rate(1e6),
+        &one,
+        Outcome::Fail,
+        &[DetailKind::Benchmark],
+    );
+    let moved = WorkerReport {
+        migrations: 20,
+        ..worker(1, 50)
+    };
+    check(
+        Assert::NONE.max_migration_ratio(0.019),
+        &[moved],
+        Outcome::Fail,
+        &[DetailKind::Migration],
+    );
+    let lazy = WorkerReport {
+        work_units: 10,
+        ..worker(2, 50)
+    };
+    check(
+        Assert::NONE.max_throughput_cv(0.5),
+        &[worker(1, 50), lazy],
+        Outcome::Fail,
+        &[DetailKind::Unfair],
+    );
+}
+
+#[test]
+fn wake_latency() {
+    let woken = WorkerReport {
+        wake: WakeLatencies {
+            count: 100,
+            max_ns: 100,
+            samples_ns: (1..=100).collect(),
+        },
+        ..worker(1, 50)
+    };
+    let p99 = |limit| Assert::NONE.max_p99_wake_latency_ns(limit);
+    check(p99(99), std::slice::from_ref(&woken), Outcome::Pass, &[]);
+    check(
+        p99(98),
+        std::slice::from_ref(&woken),
+        Outcome::Fail,
+        &[DetailKind::Benchmark],
+    );
+    check(
+        Assert::NONE.max_wake_latency_cv(0.1),
+        &[woken],
+        Outcome::Fail,
+        &[DetailKind::Benchmark],
+    );
+}
+
+#[test]
+fn no_denominator_is_inconclusive() {
+    let empty = WorkerReport {
+        iterations: 0,
+        wall_time_ns: 0,
+        ..worker(1, 0)
+    };
+    for assert in [
+        Assert::NONE.min_work_rate(0.0),
+        Assert::NONE.min_iteration_rate(0.0),
+        Assert::NONE.max_migration_ratio(1.0),
+        Assert::NONE.max_throughput_cv(1.0),
+        Assert::NONE.max_p99_wake_latency_ns(1),
+        Assert::NONE.max_wake_latency_cv(1.0),
+        Assert::NONE.min_page_locality(0.5),
+        Assert::NONE.max_spread_pct(5.0),
+    ] {
+        let result = evaluate(&assert, std::slice::from_ref(&empty));
+        assert!(result.is_inconclusive(), "{assert:?}: {result:?}");
+    }
+}
+
+#[test]
+fn checks_without_workers_are_inconclusive() {
+    check(
+        Assert::NONE.not_stuck(true),
+        &[],
+        Outcome::Inconclusive,
+        &[DetailKind::Other],
+    );
+    check(Assert::DEFAULT, &[], Outcome::Pass, &[]);
+}
+
+#[test]
+fn stats_are_per_cgroup() {
+    let b = WorkerReport {
+        cgroup: "b".into(),
+        ..worker(3, 10)
+    };
+    let stats = summarize(&[worker(1, 70), b, worker(2, 30)]);
+    let names: Vec<_> = stats.iter().map(|s| (s.name.as_str(), s.workers)).collect();
+    assert_eq!(names, [("a", 2), ("b", 1)]);
+    assert_eq!(stats[0].iterations, 2_000);
+    assert_eq!(stats[1].spread_pct, None);
+}
+
+fn layers() -> impl Strategy<Value = Assert> {
+    (
+        any::<Option<bool>>(),
+        any::<Option<u64>>(),
+        prop::option::of(0.0..1e3),
+    )
+        .prop_map(|(not_stuck, max_gap_ms, max_spread_pct)| Assert {
+            not_stuck,
+            max_gap_ms,
+            max_spread_pct,
+            ..Assert::NONE
+        })
+}
+
+proptest! {
+    #[test]
+    fn the_last_some_wins(scheduler in layers(), test in layers()) {
+        let merged = Assert::layered(scheduler, test);
+        prop_assert_eq!(merged.max_gap_ms, test.max_gap_ms.or(scheduler.max_gap_ms));
+        prop_assert_eq!(merged.max_spread_pct, test.max_spread_pct.or(scheduler.max_spread_pct));
+        prop_assert_eq!(merged.not_stuck, test.not_stuck.or(scheduler.not_stuck));
+        prop_assert_eq!(merged.sustained_samples, Some(5));
+    }
+
+    #[test]
+    fn a_higher_limit_never_makes_it_worse(gap in 0u64..10_000, on in 0u64..10_000, low in 0u64..9_000, more in 0u64..1_000) {
+        let reports = [with_gap(gap, on.min(gap))];
+        let strict = evaluate(&Assert::NONE.max_gap_ms(low), &reports).outcome();
+        let loose = evaluate(&Assert::NONE.max_gap_ms(low + more), &reports).outcome();
+        prop_assert!(loose <= strict);
+    }
+
+    #[test]
+    fn evaluation_never_panics_and_names_units(units in any::<u64>(), cpu in any::<u64>(), wall in any::<u64>(), gap in any::<u64>()) {
+        let report = WorkerReport {
+            work_units: units, cpu_time_ns: cpu, wall_time_ns: wall,
+            longest_gap: Gap { wall_ns: gap, ..Gap::default() },
+            ..worker(1, 0)
+        };
+        let result = evaluate(&Assert::NONE.not_stuck(true).min_work_rate(1.0), &[report]);
+        for detail in result.details {
+            prop_assert!(["ms", "/s", "second", "window"].iter().any(|u| detail.message.contains(u)), "{}", detail.message);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! What a test function is given, and the plan that the host hands to the guest for it.
+
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::checks::Assert;
+use super::cpuset::CpuMap;
+
+/// Environment variable with the plan's JSON itself.
+pub const TEST_PLAN_ENV: &str = "KTSTR_TEST_PLAN";
+/// Where the plan's JSON lies in the guest when the variable is not set.
+pub const TEST_PLAN_PATH: &str = "/ktstr/test.json";
+/// Workload root when the plan names none.
+pub const DEFAULT_WORKLOAD_ROOT: &str = "/sys/fs/cgroup/ktstr";
+
+/// What the host tells the test's process in the guest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TestPlan {
+    /// Name of the registry entry.
+    pub test: String,
+    /// The guest's CPUs.
+    pub topology: CpuMap,
+    /// Length of the scenario.
+    pub duration_ms: u64,
+    /// Time between the scheduler's attach and the scenario.
+    #[serde(default)]
+    pub settle_ms: u64,
+    /// All three layers merged.
+    pub assert: Assert,
+    /// Cgroup under which the workload's cgroups are made.
+    #[serde(default = "default_root")]
+    pub workload_root: PathBuf,
+    /// Whether a scheduler was declared, so that its absence is a finding.
+    #[serde(default)]
+    pub has_scheduler: bool,
+}
+
+fn default_root() -> PathBuf {
+    PathBuf::from(DEFAULT_WORKLOAD_ROOT)
+}
+
+impl TestPlan {
+    /// A plan for `test` with nothing asserted beyond the defaults.
+    pub fn new(test: impl Into<String>, topology: CpuMap, duration: Duration) -> Self {
+        Self {
+            test: test.into(),
+            topology,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            settle_ms: 0,
+            assert: Assert::DEFAULT,
+            workload_root: default_root(),
+            has_scheduler: false,
+        }
+    }
+}
+
+/// What a test function sees of its run.
+#[derive(Debug, Clone)]
+pub struct Ctx {
+    plan: TestPlan,
+    scheduler_pid: Option<i32>,
+}
+
+impl Ctx {
+    /// A context for `plan`; `scheduler_pid` is the scheduler's process in this guest, if one was started.
+    pub fn new(plan: TestPlan, scheduler_pid: Option<i32>) -> Self {
+        Self {
+            plan,
+            scheduler_pid,
+        }
+    }
+
+    /// Name of the test.
+    pub fn name(&self) -> &str {
+        &self.plan.test
+    }
+
+    /// The guest's CPUs.
+    pub fn topology(&self) -> CpuMap {
+        self.plan.topology
+    }
+
+    /// Length of the scenario.
+    pub fn duration(&self) -> Duration {
+        Duration::from_millis(self.plan.duration_ms)
+    }
+
+    /// Time given to the scheduler before the scenario.
+    pub fn settle(&self) -> Duration {
+        Duration::from_millis(self.plan.settle_ms)
+    }
+
+    /// What is asserted, all layers merged.
+    pub fn assert(&self) -> &Assert {
+        &self.plan.assert
+    }
+
+    /// Cgroup under which the workload's cgroups are made.
+    pub fn workload_root(&self) -> &Path {
+        &self.plan.workload_root
+    }
+
+    /// The scheduler's process, if one was started.
+    pub fn scheduler_pid(&self) -> Option<i32> {
+        self.scheduler_pid
+    }
+
+    /// Whether a scheduler was declared for this test.
+    pub fn has_scheduler(&self) -> bool {
+        self.plan.has_scheduler
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_travels_as_json() {
+        let plan = TestPlan::new("t", CpuMap::new(1, 2, 2, 1), Duration::from_secs(3));
+        let json = serde_json::to_string(&plan).unwrap();
+        assert_eq!(serde_json::from_str::<TestPlan>(&json).unwrap(), plan);
+    }
+}

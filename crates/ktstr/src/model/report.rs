@@ -1,0 +1,199 @@
+//! What one worker measured of itself, and how it ended.
+//!
+//! All times are of the guest's `CLOCK_MONOTONIC` and lie inside the worker's window: from the moment the ready
+//! barrier opened to the moment the stop was asked for. Set-up and tear-down are outside.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use super::cpuset::CpuSet;
+
+/// A time in which a worker that wanted to run made no progress.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// Length in wall time.
+    pub wall_ns: u64,
+    /// The part of it that the worker spent on a CPU, as the guest's clock of CPU time has it.
+    pub on_cpu_ns: u64,
+    /// CPU on which the worker found out; `None` if it never ran again inside its window.
+    pub cpu: Option<u32>,
+    /// Start, from the opening of the barrier.
+    pub at_ns: u64,
+}
+
+impl Gap {
+    /// The part that the worker did not spend on a CPU: what a scheduler can be blamed for.
+    pub fn off_cpu_ns(&self) -> u64 {
+        self.wall_ns.saturating_sub(self.on_cpu_ns)
+    }
+
+    /// Length in milliseconds.
+    pub fn wall_ms(&self) -> f64 {
+        ns_to_ms(self.wall_ns)
+    }
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum WorkerExit {
+    /// Stopped when asked.
+    #[default]
+    Stopped,
+    /// Ended by itself, with this status, before it was asked to.
+    Exited(i32),
+    /// Ended by this signal, which was not ours.
+    Signaled(i32),
+    /// Did not stop within the grace time and was killed.
+    Killed {
+        /// The grace time that it had.
+        grace_ms: u64,
+    },
+    /// Was killed but could still not be reaped: it does not get a CPU to die on, or sleeps uninterruptibly.
+    Unreaped,
+    /// Could not be set up.
+    SetupFailed {
+        /// The step that failed.
+        step: String,
+        /// Its errno.
+        errno: i32,
+    },
+}
+
+impl fmt::Display for WorkerExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => write!(f, "stopped when asked"),
+            Self::Exited(code) => write!(f, "exited by itself with status {code}"),
+            Self::Signaled(signal) => write!(f, "ended by signal {signal}"),
+            Self::Killed { grace_ms } => {
+                write!(f, "killed, because it did not stop within {grace_ms} ms")
+            }
+            Self::Unreaped => write!(f, "killed, but never left the kernel"),
+            Self::SetupFailed { step, errno } => write!(
+                f,
+                "not set up: {step}: {}",
+                std::io::Error::from_raw_os_error(*errno)
+            ),
+        }
+    }
+}
+
+/// The time between a wake-up being due and the woken worker running.
+///
+/// `samples_ns` is a uniform choice out of all wake-ups (reservoir), so its percentiles stand for all of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeLatencies {
+    /// Wake-ups seen.
+    pub count: u64,
+    /// Longest of all.
+    pub max_ns: u64,
+    /// The chosen ones, unordered.
+    pub samples_ns: Vec<u64>,
+}
+
+/// What one worker measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerReport {
+    /// Process id in the guest.
+    pub pid: i32,
+    /// Cgroup, relative to the workload root; empty for none.
+    pub cgroup: String,
+    /// Name of the work type.
+    pub work_type: String,
+    /// Loops of the work type done.
+    pub iterations: u64,
+    /// Work done, in the work type's own unit.
+    pub work_units: u64,
+    /// CPU time used.
+    pub cpu_time_ns: u64,
+    /// Length of the window.
+    pub wall_time_ns: u64,
+    /// Changes of CPU noticed between iterations: a lower bound.
+    pub migrations: u64,
+    /// CPUs on which an iteration ended.
+    pub cpus_seen: CpuSet,
+    /// CPUs allowed by the cpusets that the cgroup had in the window; `None`: no cpuset.
+    pub cpuset: Option<CpuSet>,
+    /// The longest time without progress.
+    pub longest_gap: Gap,
+    /// Most CPU time that one iteration took: on a quiet machine about the same for all; a long one means that
+    /// the vCPU itself was stopped from outside.
+    pub longest_stall_ns: u64,
+    /// Wake-up latencies, for work types that sleep.
+    pub wake: WakeLatencies,
+    /// Time runnable but not running, from `/proc/PID/schedstat`.
+    pub run_delay_ns: Option<u64>,
+    /// Whether the work type wants a CPU all the time, so that off-CPU time is the scheduler's doing.
+    pub cpu_bound: bool,
+    /// How it ended.
+    pub exit: WorkerExit,
+}
+
+impl WorkerReport {
+    /// Share of the window not spent on a CPU, in percent; `None` for an empty window.
+    pub fn off_cpu_pct(&self) -> Option<f64> {
+        if self.wall_time_ns == 0 {
+            return None;
+        }
+        let off = self.wall_time_ns.saturating_sub(self.cpu_time_ns);
+        Some(off as f64 * 100.0 / self.wall_time_ns as f64)
+    }
+
+    /// Work units per second of wall time; `None` for an empty window.
+    pub fn work_rate(&self) -> Option<f64> {
+        per_second(self.work_units, self.wall_time_ns)
+    }
+
+    /// Iterations per second of wall time; `None` for an empty window.
+    pub fn iteration_rate(&self) -> Option<f64> {
+        per_second(self.iterations, self.wall_time_ns)
+    }
+}
+
+fn per_second(count: u64, wall_ns: u64) -> Option<f64> {
+    (wall_ns > 0).then(|| count as f64 * 1e9 / wall_ns as f64)
+}
+
+/// Nanoseconds as fractional milliseconds.
+pub(crate) fn ns_to_ms(ns: u64) -> f64 {
+    ns as f64 / 1e6
+}
+
+/// The value at `percentile` (0 to 100) by nearest rank; `None` without samples.
+pub fn percentile_ns(sorted_ns: &[u64], percentile: f64) -> Option<u64> {
+    let last = sorted_ns.len().checked_sub(1)?;
+    let rank = (percentile.clamp(0.0, 100.0) / 100.0 * sorted_ns.len() as f64).ceil();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rank is between 0 and the length"
+    )]
+    let index = (rank as usize).saturating_sub(1).min(last);
+    sorted_ns.get(index).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_window_has_no_ratios() {
+        let report = WorkerReport {
+            iterations: 5,
+            ..WorkerReport::default()
+        };
+        assert_eq!(report.off_cpu_pct(), None);
+        assert_eq!(report.iteration_rate(), None);
+    }
+
+    #[test]
+    fn percentiles_are_nearest_rank() {
+        let samples: Vec<u64> = (1..=100).collect();
+        assert_eq!(percentile_ns(&samples, 99.0), Some(99));
+        assert_eq!(percentile_ns(&samples, 50.0), Some(50));
+        assert_eq!(percentile_ns(&samples, 100.0), Some(100));
+        assert_eq!(percentile_ns(&[7], 0.0), Some(7));
+        assert_eq!(percentile_ns(&[], 50.0), None);
+    }
+}

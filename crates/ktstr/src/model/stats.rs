@@ -1,0 +1,125 @@
+//! Figures of a scenario, per cgroup and per phase; what the user is shown and what the sidecar keeps.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Figures of all cgroups and phases of a scenario.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ScenarioStats {
+    /// Per cgroup, over the whole life of its workers.
+    pub cgroups: Vec<CgroupStats>,
+    /// Per step, in time order.
+    pub phases: Vec<PhaseStats>,
+    /// Named figures from anywhere else (payloads, claims).
+    pub ext_metrics: BTreeMap<String, f64>,
+}
+
+impl ScenarioStats {
+    /// Workers in all cgroups.
+    pub fn total_workers(&self) -> usize {
+        self.cgroups.iter().map(|cgroup| cgroup.workers).sum()
+    }
+
+    /// Iterations of all workers.
+    pub fn total_iterations(&self) -> u64 {
+        self.cgroups
+            .iter()
+            .fold(0, |sum, cgroup| sum.saturating_add(cgroup.iterations))
+    }
+
+    /// Takes over all of `other`; a metric of the same name is replaced.
+    pub fn merge(&mut self, other: Self) {
+        self.cgroups.extend(other.cgroups);
+        self.phases.extend(other.phases);
+        self.ext_metrics.extend(other.ext_metrics);
+    }
+}
+
+/// Figures of one cgroup's workers. Absent means that nothing could be measured, never zero.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct CgroupStats {
+    /// Name, relative to the workload root.
+    pub name: String,
+    /// Number of workers.
+    pub workers: usize,
+    /// CPUs that the workers were seen on, ascending.
+    pub cpus_seen: Vec<u32>,
+    /// CPUs allowed, when there was a cpuset.
+    pub cpuset: Option<Vec<u32>>,
+    /// Iterations of all workers.
+    pub iterations: u64,
+    /// Work units of all workers.
+    pub work_units: u64,
+    /// CPU time of all workers.
+    pub cpu_time_ms: f64,
+    /// The longest window among the workers.
+    pub wall_time_ms: f64,
+    /// Highest less lowest off-CPU share among the workers, in percentage points.
+    pub spread_pct: Option<f64>,
+    /// Lowest off-CPU share among the workers, percent.
+    pub min_off_cpu_pct: Option<f64>,
+    /// Highest off-CPU share among the workers, percent.
+    pub max_off_cpu_pct: Option<f64>,
+    /// Longest time without progress of any worker.
+    pub max_gap_ms: f64,
+    /// CPU on which that gap ended, if the worker ran again.
+    pub max_gap_cpu: Option<u32>,
+    /// Changes of CPU that the workers noticed.
+    pub migrations: u64,
+    /// Median wake-up latency.
+    pub wake_p50_ns: Option<u64>,
+    /// 99th percentile of the wake-up latency.
+    pub wake_p99_ns: Option<u64>,
+    /// Wake-ups that were measured.
+    pub wake_count: u64,
+    /// Time runnable but not running, of all workers (schedstat).
+    pub run_delay_ms: Option<f64>,
+}
+
+/// Figures of one step: what all live workers did between its start and its end.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseStats {
+    /// 0 is the baseline before the first step, k + 1 is step k.
+    pub step_index: u16,
+    /// The step's name, or its number.
+    pub name: String,
+    /// Start, from the scenario's start.
+    pub start_ms: u64,
+    /// End, from the scenario's start.
+    pub end_ms: u64,
+    /// Iterations done in between, per cgroup.
+    pub iterations: BTreeMap<String, u64>,
+}
+
+impl PhaseStats {
+    /// Length of the phase.
+    pub fn duration_ms(&self) -> u64 {
+        self.end_ms.saturating_sub(self.start_ms)
+    }
+
+    /// Iterations per second of all cgroups; `None` for a phase without length.
+    pub fn iteration_rate(&self) -> Option<f64> {
+        let total = self
+            .iterations
+            .values()
+            .fold(0u64, |sum, n| sum.saturating_add(*n));
+        let millis = self.duration_ms();
+        (millis > 0).then(|| total as f64 * 1e3 / millis as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_without_length_has_no_rate() {
+        let mut phase = PhaseStats {
+            iterations: BTreeMap::from([("a".into(), 500), ("b".into(), 500)]),
+            ..PhaseStats::default()
+        };
+        assert_eq!(phase.iteration_rate(), None);
+        phase.end_ms = 2_000;
+        assert_eq!(phase.iteration_rate(), Some(500.0));
+    }
+}
