@@ -2,10 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::checks::Assert;
 use super::cpuset::CpuMap;
+use super::transport::Transport;
 
 /// Environment variable with the plan's JSON itself.
 pub const TEST_PLAN_ENV: &str = "KTSTR_TEST_PLAN";
@@ -60,6 +62,7 @@ impl TestPlan {
 pub struct Ctx {
     plan: TestPlan,
     scheduler_pid: Option<i32>,
+    transport: Option<Arc<dyn Transport>>,
 }
 
 impl Ctx {
@@ -68,7 +71,20 @@ impl Ctx {
         Self {
             plan,
             scheduler_pid,
+            transport: None,
         }
+    }
+
+    /// Same, with a way to the host.
+    #[must_use]
+    pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// The way to the host; `None` when the function runs outside a guest.
+    pub fn transport(&self) -> Option<&dyn Transport> {
+        self.transport.as_deref()
     }
 
     /// Name of the test.

@@ -4,5 +4,8 @@ pub mod cpuset;
 pub mod ctx;
 pub mod entry;
 pub mod report;
+pub mod scenario;
 pub mod stats;
+pub mod transport;
 pub mod verdict;
+pub mod work;

@@ -1,0 +1,132 @@
+//! Operations of a step.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::work::{Affinity, WorkSpec};
+use super::{CgroupDef, CpusetSpec};
+
+/// Kernel memory that an operation reads or writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelTarget {
+    /// A symbol, or a dotted path into a BPF map's value.
+    pub path: String,
+    /// Bytes to read or write, at most 1 MiB.
+    pub len: u32,
+}
+
+/// One operation. Names of cgroups are relative to the workload root.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields say what each variant's line names")]
+pub enum Op {
+    /// Makes an empty cgroup.
+    AddCgroup { name: String },
+    /// Makes a cgroup and starts its workers.
+    AddCgroupDef(CgroupDef),
+    /// Stops what runs in a cgroup and removes it; one that is not there is fine.
+    RemoveCgroup { cgroup: String },
+    /// Stops the workers of a cgroup and leaves it.
+    StopCgroup { cgroup: String },
+    /// Changes a cgroup's CPUs.
+    SetCpuset { cgroup: String, cpus: CpusetSpec },
+    /// Lifts a cgroup's limit to certain CPUs.
+    ClearCpuset { cgroup: String },
+    /// Exchanges the CPUs of two cgroups.
+    SwapCpusets { a: String, b: String },
+    /// Starts more workers in a cgroup, or in the test's own if none is given.
+    Spawn {
+        cgroup: Option<String>,
+        work: WorkSpec,
+    },
+    /// Binds all tasks of a cgroup to CPUs.
+    SetAffinity { cgroup: String, affinity: Affinity },
+    /// Moves all tasks from one cgroup to another.
+    MoveAllTasks { from: String, to: String },
+    /// Freezes a cgroup.
+    FreezeCgroup { cgroup: String },
+    /// Thaws a cgroup.
+    UnfreezeCgroup { cgroup: String },
+    /// Steers an interrupt to CPUs.
+    SteerIrq { irq: u32, cpus: CpusetSpec },
+    /// Asks the host for a snapshot.
+    CaptureSnapshot { tag: String },
+    /// Asks the host for a snapshot whenever a symbol is written.
+    WatchSnapshot { symbol: String },
+    /// Records the processes of a cgroup under a tag.
+    CaptureCgroupProcs { tag: String, cgroup: String },
+    /// Reads kernel memory while the guest runs.
+    ReadKernelHot { tag: String, target: KernelTarget },
+    /// Reads kernel memory while the guest is frozen.
+    ReadKernelCold { tag: String, target: KernelTarget },
+    /// Writes kernel memory while the guest runs.
+    WriteKernelHot {
+        target: KernelTarget,
+        bytes: Vec<u8>,
+    },
+    /// Writes kernel memory while the guest is frozen; neighbours in a step share one freeze.
+    WriteKernelCold {
+        target: KernelTarget,
+        bytes: Vec<u8>,
+    },
+    /// Starts a payload.
+    RunPayload { payload: String, args: Vec<String> },
+    /// Waits for a payload's end.
+    WaitPayload { payload: String },
+    /// Ends a payload.
+    KillPayload { payload: String },
+    /// Starts the test's scheduler.
+    AttachScheduler,
+    /// Stops the test's scheduler.
+    DetachScheduler,
+    /// Stops and starts the test's scheduler.
+    RestartScheduler,
+    /// Puts a staged scheduler in the place of the present one.
+    ReplaceScheduler { scheduler: String },
+    /// Pins a BPF map.
+    PinBpfMap { map: String, path: String },
+}
+
+impl Op {
+    /// Its name, as written in tests and shown in messages.
+    pub const fn name(&self) -> &'static str {
+        self.kind().0
+    }
+
+    /// Its bit in a step mark's `op_kinds`; numbers are for ever.
+    pub const fn bit(&self) -> u64 {
+        1 << self.kind().1
+    }
+
+    const fn kind(&self) -> (&'static str, u32) {
+        match self {
+            Self::AddCgroup { .. } => ("AddCgroup", 0),
+            Self::AddCgroupDef(_) => ("AddCgroupDef", 1),
+            Self::RemoveCgroup { .. } => ("RemoveCgroup", 2),
+            Self::StopCgroup { .. } => ("StopCgroup", 3),
+            Self::SetCpuset { .. } => ("SetCpuset", 4),
+            Self::ClearCpuset { .. } => ("ClearCpuset", 5),
+            Self::SwapCpusets { .. } => ("SwapCpusets", 6),
+            Self::Spawn { .. } => ("Spawn", 7),
+            Self::SetAffinity { .. } => ("SetAffinity", 8),
+            Self::MoveAllTasks { .. } => ("MoveAllTasks", 9),
+            Self::FreezeCgroup { .. } => ("FreezeCgroup", 10),
+            Self::UnfreezeCgroup { .. } => ("UnfreezeCgroup", 11),
+            Self::SteerIrq { .. } => ("SteerIrq", 12),
+            Self::CaptureSnapshot { .. } => ("CaptureSnapshot", 13),
+            Self::WatchSnapshot { .. } => ("WatchSnapshot", 14),
+            Self::CaptureCgroupProcs { .. } => ("CaptureCgroupProcs", 15),
+            Self::ReadKernelHot { .. } => ("ReadKernelHot", 16),
+            Self::ReadKernelCold { .. } => ("ReadKernelCold", 17),
+            Self::WriteKernelHot { .. } => ("WriteKernelHot", 18),
+            Self::WriteKernelCold { .. } => ("WriteKernelCold", 19),
+            Self::RunPayload { .. } => ("RunPayload", 20),
+            Self::WaitPayload { .. } => ("WaitPayload", 21),
+            Self::KillPayload { .. } => ("KillPayload", 22),
+            Self::AttachScheduler => ("AttachScheduler", 23),
+            Self::DetachScheduler => ("DetachScheduler", 24),
+            Self::RestartScheduler => ("RestartScheduler", 25),
+            Self::ReplaceScheduler { .. } => ("ReplaceScheduler", 26),
+            Self::PinBpfMap { .. } => ("PinBpfMap", 27),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! What a scenario tells the host and asks of it, without knowing how the words travel.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The figures at a step's start or end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StepFigures {
+    /// 0 is the baseline before the first step, k + 1 is step k.
+    pub step_index: u16,
+    /// Operations of the step.
+    pub op_count: u16,
+    /// One bit for each kind of operation in it, see [`Op::bit`](super::scenario::Op::bit).
+    pub op_kinds: u64,
+    /// Since the scenario's start.
+    pub elapsed_ms: u32,
+    /// Cgroups that exist.
+    pub cgroup_count: u16,
+    /// Workers that run.
+    pub worker_count: u16,
+    /// Iterations of all workers since the scenario's start, also of those that are gone.
+    pub total_iterations: u64,
+}
+
+/// A boundary in a scenario.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScenarioEvent {
+    /// It begins.
+    Start,
+    /// A step's operations are done and its cgroups run: the hold begins.
+    StepStart(StepFigures),
+    /// A step's hold is over.
+    StepEnd(StepFigures),
+    /// It is over.
+    End {
+        /// Its length.
+        elapsed_ms: u64,
+        /// Iterations of all workers.
+        total_iterations: u64,
+    },
+}
+
+/// Something that only the host can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HostRequest {
+    /// Take a snapshot now.
+    Capture {
+        /// Name to store it under.
+        tag: String,
+    },
+    /// Take a snapshot whenever this symbol is written.
+    Watch {
+        /// The symbol.
+        symbol: String,
+    },
+}
+
+/// Why the host could not be told or asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// This run has no means for it.
+    #[error("not supported by this run")]
+    NotSupported,
+    /// The host did it, and it did not work.
+    #[error("refused by the host: {0}")]
+    Refused(String),
+    /// No answer in time.
+    #[error("no answer from the host within {} ms", .0.as_millis())]
+    Deadline(Duration),
+    /// The link is broken.
+    #[error("the link to the host is broken")]
+    Broken(#[source] std::io::Error),
+}
+
+/// The way from a scenario to the host.
+pub trait Transport: Send + Sync + fmt::Debug {
+    /// Tells the host of a boundary.
+    ///
+    /// # Errors
+    /// When the link is broken.
+    fn event(&self, event: &ScenarioEvent) -> Result<(), TransportError>;
+
+    /// Asks the host and waits for its answer, at most this long.
+    ///
+    /// # Errors
+    /// When the host refuses, does not answer in time, or cannot be reached.
+    fn request(&self, request: &HostRequest, deadline: Duration) -> Result<(), TransportError>;
+}
