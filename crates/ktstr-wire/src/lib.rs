@@ -1,1 +1,44 @@
-//! Placeholder for the first commit of the layout.
+//! The frames that pass between a ktstr guest and its host, over any byte stream.
+//!
+//! This crate knows bytes: how a [`Message`] becomes a frame and how frames are found again in a stream that may have
+//! been split anywhere, cut off, or damaged. It knows no VMs, no tests, no sockets and no clocks.
+//!
+//! ```text
+//!  0        4         6      8       10             12       16       20         28      32
+//!  +--------+---------+------+-------+--------------+--------+--------+----------+-------+---------
+//!  | magic  | version | type | flags | header check | seq    | length | guest_ns | crc32 | payload …
+//!  | "KTSW" | u16     | u16  | u16   | u16          | u32    | u32    | u64      | u32   |
+//!  +--------+---------+------+-------+--------------+--------+--------+----------+-------+---------
+//!  all little-endian; crc32 covers header (with crc32 as zero) and payload; the header check covers the header alone,
+//!  so that a length is believed only when its header is intact
+//! ```
+//!
+//! ```
+//! use ktstr_wire::{Assembler, Event, Message, encode};
+//!
+//! let bytes = encode(&Message::Exit(3), 0, 1_000)?;
+//! let mut assembler = Assembler::new();
+//! for byte in &bytes {
+//!     assembler.push(&[*byte]); // any split will do
+//! }
+//! let Some(Event::Frame(frame)) = assembler.next_event() else { panic!("one whole frame was pushed") };
+//! assert_eq!(frame.decode().unwrap(), Message::Exit(3));
+//! # Ok::<(), ktstr_wire::EncodeError>(())
+//! ```
+
+mod assembler;
+mod error;
+mod frame;
+mod message;
+mod writer;
+
+pub use assembler::{Assembler, AssemblerStats, Event, SkipReason};
+pub use error::{DecodeError, EncodeError, SendError};
+pub use frame::{Frame, HEADER_LEN, MAGIC, MAX_PAYLOAD, VERSION, encode, encode_raw};
+pub use message::{
+    KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpReply, KernelOpRequest, KernelTarget,
+    KernelValue, Lifecycle, MAX_KERNEL_REPLY, MAX_TEXT, Message, Opaque, PayloadMetrics,
+    RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SnapshotKind, SnapshotReply,
+    SnapshotRequest, Stage, StepMark, SysReady, msg_type,
+};
+pub use writer::FrameWriter;

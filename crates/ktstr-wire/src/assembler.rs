@@ -1,0 +1,260 @@
+//! Bytes in, frames out.
+//!
+//! ```text
+//!   hunting --magic and header check hold--> header known --all bytes here, crc holds--> Frame
+//!      ^                                         |
+//!      |                                         +--crc fails, a sound header lies inside--> Skipped (a torn frame)
+//!      +--anything else: one byte is skipped     +--crc fails otherwise--------------------> Frame, crc_ok = false
+//! ```
+//!
+//! Memory is bounded by one frame of the largest size plus one push. Nothing is allocated for a length that the header
+//! check does not vouch for.
+
+use std::collections::VecDeque;
+
+use crate::frame::{Frame, HEADER_LEN, Header, MAGIC, MAX_PAYLOAD};
+use crate::message::is_known;
+
+/// Why bytes belonged to no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SkipReason {
+    /// No frame begins there, or its header is damaged.
+    NoHeader,
+    /// A frame that lost bytes: the next one begins inside of it.
+    Torn,
+    /// The stream ended inside of a frame.
+    Truncated,
+}
+
+/// What the stream held next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A frame; its payload is intact only if `crc_ok`.
+    Frame(Frame),
+    /// Sequence numbers are missing before the next frame.
+    Gap {
+        /// The number that should have come.
+        expected: u32,
+        /// The number that came.
+        found: u32,
+    },
+    /// A frame that was seen before came again; it is dropped.
+    Repeated {
+        /// Its number.
+        seq: u32,
+    },
+    /// Bytes that belong to no frame.
+    Skipped {
+        /// How many.
+        bytes: u64,
+        /// Why.
+        why: SkipReason,
+    },
+}
+
+/// Counts since the assembler was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AssemblerStats {
+    /// Frames handed out.
+    pub frames: u64,
+    /// Of these, frames with a bad checksum.
+    pub bad_crc: u64,
+    /// Of these, intact frames whose message number is unknown.
+    pub unknown: u64,
+    /// Bytes that belonged to no frame.
+    pub skipped_bytes: u64,
+    /// Gaps in the sequence.
+    pub gaps: u64,
+    /// Frames that came again.
+    pub repeated: u64,
+}
+
+/// Finds frames in a stream.
+#[derive(Debug, Default)]
+pub struct Assembler {
+    buffer: Vec<u8>,
+    /// Bytes before this one are done with.
+    start: usize,
+    events: VecDeque<Event>,
+    next_seq: Option<u32>,
+    /// Skipped bytes that are not yet an event, so that one stretch of noise is one event.
+    noise: u64,
+    stats: AssemblerStats,
+}
+
+/// What one look at the front of the buffer found.
+enum Step {
+    /// Something was consumed; look again.
+    Again,
+    /// More bytes are needed.
+    NeedMore,
+}
+
+impl Assembler {
+    /// An assembler that expects any sequence number first.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.compact();
+        self.buffer.extend_from_slice(bytes);
+        while matches!(self.step(), Step::Again) {}
+    }
+
+    /// The next event, in stream order.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Declares the stream over: what is left is searched for whole frames and the rest is skipped. Call until `None`.
+    pub fn finish(&mut self) -> Option<Event> {
+        if self.events.is_empty() && !self.rest().is_empty() {
+            // The frame at the front never completes; whole frames may still lie behind its header.
+            while !self.rest().is_empty() {
+                match self.step() {
+                    Step::Again => {}
+                    Step::NeedMore => self.skip(1),
+                }
+            }
+            self.flush_noise(SkipReason::Truncated);
+        }
+        self.events.pop_front()
+    }
+
+    /// Counts so far.
+    #[must_use]
+    pub fn stats(&self) -> AssemblerStats {
+        self.stats
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.buffer.get(self.start..).unwrap_or_default()
+    }
+
+    /// Moves what is left to the front, so that the buffer never grows beyond one frame and one push.
+    fn compact(&mut self) {
+        self.buffer.drain(..self.start.min(self.buffer.len()));
+        self.start = 0;
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.start += bytes;
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.noise = self.noise.saturating_add(bytes);
+        self.stats.skipped_bytes = self.stats.skipped_bytes.saturating_add(bytes);
+    }
+
+    fn flush_noise(&mut self, why: SkipReason) {
+        let bytes = std::mem::take(&mut self.noise);
+        if bytes > 0 {
+            self.events.push_back(Event::Skipped { bytes, why });
+        }
+    }
+
+    fn step(&mut self) -> Step {
+        let rest = self.rest();
+        let Some(at) = find_magic(rest) else {
+            // Keep a tail that may be the beginning of a magic.
+            let keep = magic_prefix_len(rest);
+            let gone = rest.len() - keep;
+            self.skip(gone);
+            return Step::NeedMore;
+        };
+        if at > 0 {
+            self.skip(at);
+            return Step::Again;
+        }
+        let Some(head) = rest.first_chunk::<HEADER_LEN>() else {
+            return Step::NeedMore;
+        };
+        let Some(header) = Header::parse(head) else {
+            self.skip(1);
+            return Step::Again;
+        };
+        let Some(payload) = rest.get(HEADER_LEN..HEADER_LEN + header.payload_len()) else {
+            return Step::NeedMore;
+        };
+        let crc_ok = header.crc_of(payload) == header.crc;
+        if !crc_ok && let Some(inner) = find_header(payload) {
+            self.flush_noise(SkipReason::NoHeader);
+            self.skip(HEADER_LEN + inner);
+            self.flush_noise(SkipReason::Torn);
+            return Step::Again;
+        }
+        let payload = payload.to_vec();
+        self.take(header, payload, crc_ok);
+        Step::Again
+    }
+
+    fn take(&mut self, header: Header, payload: Vec<u8>, crc_ok: bool) {
+        self.start += HEADER_LEN + payload.len();
+        self.flush_noise(SkipReason::NoHeader);
+        if let Some(expected) = self.next_seq.filter(|expected| *expected != header.seq) {
+            // Half of the number space lies ahead, half behind.
+            if header.seq.wrapping_sub(expected) > u32::MAX / 2 {
+                self.stats.repeated += 1;
+                self.events.push_back(Event::Repeated { seq: header.seq });
+                return;
+            }
+            self.stats.gaps += 1;
+            self.events.push_back(Event::Gap {
+                expected,
+                found: header.seq,
+            });
+        }
+        self.next_seq = Some(header.seq.wrapping_add(1));
+        self.stats.frames += 1;
+        self.stats.bad_crc += u64::from(!crc_ok);
+        self.stats.unknown += u64::from(crc_ok && !is_known(header.msg_type));
+        self.events.push_back(Event::Frame(Frame {
+            msg_type: header.msg_type,
+            flags: header.flags,
+            seq: header.seq,
+            guest_ns: header.guest_ns,
+            payload,
+            crc_ok,
+        }));
+    }
+}
+
+fn find_magic(bytes: &[u8]) -> Option<usize> {
+    let [first, ..] = MAGIC;
+    let mut from = 0;
+    loop {
+        let tail = bytes.get(from..)?;
+        let at = from + tail.iter().position(|byte| *byte == first)?;
+        if bytes.get(at..)?.starts_with(&MAGIC) {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+}
+
+/// Length of the longest tail that a magic may begin with.
+fn magic_prefix_len(bytes: &[u8]) -> usize {
+    let longest = (MAGIC.len() - 1).min(bytes.len());
+    (0..=longest)
+        .rev()
+        .find(|len| bytes.ends_with(MAGIC.get(..*len).unwrap_or_default()))
+        .unwrap_or(0)
+}
+
+/// Where in `payload` a frame with a sound header begins.
+fn find_header(payload: &[u8]) -> Option<usize> {
+    let mut from = 0;
+    loop {
+        let at = from + find_magic(payload.get(from..)?)?;
+        let head = payload.get(at..)?.first_chunk::<HEADER_LEN>()?;
+        if Header::parse(head).is_some() {
+            return Some(at);
+        }
+        from = at + 1;
+    }
+}
+
+const _: () = assert!(MAX_PAYLOAD <= u32::MAX as usize);
