@@ -1,2 +1,3 @@
 //! A test harness for Linux process schedulers.
+pub mod guest;
 pub mod model;

@@ -77,7 +77,7 @@ impl WorkType {
             Self::SpinWait => WorkTypeInfo {
                 name: "SpinWait",
                 presses: "tick preemption, load balancing",
-                iteration: "2048 spin-loop hints",
+                iteration: "a chain of 8192 multiplications",
                 wake_latency: None,
                 group_size: 1,
                 cpu_bound: true,
@@ -85,7 +85,7 @@ impl WorkType {
             Self::YieldHeavy => WorkTypeInfo {
                 name: "YieldHeavy",
                 presses: "sched_yield, requeue, pick next",
-                iteration: "64 spin-loop hints and one sched_yield",
+                iteration: "64 multiplications and one sched_yield",
                 wake_latency: None,
                 group_size: 1,
                 cpu_bound: true,
@@ -101,7 +101,7 @@ impl WorkType {
             Self::Bursty { .. } => WorkTypeInfo {
                 name: "Bursty",
                 presses: "hrtimer wake-up, idle entry and exit, vruntime after sleep",
-                iteration: "one chunk of the burst (2048 spin-loop hints)",
+                iteration: "one chunk of the burst (8192 multiplications)",
                 wake_latency: Some("from the requested end of the sleep to running"),
                 group_size: 1,
                 cpu_bound: false,

@@ -1,0 +1,6 @@
+//! What runs inside the guest: cgroups, workers, scenarios and the process of one test.
+//!
+//! Knows the model and the guest's kernel; nothing of the host.
+
+mod sys;
+pub mod worker;

@@ -1,0 +1,183 @@
+//! The end of a group: stop that cannot hang, and the reports.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::group::{Process, WorkerGroup, duration_ns};
+use super::page::{ASLEEP, Slot};
+use crate::guest::sys;
+use crate::model::report::{Gap, WorkerExit, WorkerReport};
+
+/// How long killed workers have to leave the kernel.
+const REAP_TIME: Duration = Duration::from_secs(2);
+
+/// What the parent reads of a worker when its window closes.
+struct AtStop {
+    cpu_ns: Option<u64>,
+    run_delay_ns: Option<u64>,
+    ended_before: bool,
+}
+
+impl WorkerGroup {
+    /// Closes the window, stops all workers and reports. One that does not stop within `grace` is killed, and the
+    /// report says so; the call returns at most about two seconds after that.
+    pub fn stop(mut self, grace: Duration) -> Vec<WorkerReport> {
+        let at_stop: Vec<AtStop> = self.processes.iter_mut().map(at_stop).collect();
+        self.ask_to_stop();
+        self.wait_for_ends(grace);
+        let late: Vec<bool> = self.processes.iter_mut().map(|p| !p.try_reap()).collect();
+        self.kill_all();
+        (0..self.processes.len())
+            .map(|index| self.report(index, &at_stop[index], late[index], grace))
+            .collect()
+    }
+
+    fn ask_to_stop(&self) {
+        let control = &self.control[0];
+        control.stop_ns.store(sys::monotonic_ns(), Release);
+        control.stop.store(1, Release);
+        sys::futex_wake_all(&control.stop);
+        sys::futex_wake_all(&control.phase);
+        for slot in self.slots.iter() {
+            sys::futex_wake_all(&slot.handoff);
+        }
+    }
+
+    /// Waits until all workers have ended, at most `limit`.
+    fn wait_for_ends(&mut self, limit: Duration) {
+        let until_ns = sys::monotonic_ns().saturating_add(duration_ns(limit));
+        loop {
+            let alive: Vec<&Process> = self.processes.iter_mut().fold(Vec::new(), |mut all, p| {
+                if !p.try_reap() {
+                    all.push(&*p);
+                }
+                all
+            });
+            let left_ns = until_ns.saturating_sub(sys::monotonic_ns());
+            let Some(first) = alive.first().filter(|_| left_ns > 0) else {
+                return;
+            };
+            let mut fds = [PollFd::from_borrowed_fd(first.pidfd.as_fd(), PollFlags::IN)];
+            let timeout = Timespec::try_from(Duration::from_nanos(left_ns)).ok();
+            let _ = poll(&mut fds, timeout.as_ref());
+        }
+    }
+
+    fn kill_all(&mut self) {
+        for process in &mut self.processes {
+            if !process.try_reap() {
+                process.kill();
+            }
+        }
+        self.wait_for_ends(REAP_TIME);
+    }
+
+    fn report(&self, index: usize, at_stop: &AtStop, late: bool, grace: Duration) -> WorkerReport {
+        let (slot, process) = (&self.slots[index], &self.processes[index]);
+        let start_ns = self.control[0].start_ns.load(Relaxed);
+        let stop_ns = self.control[0].stop_ns.load(Relaxed);
+        let started = start_ns > 0;
+        let own_cpu_ns = slot.cpu_now_ns.load(Relaxed);
+        let cpu_ns = at_stop.cpu_ns.unwrap_or(own_cpu_ns).max(own_cpu_ns);
+        WorkerReport {
+            pid: process.pid.as_raw_pid(),
+            cgroup: self.spec.cgroup.clone(),
+            work_type: self.spec.work_type.name().to_owned(),
+            iterations: slot.iterations.load(Relaxed),
+            work_units: slot.work_units.load(Relaxed),
+            cpu_time_ns: cpu_in_window(slot, cpu_ns),
+            wall_time_ns: if started {
+                stop_ns.saturating_sub(start_ns)
+            } else {
+                0
+            },
+            migrations: slot.migrations.load(Relaxed),
+            cpus_seen: slot.cpus_seen(),
+            cpuset: self.spec.cpuset.clone(),
+            longest_gap: if started {
+                longest_gap(slot, start_ns, stop_ns, cpu_ns)
+            } else {
+                Gap::default()
+            },
+            longest_stall_ns: slot.stall_ns.load(Relaxed),
+            wake: slot.wakes(),
+            run_delay_ns: at_stop
+                .run_delay_ns
+                .zip(process.run_delay_start_ns)
+                .map(|(end, start)| end.saturating_sub(start)),
+            cpu_bound: self.spec.work_type.info().cpu_bound,
+            exit: exit_of(process, at_stop.ended_before, late, grace),
+        }
+    }
+}
+
+impl Drop for WorkerGroup {
+    fn drop(&mut self) {
+        self.kill_all();
+    }
+}
+
+fn at_stop(process: &mut Process) -> AtStop {
+    let pid = process.pid.as_raw_pid();
+    let ended_before = process.try_reap();
+    AtStop {
+        cpu_ns: (!ended_before).then(|| sys::process_cpu_ns(pid)).flatten(),
+        run_delay_ns: (!ended_before).then(|| run_delay_ns(pid)).flatten(),
+        ended_before,
+    }
+}
+
+/// CPU time since the barrier opened. A worker that never got so far has not noted its start.
+fn cpu_in_window(slot: &Slot, cpu_ns: u64) -> u64 {
+    match slot.cpu_start_ns.load(Relaxed) {
+        0 => 0,
+        start => cpu_ns.saturating_sub(start),
+    }
+}
+
+/// The longer of the gap that the worker noticed itself and the one that is still open at the stop.
+fn longest_gap(slot: &Slot, start_ns: u64, stop_ns: u64, cpu_ns: u64) -> Gap {
+    let noticed = slot.noticed_gap(start_ns);
+    let base_ns = slot.base_ns.load(Relaxed);
+    if base_ns == ASLEEP || base_ns >= stop_ns {
+        return noticed;
+    }
+    let open_ns = stop_ns - base_ns;
+    if open_ns <= noticed.wall_ns {
+        return noticed;
+    }
+    let on_cpu_ns = match slot.cpu_now_ns.load(Relaxed) {
+        0 => 0,
+        last => cpu_ns.saturating_sub(last),
+    };
+    Gap {
+        wall_ns: open_ns,
+        on_cpu_ns: on_cpu_ns.min(open_ns),
+        cpu: None,
+        at_ns: base_ns.saturating_sub(start_ns),
+    }
+}
+
+fn exit_of(process: &Process, ended_before: bool, late: bool, grace: Duration) -> WorkerExit {
+    let Some(status) = process.ended.as_ref() else {
+        return WorkerExit::Unreaped;
+    };
+    if late {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        return WorkerExit::Killed { grace_ms };
+    }
+    match (status.terminating_signal(), status.exit_status()) {
+        (Some(signal), _) => WorkerExit::Signaled(signal),
+        (None, Some(0)) if !ended_before => WorkerExit::Stopped,
+        (None, code) => WorkerExit::Exited(code.unwrap_or(0)),
+    }
+}
+
+/// Time runnable but not running: the second number of `/proc/PID/schedstat` (kernel: `proc_pid_schedstat`).
+pub(super) fn run_delay_ns(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
+}

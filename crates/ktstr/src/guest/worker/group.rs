@@ -1,0 +1,332 @@
+//! A group of equal workers, seen from its parent: fork, ready barrier, start, stop.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+
+use super::child::{self, Birth, SETUP_STEPS};
+use super::page::{ASLEEP, Control, Slot, phase, state};
+use super::types;
+use crate::guest::sys::{self, Forked, Shared};
+use crate::model::cpuset::CpuSet;
+use crate::model::work::{SchedPolicy, WorkType};
+
+/// How often the parent looks for workers that died before they were ready.
+const SLICE: Duration = Duration::from_millis(50);
+/// Longest name that the kernel keeps for a task, without the terminating zero.
+const COMM_LEN: usize = 15;
+
+/// Exit status of a worker that panicked, as Rust's own run time has it.
+const EXIT_PANICKED: i32 = 101;
+
+/// What a group's workers are.
+#[derive(Debug, Clone)]
+pub struct GroupSpec {
+    /// What they do.
+    pub work_type: WorkType,
+    /// How many; whole groups of the work type.
+    pub count: usize,
+    /// Their policy.
+    pub policy: SchedPolicy,
+    /// Their nice value.
+    pub nice: i32,
+    /// Their name.
+    pub comm: String,
+    /// CPUs that each binds itself to, round and round; empty: none does.
+    pub affinity: Vec<CpuSet>,
+    /// Cgroup that they will be placed in, for the reports; empty for none.
+    pub cgroup: String,
+    /// CPUs that this cgroup allows.
+    pub cpuset: Option<CpuSet>,
+}
+
+impl GroupSpec {
+    /// `count` workers without any wishes.
+    pub fn new(work_type: WorkType, count: usize) -> Self {
+        let comm = format!("kt-{}", work_type.name());
+        Self {
+            work_type,
+            count,
+            policy: SchedPolicy::Other,
+            nice: 0,
+            comm,
+            affinity: Vec::new(),
+            cgroup: String::new(),
+            cpuset: None,
+        }
+    }
+}
+
+/// Why a group of workers could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// No memory for the reports.
+    #[error("failed to map report memory for {count} workers")]
+    Map {
+        /// How many there should be.
+        count: usize,
+        /// The mapping's failure.
+        #[source]
+        source: io::Error,
+    },
+    /// The fork failed.
+    #[error("failed to fork worker {index} of {count}")]
+    Fork {
+        /// Which one.
+        index: usize,
+        /// How many there should be.
+        count: usize,
+        /// The fork's failure.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker could not set itself up.
+    #[error("worker {pid} failed to {step}")]
+    SetUp {
+        /// Its process.
+        pid: i32,
+        /// What it was doing.
+        step: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A worker ended before the barrier opened.
+    #[error("worker {pid} ended before it was ready")]
+    EndedEarly {
+        /// Its process.
+        pid: i32,
+    },
+    /// Not all workers came to the barrier in time.
+    #[error(
+        "only {ready} of {count} workers were ready after {after_ms} ms: the others did not get a CPU, or are blocked"
+    )]
+    NotReady {
+        /// Those that came.
+        ready: usize,
+        /// How many there should be.
+        count: usize,
+        /// How long they had.
+        after_ms: u128,
+    },
+}
+
+/// One worker's process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: Pid,
+    pub(super) pidfd: OwnedFd,
+    /// How it ended, once reaped.
+    pub(super) ended: Option<WaitIdStatus>,
+    /// Run delay when the window opened.
+    pub(super) run_delay_start_ns: Option<u64>,
+}
+
+impl Process {
+    /// Reaps it if it has ended; whether it has.
+    pub(super) fn try_reap(&mut self) -> bool {
+        if self.ended.is_none() {
+            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+            self.ended = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)
+                .ok()
+                .flatten();
+        }
+        self.ended.is_some()
+    }
+
+    /// Kills it and all that it started.
+    pub(super) fn kill(&self) {
+        if self.ended.is_none() {
+            // The group is the worker's own (`setpgid` in the child); until it has run that, only the pidfd reaches it.
+            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
+            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
+        }
+    }
+}
+
+/// A group of equal workers.
+#[derive(Debug)]
+pub struct WorkerGroup {
+    pub(super) spec: GroupSpec,
+    pub(super) control: Shared<Control>,
+    pub(super) slots: Shared<Slot>,
+    pub(super) processes: Vec<Process>,
+}
+
+impl WorkerGroup {
+    /// Forks all workers; they wait until [`make_ready`](Self::make_ready).
+    ///
+    /// # Errors
+    /// When memory or processes run out; those forked so far are gone then.
+    pub fn spawn(spec: GroupSpec) -> Result<Self, WorkerError> {
+        let count = spec.count;
+        let map_error = |source| WorkerError::Map { count, source };
+        let mut group = Self {
+            control: Shared::zeroed(1).map_err(map_error)?,
+            slots: Shared::zeroed(count).map_err(map_error)?,
+            processes: Vec::with_capacity(count),
+            spec,
+        };
+        for index in 0..count {
+            let process = group.fork_one(index).map_err(|source| WorkerError::Fork {
+                index,
+                count,
+                source,
+            })?;
+            group.processes.push(process);
+        }
+        Ok(group)
+    }
+
+    fn fork_one(&self, index: usize) -> io::Result<Process> {
+        let birth = self.birth(index);
+        // SAFETY: the child runs `live`, which takes no lock, and leaves by `exit_now`, also when it panics.
+        let forked = unsafe { sys::fork() }?;
+        let raw = match forked {
+            Forked::Child => {
+                let life = || child::live(&birth, &self.control[0], &self.slots, index);
+                let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(life));
+                sys::exit_now(code.unwrap_or(EXIT_PANICKED))
+            }
+            Forked::Parent(raw) => raw,
+        };
+        let pid = Pid::from_raw(raw).ok_or(io::ErrorKind::InvalidData)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        Ok(Process {
+            pid,
+            pidfd,
+            ended: None,
+            run_delay_start_ns: None,
+        })
+    }
+
+    fn birth(&self, index: usize) -> Birth {
+        let spec = &self.spec;
+        let bytes = spec.comm.bytes().filter(|byte| *byte != 0);
+        let affinity = (!spec.affinity.is_empty())
+            .then(|| child::kernel_cpuset(&spec.affinity[index % spec.affinity.len()]));
+        Birth {
+            work_type: spec.work_type.clone(),
+            policy: spec.policy,
+            nice: spec.nice,
+            comm: CString::new(bytes.take(COMM_LEN).collect::<Vec<u8>>()).unwrap_or_default(),
+            affinity,
+            parent: rustix::process::getpid().as_raw_pid(),
+        }
+    }
+
+    /// Process ids of all workers, also of those that have ended.
+    pub fn pids(&self) -> impl Iterator<Item = i32> + '_ {
+        self.processes
+            .iter()
+            .map(|process| process.pid.as_raw_pid())
+    }
+
+    /// One descriptor per worker that becomes readable when it ends.
+    pub fn pidfds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.processes.iter().map(|process| process.pidfd.as_fd())
+    }
+
+    /// What the workers are.
+    pub fn spec(&self) -> &GroupSpec {
+        &self.spec
+    }
+
+    /// Renames the cgroup in the reports, after the workers were moved.
+    pub fn moved_to(&mut self, cgroup: &str) {
+        cgroup.clone_into(&mut self.spec.cgroup);
+    }
+
+    /// From now on the workers are also allowed on `cpus`.
+    pub fn widen_cpuset(&mut self, cpus: &CpuSet) {
+        self.spec.cpuset = self.spec.cpuset.as_ref().map(|old| old.union(cpus));
+    }
+
+    /// Iterations of all workers so far.
+    pub fn iterations(&self) -> u64 {
+        self.slots
+            .iter()
+            .map(|slot| slot.iterations.load(Relaxed))
+            .fold(0, u64::saturating_add)
+    }
+
+    /// Lets the workers set themselves up, and waits until all stand at the barrier.
+    ///
+    /// # Errors
+    /// When one fails, ends, or does not come within `deadline`.
+    pub fn make_ready(&mut self, deadline: Duration) -> Result<(), WorkerError> {
+        let until_ns = sys::monotonic_ns().saturating_add(duration_ns(deadline));
+        self.enter(phase::PLACED);
+        loop {
+            let ready = self.control[0].ready.load(Acquire);
+            let count = self.spec.count;
+            self.check_births()?;
+            if ready as usize >= count {
+                return Ok(());
+            }
+            let now = sys::monotonic_ns();
+            if now >= until_ns {
+                return Err(WorkerError::NotReady {
+                    ready: ready as usize,
+                    count,
+                    after_ms: deadline.as_millis(),
+                });
+            }
+            let left = Duration::from_nanos(until_ns - now).min(SLICE);
+            sys::futex_wait(&self.control[0].ready, ready, left);
+        }
+    }
+
+    fn check_births(&mut self) -> Result<(), WorkerError> {
+        for (slot, process) in self.slots.iter().zip(&mut self.processes) {
+            let pid = process.pid.as_raw_pid();
+            match slot.state.load(Acquire) {
+                state::FAILED => return Err(set_up_error(pid, slot)),
+                state::READY => {}
+                _ if process.try_reap() => return Err(WorkerError::EndedEarly { pid }),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the barrier: the window begins now.
+    pub fn start(&mut self) {
+        for process in &mut self.processes {
+            process.run_delay_start_ns = super::collect::run_delay_ns(process.pid.as_raw_pid());
+        }
+        let start_ns = sys::monotonic_ns();
+        self.control[0].start_ns.store(start_ns, Relaxed);
+        for (index, slot) in self.slots.iter().enumerate() {
+            let asleep = types::starts_asleep(&self.spec.work_type, index);
+            slot.base_ns
+                .store(if asleep { ASLEEP } else { start_ns }, Relaxed);
+            slot.handoff.store(u32::from(!asleep), Relaxed);
+        }
+        self.enter(phase::STARTED);
+    }
+
+    fn enter(&self, next: u32) {
+        self.control[0].phase.store(next, Release);
+        sys::futex_wake_all(&self.control[0].phase);
+    }
+}
+
+fn set_up_error(pid: i32, slot: &Slot) -> WorkerError {
+    let errno = i32::try_from(slot.fail_errno.load(Relaxed)).unwrap_or(0);
+    let step = slot.fail_step.load(Relaxed) as usize;
+    WorkerError::SetUp {
+        pid,
+        step: SETUP_STEPS.get(step).copied().unwrap_or("set itself up"),
+        source: io::Error::from_raw_os_error(errno),
+    }
+}
+
+pub(super) fn duration_ns(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

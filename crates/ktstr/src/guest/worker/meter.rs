@@ -1,0 +1,210 @@
+//! How a worker measures itself. Runs in the worker; takes no lock, allocates nothing.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::time::Duration;
+
+use super::page::{ASLEEP, Control, Slot, WAKE_SAMPLES};
+use crate::guest::sys;
+
+/// Longest sleep in one go: bounds how late a worker notices a stop whose wake-up it missed.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// One worker's measurement, from the opening of the barrier on.
+#[derive(Debug)]
+pub(super) struct Meter<'a> {
+    control: &'a Control,
+    slots: &'a [Slot],
+    slot: &'a Slot,
+    index: usize,
+    start_ns: u64,
+    /// From here the next gap is measured.
+    base_ns: u64,
+    cpu_ns: u64,
+    cpu: Option<u32>,
+    /// State of a small generator that chooses which wake-ups are kept.
+    choice: u64,
+}
+
+impl<'a> Meter<'a> {
+    /// Begins to measure worker `index`; the barrier has just opened.
+    pub(super) fn start(control: &'a Control, slots: &'a [Slot], index: usize) -> Self {
+        let slot = &slots[index];
+        let start_ns = control.start_ns.load(Relaxed);
+        let cpu_ns = sys::thread_cpu_ns();
+        slot.cpu_start_ns.store(cpu_ns, Relaxed);
+        slot.cpu_now_ns.store(cpu_ns, Relaxed);
+        Self {
+            control,
+            slots,
+            slot,
+            index,
+            start_ns,
+            base_ns: start_ns,
+            cpu_ns,
+            cpu: None,
+            choice: start_ns ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        }
+    }
+
+    /// Whether the worker has been asked to stop.
+    pub(super) fn stopping(&self) -> bool {
+        self.control.stop.load(Relaxed) != 0
+    }
+
+    /// When the barrier opened.
+    pub(super) fn start_ns(&self) -> u64 {
+        self.start_ns
+    }
+
+    /// An iteration that did `units` of work is over.
+    pub(super) fn tick(&mut self, units: u64) {
+        let on_cpu_ns = self.progress();
+        if on_cpu_ns > self.slot.stall_ns.load(Relaxed) {
+            self.slot.stall_ns.store(on_cpu_ns, Relaxed);
+        }
+        self.slot.iterations.fetch_add(1, Relaxed);
+        self.slot.work_units.fetch_add(units, Relaxed);
+    }
+
+    /// Notes that the worker runs: gap, CPU time, CPU. Returns the CPU time since the last note.
+    fn progress(&mut self) -> u64 {
+        let now = self.now_in_window();
+        let cpu_ns = sys::thread_cpu_ns();
+        let on_cpu_ns = cpu_ns.saturating_sub(self.cpu_ns);
+        self.note_cpu();
+        self.note_gap(now, on_cpu_ns);
+        self.base_ns = now;
+        self.cpu_ns = cpu_ns;
+        self.slot.base_ns.store(now, Relaxed);
+        self.slot.cpu_now_ns.store(cpu_ns, Relaxed);
+        on_cpu_ns
+    }
+
+    /// Now, but not later than the end of the window.
+    fn now_in_window(&self) -> u64 {
+        let now = sys::monotonic_ns();
+        match self.control.stop_ns.load(Acquire) {
+            0 => now,
+            stop_ns => now.min(stop_ns),
+        }
+    }
+
+    fn note_cpu(&mut self) {
+        let cpu = sys::current_cpu();
+        if self.cpu.replace(cpu) == Some(cpu) {
+            return;
+        }
+        self.slot.note_cpu(cpu);
+        // The first CPU is where it started, not a migration.
+        if self.slot.iterations.load(Relaxed) > 0 {
+            self.slot.migrations.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn note_gap(&self, now: u64, on_cpu_ns: u64) {
+        let wall_ns = now.saturating_sub(self.base_ns);
+        if wall_ns <= self.slot.gap_wall_ns.load(Relaxed) {
+            return;
+        }
+        self.slot.gap_wall_ns.store(wall_ns, Relaxed);
+        self.slot
+            .gap_on_cpu_ns
+            .store(on_cpu_ns.min(wall_ns), Relaxed);
+        self.slot.gap_at_ns.store(self.base_ns, Relaxed);
+        let cpu = self.cpu.map_or(0, |cpu| u64::from(cpu) + 1);
+        self.slot.gap_cpu.store(cpu, Relaxed);
+    }
+
+    /// Sleeps until `due_ns` or the stop; what passes after `due_ns` is wake latency and gap.
+    pub(super) fn sleep_until(&mut self, due_ns: u64) {
+        self.slot.base_ns.store(due_ns, Relaxed);
+        loop {
+            let now = sys::monotonic_ns();
+            if self.stopping() {
+                return;
+            }
+            if now >= due_ns {
+                break;
+            }
+            let left = Duration::from_nanos(due_ns - now);
+            sys::futex_wait(&self.control.stop, 0, left);
+        }
+        self.woken(due_ns);
+    }
+
+    /// The worker runs again after it was due at `due_ns`.
+    fn woken(&mut self, due_ns: u64) {
+        self.base_ns = due_ns;
+        self.note_wake(sys::monotonic_ns().saturating_sub(due_ns));
+        self.progress();
+    }
+
+    /// Waits for this worker's turn; `false` if the stop came first.
+    pub(super) fn await_turn(&mut self) -> bool {
+        let mut slept = false;
+        while self.slot.handoff.load(Acquire) == 0 {
+            if self.stopping() {
+                return false;
+            }
+            sys::futex_wait(&self.slot.handoff, 0, SLICE);
+            slept = true;
+        }
+        let due_ns = self.slot.base_ns.load(Relaxed);
+        if slept && due_ns != ASLEEP {
+            self.woken(due_ns);
+        }
+        true
+    }
+
+    /// Gives the turn to worker `other` of the same group and wakes it.
+    pub(super) fn hand_over(&self, other: usize) {
+        let partner = &self.slots[other];
+        // Own word and base first: as soon as the partner runs, it may write both.
+        self.slot.base_ns.store(ASLEEP, Relaxed);
+        self.slot.handoff.store(0, Relaxed);
+        partner.base_ns.store(sys::monotonic_ns(), Relaxed);
+        partner
+            .handoff
+            .store(1, std::sync::atomic::Ordering::Release);
+        sys::futex_wake_all(&partner.handoff);
+    }
+
+    /// This worker's number in its group.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Keeps a uniform choice of all wake-ups (algorithm R).
+    fn note_wake(&mut self, latency_ns: u64) {
+        let seen = self.slot.wake_count.fetch_add(1, Relaxed);
+        self.slot.wake_max_ns.fetch_max(latency_ns, Relaxed);
+        let place = if seen < WAKE_SAMPLES as u64 {
+            seen
+        } else {
+            self.next_choice() % (seen + 1)
+        };
+        if let Some(sample) = usize::try_from(place)
+            .ok()
+            .and_then(|place| self.slot.wake_samples.get(place))
+        {
+            sample.store(latency_ns, Relaxed);
+        }
+    }
+
+    /// xorshift64: good enough to choose samples.
+    fn next_choice(&mut self) -> u64 {
+        self.choice ^= self.choice << 13;
+        self.choice ^= self.choice >> 7;
+        self.choice ^= self.choice << 17;
+        self.choice
+    }
+}
+
+/// Work that takes about the same CPU time whenever it is done, and that no compiler removes.
+pub(super) fn spin(steps: u32) {
+    let mut value = 1u64;
+    for step in 0..steps {
+        value =
+            std::hint::black_box(value.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(step));
+    }
+}

@@ -1,0 +1,20 @@
+//! Workers: forked processes that do one kind of work and measure themselves.
+//!
+//! ```text
+//! spawn ──▶ (caller places the pids in a cgroup) ──▶ make_ready ──▶ start ──▶ … ──▶ stop ──▶ reports
+//!   fork, all wait                                    set-up, barrier  window opens   window closes
+//! ```
+//!
+//! Dropping a group at any stage kills and reaps its processes. A worker also dies with its parent.
+
+mod child;
+mod collect;
+mod group;
+mod meter;
+mod page;
+mod types;
+
+pub use group::{GroupSpec, WorkerError, WorkerGroup};
+
+#[cfg(test)]
+mod tests;
