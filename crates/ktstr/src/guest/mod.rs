@@ -2,5 +2,10 @@
 //!
 //! Knows the model and the guest's kernel; nothing of the host.
 
+pub mod cgroup;
+pub mod dispatch;
+mod liveness;
+pub mod scenario;
+pub mod scenarios;
 mod sys;
 pub mod worker;

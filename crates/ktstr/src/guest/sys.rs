@@ -172,3 +172,27 @@ pub(crate) fn set_policy(policy: i32, priority: i32) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// While it lives, the calling thread runs above whatever the tested scheduler schedules; children do not inherit it.
+#[derive(Debug)]
+pub(crate) struct PriorityGuard {
+    raised: bool,
+}
+
+impl PriorityGuard {
+    /// Raises the caller if `wanted`; without the right to, it stays as it is.
+    pub(crate) fn above_tested(wanted: bool) -> Self {
+        let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+        Self {
+            raised: wanted && set_policy(policy, 1).is_ok(),
+        }
+    }
+}
+
+impl Drop for PriorityGuard {
+    fn drop(&mut self) {
+        if self.raised {
+            let _ = set_policy(libc::SCHED_OTHER, 0);
+        }
+    }
+}

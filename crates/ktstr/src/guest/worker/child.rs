@@ -40,7 +40,7 @@ pub(super) struct Birth {
 }
 
 /// The kernel's form of a CPU set.
-pub(super) fn kernel_cpuset(cpus: &CpuSet) -> rustix::thread::CpuSet {
+pub(crate) fn kernel_cpuset(cpus: &CpuSet) -> rustix::thread::CpuSet {
     let mut set = rustix::thread::CpuSet::new();
     for cpu in cpus.iter() {
         let cpu = cpu as usize;

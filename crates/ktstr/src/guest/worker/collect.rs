@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::group::{Process, WorkerGroup, duration_ns};
-use super::page::{ASLEEP, Slot};
+use super::page::Slot;
 use crate::guest::sys;
 use crate::model::report::{Gap, WorkerExit, WorkerReport};
 
@@ -15,28 +15,54 @@ use crate::model::report::{Gap, WorkerExit, WorkerReport};
 const REAP_TIME: Duration = Duration::from_secs(2);
 
 /// What the parent reads of a worker when its window closes.
-struct AtStop {
+#[derive(Debug)]
+pub(super) struct AtStop {
     cpu_ns: Option<u64>,
     run_delay_ns: Option<u64>,
     ended_before: bool,
 }
 
 impl WorkerGroup {
-    /// Closes the window, stops all workers and reports. One that does not stop within `grace` is killed, and the
-    /// report says so; the call returns at most about two seconds after that.
-    pub fn stop(mut self, grace: Duration) -> Vec<WorkerReport> {
-        let at_stop: Vec<AtStop> = self.processes.iter_mut().map(at_stop).collect();
-        self.ask_to_stop();
+    /// Closes the window and asks all workers to stop, without waiting. Several groups are closed one after the other
+    /// before any is finished, so that their windows end together.
+    pub fn close_window(&mut self) {
+        if self.at_stop.is_empty() {
+            self.at_stop = self.processes.iter_mut().map(at_stop).collect();
+            self.ask_to_stop();
+        }
+    }
+
+    /// Waits for the workers' ends and reports. One that does not stop within `grace` is killed, and the report says so;
+    /// the call returns at most about two seconds after that.
+    pub fn finish(mut self, grace: Duration) -> Vec<WorkerReport> {
+        self.close_window();
         self.wait_for_ends(grace);
         let late: Vec<bool> = self.processes.iter_mut().map(|p| !p.try_reap()).collect();
         self.kill_all();
         (0..self.processes.len())
-            .map(|index| self.report(index, &at_stop[index], late[index], grace))
+            .map(|index| self.report(index, &self.at_stop[index], late[index], grace))
             .collect()
     }
 
-    fn ask_to_stop(&self) {
+    /// Closes the window and finishes: for a group on its own.
+    pub fn stop(mut self, grace: Duration) -> Vec<WorkerReport> {
+        self.close_window();
+        self.finish(grace)
+    }
+
+    /// While `excused`, and until it is called off, time without progress is no gap: the group is frozen.
+    pub fn set_excused(&self, excused: bool) {
+        let until_ns = if excused {
+            u64::MAX
+        } else {
+            sys::monotonic_ns()
+        };
+        self.control[0].excused_ns.store(until_ns, Relaxed);
+    }
+
+    fn ask_to_stop(&mut self) {
         let control = &self.control[0];
+        self.excused_at_stop_ns = control.excused_ns.load(Relaxed);
         control.stop_ns.store(sys::monotonic_ns(), Release);
         control.stop.store(1, Release);
         sys::futex_wake_all(&control.stop);
@@ -98,7 +124,7 @@ impl WorkerGroup {
             cpus_seen: slot.cpus_seen(),
             cpuset: self.spec.cpuset.clone(),
             longest_gap: if started {
-                longest_gap(slot, start_ns, stop_ns, cpu_ns)
+                self.longest_gap(slot, cpu_ns)
             } else {
                 Gap::default()
             },
@@ -110,6 +136,32 @@ impl WorkerGroup {
                 .map(|(end, start)| end.saturating_sub(start)),
             cpu_bound: self.spec.work_type.info().cpu_bound,
             exit: exit_of(process, at_stop.ended_before, late, grace),
+        }
+    }
+
+    /// The longer of the gap that the worker noticed itself and the one that is still open at the stop.
+    fn longest_gap(&self, slot: &Slot, cpu_ns: u64) -> Gap {
+        let control = &self.control[0];
+        let (start_ns, stop_ns) = (
+            control.start_ns.load(Relaxed),
+            control.stop_ns.load(Relaxed),
+        );
+        let noticed = slot.noticed_gap(start_ns);
+        // `ASLEEP` and "frozen now" are both later than any stop.
+        let base_ns = slot.base_ns.load(Relaxed).max(self.excused_at_stop_ns);
+        let open_ns = stop_ns.saturating_sub(base_ns);
+        if open_ns <= noticed.wall_ns {
+            return noticed;
+        }
+        let on_cpu_ns = match slot.cpu_now_ns.load(Relaxed) {
+            0 => 0,
+            last => cpu_ns.saturating_sub(last),
+        };
+        Gap {
+            wall_ns: open_ns,
+            on_cpu_ns: on_cpu_ns.min(open_ns),
+            cpu: None,
+            at_ns: base_ns.saturating_sub(start_ns),
         }
     }
 }
@@ -135,29 +187,6 @@ fn cpu_in_window(slot: &Slot, cpu_ns: u64) -> u64 {
     match slot.cpu_start_ns.load(Relaxed) {
         0 => 0,
         start => cpu_ns.saturating_sub(start),
-    }
-}
-
-/// The longer of the gap that the worker noticed itself and the one that is still open at the stop.
-fn longest_gap(slot: &Slot, start_ns: u64, stop_ns: u64, cpu_ns: u64) -> Gap {
-    let noticed = slot.noticed_gap(start_ns);
-    let base_ns = slot.base_ns.load(Relaxed);
-    if base_ns == ASLEEP || base_ns >= stop_ns {
-        return noticed;
-    }
-    let open_ns = stop_ns - base_ns;
-    if open_ns <= noticed.wall_ns {
-        return noticed;
-    }
-    let on_cpu_ns = match slot.cpu_now_ns.load(Relaxed) {
-        0 => 0,
-        last => cpu_ns.saturating_sub(last),
-    };
-    Gap {
-        wall_ns: open_ns,
-        on_cpu_ns: on_cpu_ns.min(open_ns),
-        cpu: None,
-        at_ns: base_ns.saturating_sub(start_ns),
     }
 }
 

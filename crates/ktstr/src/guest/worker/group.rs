@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::child::{self, Birth, SETUP_STEPS};
+use super::collect::AtStop;
 use super::page::{ASLEEP, Control, Slot, phase, state};
 use super::types;
 use crate::guest::sys::{self, Forked, Shared};
@@ -156,6 +157,9 @@ pub struct WorkerGroup {
     pub(super) control: Shared<Control>,
     pub(super) slots: Shared<Slot>,
     pub(super) processes: Vec<Process>,
+    /// Read of each worker when the window closed; empty while it is open.
+    pub(super) at_stop: Vec<AtStop>,
+    pub(super) excused_at_stop_ns: u64,
 }
 
 impl WorkerGroup {
@@ -170,6 +174,8 @@ impl WorkerGroup {
             control: Shared::zeroed(1).map_err(map_error)?,
             slots: Shared::zeroed(count).map_err(map_error)?,
             processes: Vec::with_capacity(count),
+            at_stop: Vec::new(),
+            excused_at_stop_ns: 0,
             spec,
         };
         for index in 0..count {

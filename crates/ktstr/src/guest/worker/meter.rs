@@ -102,7 +102,8 @@ impl<'a> Meter<'a> {
     }
 
     fn note_gap(&self, now: u64, on_cpu_ns: u64) {
-        let wall_ns = now.saturating_sub(self.base_ns);
+        let base_ns = self.base_ns.max(self.control.excused_ns.load(Relaxed));
+        let wall_ns = now.saturating_sub(base_ns);
         if wall_ns <= self.slot.gap_wall_ns.load(Relaxed) {
             return;
         }
@@ -110,7 +111,7 @@ impl<'a> Meter<'a> {
         self.slot
             .gap_on_cpu_ns
             .store(on_cpu_ns.min(wall_ns), Relaxed);
-        self.slot.gap_at_ns.store(self.base_ns, Relaxed);
+        self.slot.gap_at_ns.store(base_ns, Relaxed);
         let cpu = self.cpu.map_or(0, |cpu| u64::from(cpu) + 1);
         self.slot.gap_cpu.store(cpu, Relaxed);
     }

@@ -14,6 +14,7 @@ mod meter;
 mod page;
 mod types;
 
+pub(crate) use child::kernel_cpuset;
 pub use group::{GroupSpec, WorkerError, WorkerGroup};
 
 #[cfg(test)]

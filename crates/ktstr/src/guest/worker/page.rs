@@ -32,6 +32,8 @@ pub(super) struct Control {
     pub(super) ready: AtomicU32,
     pub(super) start_ns: AtomicU64,
     pub(super) stop_ns: AtomicU64,
+    /// What passed before this moment is no gap (the group was frozen); `u64::MAX`: it is frozen now.
+    pub(super) excused_ns: AtomicU64,
 }
 
 // SAFETY: atomics only; the four bytes of padding are never read.

@@ -1,0 +1,77 @@
+//! What can go wrong with a cgroup.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A failed operation on a cgroup.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CgroupError {
+    /// A name that would leave the root, or is no name.
+    #[error("bad cgroup name {name:?}: wants a relative path without empty parts, \".\" or \"..\"")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// There is no such cgroup.
+    #[error("no cgroup {name:?}; there are: {}", known.join(", "))]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Those that exist.
+        known: Vec<String>,
+    },
+    /// The directory could not be made.
+    #[error("failed to make cgroup {}", path.display())]
+    Create {
+        /// Its directory.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A control file could not be written.
+    #[error("failed to write {value:?} to {}{}", file.display(), hint(source))]
+    Write {
+        /// The control file.
+        file: PathBuf,
+        /// The value.
+        value: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A control file could not be read.
+    #[error("failed to read {}", file.display())]
+    Read {
+        /// The control file.
+        file: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory could not be removed.
+    #[error("failed to remove cgroup {} (tasks in it: {tasks:?})", path.display())]
+    Remove {
+        /// Its directory.
+        path: PathBuf,
+        /// Processes still in it.
+        tasks: Vec<i32>,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a control file's errno usually means.
+fn hint(source: &io::Error) -> &'static str {
+    match source.raw_os_error() {
+        Some(libc::ENOENT) => {
+            " (is the controller enabled in the parent's cgroup.subtree_control?)"
+        }
+        Some(libc::EBUSY) => " (a cgroup with tasks cannot hand controllers to its children)",
+        Some(libc::ENOSPC) => " (the cpuset would be empty)",
+        Some(libc::EINVAL | libc::ERANGE) => " (the kernel does not take this value)",
+        _ => "",
+    }
+}

@@ -1,0 +1,358 @@
+//! The manager: paths, control files, placement, removal.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::CgroupError;
+use crate::model::cpuset::CpuSet;
+use crate::model::scenario::CpuMax;
+
+/// How long a removal waits for the last task to leave.
+const LEAVE_TIME: Duration = Duration::from_secs(1);
+/// How long a busy cgroup is given between two attempts.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+/// Attempts on a busy cgroup.
+const BUSY_ATTEMPTS: u32 = 3;
+/// Controllers that a workload uses.
+const CONTROLLERS: [&str; 2] = ["+cpuset", "+cpu"];
+
+/// Whether the kernel makes the control files, or (in tests) the manager has to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    Kernel,
+    #[cfg(test)]
+    Plain,
+}
+
+/// All cgroups of one workload.
+#[derive(Debug)]
+pub struct CgroupManager {
+    root: PathBuf,
+    made_root: bool,
+    /// In the order made: a parent always before its children.
+    made: Vec<String>,
+    files: Files,
+}
+
+impl CgroupManager {
+    /// A manager under `root`, which is made if missing; controllers are enabled from the mount down to it.
+    ///
+    /// # Errors
+    /// When `root` cannot be made, for example because no cgroup2 is mounted there.
+    pub fn new(root: &Path) -> Result<Self, CgroupError> {
+        let made_root = !root.is_dir();
+        let manager = Self {
+            root: root.to_owned(),
+            made_root,
+            made: Vec::new(),
+            files: Files::Kernel,
+        };
+        fs::create_dir_all(root).map_err(|source| CgroupError::Create {
+            path: root.to_owned(),
+            source,
+        })?;
+        let mut above: Vec<&Path> = root.ancestors().collect();
+        above.reverse();
+        for dir in above {
+            manager.enable_controllers(dir);
+        }
+        Ok(manager)
+    }
+
+    /// A manager over a plain directory, whose control files are plain files.
+    #[cfg(test)]
+    pub(in crate::guest) fn plain(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            made_root: false,
+            made: Vec::new(),
+            files: Files::Plain,
+        }
+    }
+
+    /// Best effort: a controller that is missing shows when a file of it is written, with a better message.
+    fn enable_controllers(&self, dir: &Path) {
+        let file = dir.join("cgroup.subtree_control");
+        if self.files == Files::Kernel && !file.exists() {
+            return;
+        }
+        for controller in CONTROLLERS {
+            let _ = self.write_file(&file, controller);
+        }
+    }
+
+    /// Names of the cgroups that exist, in the order made.
+    pub fn names(&self) -> &[String] {
+        &self.made
+    }
+
+    /// Whether there is a cgroup of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.made.iter().any(|made| made == name)
+    }
+
+    /// Directory of a cgroup.
+    ///
+    /// # Errors
+    /// When there is no such cgroup.
+    pub fn path(&self, name: &str) -> Result<PathBuf, CgroupError> {
+        if self.contains(name) {
+            return Ok(self.root.join(name));
+        }
+        Err(CgroupError::Unknown {
+            name: name.to_owned(),
+            known: self.made.clone(),
+        })
+    }
+
+    /// Makes a cgroup and those above it; one that is there already is fine.
+    ///
+    /// # Errors
+    /// When the name is bad or the kernel refuses.
+    pub fn add(&mut self, name: &str) -> Result<(), CgroupError> {
+        check_name(name)?;
+        let ends = name.match_indices('/').map(|(at, _)| at);
+        for end in ends.chain([name.len()]) {
+            self.add_one(&name[..end])?;
+        }
+        Ok(())
+    }
+
+    fn add_one(&mut self, name: &str) -> Result<(), CgroupError> {
+        if self.contains(name) {
+            return Ok(());
+        }
+        if let Some((parent, _)) = name.rsplit_once('/') {
+            self.enable_controllers(&self.root.join(parent));
+        }
+        let path = self.root.join(name);
+        match fs::create_dir(&path) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(CgroupError::Create { path, source });
+            }
+            _ => self.made.push(name.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Limits a cgroup to these CPUs.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn set_cpuset(&self, name: &str, cpus: &CpuSet) -> Result<(), CgroupError> {
+        self.write(name, "cpuset.cpus", &cpus.to_string())
+    }
+
+    /// Lifts a cgroup's limit to certain CPUs.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn clear_cpuset(&self, name: &str) -> Result<(), CgroupError> {
+        self.write(name, "cpuset.cpus", "\n")
+    }
+
+    /// Limits a cgroup to these memory nodes.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn set_mems(&self, name: &str, mems: &str) -> Result<(), CgroupError> {
+        self.write(name, "cpuset.mems", mems)
+    }
+
+    /// Sets `cpu.weight`.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn set_weight(&self, name: &str, weight: u32) -> Result<(), CgroupError> {
+        self.write(name, "cpu.weight", &weight.to_string())
+    }
+
+    /// Sets `cpu.max`.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn set_max(&self, name: &str, max: CpuMax) -> Result<(), CgroupError> {
+        let value = format!("{} {}", max.quota.as_micros(), max.period.as_micros());
+        self.write(name, "cpu.max", &value)
+    }
+
+    /// Freezes a cgroup or thaws it. The kernel does it soon, not at once.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn set_frozen(&self, name: &str, frozen: bool) -> Result<(), CgroupError> {
+        self.write(name, "cgroup.freeze", if frozen { "1" } else { "0" })
+    }
+
+    /// Moves a process into a cgroup.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn place(&self, name: &str, pid: i32) -> Result<(), CgroupError> {
+        self.write(name, "cgroup.procs", &pid.to_string())
+    }
+
+    /// Processes in a cgroup.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or its list cannot be read.
+    pub fn procs(&self, name: &str) -> Result<Vec<i32>, CgroupError> {
+        let file = self.path(name)?.join("cgroup.procs");
+        let text =
+            fs::read_to_string(&file).map_err(|source| CgroupError::Read { file, source })?;
+        Ok(text
+            .lines()
+            .filter_map(|line| line.trim().parse().ok())
+            .collect())
+    }
+
+    /// Moves all processes from one cgroup to another; the processes moved.
+    ///
+    /// # Errors
+    /// When one of them is missing or the kernel refuses a process that still lives.
+    pub fn move_all(&self, from: &str, to: &str) -> Result<Vec<i32>, CgroupError> {
+        self.path(to)?;
+        let pids = self.procs(from)?;
+        for pid in &pids {
+            match self.place(to, *pid) {
+                // It ended between the list and the move.
+                Err(CgroupError::Write { source, .. })
+                    if source.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        }
+        Ok(pids)
+    }
+
+    /// Removes a cgroup and those below it, after waiting a little for their tasks to leave. One that is not there is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses, mostly because tasks are still in it.
+    pub fn remove(&mut self, name: &str) -> Result<(), CgroupError> {
+        let below = format!("{name}/");
+        let doomed: Vec<String> = self
+            .made
+            .iter()
+            .filter(|made| *made == name || made.starts_with(&below))
+            .rev()
+            .cloned()
+            .collect();
+        for name in doomed {
+            self.remove_one(&name)?;
+        }
+        Ok(())
+    }
+
+    fn remove_one(&mut self, name: &str) -> Result<(), CgroupError> {
+        let path = self.root.join(name);
+        let until = Instant::now() + LEAVE_TIME;
+        loop {
+            match self.remove_dir(&path) {
+                Err(source) if source.raw_os_error() == Some(libc::EBUSY) => {
+                    if Instant::now() >= until {
+                        let tasks = self.procs(name).unwrap_or_default();
+                        return Err(CgroupError::Remove {
+                            path,
+                            tasks,
+                            source,
+                        });
+                    }
+                    await_event(&path, BUSY_PAUSE);
+                }
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    let tasks = self.procs(name).unwrap_or_default();
+                    return Err(CgroupError::Remove {
+                        path,
+                        tasks,
+                        source,
+                    });
+                }
+                _ => break,
+            }
+        }
+        self.made.retain(|made| made != name);
+        Ok(())
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        match self.files {
+            Files::Kernel => fs::remove_dir(path),
+            #[cfg(test)]
+            Files::Plain => fs::remove_dir_all(path),
+        }
+    }
+
+    fn write(&self, name: &str, file: &str, value: &str) -> Result<(), CgroupError> {
+        let dir = self.path(name)?;
+        let file = dir.join(file);
+        let mut attempt = 1;
+        loop {
+            match self.write_file(&file, value) {
+                Err(source)
+                    if source.raw_os_error() == Some(libc::EBUSY) && attempt < BUSY_ATTEMPTS =>
+                {
+                    await_event(&dir, BUSY_PAUSE);
+                    attempt += 1;
+                }
+                Err(source) => {
+                    let value = value.to_owned();
+                    return Err(CgroupError::Write {
+                        file,
+                        value,
+                        source,
+                    });
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    fn write_file(&self, file: &Path, value: &str) -> io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        options.write(true);
+        #[cfg(test)]
+        if self.files == Files::Plain {
+            options.create(true).truncate(true);
+        }
+        options.open(file)?.write_all(value.as_bytes())
+    }
+}
+
+impl Drop for CgroupManager {
+    fn drop(&mut self) {
+        while let Some(name) = self.made.last().cloned() {
+            if self.remove_one(&name).is_err() {
+                self.made.pop();
+            }
+        }
+        if self.made_root {
+            let _ = fs::remove_dir(&self.root);
+        }
+    }
+}
+
+/// Waits until the cgroup's `cgroup.events` changes (populated, frozen), at most `limit`.
+fn await_event(dir: &Path, limit: Duration) {
+    let events = fs::File::open(dir.join("cgroup.events"));
+    let timeout = Timespec::try_from(limit).ok();
+    let mut fds: Vec<PollFd<'_>> = events
+        .iter()
+        .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI))
+        .collect();
+    let _ = poll(&mut fds, timeout.as_ref());
+}
+
+fn check_name(name: &str) -> Result<(), CgroupError> {
+    let good = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\n');
+    if name.split('/').all(good) {
+        return Ok(());
+    }
+    Err(CgroupError::BadName {
+        name: name.to_owned(),
+    })
+}

@@ -1,0 +1,98 @@
+//! The manager over a plain directory; the kernel's own behaviour is tested in a guest.
+
+use super::*;
+use crate::model::cpuset::CpuSet;
+use std::fs;
+use std::path::Path;
+
+fn read(root: &Path, file: &str) -> String {
+    fs::read_to_string(root.join(file)).unwrap()
+}
+
+#[test]
+fn values_go_to_their_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cgroups = CgroupManager::plain(dir.path());
+    cgroups.add("a").unwrap();
+    cgroups
+        .set_cpuset("a", &CpuSet::from([0, 1, 2, 5]))
+        .unwrap();
+    cgroups.set_weight("a", 200).unwrap();
+    cgroups.set_frozen("a", true).unwrap();
+    cgroups.place("a", 42).unwrap();
+    assert_eq!(read(dir.path(), "a/cpuset.cpus"), "0-2,5");
+    assert_eq!(read(dir.path(), "a/cpu.weight"), "200");
+    assert_eq!(read(dir.path(), "a/cgroup.freeze"), "1");
+    assert_eq!(cgroups.procs("a").unwrap(), [42]);
+    let max = crate::model::scenario::CpuMax {
+        quota: std::time::Duration::from_millis(20),
+        period: std::time::Duration::from_millis(100),
+    };
+    cgroups.set_max("a", max).unwrap();
+    assert_eq!(read(dir.path(), "a/cpu.max"), "20000 100000");
+}
+
+#[test]
+fn nesting_makes_parents_and_drop_removes_in_reverse() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cgroups = CgroupManager::plain(dir.path());
+    cgroups.add("a/b/c").unwrap();
+    assert_eq!(cgroups.names(), ["a", "a/b", "a/b/c"]);
+    assert!(dir.path().join("a/cgroup.subtree_control").exists());
+    cgroups.add("d").unwrap();
+    cgroups.remove("a/b").unwrap();
+    assert_eq!(cgroups.names(), ["a", "d"]);
+    drop(cgroups);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_missing_cgroup() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cgroups = CgroupManager::plain(dir.path());
+    cgroups.add("a").unwrap();
+    cgroups.remove("x").unwrap();
+    let error = cgroups.set_weight("x", 1).unwrap_err();
+    assert_eq!(error.to_string(), "no cgroup \"x\"; there are: a");
+    assert!(cgroups.move_all("a", "x").is_err());
+}
+
+#[test]
+fn names_cannot_leave_the_root() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cgroups = CgroupManager::plain(dir.path());
+    for bad in ["", "..", "a/../..", "/a", "a//b", "a/", "."] {
+        let error = cgroups.add(bad).unwrap_err();
+        assert!(
+            matches!(error, CgroupError::BadName { .. }),
+            "{bad}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_refused_write_names_file_value_and_errno() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cgroups = CgroupManager::new(dir.path()).unwrap();
+    cgroups.add("a").unwrap();
+    let error = cgroups.set_cpuset("a", &CpuSet::from([3])).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("write \"3\" to") && text.contains("a/cpuset.cpus"),
+        "{text}"
+    );
+    assert!(text.contains("is the controller enabled"), "{text}");
+    let source = std::error::Error::source(&error).unwrap().to_string();
+    assert!(source.contains("os error 2"), "{source}");
+}
+
+#[test]
+fn moving_takes_all_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cgroups = CgroupManager::plain(dir.path());
+    cgroups.add("a").unwrap();
+    cgroups.add("b").unwrap();
+    fs::write(dir.path().join("a/cgroup.procs"), "7\n8\n").unwrap();
+    assert_eq!(cgroups.move_all("a", "b").unwrap(), [7, 8]);
+    assert_eq!(read(dir.path(), "b/cgroup.procs"), "8");
+}

@@ -1,0 +1,150 @@
+//! The process of one test in the guest: plan in, result and exit status out.
+
+use std::any::Any;
+use std::env;
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
+use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
+
+/// Why there is no plan to run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// Neither the variable nor the file.
+    #[error("no test plan: {TEST_PLAN_ENV} is not set and {} cannot be read", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not parse: host and guest are not of one build.
+    #[error("test plan does not parse ({} bytes from {origin})", text.len())]
+    Malformed {
+        /// Where it came from.
+        origin: String,
+        /// The text.
+        text: String,
+        /// The parser's complaint.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Reads the plan that the host left: the variable [`TEST_PLAN_ENV`], else the file [`TEST_PLAN_PATH`].
+///
+/// # Errors
+/// When there is none, or it does not parse.
+pub fn load_plan() -> Result<TestPlan, PlanError> {
+    match env::var(TEST_PLAN_ENV) {
+        Ok(text) => parse_plan(text, TEST_PLAN_ENV),
+        Err(_) => load_file(TEST_PLAN_PATH.into()),
+    }
+}
+
+fn load_file(path: PathBuf) -> Result<TestPlan, PlanError> {
+    let origin = path.display().to_string();
+    let text = fs::read_to_string(&path).map_err(|source| PlanError::Missing { path, source })?;
+    parse_plan(text, &origin)
+}
+
+fn parse_plan(text: String, origin: &str) -> Result<TestPlan, PlanError> {
+    serde_json::from_str(&text).map_err(|source| PlanError::Malformed {
+        origin: origin.to_owned(),
+        text,
+        source,
+    })
+}
+
+/// Calls a test function; an error or a panic becomes a finding.
+pub fn call(
+    ctx: &Ctx,
+    function: impl FnOnce(&Ctx) -> anyhow::Result<AssertResult>,
+) -> AssertResult {
+    match catch_unwind(AssertUnwindSafe(|| function(ctx))) {
+        Ok(Ok(result)) => result,
+        Ok(Err(error)) => AssertResult::fail(
+            DetailKind::Other,
+            format!("test {} returned an error: {error:#}", ctx.name()),
+        ),
+        Err(payload) => AssertResult::from(AssertDetail::fail(
+            DetailKind::Panicked,
+            format!(
+                "test {} panicked: {}",
+                ctx.name(),
+                panic_text(payload.as_ref())
+            ),
+        )),
+    }
+}
+
+fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return text;
+    }
+    match payload.downcast_ref::<String>() {
+        Some(text) => text,
+        None => "(a payload without text)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::cpuset::CpuMap;
+    use crate::model::verdict::Outcome;
+    use std::time::Duration;
+
+    fn ctx() -> Ctx {
+        let plan = TestPlan::new("t", CpuMap::new(1, 1, 1, 1), Duration::from_secs(1));
+        Ctx::new(plan, None)
+    }
+
+    #[test]
+    fn a_panic_is_a_failure_with_its_text() {
+        let result = call(&ctx(), |_| panic!("lost {} tasks", 3));
+        let [detail] = result.details.as_slice() else {
+            panic!("{result:?}")
+        };
+        assert_eq!(detail.kind, DetailKind::Panicked);
+        assert_eq!(detail.message, "test t panicked: lost 3 tasks");
+        assert_eq!(result.outcome().exit_code(), 1);
+    }
+
+    #[test]
+    fn an_error_is_a_failure_with_its_chain() {
+        let error = || anyhow::anyhow!("no such file").context("reading knobs");
+        let result = call(&ctx(), |_| Err(error()));
+        assert_eq!(result.outcome(), Outcome::Fail);
+        assert!(
+            result.details[0]
+                .message
+                .ends_with("reading knobs: no such file")
+        );
+    }
+
+    #[test]
+    fn plans_are_read_or_explained() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("test.json");
+        let missing = load_file(file.clone()).unwrap_err();
+        assert!(
+            missing.to_string().contains("KTSTR_TEST_PLAN is not set"),
+            "{missing}"
+        );
+        fs::write(&file, "{").unwrap();
+        let malformed = load_file(file.clone()).unwrap_err();
+        assert!(
+            malformed.to_string().contains("1 bytes from"),
+            "{malformed}"
+        );
+        let plan = TestPlan::new("t", CpuMap::new(1, 2, 2, 1), Duration::from_secs(1));
+        fs::write(&file, serde_json::to_vec(&plan).unwrap()).unwrap();
+        assert_eq!(load_file(file).unwrap(), plan);
+    }
+}

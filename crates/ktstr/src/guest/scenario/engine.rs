@@ -1,0 +1,334 @@
+//! The engine: owns all that lives during a scenario, and orders what happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::ScenarioError;
+use super::timeline::{Iterations, Timeline, figures_of};
+use crate::guest::cgroup::CgroupManager;
+use crate::guest::liveness::{Liveness, Wake};
+use crate::guest::sys::{self, monotonic_ns};
+use crate::guest::worker::WorkerGroup;
+use crate::model::checks::{Assert, evaluate};
+use crate::model::cpuset::CpuSet;
+use crate::model::ctx::Ctx;
+use crate::model::report::{WorkerExit, WorkerReport, ns_to_ms};
+use crate::model::scenario::{Backdrop, HoldSpec, Step};
+use crate::model::transport::{ScenarioEvent, StepFigures};
+use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
+
+/// How long workers have to stop before they are killed.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// Whose end something shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The whole scenario's.
+    Backdrop,
+    /// The present step's.
+    Step,
+}
+
+/// A running group of workers.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) group: WorkerGroup,
+    pub(super) scope: Scope,
+}
+
+/// All that lives during a scenario.
+#[derive(Debug)]
+pub(super) struct Engine<'a> {
+    pub(super) ctx: &'a Ctx,
+    pub(super) live: Vec<Live>,
+    pub(super) cgroups: CgroupManager,
+    /// Whose each cgroup is.
+    pub(super) owners: BTreeMap<String, Scope>,
+    /// CPUs of those cgroups that have a cpuset of their own.
+    pub(super) cpusets: BTreeMap<String, CpuSet>,
+    pub(super) frozen: BTreeSet<String>,
+    pub(super) result: AssertResult,
+    reports: Vec<WorkerReport>,
+    liveness: Liveness,
+    timeline: Timeline,
+    /// Set once nothing further is begun.
+    halted: bool,
+    _priority: sys::PriorityGuard,
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn new(ctx: &'a Ctx, cgroups: CgroupManager) -> Self {
+        Self {
+            ctx,
+            cgroups,
+            live: Vec::new(),
+            owners: BTreeMap::new(),
+            cpusets: BTreeMap::new(),
+            frozen: BTreeSet::new(),
+            result: AssertResult::pass(),
+            reports: Vec::new(),
+            liveness: Liveness::new(ctx.scheduler_pid(), ctx.has_scheduler()),
+            timeline: Timeline::begin(),
+            halted: false,
+            // Under the scheduler that is tested, this process might never run again to see it.
+            _priority: sys::PriorityGuard::above_tested(ctx.transport().is_some()),
+        }
+    }
+
+    /// Runs it all and judges it.
+    pub(super) fn run(
+        mut self,
+        backdrop: &Backdrop,
+        steps: &[Step],
+        assert: &Assert,
+    ) -> AssertResult {
+        self.timeline = Timeline::begin();
+        self.tell(ScenarioEvent::Start);
+        self.begin_backdrop(backdrop);
+        for (number, step) in steps.iter().enumerate() {
+            if self.halted {
+                let skipped = steps.len() - number;
+                self.result
+                    .note(format!("{skipped} of {} steps were not begun", steps.len()));
+                break;
+            }
+            self.run_step(u16::try_from(number + 1).unwrap_or(u16::MAX), step);
+        }
+        self.check_scheduler();
+        self.tear_down(Scope::Backdrop);
+        self.tell(ScenarioEvent::End {
+            elapsed_ms: self.timeline.elapsed_ms(),
+            total_iterations: total(&self.iterations()),
+        });
+        self.finish(assert)
+    }
+
+    fn begin_backdrop(&mut self, backdrop: &Backdrop) {
+        if let Err(error) = self.start_defs(&backdrop.cgroups, Scope::Backdrop) {
+            return self.fault("backdrop", &error);
+        }
+        for op in &backdrop.ops {
+            let place = format!("backdrop: {}", op.name());
+            if let Err(error) = self.apply(op, Scope::Backdrop) {
+                self.fault(&place, &error);
+            }
+        }
+    }
+
+    fn run_step(&mut self, index: u16, step: &Step) {
+        let before = self.iterations();
+        self.timeline.open_phase(index, &step.name, before);
+        self.apply_ops(index, step);
+        if !self.halted
+            && let Err(error) = self.start_defs(&step.setup, Scope::Step)
+        {
+            self.fault(&format!("step {index}: set-up"), &error);
+        }
+        let mark = self.mark(index, step);
+        self.tell(ScenarioEvent::StepStart(mark));
+        self.hold(index, step);
+        let mark = self.mark(index, step);
+        self.tell(ScenarioEvent::StepEnd(mark));
+        let after = self.iterations();
+        self.timeline.close_phase(&after);
+        self.tear_down(Scope::Step);
+    }
+
+    fn apply_ops(&mut self, index: u16, step: &Step) {
+        for op in &step.ops {
+            self.check_scheduler();
+            if self.halted {
+                return;
+            }
+            if let Err(error) = self.apply(op, Scope::Step) {
+                self.fault(&format!("step {index}: {}", op.name()), &error);
+            }
+        }
+    }
+
+    fn hold(&mut self, index: u16, step: &Step) {
+        let elapsed = Duration::from_nanos(self.timeline.elapsed_ns());
+        let length = step.hold.resolve(self.ctx.duration(), elapsed);
+        let until_ns = after(length);
+        let HoldSpec::Loop { interval } = step.hold else {
+            self.wait_until(until_ns);
+            return;
+        };
+        while !self.halted && monotonic_ns() < until_ns {
+            // At least a millisecond, or a loop of nothing would eat the machine that it tests.
+            let next_ns = after(interval.max(Duration::from_millis(1)));
+            self.wait_until(next_ns.min(until_ns));
+            if !self.halted && next_ns < until_ns {
+                self.apply_ops(index, step);
+            }
+        }
+    }
+
+    /// Waits until `until_ns`, or until something dies: then the scenario is halted.
+    fn wait_until(&mut self, until_ns: u64) {
+        if self.halted {
+            return;
+        }
+        let workers: Vec<_> = self
+            .live
+            .iter()
+            .flat_map(|live| live.group.pidfds())
+            .collect();
+        match self.liveness.wait(&workers, until_ns) {
+            Wake::Deadline => {}
+            Wake::Scheduler(end) => self.scheduler_ended(end),
+            Wake::Process(index) => {
+                let pid = self
+                    .live
+                    .iter()
+                    .flat_map(|live| live.group.pids())
+                    .nth(index);
+                let at_ms = self.timeline.elapsed_ms();
+                self.result.note(format!(
+                    "the hold ended {at_ms} ms into the scenario, because worker {} died",
+                    pid.unwrap_or(0)
+                ));
+                self.halted = true;
+            }
+        }
+    }
+
+    fn check_scheduler(&mut self) {
+        if self.halted {
+            return;
+        }
+        if let Some(end) = self.liveness.scheduler_end() {
+            self.scheduler_ended(end);
+        }
+    }
+
+    fn scheduler_ended(&mut self, end: crate::guest::liveness::SchedulerEnd) {
+        let elapsed_ms = self.timeline.elapsed_ms();
+        self.result
+            .push(end.detail(self.ctx.scheduler_pid(), elapsed_ms));
+        self.halted = true;
+    }
+
+    /// A part that failed: told, and the end of the scenario unless it can go on without.
+    fn fault(&mut self, place: &str, error: &ScenarioError) {
+        self.result.push(error.detail(place));
+        self.halted |= !error.is_bearable();
+    }
+
+    /// Iterations of all workers so far by cgroup, also of those that are gone.
+    fn iterations(&self) -> Iterations {
+        let mut all = Iterations::new();
+        let gone = self.reports.iter().map(|r| (&r.cgroup, r.iterations));
+        let live = self.live.iter();
+        let live = live.map(|live| (&live.group.spec().cgroup, live.group.iterations()));
+        for (cgroup, done) in gone.chain(live) {
+            *all.entry(cgroup.clone()).or_default() += done;
+        }
+        all
+    }
+
+    fn mark(&self, index: u16, step: &Step) -> StepFigures {
+        let narrow = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+        StepFigures {
+            elapsed_ms: u32::try_from(self.timeline.elapsed_ms()).unwrap_or(u32::MAX),
+            cgroup_count: narrow(self.cgroups.names().len()),
+            worker_count: narrow(self.live.iter().map(|l| l.group.spec().count).sum()),
+            total_iterations: total(&self.iterations()),
+            ..figures_of(index, step)
+        }
+    }
+
+    /// A boundary that the host cannot be told of costs the timeline, not the verdict.
+    fn tell(&mut self, event: ScenarioEvent) {
+        if let Some(Err(error)) = self.ctx.transport().map(|host| host.event(&event)) {
+            self.result
+                .note(format!("the host was not told of {event:?}: {error}"));
+        }
+    }
+
+    /// Ends everything of this scope: workers first, all at once, then cgroups, newest first.
+    fn tear_down(&mut self, scope: Scope) {
+        let mine: Vec<String> = self
+            .cgroups
+            .names()
+            .iter()
+            .filter(|name| self.owners.get(*name) == Some(&scope))
+            .rev()
+            .cloned()
+            .collect();
+        self.stop_where(|live| live.scope == scope || mine.contains(&live.group.spec().cgroup));
+        for name in mine {
+            if let Err(error) = self.forget_cgroup(&name) {
+                let detail = ScenarioError::from(error).detail("tear-down");
+                self.result.note(detail.message);
+            }
+        }
+    }
+
+    /// Stops all groups that match and keeps their reports.
+    pub(super) fn stop_where(&mut self, matches: impl Fn(&Live) -> bool) {
+        let (mut doomed, kept): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live)
+            .into_iter()
+            .partition(|live| matches(live));
+        self.live = kept;
+        for live in &mut doomed {
+            live.group.close_window();
+        }
+        // A frozen worker cannot stop; thawing after the windows are closed keeps them clean.
+        for live in &doomed {
+            let _ = self.thaw_if_frozen(&live.group.spec().cgroup.clone());
+        }
+        let until_ns = after(STOP_GRACE);
+        for live in doomed {
+            let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()));
+            self.keep(live.group.finish(left));
+        }
+    }
+
+    fn keep(&mut self, reports: Vec<WorkerReport>) {
+        for report in &reports {
+            if let Some(detail) = exit_detail(report) {
+                self.result.push(detail);
+            }
+        }
+        self.reports.extend(reports);
+    }
+
+    fn finish(mut self, assert: &Assert) -> AssertResult {
+        let mut result = std::mem::take(&mut self.result);
+        result.merge(evaluate(assert, &self.reports));
+        result.stats.phases = self.timeline.into_phases();
+        result
+    }
+}
+
+fn after(time: Duration) -> u64 {
+    let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    monotonic_ns().saturating_add(ns)
+}
+
+fn total(iterations: &Iterations) -> u64 {
+    iterations
+        .values()
+        .fold(0, |sum, done| sum.saturating_add(*done))
+}
+
+/// What a worker's end means, if it did not just stop when asked.
+fn exit_detail(report: &WorkerReport) -> Option<AssertDetail> {
+    let kind = match report.exit {
+        WorkerExit::Stopped => return None,
+        WorkerExit::Killed { .. } | WorkerExit::Unreaped => DetailKind::WorkerStuck,
+        _ => DetailKind::WorkerDied,
+    };
+    Some(AssertDetail::fail(
+        kind,
+        format!(
+            "worker {} ({} in cgroup {:?}) {}; its window was {:.0} ms",
+            report.pid,
+            report.work_type,
+            report.cgroup,
+            report.exit,
+            ns_to_ms(report.wall_time_ns),
+        ),
+    ))
+}

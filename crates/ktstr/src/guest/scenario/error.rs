@@ -1,0 +1,90 @@
+//! Why a scenario could not go on, and what that makes of the test.
+
+use std::error::Error;
+use std::io;
+
+use crate::guest::cgroup::CgroupError;
+use crate::guest::worker::WorkerError;
+use crate::model::scenario::CpusetError;
+use crate::model::transport::TransportError;
+use crate::model::verdict::{AssertDetail, DetailKind, Outcome};
+
+/// A part of a scenario that failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ScenarioError {
+    /// A cgroup operation.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// CPUs that do not exist.
+    #[error(transparent)]
+    Cpuset(#[from] CpusetError),
+    /// Workers that did not start.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The host said no, or nothing.
+    #[error(transparent)]
+    Host(#[from] TransportError),
+    /// Something that needs what this run lacks.
+    #[error("{what}: not supported by this run")]
+    NotSupported {
+        /// The operation or option.
+        what: String,
+    },
+    /// Two cgroups are to exchange CPUs and one has none of its own.
+    #[error(
+        "cgroup {name:?} has no cpuset to exchange; give it one with CgroupDef::cpuset or Op::SetCpuset"
+    )]
+    NoCpuset {
+        /// The cgroup.
+        name: String,
+    },
+    /// Workers of the backdrop would be left in a cgroup that ends with the step.
+    #[error(
+        "moving backdrop workers from {from:?} to {to:?} would strand them: {to:?} ends with this step"
+    )]
+    Stranded {
+        /// Where they are.
+        from: String,
+        /// Where they should go.
+        to: String,
+    },
+    /// A task or an interrupt could not be bound to CPUs.
+    #[error("failed to bind {what} to cpus {cpus}")]
+    Bind {
+        /// The task or interrupt.
+        what: String,
+        /// The CPUs.
+        cpus: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ScenarioError {
+    /// The finding for the result; `place` says which step and operation.
+    pub(super) fn detail(&self, place: &str) -> AssertDetail {
+        let (outcome, kind) = match self {
+            Self::NotSupported { .. } | Self::Host(TransportError::NotSupported) => {
+                (Outcome::Inconclusive, DetailKind::NotSupported)
+            }
+            Self::Host(_) => (Outcome::Inconclusive, DetailKind::Other),
+            Self::Worker(WorkerError::NotReady { .. }) => (Outcome::Fail, DetailKind::Starved),
+            _ => (Outcome::Fail, DetailKind::Setup),
+        };
+        let mut message = format!("{place}: {self}");
+        let mut source = self.source();
+        while let Some(cause) = source {
+            message.push_str(": ");
+            message.push_str(&cause.to_string());
+            source = cause.source();
+        }
+        AssertDetail::new(outcome, kind, message)
+    }
+
+    /// Whether the scenario may go on without this part.
+    pub(super) fn is_bearable(&self) -> bool {
+        self.detail("").outcome < Outcome::Fail
+    }
+}

@@ -1,0 +1,87 @@
+//! Scenarios carried out: cgroups made, workers started, steps held, everything judged and torn down.
+//!
+//! ```text
+//! Start ─ backdrop ─ [ ops ─ setup ─ StepStart ─ hold ─ StepEnd ─ tear down ]* ─ tear down backdrop ─ End ─ checks
+//! ```
+//!
+//! A hold ends at once when the scheduler or a worker dies; later steps are not begun then. Whatever happens, the
+//! cgroups and workers that were made are gone when an executor returns, and what they measured is in the result.
+
+mod engine;
+mod error;
+mod ops;
+mod setup;
+mod timeline;
+
+pub use error::ScenarioError;
+
+use anyhow::Context;
+
+use super::cgroup::CgroupManager;
+use crate::model::checks::Assert;
+use crate::model::ctx::Ctx;
+use crate::model::scenario::{Backdrop, CgroupDef, HoldSpec, Step};
+use crate::model::verdict::AssertResult;
+
+/// Runs these cgroups for the test's whole duration.
+///
+/// # Errors
+/// When the workload root cannot be made. All else is in the result.
+pub fn execute_defs(ctx: &Ctx, defs: Vec<CgroupDef>) -> anyhow::Result<AssertResult> {
+    execute_steps(ctx, vec![Step::with_defs(defs, HoldSpec::FULL)])
+}
+
+/// Runs these steps, one after the other.
+///
+/// # Errors
+/// As [`execute_defs`].
+pub fn execute_steps(ctx: &Ctx, steps: Vec<Step>) -> anyhow::Result<AssertResult> {
+    execute_steps_with(ctx, steps, None)
+}
+
+/// Runs these steps and judges them by `assert` on top of the test's own, if given.
+///
+/// # Errors
+/// As [`execute_defs`].
+pub fn execute_steps_with(
+    ctx: &Ctx,
+    steps: Vec<Step>,
+    assert: Option<&Assert>,
+) -> anyhow::Result<AssertResult> {
+    execute_scenario_with(ctx, Backdrop::EMPTY, steps, assert)
+}
+
+/// Runs these steps before a backdrop that lives across all of them.
+///
+/// # Errors
+/// As [`execute_defs`].
+pub fn execute_scenario(
+    ctx: &Ctx,
+    backdrop: Backdrop,
+    steps: Vec<Step>,
+) -> anyhow::Result<AssertResult> {
+    execute_scenario_with(ctx, backdrop, steps, None)
+}
+
+/// Same, judged by `assert` on top of the test's own, if given.
+///
+/// # Errors
+/// As [`execute_defs`].
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a scenario is used up by running it"
+)]
+pub fn execute_scenario_with(
+    ctx: &Ctx,
+    backdrop: Backdrop,
+    steps: Vec<Step>,
+    assert: Option<&Assert>,
+) -> anyhow::Result<AssertResult> {
+    let cgroups =
+        CgroupManager::new(ctx.workload_root()).context("no place for the workload's cgroups")?;
+    let assert = assert.map_or(*ctx.assert(), |upper| ctx.assert().merge(*upper));
+    Ok(engine::Engine::new(ctx, cgroups).run(&backdrop, &steps, &assert))
+}
+
+#[cfg(test)]
+mod tests;

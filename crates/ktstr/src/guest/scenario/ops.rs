@@ -1,0 +1,218 @@
+//! The operations of a step, carried out.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::process::Pid;
+
+use super::ScenarioError;
+use super::engine::{Engine, Scope};
+use super::setup::affinity_sets;
+use crate::guest::cgroup::CgroupError;
+use crate::guest::worker::kernel_cpuset;
+use crate::model::cpuset::CpuSet;
+use crate::model::scenario::{CpusetSpec, Op};
+use crate::model::transport::{HostRequest, TransportError};
+use crate::model::work::Affinity;
+
+/// How long the host has to take a snapshot or set a watch.
+const HOST_TIME: Duration = Duration::from_secs(30);
+
+impl Engine<'_> {
+    /// Carries out one operation; what it makes is of this scope.
+    pub(super) fn apply(&mut self, op: &Op, scope: Scope) -> Result<(), ScenarioError> {
+        match op {
+            Op::AddCgroup { name } => Ok(self.add_cgroup(name, scope)?),
+            Op::AddCgroupDef(def) => self.start_defs(std::slice::from_ref(def), scope),
+            Op::RemoveCgroup { cgroup } => self.remove_cgroup(cgroup),
+            Op::StopCgroup { cgroup } => self.stop_cgroup(cgroup),
+            Op::SetCpuset { cgroup, cpus } => self.set_cpuset(cgroup, cpus),
+            Op::ClearCpuset { cgroup } => self.clear_cpuset(cgroup),
+            Op::SwapCpusets { a, b } => self.swap_cpusets(a, b),
+            Op::Spawn { cgroup, work } => self.start_work(cgroup.as_deref(), work, scope),
+            Op::SetAffinity { cgroup, affinity } => self.set_affinity(cgroup, affinity),
+            Op::MoveAllTasks { from, to } => self.move_all(from, to),
+            Op::FreezeCgroup { cgroup } => self.freeze(cgroup),
+            Op::UnfreezeCgroup { cgroup } => self.unfreeze(cgroup),
+            Op::SteerIrq { irq, cpus } => self.steer_irq(*irq, cpus),
+            Op::CaptureCgroupProcs { tag, cgroup } => self.record_procs(tag, cgroup),
+            Op::CaptureSnapshot { tag } => {
+                self.ask_host(&HostRequest::Capture { tag: tag.clone() })
+            }
+            Op::WatchSnapshot { symbol } => self.ask_host(&HostRequest::Watch {
+                symbol: symbol.clone(),
+            }),
+            other => Err(ScenarioError::NotSupported {
+                what: other.name().to_owned(),
+            }),
+        }
+    }
+
+    fn remove_cgroup(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
+        let below = format!("{cgroup}/");
+        self.stop_where(|live| {
+            let place = &live.group.spec().cgroup;
+            place == cgroup || place.starts_with(&below)
+        });
+        Ok(self.forget_cgroup(cgroup)?)
+    }
+
+    fn stop_cgroup(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
+        self.cgroups.path(cgroup)?;
+        self.stop_where(|live| live.group.spec().cgroup == cgroup);
+        Ok(())
+    }
+
+    fn set_cpuset(&mut self, cgroup: &str, spec: &CpusetSpec) -> Result<(), ScenarioError> {
+        let cpus = spec.resolve(&self.ctx.topology())?;
+        self.change_cpuset(cgroup, cpus)
+    }
+
+    /// Workers may still be seen on the old CPUs until the kernel has moved them: both sets are allowed.
+    fn change_cpuset(&mut self, cgroup: &str, cpus: CpuSet) -> Result<(), ScenarioError> {
+        self.cgroups.set_cpuset(cgroup, &cpus)?;
+        self.widen(cgroup, &cpus);
+        self.cpusets.insert(cgroup.to_owned(), cpus);
+        Ok(())
+    }
+
+    fn clear_cpuset(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
+        self.cgroups.clear_cpuset(cgroup)?;
+        self.cpusets.remove(cgroup);
+        let all = self.cpuset_of(cgroup).cloned();
+        let all = all.unwrap_or_else(|| self.ctx.topology().all());
+        self.widen(cgroup, &all);
+        Ok(())
+    }
+
+    fn swap_cpusets(&mut self, a: &str, b: &str) -> Result<(), ScenarioError> {
+        let own = |name: &str| {
+            let cpus = self.cpusets.get(name).cloned();
+            cpus.ok_or_else(|| ScenarioError::NoCpuset {
+                name: name.to_owned(),
+            })
+        };
+        let (of_a, of_b) = (own(a)?, own(b)?);
+        self.change_cpuset(a, of_b)?;
+        self.change_cpuset(b, of_a)
+    }
+
+    fn widen(&mut self, cgroup: &str, cpus: &CpuSet) {
+        let below = format!("{cgroup}/");
+        for live in &mut self.live {
+            let place = &live.group.spec().cgroup;
+            if place == cgroup || place.starts_with(&below) {
+                live.group.widen_cpuset(cpus);
+            }
+        }
+    }
+
+    fn set_affinity(&mut self, cgroup: &str, affinity: &Affinity) -> Result<(), ScenarioError> {
+        let map = self.ctx.topology();
+        let cpus = self.cpuset_of(cgroup).cloned().unwrap_or_else(|| map.all());
+        let mut sets = affinity_sets(Some(affinity), &cpus, &map);
+        if sets.is_empty() {
+            sets.push(cpus);
+        }
+        for (index, pid) in self.cgroups.procs(cgroup)?.into_iter().enumerate() {
+            bind(pid, &sets[index % sets.len()])?;
+        }
+        Ok(())
+    }
+
+    fn move_all(&mut self, from: &str, to: &str) -> Result<(), ScenarioError> {
+        let ends_with_step = self.owners.get(to) == Some(&Scope::Step);
+        let of_backdrop = |live: &super::engine::Live| {
+            live.scope == Scope::Backdrop && live.group.spec().cgroup == from
+        };
+        if ends_with_step && self.live.iter().any(of_backdrop) {
+            return Err(ScenarioError::Stranded {
+                from: from.to_owned(),
+                to: to.to_owned(),
+            });
+        }
+        self.cgroups.move_all(from, to)?;
+        let cpus = self.cpuset_of(to).cloned();
+        let cpus = cpus.unwrap_or_else(|| self.ctx.topology().all());
+        for live in &mut self.live {
+            if live.group.spec().cgroup == from {
+                live.group.moved_to(to);
+                live.group.widen_cpuset(&cpus);
+            }
+        }
+        Ok(())
+    }
+
+    fn freeze(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
+        self.cgroups.set_frozen(cgroup, true)?;
+        self.frozen.insert(cgroup.to_owned());
+        self.excuse(cgroup, true);
+        Ok(())
+    }
+
+    fn unfreeze(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
+        self.cgroups.set_frozen(cgroup, false)?;
+        self.frozen.remove(cgroup);
+        self.excuse(cgroup, false);
+        Ok(())
+    }
+
+    /// Time in the freezer is nobody's gap.
+    fn excuse(&mut self, cgroup: &str, frozen: bool) {
+        let below = format!("{cgroup}/");
+        for live in &self.live {
+            let place = &live.group.spec().cgroup;
+            if place == cgroup || place.starts_with(&below) {
+                live.group.set_excused(frozen);
+            }
+        }
+    }
+
+    /// Thaws whatever is frozen at this cgroup or above it.
+    pub(super) fn thaw_if_frozen(&mut self, cgroup: &str) -> Result<(), CgroupError> {
+        let above =
+            |frozen: &&String| cgroup == *frozen || cgroup.starts_with(&format!("{frozen}/"));
+        let doomed: Vec<String> = self.frozen.iter().filter(above).cloned().collect();
+        for name in doomed {
+            self.cgroups.set_frozen(&name, false)?;
+            self.frozen.remove(&name);
+            self.excuse(&name, false);
+        }
+        Ok(())
+    }
+
+    fn steer_irq(&mut self, irq: u32, spec: &CpusetSpec) -> Result<(), ScenarioError> {
+        let cpus = spec.resolve(&self.ctx.topology())?;
+        let file = format!("/proc/irq/{irq}/smp_affinity_list");
+        std::fs::write(&file, cpus.to_string()).map_err(|source| ScenarioError::Bind {
+            what: format!("interrupt {irq} ({file})"),
+            cpus: cpus.to_string(),
+            source,
+        })
+    }
+
+    fn record_procs(&mut self, tag: &str, cgroup: &str) -> Result<(), ScenarioError> {
+        let pids = self.cgroups.procs(cgroup)?;
+        self.result
+            .note(format!("cgroup.procs [{tag}] {cgroup}: {pids:?}"));
+        Ok(())
+    }
+
+    fn ask_host(&mut self, request: &HostRequest) -> Result<(), ScenarioError> {
+        let host = self.ctx.transport().ok_or(TransportError::NotSupported)?;
+        Ok(host.request(request, HOST_TIME)?)
+    }
+}
+
+/// Binds one process; one that has just ended is fine.
+fn bind(pid: i32, cpus: &CpuSet) -> Result<(), ScenarioError> {
+    let target = Pid::from_raw(pid);
+    match rustix::thread::sched_setaffinity(target, &kernel_cpuset(cpus)) {
+        Err(rustix::io::Errno::SRCH) | Ok(()) => Ok(()),
+        Err(fault) => Err(ScenarioError::Bind {
+            what: format!("task {pid}"),
+            cpus: cpus.to_string(),
+            source: io::Error::from(fault),
+        }),
+    }
+}

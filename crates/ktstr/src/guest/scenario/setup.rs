@@ -1,0 +1,192 @@
+//! Cgroups and workers brought to life.
+
+use std::time::Duration;
+
+use super::ScenarioError;
+use super::engine::{Engine, Live, Scope};
+use crate::guest::cgroup::CgroupError;
+use crate::guest::worker::{GroupSpec, WorkerGroup};
+use crate::model::cpuset::{CpuMap, CpuSet};
+use crate::model::scenario::CgroupDef;
+use crate::model::work::{Affinity, CloneMode, WorkSpec, WorkerCount};
+
+/// How long workers have to come to the barrier: forks of many workers on a slow guest take seconds.
+const READY_TIME: Duration = Duration::from_secs(20);
+
+impl Engine<'_> {
+    /// Makes all these cgroups, then their workers, then opens all barriers.
+    pub(super) fn start_defs(
+        &mut self,
+        defs: &[CgroupDef],
+        scope: Scope,
+    ) -> Result<(), ScenarioError> {
+        let mut groups = Vec::new();
+        for def in defs {
+            self.make_cgroup(def, scope)?;
+            for work in def.resolved_works() {
+                groups.extend(self.spawn(Some(&def.name), &work)?);
+            }
+        }
+        self.open_barriers(groups, scope)
+    }
+
+    /// Starts one more work, in a cgroup or in the test's own.
+    pub(super) fn start_work(
+        &mut self,
+        cgroup: Option<&str>,
+        work: &WorkSpec,
+        scope: Scope,
+    ) -> Result<(), ScenarioError> {
+        let group = self.spawn(cgroup, work)?;
+        self.open_barriers(group.into_iter().collect(), scope)
+    }
+
+    fn make_cgroup(&mut self, def: &CgroupDef, scope: Scope) -> Result<(), ScenarioError> {
+        let map = self.ctx.topology();
+        let cpus = def
+            .cpuset
+            .as_ref()
+            .map(|spec| spec.resolve(&map))
+            .transpose()?;
+        self.add_cgroup(&def.name, scope)?;
+        if let Some(cpus) = cpus {
+            self.cgroups.set_cpuset(&def.name, &cpus)?;
+            self.cpusets.insert(def.name.clone(), cpus);
+        }
+        if let Some(mems) = &def.mems {
+            self.cgroups.set_mems(&def.name, mems)?;
+        }
+        if let Some(weight) = def.cpu_weight {
+            self.cgroups.set_weight(&def.name, weight)?;
+        }
+        if let Some(max) = def.cpu_max {
+            self.cgroups.set_max(&def.name, max)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a cgroup and notes whose it is; parents made with it are of the same scope.
+    pub(super) fn add_cgroup(&mut self, name: &str, scope: Scope) -> Result<(), CgroupError> {
+        self.cgroups.add(name)?;
+        for made in self.cgroups.names() {
+            self.owners.entry(made.clone()).or_insert(scope);
+        }
+        Ok(())
+    }
+
+    /// Removes a cgroup, thawed before; its workers are gone already.
+    pub(super) fn forget_cgroup(&mut self, name: &str) -> Result<(), CgroupError> {
+        self.thaw_if_frozen(name)?;
+        self.cgroups.remove(name)?;
+        let cgroups = &self.cgroups;
+        self.owners.retain(|owned, _| cgroups.contains(owned));
+        self.cpusets.retain(|owned, _| cgroups.contains(owned));
+        Ok(())
+    }
+
+    /// The cpuset in force in a cgroup: its own or the nearest above it.
+    pub(super) fn cpuset_of(&self, cgroup: &str) -> Option<&CpuSet> {
+        let mut name = cgroup;
+        loop {
+            if let Some(cpus) = self.cpusets.get(name) {
+                return Some(cpus);
+            }
+            name = name.rsplit_once('/')?.0;
+        }
+    }
+
+    fn spawn(
+        &self,
+        cgroup: Option<&str>,
+        work: &WorkSpec,
+    ) -> Result<Option<WorkerGroup>, ScenarioError> {
+        if work.clone_mode == CloneMode::Thread {
+            return Err(ScenarioError::NotSupported {
+                what: "CloneMode::Thread".to_owned(),
+            });
+        }
+        let map = self.ctx.topology();
+        let cpuset = cgroup.and_then(|name| self.cpuset_of(name)).cloned();
+        let cpus = cpuset.clone().unwrap_or_else(|| map.all());
+        let info = work.work_type.info();
+        let count = work
+            .workers
+            .unwrap_or(WorkerCount::Exactly(info.group_size));
+        let count = count.resolve(cpus.len(), info.group_size);
+        if count == 0 {
+            return Ok(None);
+        }
+        let mut spec = GroupSpec::new(work.work_type.clone(), count);
+        spec.policy = work.policy.unwrap_or_default();
+        spec.nice = work.nice.unwrap_or_default();
+        spec.affinity = affinity_sets(work.affinity.as_ref(), &cpus, &map);
+        spec.cgroup = cgroup.unwrap_or_default().to_owned();
+        spec.cpuset = cpuset;
+        if let Some(comm) = &work.comm {
+            spec.comm.clone_from(comm);
+        }
+        let group = WorkerGroup::spawn(spec)?;
+        if let Some(name) = cgroup {
+            for pid in group.pids() {
+                self.cgroups.place(name, pid)?;
+            }
+        }
+        Ok(Some(group))
+    }
+
+    /// Waits until all stand at their barriers, and only then opens them: the windows begin together.
+    fn open_barriers(
+        &mut self,
+        mut groups: Vec<WorkerGroup>,
+        scope: Scope,
+    ) -> Result<(), ScenarioError> {
+        for group in &mut groups {
+            group.make_ready(READY_TIME)?;
+        }
+        for mut group in groups {
+            group.start();
+            self.live.push(Live { group, scope });
+        }
+        Ok(())
+    }
+}
+
+/// The CPUs that workers bind themselves to, round and round; empty: none does.
+pub(super) fn affinity_sets(
+    affinity: Option<&Affinity>,
+    cpus: &CpuSet,
+    map: &CpuMap,
+) -> Vec<CpuSet> {
+    let within = |set: CpuSet| -> CpuSet { set.iter().filter(|cpu| cpus.contains(*cpu)).collect() };
+    let sets: Vec<CpuSet> = match affinity {
+        None | Some(Affinity::Inherit) => Vec::new(),
+        Some(Affinity::Exact(set)) => vec![set.clone()],
+        Some(Affinity::SingleCpu) => cpus.iter().map(|cpu| CpuSet::from([cpu])).collect(),
+        Some(Affinity::LlcAligned) => (0..map.llcs).map(|llc| within(map.llc(llc))).collect(),
+        Some(Affinity::SmtSiblings) => {
+            let cores = cpus.iter().filter(|cpu| cpu % map.threads == 0);
+            cores.map(|cpu| within(map.siblings(cpu))).collect()
+        }
+    };
+    sets.into_iter().filter(|set| !set.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn affinities_stay_inside_the_cpuset() {
+        let map = CpuMap::new(1, 2, 2, 2);
+        let cpus = CpuSet::from([2, 3, 4]);
+        let lists = |affinity: Affinity| -> Vec<String> {
+            let sets = affinity_sets(Some(&affinity), &cpus, &map);
+            sets.iter().map(CpuSet::to_string).collect()
+        };
+        assert!(lists(Affinity::Inherit).is_empty());
+        assert_eq!(lists(Affinity::SingleCpu), ["2", "3", "4"]);
+        assert_eq!(lists(Affinity::LlcAligned), ["2-3", "4"]);
+        assert_eq!(lists(Affinity::SmtSiblings), ["2-3", "4"]);
+        assert_eq!(lists(Affinity::Exact(CpuSet::from([7]))), ["7"]);
+    }
+}

@@ -1,0 +1,345 @@
+//! Whole scenarios with real workers, over a plain directory in the place of cgroups.
+
+use super::engine::Engine;
+use crate::guest::cgroup::CgroupManager;
+use crate::model::checks::Assert;
+use crate::model::cpuset::CpuMap;
+use crate::model::ctx::{Ctx, TestPlan};
+use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, Op, Step};
+use crate::model::transport::{HostRequest, ScenarioEvent, Transport, TransportError};
+use crate::model::verdict::{AssertResult, DetailKind, Outcome};
+use crate::model::work::{WorkSpec, WorkType};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+const SHORT: HoldSpec = HoldSpec::Fixed(Duration::from_millis(60));
+
+#[derive(Debug, Default)]
+struct Recorder(Mutex<Vec<ScenarioEvent>>);
+
+impl Transport for Recorder {
+    fn event(&self, event: &ScenarioEvent) -> Result<(), TransportError> {
+        self.0.lock().unwrap().push(*event);
+        Ok(())
+    }
+
+    fn request(&self, _: &HostRequest, _: Duration) -> Result<(), TransportError> {
+        Err(TransportError::NotSupported)
+    }
+}
+
+fn plan() -> TestPlan {
+    let topology = CpuMap::new(1, 2, 2, 1);
+    TestPlan::new("t", topology, Duration::from_millis(150))
+}
+
+fn run_in(ctx: &Ctx, backdrop: Backdrop, steps: Vec<Step>, assert: Assert) -> AssertResult {
+    let dir = tempfile::tempdir().unwrap();
+    let cgroups = CgroupManager::plain(dir.path());
+    let result = Engine::new(ctx, cgroups).run(&backdrop, &steps, &assert);
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 0, "cgroups left behind");
+    result
+}
+
+fn run(steps: Vec<Step>) -> AssertResult {
+    run_in(
+        &Ctx::new(plan(), None),
+        Backdrop::EMPTY,
+        steps,
+        Assert::NONE,
+    )
+}
+
+/// The outcome, and a detail of this kind whose text contains all of `parts`.
+#[track_caller]
+fn check(result: &AssertResult, outcome: Outcome, kind: DetailKind, parts: &[&str]) {
+    assert_eq!(result.outcome(), outcome, "{result:#?}");
+    let texts: Vec<&str> = result
+        .details_of_kind(kind)
+        .map(|d| d.message.as_str())
+        .collect();
+    let found = texts
+        .iter()
+        .any(|text| parts.iter().all(|part| text.contains(part)));
+    assert!(found, "no {kind:?} with {parts:?} in {:#?}", result.details);
+}
+
+#[test]
+fn two_cgroups_run_for_the_whole_duration() {
+    let defs = vec![
+        CgroupDef::named("a").workers(2).cpuset(CpusetSpec::Llc(0)),
+        CgroupDef::named("b").workers(2).work(WorkType::BURSTY),
+    ];
+    let result = run(vec![Step::with_defs(defs, HoldSpec::FULL)]);
+    assert!(result.is_pass(), "{result:#?}");
+    let [a, b] = result.stats.cgroups.as_slice() else {
+        panic!("{:?}", result.stats)
+    };
+    assert_eq!(
+        (a.name.as_str(), a.workers, a.cpuset.as_deref()),
+        ("a", 2, Some(&[0, 1][..]))
+    );
+    assert!(a.iterations > 0 && b.iterations > 0 && b.wake_count > 0);
+    assert!(a.wall_time_ms >= 150.0, "{}", a.wall_time_ms);
+    let [phase] = result.stats.phases.as_slice() else {
+        panic!("{:?}", result.stats.phases)
+    };
+    assert_eq!(phase.step_index, 1);
+    assert!(phase.iterations["a"] > 0 && phase.duration_ms() >= 150);
+}
+
+#[test]
+fn boundaries_are_told_in_order_with_growing_figures() {
+    let recorder = Arc::new(Recorder::default());
+    let ctx = Ctx::new(plan(), None).with_transport(recorder.clone());
+    let backdrop = Backdrop::new(vec![CgroupDef::named("bg").workers(1)]);
+    let steps = vec![
+        Step::new(vec![Op::AddCgroup { name: "x".into() }], SHORT),
+        Step::with_defs(vec![CgroupDef::named("y").workers(1)], SHORT),
+    ];
+    assert!(run_in(&ctx, backdrop, steps, Assert::NONE).is_pass());
+    let events = recorder.0.lock().unwrap();
+    let [
+        ScenarioEvent::Start,
+        ScenarioEvent::StepStart(one),
+        ScenarioEvent::StepEnd(one_end),
+        ScenarioEvent::StepStart(two),
+        ScenarioEvent::StepEnd(two_end),
+        ScenarioEvent::End {
+            elapsed_ms,
+            total_iterations,
+        },
+    ] = events.as_slice()
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!((one.step_index, one.op_count, one.op_kinds), (1, 1, 1));
+    assert_eq!((one.cgroup_count, one.worker_count), (2, 1));
+    assert_eq!((two.cgroup_count, two.worker_count), (2, 2));
+    assert!(one.total_iterations <= one_end.total_iterations);
+    assert!(one_end.total_iterations <= two_end.total_iterations);
+    assert!(two_end.total_iterations <= *total_iterations && *elapsed_ms >= 120);
+}
+
+#[test]
+fn the_schedulers_death_ends_the_hold_and_the_scenario() {
+    let mut scheduler = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let pid = i32::try_from(scheduler.id()).unwrap();
+    let ctx = Ctx::new(plan(), Some(pid));
+    let begun = Instant::now();
+    // Without its input `cat` ends by itself; closing it is the crash.
+    drop(scheduler.stdin.take());
+    let long = HoldSpec::Fixed(Duration::from_secs(60));
+    let defs = vec![CgroupDef::named("a").workers(1)];
+    let steps = vec![Step::with_defs(defs, long), Step::new(Vec::new(), long)];
+    let result = run_in(&ctx, Backdrop::EMPTY, steps, Assert::NONE);
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    check(
+        &result,
+        Outcome::Fail,
+        DetailKind::SchedulerDiedUnknownReason,
+        &["died", "ms into the scenario"],
+    );
+    scheduler.wait().unwrap();
+}
+
+#[test]
+fn each_cgroup_operation() {
+    let name = |name: &str| name.to_owned();
+    let setup = vec![
+        CgroupDef::named("a").workers(1).cpuset(CpusetSpec::Llc(0)),
+        CgroupDef::named("b").workers(1).cpuset(CpusetSpec::Llc(1)),
+    ];
+    let ops = vec![
+        Op::AddCgroup { name: name("c/d") },
+        Op::SwapCpusets {
+            a: name("a"),
+            b: name("b"),
+        },
+        Op::ClearCpuset { cgroup: name("b") },
+        Op::SetCpuset {
+            cgroup: name("c"),
+            cpus: CpusetSpec::exact([1]),
+        },
+        Op::Spawn {
+            cgroup: Some(name("c/d")),
+            work: WorkSpec::new(WorkType::SpinWait).workers(1),
+        },
+        Op::StopCgroup {
+            cgroup: name("c/d"),
+        },
+        Op::CaptureCgroupProcs {
+            tag: name("t"),
+            cgroup: name("c/d"),
+        },
+        Op::RemoveCgroup { cgroup: name("c") },
+        Op::RemoveCgroup {
+            cgroup: name("never"),
+        },
+        Op::AddCgroupDef(CgroupDef::named("e").workers(1)),
+    ];
+    let step = Step::new(ops, SHORT);
+    let result = run_in(
+        &Ctx::new(plan(), None),
+        Backdrop::new(setup),
+        vec![step],
+        Assert::NONE.isolation(true),
+    );
+    assert!(
+        !result.is_fail()
+            || result
+                .details
+                .iter()
+                .all(|d| d.kind == DetailKind::Isolation),
+        "{result:#?}"
+    );
+    let stats = &result.stats.cgroups;
+    let cpus: Vec<_> = stats
+        .iter()
+        .map(|s| (s.name.as_str(), s.cpuset.clone()))
+        .collect();
+    let all = Some(vec![0, 1, 2, 3]);
+    assert!(
+        cpus.contains(&("a", all.clone())) && cpus.contains(&("b", all)),
+        "{cpus:?}"
+    );
+    assert!(
+        cpus.contains(&("c/d", Some(vec![1]))) && cpus.contains(&("e", None)),
+        "{cpus:?}"
+    );
+    assert!(
+        result
+            .info_notes
+            .iter()
+            .any(|note| note.starts_with("cgroup.procs [t] c/d"))
+    );
+}
+
+#[test]
+fn moved_workers_are_reported_where_they_went() {
+    let defs = vec![
+        CgroupDef::named("a").workers(1),
+        CgroupDef::named("b").workers(0),
+    ];
+    let ops = vec![Op::MoveAllTasks {
+        from: "a".into(),
+        to: "b".into(),
+    }];
+    let result = run_in(
+        &Ctx::new(plan(), None),
+        Backdrop::new(defs),
+        vec![Step::new(ops, SHORT)],
+        Assert::NONE,
+    );
+    assert_eq!(result.stats.cgroups[0].name, "b", "{result:#?}");
+}
+
+#[test]
+fn mistakes_have_defined_outcomes() {
+    let one = |op: Op| run(vec![Step::new(vec![op], SHORT)]);
+    let unknown = one(Op::SetCpuset {
+        cgroup: "x".into(),
+        cpus: CpusetSpec::Llc(0),
+    });
+    check(
+        &unknown,
+        Outcome::Fail,
+        DetailKind::Setup,
+        &["step 1: SetCpuset: no cgroup \"x\""],
+    );
+    let empty = one(Op::AddCgroupDef(
+        CgroupDef::named("a").cpuset(CpusetSpec::Llc(7)),
+    ));
+    check(
+        &empty,
+        Outcome::Fail,
+        DetailKind::Setup,
+        &["names no CPU of topology 1n2l2c1t"],
+    );
+    let host = one(Op::CaptureSnapshot { tag: "t".into() });
+    check(
+        &host,
+        Outcome::Inconclusive,
+        DetailKind::NotSupported,
+        &["not supported by this run"],
+    );
+    let later = one(Op::AttachScheduler);
+    check(
+        &later,
+        Outcome::Inconclusive,
+        DetailKind::NotSupported,
+        &["AttachScheduler"],
+    );
+}
+
+#[test]
+fn backdrop_workers_are_not_stranded() {
+    let backdrop = Backdrop::new(vec![CgroupDef::named("a").workers(1)]);
+    let ops = vec![
+        Op::AddCgroup {
+            name: "short".into(),
+        },
+        Op::MoveAllTasks {
+            from: "a".into(),
+            to: "short".into(),
+        },
+    ];
+    let result = run_in(
+        &Ctx::new(plan(), None),
+        backdrop,
+        vec![Step::new(ops, SHORT)],
+        Assert::NONE,
+    );
+    check(
+        &result,
+        Outcome::Fail,
+        DetailKind::Setup,
+        &["would strand them"],
+    );
+}
+
+#[test]
+fn a_loop_repeats_its_operations() {
+    let recorder = Arc::new(Recorder::default());
+    let ctx = Ctx::new(plan(), None).with_transport(recorder);
+    let ops = vec![
+        Op::AddCgroup { name: "a".into() },
+        Op::CaptureCgroupProcs {
+            tag: "round".into(),
+            cgroup: "a".into(),
+        },
+    ];
+    let interval = Duration::from_millis(20);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("a")).unwrap();
+    std::fs::write(dir.path().join("a/cgroup.procs"), "").unwrap();
+    let cgroups = CgroupManager::plain(dir.path());
+    let steps = [Step::new(ops, HoldSpec::Loop { interval })];
+    let result = Engine::new(&ctx, cgroups).run(&Backdrop::EMPTY, &steps, &Assert::NONE);
+    let rounds = result
+        .info_notes
+        .iter()
+        .filter(|note| note.contains("[round]"))
+        .count();
+    assert!(rounds >= 2, "{rounds} rounds: {result:#?}");
+}
+
+#[test]
+fn time_in_the_freezer_is_no_gap() {
+    use crate::guest::worker::{GroupSpec, WorkerGroup};
+    let mut group = WorkerGroup::spawn(GroupSpec::new(WorkType::SpinWait, 1)).unwrap();
+    group.make_ready(Duration::from_secs(30)).unwrap();
+    group.start();
+    let pid = rustix::process::Pid::from_raw(group.pids().next().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    group.set_excused(true);
+    let mut liveness = crate::guest::liveness::Liveness::new(None, false);
+    liveness.wait(&[], crate::guest::sys::monotonic_ns() + 400_000_000);
+    let report = group.stop(Duration::from_millis(50)).remove(0);
+    assert!(
+        report.wall_time_ns >= 400_000_000 && report.longest_gap.wall_ns < 350_000_000,
+        "{report:?}"
+    );
+}
