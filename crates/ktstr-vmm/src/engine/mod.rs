@@ -1,0 +1,3 @@
+//! What executes a guest.
+
+pub(crate) mod tcg;

@@ -1,0 +1,200 @@
+//! QEMU's command line.
+
+use std::ffi::OsString;
+use std::os::fd::RawFd;
+
+use crate::topology::Topology;
+use crate::vm::Config;
+
+/// Descriptors that QEMU inherits.
+#[derive(Debug)]
+pub(super) struct Fds {
+    pub(super) qmp: RawFd,
+    pub(super) com1: RawFd,
+    pub(super) com2: RawFd,
+    pub(super) gdb: RawFd,
+    /// One per port, in the order of the configuration.
+    pub(super) ports: Vec<RawFd>,
+    /// One per node.
+    pub(super) memory: Vec<RawFd>,
+    pub(super) initrd: Option<RawFd>,
+}
+
+/// The arguments after the program's name.
+pub(super) fn arguments(config: &Config, fds: &Fds) -> Vec<OsString> {
+    let mut args = Args(Vec::new());
+    args.flag("-nodefaults")
+        .flag("-no-user-config")
+        .flag("-no-reboot")
+        .flag("-S");
+    args.pair("-display", "none")
+        .pair("-accel", "tcg,thread=multi")
+        .pair("-cpu", "max");
+    args.pair("-smp", smp(&config.topology));
+    memory(&mut args, config, fds);
+    args.0.push("-kernel".into());
+    args.0.push(config.kernel.clone().into());
+    args.pair("-append", &config.cmdline);
+    if let Some(fd) = fds.initrd {
+        args.pair("-initrd", format!("/proc/self/fd/{fd}"));
+    }
+    for (id, fd) in [
+        ("qmp", fds.qmp),
+        ("com1", fds.com1),
+        ("com2", fds.com2),
+        ("gdb", fds.gdb),
+    ] {
+        args.pair("-chardev", format!("socket,id={id},fd={fd}"));
+    }
+    args.pair("-mon", "chardev=qmp,mode=control");
+    args.pair("-serial", "chardev:com1")
+        .pair("-serial", "chardev:com2");
+    args.pair("-object", "rng-builtin,id=rng")
+        .pair("-device", "virtio-rng-pci,rng=rng");
+    if !config.ports.is_empty() {
+        args.pair(
+            "-device",
+            format!("virtio-serial-pci,max_ports={}", config.ports.len() + 1),
+        );
+    }
+    for (index, (name, fd)) in config.ports.iter().zip(&fds.ports).enumerate() {
+        args.pair("-chardev", format!("socket,id=port{index},fd={fd}"));
+        let name = name.replace(',', ",,");
+        args.pair(
+            "-device",
+            format!(
+                "virtserialport,nr={},chardev=port{index},name={name}",
+                index + 1
+            ),
+        );
+    }
+    args.0
+}
+
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.into());
+        self
+    }
+
+    fn pair(&mut self, flag: &str, value: impl AsRef<str>) -> &mut Self {
+        self.flag(flag).flag(value.as_ref())
+    }
+}
+
+/// One LLC is one socket: QEMU's L3 is per socket.
+fn smp(topology: &Topology) -> String {
+    format!(
+        "{},sockets={},cores={},threads={}",
+        topology.total_cpus(),
+        topology.llcs(),
+        topology.cores_per_llc(),
+        topology.threads_per_core()
+    )
+}
+
+fn memory(args: &mut Args, config: &Config, fds: &Fds) {
+    args.pair("-m", format!("{}M", config.memory_mib));
+    for (node, (mib, fd)) in config.node_mib.iter().zip(&fds.memory).enumerate() {
+        let object = format!(
+            "memory-backend-file,id=mem{node},size={mib}M,mem-path=/proc/self/fd/{fd},share=on"
+        );
+        args.pair("-object", object);
+    }
+    let nodes = config.topology.nodes().len();
+    if nodes == 1 {
+        args.pair("-machine", "q35,memory-backend=mem0");
+        return;
+    }
+    args.pair("-machine", "q35");
+    for node in 0..nodes {
+        args.pair("-numa", format!("node,nodeid={node},memdev=mem{node}"));
+    }
+    for llc in 0..config.topology.llcs() {
+        let node = config.topology.node_of_llc(llc).unwrap_or(0);
+        args.pair("-numa", format!("cpu,node-id={node},socket-id={llc}"));
+    }
+    for from in 0..nodes {
+        for to in 0..nodes {
+            let distance = config
+                .topology
+                .distance()
+                .between(from, to)
+                .unwrap_or(crate::topology::REMOTE_DISTANCE);
+            args.pair("-numa", format!("dist,src={from},dst={to},val={distance}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[track_caller]
+    fn check(shape: &str, expected: &[&str]) {
+        let topology: Topology = shape.parse().unwrap();
+        let nodes = topology.nodes().len();
+        let config = Config {
+            kernel: "/k".into(),
+            initrd: None,
+            cmdline: "quiet".into(),
+            node_mib: vec![128; nodes],
+            memory_mib: 128 * u32::try_from(nodes).unwrap(),
+            topology,
+            ports: vec!["a,b".into()],
+            deadline: Duration::from_secs(1),
+            qemu: "qemu".into(),
+        };
+        let memory = (20..).take(nodes).collect();
+        let fds = Fds {
+            qmp: 3,
+            com1: 4,
+            com2: 5,
+            gdb: 6,
+            ports: vec![7],
+            memory,
+            initrd: None,
+        };
+        let args: Vec<String> = arguments(&config, &fds)
+            .into_iter()
+            .map(|arg| arg.into_string().unwrap())
+            .collect();
+        let line = args.join(" ");
+        for needle in expected {
+            assert!(line.contains(needle), "{needle:?} is not in {line}");
+        }
+    }
+
+    #[test]
+    fn one_llc_is_one_socket() {
+        check(
+            "1n2l4c2t",
+            &[
+                "-smp 16,sockets=2,cores=4,threads=2",
+                "q35,memory-backend=mem0",
+                "mem-path=/proc/self/fd/20",
+            ],
+        );
+    }
+
+    #[test]
+    fn nodes_have_memory_cpus_and_distances() {
+        check(
+            "2n4l1c1t",
+            &[
+                "node,nodeid=1,memdev=mem1",
+                "cpu,node-id=1,socket-id=2",
+                "dist,src=0,dst=1,val=20",
+                "dist,src=1,dst=1,val=10",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_comma_in_a_port_name_stays_in_the_name() {
+        check("1n1l1c1t", &["virtserialport,nr=1,chardev=port0,name=a,,b"]);
+    }
+}

@@ -1,0 +1,571 @@
+//! QEMU's TCG as the guest's CPU.
+//!
+//! ```text
+//!   RunningVm --commands--> Qmp ---socket pair---> QEMU <---memfd--- GuestMemory (mapped here)
+//!       ^                                           | |
+//!       |   exit, events <-- watcher thread <--QMP--+ +--COM1, COM2--> console threads
+//!       +--------------------------------------------- ports (socket pairs handed to the caller)
+//! ```
+//!
+//! Every connection is an inherited socket pair and memory is a memfd, so nothing of a VM is ever on disk.
+
+mod args;
+mod gdb;
+mod process;
+mod qmp;
+mod regs;
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::{Value, json};
+
+use self::args::Fds;
+use self::gdb::Gdb;
+use self::qmp::{Qmp, QmpReader};
+use crate::console::ConsoleLog;
+use crate::error::{BuildFault, Error, Result};
+use crate::memory::{Backing, GuestMemory, map, q35_ranges};
+use crate::port::PortStream;
+use crate::probe::Engine;
+use crate::topology::Topology;
+use crate::vm::{Config, ExitReason, Initrd, VcpuRegs, VmExit};
+use crate::watch::{Watch, WatchHit, WatchId};
+
+/// The emulator, found on `PATH`.
+pub(crate) const DEFAULT_QEMU: &str = "qemu-system-x86_64";
+/// TCG of QEMU 7.2 has no x2APIC, and 255 is the broadcast id.
+const MAX_APIC_ID: u32 = 254;
+/// How long QEMU may take to answer its first command; it maps and loads the kernel before.
+const START_DEADLINE: Duration = Duration::from_secs(30);
+/// Bytes of QEMU's error output that a report keeps.
+const STDERR_TAIL: usize = 4096;
+
+/// Refuses what TCG cannot show to a guest.
+pub(crate) fn check_topology(topology: &Topology, faults: &mut Vec<BuildFault>) {
+    let found = topology.max_apic_id();
+    if found > MAX_APIC_ID {
+        let what = format!(
+            "topology {topology} needs APIC ids up to {found}, and without x2APIC {MAX_APIC_ID} is the last one; \
+             use fewer LLCs or cores, or the kvm engine"
+        );
+        faults.push(BuildFault::Engine {
+            engine: Engine::Tcg,
+            what,
+        });
+    }
+}
+
+/// The emulator's path, searched for on `PATH` when it is a bare name.
+pub(crate) fn find_qemu(program: &Path, faults: &mut Vec<BuildFault>) -> Option<PathBuf> {
+    let found = if program.components().count() > 1 {
+        Some(program.to_owned()).filter(|path| path.is_file())
+    } else {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path)
+            .map(|dir| dir.join(program))
+            .find(|path| path.is_file())
+    };
+    if found.is_none() {
+        faults.push(BuildFault::NoQemu {
+            program: program.display().to_string(),
+        });
+    }
+    found
+}
+
+/// A guest under QEMU.
+#[derive(Debug)]
+pub(crate) struct TcgVm {
+    shared: Arc<Shared>,
+    qmp: Arc<Qmp>,
+    gdb: Gdb,
+    memory: GuestMemory,
+    consoles: [ConsoleLog; 2],
+    ports: Vec<(String, Option<PortStream>)>,
+    threads: Vec<JoinHandle<()>>,
+    started: Instant,
+}
+
+/// What the watcher thread tells the others.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    exit_event: OwnedFd,
+    pidfd: OwnedFd,
+    pid: u32,
+    deadline: Instant,
+    com1: ConsoleLog,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Why the VM was told to end, if it was.
+    told: Option<ExitReason>,
+    /// The guest's own reason, from QMP's SHUTDOWN event.
+    shutdown: Option<String>,
+    /// Set once QEMU is reaped.
+    ended: Option<(ExitReason, Instant)>,
+}
+
+impl TcgVm {
+    pub(crate) fn start(config: &Config) -> Result<Self> {
+        let started = Instant::now();
+        let backings: Vec<Backing> = config
+            .node_mib
+            .iter()
+            .map(|mib| Backing::new(u64::from(*mib) << 20))
+            .collect::<Result<_>>()?;
+        let memory = map(&backings, &q35_ranges(u64::from(config.memory_mib) << 20))?;
+        let initrd = config.initrd.as_ref().map(initrd_file).transpose()?;
+        let mut pairs = Pairs::default();
+        let (qmp_host, com1_host, com2_host, gdb_host) =
+            (pairs.add()?, pairs.add()?, pairs.add()?, pairs.add()?);
+        let mut ports = Vec::new();
+        for name in &config.ports {
+            ports.push((name.clone(), Some(PortStream::new(pairs.add()?))));
+        }
+        let fds = pairs.fds(&backings, initrd.as_ref());
+        let stderr = memfd("ktstr-qemu-stderr")?;
+        let mut command = Command::new(&config.qemu);
+        command
+            .args(args::arguments(config, &fds))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(
+                stderr
+                    .try_clone()
+                    .map_err(Error::system("share a descriptor"))?,
+            );
+        let child = process::spawn(command, all(&fds)).map_err(Error::system("start QEMU"))?;
+        // QEMU's ends must be its alone, so that its end is seen as the end of every stream.
+        drop(pairs);
+        let shared = Arc::new(Shared::new(&child, started + config.deadline)?);
+        let (qmp, reader) =
+            qmp::connect(qmp_host).map_err(Error::system("share the monitor's socket"))?;
+        let qmp = Arc::new(qmp);
+        let consoles = [shared.com1.clone(), ConsoleLog::default()];
+        let mut threads = Vec::new();
+        for (name, stream, log) in [
+            ("ktstr-com1", com1_host, consoles[0].clone()),
+            ("ktstr-com2", com2_host, consoles[1].clone()),
+        ] {
+            threads.push(named(name, move || log.follow(stream))?);
+        }
+        let deadline_keeper = Arc::clone(&shared);
+        threads.push(named("ktstr-deadline", move || {
+            deadline_keeper.keep_deadline()
+        })?);
+        let watcher = Arc::clone(&shared);
+        threads.push(named("ktstr-qemu", move || {
+            watcher.watch(child, reader, stderr)
+        })?);
+        let gdb = Gdb::new(gdb_host);
+        let vm = Self {
+            shared,
+            qmp,
+            gdb,
+            memory,
+            consoles,
+            ports,
+            threads,
+            started,
+        };
+        vm.handshake()?;
+        Ok(vm)
+    }
+
+    /// Negotiates with QMP and lets the vCPUs go. QEMU that died meanwhile is reported with its own words.
+    fn handshake(&self) -> Result<()> {
+        let go = self
+            .qmp
+            .execute("qmp_capabilities", &Value::Null, START_DEADLINE)
+            .and_then(|_| self.qmp.execute("cont", &Value::Null, START_DEADLINE));
+        let Err(error) = go else { return Ok(()) };
+        if matches!(error, Error::Gone { .. })
+            && self.wait_until(Instant::now() + START_DEADLINE)
+            && let Some((ExitReason::EngineDied { status, stderr }, _)) = self.shared.ended()
+        {
+            return Err(Error::EarlyDeath { status, stderr });
+        }
+        Err(error)
+    }
+
+    pub(crate) fn take_port(&mut self, name: &str) -> Option<PortStream> {
+        self.ports
+            .iter_mut()
+            .find(|(port, _)| port == name)?
+            .1
+            .take()
+    }
+
+    pub(crate) fn com1(&self) -> ConsoleLog {
+        self.consoles[0].clone()
+    }
+
+    pub(crate) fn com2(&self) -> ConsoleLog {
+        self.consoles[1].clone()
+    }
+
+    pub(crate) fn memory(&self) -> GuestMemory {
+        self.memory.clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.shared.pid
+    }
+
+    pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.shared.exit_event.as_fd()
+    }
+
+    pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
+        self.qmp.execute("stop", &Value::Null, deadline).map(drop)
+    }
+
+    pub(crate) fn cont(&self, deadline: Duration) -> Result<()> {
+        self.qmp.execute("cont", &Value::Null, deadline).map(drop)
+    }
+
+    pub(crate) fn registers(&self, deadline: Duration) -> Result<Vec<VcpuRegs>> {
+        let text = self.qmp.human("info registers -a", deadline)?;
+        let regs = regs::parse(&text);
+        if regs.is_empty() {
+            return Err(Error::Refused {
+                what: String::from("show registers"),
+                reason: text,
+            });
+        }
+        Ok(regs)
+    }
+
+    pub(crate) fn watch(&self, watch: Watch) -> Result<WatchId> {
+        self.gdb.watch(&self.qmp, watch)
+    }
+
+    pub(crate) fn unwatch(&self, id: WatchId) -> Result<()> {
+        self.gdb.unwatch(&self.qmp, id)
+    }
+
+    pub(crate) fn next_watch_hit(&self, deadline: Duration) -> Option<WatchHit> {
+        self.gdb.next_hit(deadline)
+    }
+
+    pub(crate) fn kill(&self) {
+        self.shared.kill(ExitReason::Killed);
+    }
+
+    /// Waits for the end until `until`; tells whether it came.
+    pub(crate) fn wait_until(&self, until: Instant) -> bool {
+        let mut state = self.shared.lock();
+        while state.ended.is_none() {
+            let Some(left) = until
+                .checked_duration_since(Instant::now())
+                .filter(|left| !left.is_zero())
+            else {
+                return false;
+            };
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
+    }
+
+    pub(crate) fn wait(&mut self) -> Result<VmExit> {
+        // The deadline thread ends the VM; the grace is for reaping it.
+        let until = self.shared.deadline + START_DEADLINE;
+        if !self.wait_until(until) {
+            return Err(Error::Timeout {
+                what: String::from("end"),
+                waited: until - self.started,
+            });
+        }
+        self.join();
+        let Some((reason, at)) = self.shared.ended() else {
+            return Err(Error::Gone {
+                what: String::from("tell how it ended"),
+            });
+        };
+        Ok(VmExit {
+            reason,
+            duration: at - self.started,
+            cleanup_duration: at.elapsed(),
+            com1: self.consoles[0].snapshot(),
+            com2: self.consoles[1].snapshot(),
+            engine: Engine::Tcg,
+            engine_why: String::new(),
+        })
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A panic there was printed there; what it had logged until then is kept.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for TcgVm {
+    fn drop(&mut self) {
+        self.kill();
+        self.join();
+    }
+}
+
+impl Shared {
+    fn new(child: &Child, deadline: Instant) -> Result<Self> {
+        let pid = rustix::process::Pid::from_child(child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| Error::System {
+            what: "open a pidfd of QEMU",
+            source: errno.into(),
+        })?;
+        let exit_event = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| Error::System {
+            what: "create an eventfd",
+            source: errno.into(),
+        })?;
+        Ok(Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            exit_event,
+            pidfd,
+            pid: child.id(),
+            deadline,
+            com1: ConsoleLog::default(),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ended(&self) -> Option<(ExitReason, Instant)> {
+        self.lock().ended.clone()
+    }
+
+    /// Ends QEMU; the first reason given is the one reported.
+    fn kill(&self, reason: ExitReason) {
+        let mut state = self.lock();
+        if state.ended.is_none() {
+            state.told.get_or_insert(reason);
+            // An error means that it has ended already, which the watcher reports.
+            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        }
+    }
+
+    /// Sleeps until the VM ended or its deadline passed.
+    fn keep_deadline(&self) {
+        loop {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                self.kill(ExitReason::Deadline);
+                return;
+            }
+            let timeout = Timespec::try_from(left).ok();
+            let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// Follows QMP's events to the end of QEMU, reaps it, and says how it ended.
+    fn watch(&self, mut child: Child, mut events: QmpReader, stderr: File) {
+        while let Some(event) = events.next_event() {
+            if event["event"] == "SHUTDOWN" {
+                self.lock().shutdown = event["data"]["reason"].as_str().map(str::to_owned);
+            }
+        }
+        drop(events);
+        let status = child.wait();
+        let ended = Instant::now();
+        let mut state = self.lock();
+        let reason = match (state.told.take(), &state.shutdown, status) {
+            (Some(told), _, _) => told,
+            (None, Some(shutdown), Ok(status)) if status.success() => {
+                classify(shutdown, &self.com1.snapshot())
+            }
+            (None, _, Ok(status)) => ExitReason::EngineDied {
+                status: words(status),
+                stderr: tail(stderr),
+            },
+            (None, _, Err(error)) => ExitReason::EngineDied {
+                status: error.to_string(),
+                stderr: tail(stderr),
+            },
+        };
+        state.ended = Some((reason, ended));
+        drop(state);
+        self.changed.notify_all();
+        // The counter cannot overflow: this is its only writer.
+        let _ = rustix::io::write(&self.exit_event, &1u64.to_ne_bytes());
+    }
+}
+
+/// A guest's reason for the end, told by QEMU and by its own console.
+fn classify(shutdown: &str, com1: &[u8]) -> ExitReason {
+    let console = String::from_utf8_lossy(com1);
+    match shutdown {
+        "guest-panic" => ExitReason::Panic,
+        _ if console.contains("Kernel panic - not syncing") => ExitReason::Panic,
+        "guest-shutdown" => ExitReason::PowerOff,
+        "guest-reset" if console.contains("reboot: ") => ExitReason::Reboot,
+        "guest-reset" => ExitReason::TripleFault,
+        "host-qmp-quit" | "host-signal" | "host-ui" => ExitReason::Killed,
+        other => ExitReason::EngineDied {
+            status: format!("an unknown shutdown reason '{other}'"),
+            stderr: String::new(),
+        },
+    }
+}
+
+fn words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn tail(mut stderr: File) -> String {
+    let mut text = Vec::new();
+    if stderr
+        .rewind()
+        .and_then(|()| stderr.read_to_end(&mut text))
+        .is_err()
+    {
+        return String::from("(its error output cannot be read)");
+    }
+    let start = text.len().saturating_sub(STDERR_TAIL);
+    String::from_utf8_lossy(text.get(start..).unwrap_or_default())
+        .trim()
+        .to_owned()
+}
+
+fn memfd(name: &str) -> Result<File> {
+    memfd_create(name, MemfdFlags::CLOEXEC)
+        .map(File::from)
+        .map_err(|errno| Error::System {
+            what: "create a memory file",
+            source: errno.into(),
+        })
+}
+
+fn initrd_file(initrd: &Initrd) -> Result<File> {
+    match initrd {
+        Initrd::File(path) => File::open(path).map_err(Error::system("open the initrd")),
+        Initrd::Bytes(bytes) => {
+            let mut file = memfd("ktstr-initrd")?;
+            file.write_all(bytes)
+                .map_err(Error::system("write the initrd"))?;
+            Ok(file)
+        }
+    }
+}
+
+fn named(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(body)
+        .map_err(Error::system("start a thread"))
+}
+
+/// QEMU's ends of the socket pairs.
+#[derive(Debug, Default)]
+struct Pairs(Vec<UnixStream>);
+
+impl Pairs {
+    /// A new pair; QEMU's end is kept, the host's returned.
+    fn add(&mut self) -> Result<UnixStream> {
+        let (host, guest) = UnixStream::pair().map_err(Error::system("create a socket pair"))?;
+        self.0.push(guest);
+        Ok(host)
+    }
+
+    fn fds(&self, backings: &[Backing], initrd: Option<&File>) -> Fds {
+        let mut raw = self.0.iter().map(AsRawFd::as_raw_fd);
+        let mut next = || raw.next().unwrap_or(-1);
+        Fds {
+            qmp: next(),
+            com1: next(),
+            com2: next(),
+            gdb: next(),
+            ports: raw.collect(),
+            memory: backings
+                .iter()
+                .map(|backing| backing.file.as_raw_fd())
+                .collect(),
+            initrd: initrd.map(AsRawFd::as_raw_fd),
+        }
+    }
+}
+
+fn all(fds: &Fds) -> Vec<RawFd> {
+    let mut all = vec![fds.qmp, fds.com1, fds.com2, fds.gdb];
+    all.extend(&fds.ports);
+    all.extend(&fds.memory);
+    all.extend(fds.initrd);
+    all
+}
+
+/// The command that hands the gdb stub its connection.
+fn start_gdb_stub(qmp: &Qmp, deadline: Duration) -> Result<()> {
+    let reply = qmp.human("gdbserver chardev:gdb", deadline)?;
+    if reply.contains("Could not") || reply.contains("rror") {
+        return Err(Error::Refused {
+            what: String::from("start the gdb stub"),
+            reason: reply,
+        });
+    }
+    // Attaching stops the guest.
+    qmp.execute("cont", &json!({}), deadline).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_apart() {
+        assert_eq!(classify("guest-shutdown", b""), ExitReason::PowerOff);
+        assert_eq!(
+            classify("guest-reset", b"[1.0] reboot: Restarting system"),
+            ExitReason::Reboot
+        );
+        assert_eq!(
+            classify(
+                "guest-reset",
+                b"... Kernel panic - not syncing: x\nreboot: "
+            ),
+            ExitReason::Panic
+        );
+        assert_eq!(classify("guest-reset", b"early"), ExitReason::TripleFault);
+        assert!(matches!(
+            classify("new-reason", b""),
+            ExitReason::EngineDied { .. }
+        ));
+    }
+
+    #[test]
+    fn apic_ids_beyond_the_last_are_refused_with_the_reason() {
+        let mut faults = Vec::new();
+        check_topology(&"1n14l9c2t".parse().unwrap(), &mut faults);
+        assert!(faults[0].to_string().contains("x2APIC"), "{}", faults[0]);
+    }
+}

@@ -1,0 +1,594 @@
+//! The VM as its user sees it: builder, running VM, end.
+
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::console::ConsoleLog;
+use crate::engine::tcg::{self, TcgVm};
+use crate::error::{BuildError, BuildFault, Result};
+use crate::memory::GuestMemory;
+use crate::port::PortStream;
+use crate::probe::{Engine, EngineChoice, probe};
+use crate::topology::Topology;
+use crate::watch::{Watch, WatchHit, WatchId};
+
+/// Longest command line that x86 takes (arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE), with its terminator.
+const MAX_CMDLINE: usize = 2047;
+/// The least memory a kernel of ours boots in, beside kernel image and initrd.
+const MIN_SPARE_MIB: u64 = 32;
+
+/// The initial RAM file system.
+#[derive(Debug, Clone)]
+pub enum Initrd {
+    /// A file.
+    File(PathBuf),
+    /// An archive in memory.
+    Bytes(Vec<u8>),
+}
+
+/// Collects what a VM is made of; [`build`](Self::build) checks it.
+#[derive(Debug, Clone)]
+pub struct VmBuilder {
+    kernel: Option<PathBuf>,
+    initrd: Option<Initrd>,
+    cmdline: String,
+    topology: Option<Topology>,
+    memory_mib: u32,
+    ports: Vec<String>,
+    deadline: Duration,
+    engine: EngineChoice,
+    performance_mode: bool,
+    qemu: PathBuf,
+}
+
+/// A VM that passed every check and has not started.
+#[derive(Debug)]
+pub struct Vm {
+    pub(crate) config: Config,
+    engine: Engine,
+    why: String,
+}
+
+/// What an engine needs to know.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<Initrd>,
+    pub(crate) cmdline: String,
+    pub(crate) topology: Topology,
+    pub(crate) memory_mib: u32,
+    /// Memory of each node, adding up to `memory_mib`.
+    pub(crate) node_mib: Vec<u32>,
+    pub(crate) ports: Vec<String>,
+    pub(crate) deadline: Duration,
+    pub(crate) qemu: PathBuf,
+}
+
+impl Vm {
+    /// Starts collecting.
+    #[must_use]
+    pub fn builder() -> VmBuilder {
+        VmBuilder {
+            kernel: None,
+            initrd: None,
+            cmdline: String::from("console=ttyS0"),
+            topology: None,
+            memory_mib: 256,
+            ports: Vec::new(),
+            deadline: Duration::from_secs(60),
+            engine: EngineChoice::Auto,
+            performance_mode: false,
+            qemu: PathBuf::from(tcg::DEFAULT_QEMU),
+        }
+    }
+
+    /// The engine that will run it.
+    #[must_use]
+    pub fn engine(&self) -> Engine {
+        self.engine
+    }
+
+    /// Why this engine, in one line.
+    #[must_use]
+    pub fn engine_why(&self) -> &str {
+        &self.why
+    }
+
+    /// Starts the VM; its deadline begins to run.
+    ///
+    /// # Errors
+    /// When the engine cannot be started.
+    pub fn start(self) -> Result<RunningVm> {
+        Ok(RunningVm {
+            vm: TcgVm::start(&self.config)?,
+            why: self.why,
+        })
+    }
+
+    /// Starts the VM and waits for its end, at most until its deadline.
+    ///
+    /// # Errors
+    /// When the engine cannot be started or waited for.
+    pub fn run(self) -> Result<VmExit> {
+        self.start()?.wait()
+    }
+}
+
+impl VmBuilder {
+    /// The kernel: a bzImage.
+    #[must_use]
+    pub fn kernel(mut self, path: impl Into<PathBuf>) -> Self {
+        self.kernel = Some(path.into());
+        self
+    }
+
+    /// The initial RAM file system.
+    #[must_use]
+    pub fn initrd(mut self, initrd: Initrd) -> Self {
+        self.initrd = Some(initrd);
+        self
+    }
+
+    /// The kernel command line; `console=ttyS0` unless set.
+    #[must_use]
+    pub fn cmdline(mut self, cmdline: impl Into<String>) -> Self {
+        self.cmdline = cmdline.into();
+        self
+    }
+
+    /// CPUs and nodes; one CPU unless set.
+    #[must_use]
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.topology = Some(topology);
+        self
+    }
+
+    /// Memory of all nodes together; 256 MiB unless set.
+    #[must_use]
+    pub fn memory_mib(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
+    }
+
+    /// Adds a named byte stream; the guest finds it in `/sys/class/virtio-ports/*/name`.
+    #[must_use]
+    pub fn port(mut self, name: impl Into<String>) -> Self {
+        self.ports.push(name.into());
+        self
+    }
+
+    /// After this time from its start the VM is ended; 60 s unless set.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The engine; the fastest that works here unless set.
+    #[must_use]
+    pub fn engine(mut self, engine: EngineChoice) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// Asks for CPUs of the host's own, huge pages and no halt exits; kvm only.
+    #[must_use]
+    pub fn performance_mode(mut self, on: bool) -> Self {
+        self.performance_mode = on;
+        self
+    }
+
+    /// The emulator of the tcg engine; `qemu-system-x86_64` unless set.
+    #[must_use]
+    pub fn qemu(mut self, program: impl Into<PathBuf>) -> Self {
+        self.qemu = program.into();
+        self
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    /// With every fault that was found, not only the first.
+    pub fn build(self) -> std::result::Result<Vm, BuildError> {
+        let mut faults = Vec::new();
+        let topology = self.topology.unwrap_or_default();
+        let (engine, why) = choose(self.engine, &mut faults);
+        if self.performance_mode {
+            let what = String::from("has no performance mode; it needs kvm");
+            faults.push(BuildFault::Engine { engine, what });
+        }
+        tcg::check_topology(&topology, &mut faults);
+        let kernel_len = check_kernel(self.kernel.as_deref(), &mut faults);
+        let initrd_len = check_initrd(self.initrd.as_ref(), &mut faults);
+        // The kernel holds image, archive and unpacked files at once while it boots.
+        let needed_mib = (kernel_len + 2 * initrd_len).div_ceil(1 << 20) + MIN_SPARE_MIB;
+        if u64::from(self.memory_mib) < needed_mib {
+            faults.push(BuildFault::Memory {
+                memory_mib: self.memory_mib,
+                needed_mib,
+            });
+        }
+        let node_mib = deal_memory(&topology, self.memory_mib, &mut faults);
+        if self.cmdline.len() > MAX_CMDLINE {
+            faults.push(BuildFault::Cmdline {
+                len: self.cmdline.len(),
+                max: MAX_CMDLINE,
+            });
+        }
+        for (index, name) in self.ports.iter().enumerate() {
+            if self.ports.iter().take(index).any(|earlier| earlier == name) {
+                faults.push(BuildFault::DuplicatePort { name: name.clone() });
+            }
+        }
+        let qemu = tcg::find_qemu(&self.qemu, &mut faults);
+        match (self.kernel, qemu) {
+            (Some(kernel), Some(qemu)) if faults.is_empty() => Ok(Vm {
+                config: Config {
+                    kernel,
+                    initrd: self.initrd,
+                    cmdline: self.cmdline,
+                    topology,
+                    memory_mib: self.memory_mib,
+                    node_mib,
+                    ports: self.ports,
+                    deadline: self.deadline,
+                    qemu,
+                },
+                engine,
+                why,
+            }),
+            _ => Err(BuildError { faults }),
+        }
+    }
+}
+
+fn choose(choice: EngineChoice, faults: &mut Vec<BuildFault>) -> (Engine, String) {
+    match choice {
+        EngineChoice::Tcg => (Engine::Tcg, String::from("asked for")),
+        EngineChoice::Auto => {
+            let probe = probe();
+            (probe.engine, probe.why)
+        }
+        EngineChoice::Kvm => {
+            let what = String::from("is not part of this version; use auto or tcg");
+            faults.push(BuildFault::Engine {
+                engine: Engine::Kvm,
+                what,
+            });
+            (Engine::Kvm, String::from("asked for"))
+        }
+    }
+}
+
+/// The image's length; a fault when it is no bzImage (Documentation/arch/x86/boot.rst: "HdrS" at 0x202).
+fn check_kernel(path: Option<&Path>, faults: &mut Vec<BuildFault>) -> u64 {
+    use std::io::Read as _;
+    let Some(path) = path else {
+        faults.push(BuildFault::NoKernel);
+        return 0;
+    };
+    let mut head = [0; 0x206];
+    let read = std::fs::File::open(path).and_then(|mut file| {
+        let len = file.metadata()?.len();
+        let short = u64::try_from(head.len()).is_ok_and(|head| len < head);
+        if !short {
+            file.read_exact(&mut head)?;
+        }
+        Ok((len, short))
+    });
+    match read {
+        Err(source) => {
+            faults.push(BuildFault::Unreadable {
+                what: "kernel",
+                path: path.to_owned(),
+                source,
+            });
+            0
+        }
+        Ok((_, true)) => {
+            faults.push(BuildFault::NotAKernel {
+                path: path.to_owned(),
+                why: "it is shorter than a boot header",
+            });
+            0
+        }
+        Ok((len, false)) => {
+            if !head.ends_with(b"HdrS") {
+                let why = "it lacks the boot header's HdrS mark (an ELF vmlinux needs its bzImage)";
+                faults.push(BuildFault::NotAKernel {
+                    path: path.to_owned(),
+                    why,
+                });
+            }
+            len
+        }
+    }
+}
+
+fn check_initrd(initrd: Option<&Initrd>, faults: &mut Vec<BuildFault>) -> u64 {
+    match initrd {
+        None => 0,
+        Some(Initrd::Bytes(bytes)) => u64::try_from(bytes.len()).unwrap_or(u64::MAX / 4),
+        Some(Initrd::File(path)) => {
+            match std::fs::File::open(path).and_then(|file| file.metadata()) {
+                Ok(meta) => meta.len(),
+                Err(source) => {
+                    faults.push(BuildFault::Unreadable {
+                        what: "initrd",
+                        path: path.clone(),
+                        source,
+                    });
+                    0
+                }
+            }
+        }
+    }
+}
+
+/// Gives each node its declared memory and an even share of the rest to the others.
+fn deal_memory(topology: &Topology, memory_mib: u32, faults: &mut Vec<BuildFault>) -> Vec<u32> {
+    let nodes = topology.nodes();
+    let declared: u64 = nodes
+        .iter()
+        .filter_map(|node| node.memory_mib)
+        .map(u64::from)
+        .sum();
+    let open = nodes
+        .iter()
+        .filter(|node| node.memory_mib.is_none())
+        .count();
+    let open = u32::try_from(open).unwrap_or(u32::MAX);
+    let rest = u64::from(memory_mib)
+        .checked_sub(declared)
+        .and_then(|rest| u32::try_from(rest).ok());
+    let fits = match rest {
+        Some(0) => open == 0,
+        Some(rest) => open > 0 && rest / open > 0,
+        None => false,
+    };
+    let Some(rest) = rest.filter(|_| fits) else {
+        faults.push(BuildFault::NodeMemory {
+            nodes_mib: declared,
+            memory_mib,
+        });
+        return Vec::new();
+    };
+    let share = rest.checked_div(open).unwrap_or(0);
+    let mut spare = rest.checked_rem(open).unwrap_or(0);
+    let mut of_open = || share + std::mem::take(&mut spare);
+    nodes
+        .iter()
+        .map(|node| node.memory_mib.unwrap_or_else(&mut of_open))
+        .collect()
+}
+
+/// How a VM ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExitReason {
+    /// The guest powered off.
+    PowerOff,
+    /// The guest rebooted.
+    Reboot,
+    /// The guest's kernel panicked.
+    Panic,
+    /// The guest reset without saying so.
+    TripleFault,
+    /// The VM was told to end.
+    Killed,
+    /// The deadline passed.
+    Deadline,
+    /// The engine ended under the guest.
+    EngineDied {
+        /// How it ended.
+        status: String,
+        /// The end of its error output.
+        stderr: String,
+    },
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("power off"),
+            Self::Reboot => f.write_str("reboot"),
+            Self::Panic => f.write_str("kernel panic"),
+            Self::TripleFault => f.write_str("triple fault"),
+            Self::Killed => f.write_str("kill"),
+            Self::Deadline => f.write_str("deadline"),
+            Self::EngineDied { status, stderr } if stderr.is_empty() => {
+                write!(f, "engine died with {status}")
+            }
+            Self::EngineDied { status, stderr } => write!(f, "engine died with {status}: {stderr}"),
+        }
+    }
+}
+
+/// What is left of a VM.
+#[derive(Debug, Clone)]
+pub struct VmExit {
+    /// How it ended.
+    pub reason: ExitReason,
+    /// From start to end.
+    pub duration: Duration,
+    /// From the end to this value.
+    pub cleanup_duration: Duration,
+    /// Everything on COM1.
+    pub com1: Vec<u8>,
+    /// Everything on COM2.
+    pub com2: Vec<u8>,
+    /// The engine that ran it.
+    pub engine: Engine,
+    /// Why this engine.
+    pub engine_why: String,
+}
+
+/// A VM that was started. Dropping it ends it.
+#[derive(Debug)]
+pub struct RunningVm {
+    vm: TcgVm,
+    why: String,
+}
+
+impl RunningVm {
+    /// The host's end of a port, once.
+    pub fn take_port(&mut self, name: &str) -> Option<PortStream> {
+        self.vm.take_port(name)
+    }
+
+    /// The kernel console.
+    #[must_use]
+    pub fn com1(&self) -> ConsoleLog {
+        self.vm.com1()
+    }
+
+    /// The crash console.
+    #[must_use]
+    pub fn com2(&self) -> ConsoleLog {
+        self.vm.com2()
+    }
+
+    /// The guest's physical memory, which stays readable after the end.
+    #[must_use]
+    pub fn memory(&self) -> GuestMemory {
+        self.vm.memory()
+    }
+
+    /// Stops all vCPUs. The guard's drop lets them run again.
+    ///
+    /// # Errors
+    /// When the engine does not answer within `deadline`, or the VM is gone.
+    pub fn freeze(&self, deadline: Duration) -> Result<FreezeGuard<'_>> {
+        self.vm.stop(deadline)?;
+        Ok(FreezeGuard {
+            vm: &self.vm,
+            deadline,
+            resumed: false,
+        })
+    }
+
+    /// Reports each write to, or execution of, a guest virtual address.
+    ///
+    /// # Errors
+    /// When the engine has no slot left, or the VM is gone.
+    pub fn watch(&self, watch: Watch) -> Result<WatchId> {
+        self.vm.watch(watch)
+    }
+
+    /// Ends a watch.
+    ///
+    /// # Errors
+    /// When there is no such watch, or the VM is gone.
+    pub fn unwatch(&self, id: WatchId) -> Result<()> {
+        self.vm.unwatch(id)
+    }
+
+    /// The next hit of any watch; `None` when none came within `deadline` or the VM ended.
+    #[must_use]
+    pub fn next_watch_hit(&self, deadline: Duration) -> Option<WatchHit> {
+        self.vm.next_watch_hit(deadline)
+    }
+
+    /// Waits for the end, which the VM's deadline bounds.
+    ///
+    /// # Errors
+    /// When the engine cannot be waited for.
+    pub fn wait(&mut self) -> Result<VmExit> {
+        let mut exit = self.vm.wait()?;
+        exit.engine_why.clone_from(&self.why);
+        Ok(exit)
+    }
+
+    /// Waits for the end until `until`; `None` when the VM still runs then.
+    ///
+    /// # Errors
+    /// When the engine cannot be waited for.
+    pub fn wait_until(&mut self, until: Instant) -> Result<Option<VmExit>> {
+        if self.vm.wait_until(until) {
+            self.wait().map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Ends the VM now; [`wait`](Self::wait) then gives what is left.
+    pub fn kill(&mut self) {
+        self.vm.kill();
+    }
+
+    /// Process id of the engine, for tests.
+    #[must_use]
+    pub fn engine_pid(&self) -> u32 {
+        self.vm.pid()
+    }
+}
+
+impl AsFd for RunningVm {
+    /// Becomes readable when the VM ends.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.vm.exit_fd()
+    }
+}
+
+/// All vCPUs stand still while this lives.
+#[derive(Debug)]
+pub struct FreezeGuard<'vm> {
+    vm: &'vm TcgVm,
+    deadline: Duration,
+    resumed: bool,
+}
+
+impl FreezeGuard<'_> {
+    /// The registers of every vCPU, in order.
+    ///
+    /// # Errors
+    /// When the engine does not answer in time.
+    pub fn registers(&self) -> Result<Vec<VcpuRegs>> {
+        self.vm.registers(self.deadline)
+    }
+
+    /// Lets the vCPUs run again, and tells whether they do; a drop cannot.
+    ///
+    /// # Errors
+    /// When the engine does not answer in time, or the VM is gone.
+    pub fn resume(mut self) -> Result<()> {
+        self.resumed = true;
+        self.vm.cont(self.deadline)
+    }
+}
+
+impl Drop for FreezeGuard<'_> {
+    fn drop(&mut self) {
+        if !self.resumed
+            && let Err(error) = self.vm.cont(self.deadline)
+        {
+            tracing::warn!(%error, "a frozen VM could not be resumed");
+        }
+    }
+}
+
+/// Registers of one frozen vCPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the registers' own names")]
+pub struct VcpuRegs {
+    /// The vCPU's number.
+    pub vcpu: u32,
+    pub rip: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+    pub rflags: u64,
+    pub cr0: u64,
+    pub cr2: u64,
+    pub cr3: u64,
+    pub cr4: u64,
+    pub rax: u64,
+    pub rbx: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    /// r8 to r15.
+    pub r8_15: [u64; 8],
+}
