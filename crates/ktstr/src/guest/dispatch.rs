@@ -6,9 +6,12 @@ use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use super::link::{LinkTransport, MessageLink};
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
-use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
+use crate::model::transport::Transport;
+use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
 
 /// Why there is no plan to run.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,51 @@ fn parse_plan(text: String, origin: &str) -> Result<TestPlan, PlanError> {
     })
 }
 
+/// The whole life of a test's process, after the function was found: plan, context, call, result, exit status.
+///
+/// Without a link (the process was started by hand) the result goes to standard error. A result that cannot be sent is a
+/// failure, whatever it says: the host would not know it.
+pub fn run_function<L: MessageLink + 'static>(
+    plan: TestPlan,
+    scheduler_pid: Option<i32>,
+    link: Option<L>,
+    function: impl FnOnce(&Ctx) -> anyhow::Result<AssertResult>,
+) -> i32 {
+    let transport = link.map(|link| Arc::new(LinkTransport::new(link)));
+    let mut ctx = Ctx::new(plan, scheduler_pid);
+    if let Some(transport) = &transport {
+        ctx = ctx.with_transport(Arc::clone(transport) as Arc<dyn Transport>);
+    }
+    let result = call(&ctx, function);
+    let sent = match &transport {
+        Some(transport) => transport.send_result(&result),
+        None => {
+            eprintln!("{}", summary(&ctx, &result));
+            Ok(())
+        }
+    };
+    match sent {
+        Ok(()) => result.outcome().exit_code(),
+        Err(error) => {
+            eprintln!(
+                "test result could not be sent: {error}\n{}",
+                summary(&ctx, &result)
+            );
+            Outcome::Fail.exit_code()
+        }
+    }
+}
+
+fn summary(ctx: &Ctx, result: &AssertResult) -> String {
+    let head = format!("test {}: {}", ctx.name(), result.outcome());
+    let details = result.details.iter().map(|detail| detail.message.clone());
+    [head]
+        .into_iter()
+        .chain(details)
+        .collect::<Vec<_>>()
+        .join("\n  ")
+}
+
 /// Calls a test function; an error or a panic becomes a finding.
 pub fn call(
     ctx: &Ctx,
@@ -97,7 +145,6 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
 mod tests {
     use super::*;
     use crate::model::cpuset::CpuMap;
-    use crate::model::verdict::Outcome;
     use std::time::Duration;
 
     fn ctx() -> Ctx {

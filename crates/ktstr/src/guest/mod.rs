@@ -4,6 +4,7 @@
 
 pub mod cgroup;
 pub mod dispatch;
+pub mod link;
 mod liveness;
 pub mod scenario;
 pub mod scenarios;

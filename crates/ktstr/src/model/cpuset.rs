@@ -11,7 +11,7 @@ use super::entry::TopologySpec;
 const MAX_CPU: u32 = 8_191;
 
 /// A set of CPU numbers.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CpuSet(BTreeSet<u32>);
 
@@ -83,6 +83,12 @@ impl FromIterator<u32> for CpuSet {
 impl<const N: usize> From<[u32; N]> for CpuSet {
     fn from(cpus: [u32; N]) -> Self {
         cpus.into_iter().collect()
+    }
+}
+
+impl fmt::Debug for CpuSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{self}]")
     }
 }
 

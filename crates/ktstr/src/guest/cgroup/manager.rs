@@ -150,10 +150,28 @@ impl CgroupManager {
 
     /// Lifts a cgroup's limit to certain CPUs.
     ///
+    /// The kernel does not empty the list of a cgroup with tasks (ENOSPC; `kernel/cgroup/cpuset.c: validate_change`): such
+    /// a one gets all CPUs of its parent.
+    ///
     /// # Errors
     /// When there is no such cgroup or the kernel refuses.
     pub fn clear_cpuset(&self, name: &str) -> Result<(), CgroupError> {
-        self.write(name, "cpuset.cpus", "\n")
+        match self.write(name, "cpuset.cpus", "\n") {
+            Err(CgroupError::Write { source, .. })
+                if source.raw_os_error() == Some(libc::ENOSPC) =>
+            {
+                self.write(name, "cpuset.cpus", &self.parents_cpus(name)?)
+            }
+            other => other,
+        }
+    }
+
+    fn parents_cpus(&self, name: &str) -> Result<String, CgroupError> {
+        let parent = name.rsplit_once('/').map_or("", |(parent, _)| parent);
+        let file = self.root.join(parent).join("cpuset.cpus.effective");
+        let text =
+            fs::read_to_string(&file).map_err(|source| CgroupError::Read { file, source })?;
+        Ok(text.trim().to_owned())
     }
 
     /// Limits a cgroup to these memory nodes.
