@@ -186,6 +186,30 @@ fn spread_is_in_percentage_points() {
 }
 
 #[test]
+fn a_stall_excuses_as_much_spread_as_it_can_explain() {
+    let stalled = WorkerReport {
+        longest_stall_ns: 1_000 * MS,
+        ..worker(1, 60)
+    };
+    // 40 points against 35, and 1 s of a 10 s window explains 10.
+    let reports = [stalled, worker(2, 20)];
+    let kinds = [DetailKind::Unfair];
+    let text = check(
+        Assert::NONE.max_spread_pct(35.0),
+        &reports,
+        Outcome::Inconclusive,
+        &kinds,
+    );
+    assert!(text.ends_with("up to 10.0 % of the window"), "{text}");
+    check(
+        Assert::NONE.max_spread_pct(29.0),
+        &reports,
+        Outcome::Fail,
+        &kinds,
+    );
+}
+
+#[test]
 fn spread_of_one_worker_cannot_be_judged_when_asked() {
     let one = [worker(1, 50)];
     check(

@@ -120,15 +120,31 @@ fn unfair(cgroup: &Cgroup<'_>, limit: f64, asked: bool) -> Option<AssertDetail> 
     let (low, high) = shares.fold((f64::MAX, f64::MIN), |(low, high), share| {
         (low.min(share), high.max(share))
     });
-    Some(AssertDetail::fail(
-        DetailKind::Unfair,
-        format!(
-            "{}: off-CPU shares of {} workers spread over {spread_pct:.1} percentage points, \
-             {low:.1} % to {high:.1} % (limit {limit:.1})",
-            label(cgroup.name),
-            cgroup.members.len(),
-        ),
-    ))
+    let mut message = format!(
+        "{}: off-CPU shares of {} workers spread over {spread_pct:.1} percentage points, \
+         {low:.1} % to {high:.1} % (limit {limit:.1})",
+        label(cgroup.name),
+        cgroup.members.len(),
+    );
+    let mut outcome = Outcome::Fail;
+    let stolen_pct = stall_share_pct(cgroup);
+    if spread_pct - stolen_pct <= limit {
+        outcome = Outcome::Inconclusive;
+        message.push_str(&format!(
+            ", but the host stopped a vCPU for up to {stolen_pct:.1} % of the window"
+        ));
+    }
+    Some(AssertDetail::new(outcome, DetailKind::Unfair, message))
+}
+
+/// The longest stall by the host as a share of the shortest window; 0 when it is too short to speak of.
+fn stall_share_pct(cgroup: &Cgroup<'_>) -> f64 {
+    let windows = cgroup.members.iter().map(|m| m.wall_time_ns);
+    let shortest_ns = windows.filter(|ns| *ns > 0).min().unwrap_or(u64::MAX);
+    if cgroup.host_stall_ns < gap::NOTEWORTHY_STALL_NS {
+        return 0.0;
+    }
+    cgroup.host_stall_ns as f64 * 100.0 / shortest_ns as f64
 }
 
 fn isolation(cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
