@@ -13,6 +13,9 @@ use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
 use crate::model::transport::Transport;
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
 
+/// Environment variable in which init names the scheduler's process.
+const SCHED_PID_ENV: &str = "KTSTR_SCHED_PID";
+
 /// Why there is no plan to run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -64,6 +67,40 @@ fn parse_plan(text: String, origin: &str) -> Result<TestPlan, PlanError> {
     })
 }
 
+/// A test's function.
+pub type TestFn = fn(&Ctx) -> anyhow::Result<AssertResult>;
+
+/// The main of a test's process: reads the plan and runs the function that `find` has for `name`.
+///
+/// The result is the exit status of SPEC 5. Without a plan or a function it is a failure that standard error explains.
+pub fn run_named<L: MessageLink + 'static>(
+    name: &str,
+    find: impl FnOnce(&str) -> Option<TestFn>,
+    link: Option<L>,
+) -> u8 {
+    let plan = match load_plan() {
+        Ok(plan) => plan,
+        Err(error) => {
+            eprintln!("test {name}: {:#}", anyhow::Error::new(error));
+            return exit_status(Outcome::Fail);
+        }
+    };
+    let Some(function) = find(name) else {
+        eprintln!(
+            "test {name}: not in this binary; is the guest's /init the binary that the host runs?"
+        );
+        return exit_status(Outcome::Fail);
+    };
+    let scheduler_pid = env::var(SCHED_PID_ENV)
+        .ok()
+        .and_then(|pid| pid.parse().ok());
+    run_function(plan, scheduler_pid, link, function)
+}
+
+fn exit_status(outcome: Outcome) -> u8 {
+    u8::try_from(outcome.exit_code()).unwrap_or(u8::MAX)
+}
+
 /// The whole life of a test's process, after the function was found: plan, context, call, result, exit status.
 ///
 /// Without a link (the process was started by hand) the result goes to standard error. A result that cannot be sent is a
@@ -73,7 +110,7 @@ pub fn run_function<L: MessageLink + 'static>(
     scheduler_pid: Option<i32>,
     link: Option<L>,
     function: impl FnOnce(&Ctx) -> anyhow::Result<AssertResult>,
-) -> i32 {
+) -> u8 {
     let transport = link.map(|link| Arc::new(LinkTransport::new(link)));
     let mut ctx = Ctx::new(plan, scheduler_pid);
     if let Some(transport) = &transport {
@@ -88,13 +125,13 @@ pub fn run_function<L: MessageLink + 'static>(
         }
     };
     match sent {
-        Ok(()) => result.outcome().exit_code(),
+        Ok(()) => exit_status(result.outcome()),
         Err(error) => {
             eprintln!(
                 "test result could not be sent: {error}\n{}",
                 summary(&ctx, &result)
             );
-            Outcome::Fail.exit_code()
+            exit_status(Outcome::Fail)
         }
     }
 }
