@@ -1,1 +1,33 @@
-//! Placeholder for the first commit of the layout.
+//! PID 1 of a ktstr guest.
+//!
+//! [`run`] is the guest's whole life: mount, open the ports, start the scheduler, run the test's process, relay everything as
+//! frames, power off. It knows no verdicts and nothing of the host but the other end of a port.
+//!
+//! ```text
+//!   scheduler --stdout, stderr--> +------+
+//!   test ------stdout, stderr---> | init | ==frames==> port "ktstr.frames" ==> host
+//!   test <-----link (frames)----> |      | <==replies==
+//!                                 +------+ --"PANIC: …"--> COM2, when all else fails
+//! ```
+//!
+//! One `poll` loop owns all of it. Whatever goes wrong ends as a frame or as a line on COM2, and then the guest powers off:
+//! nothing waits for the host's deadline.
+
+pub mod child;
+mod mount;
+mod outbox;
+pub mod panic;
+mod plan;
+mod ports;
+mod power;
+mod process;
+mod run;
+mod scheduler;
+
+pub use plan::{PLAN_PATH, Plan, PlanError, SchedulerPlan};
+pub use run::{is_pid1, run};
+
+/// Name of the port that carries frames.
+pub const FRAME_PORT: &str = "ktstr.frames";
+/// Name of the port that relays bytes to the scheduler's stats socket.
+pub const STATS_PORT: &str = "ktstr.stats";

@@ -14,8 +14,10 @@
 //! ```
 
 mod console;
+pub mod elf;
 mod engine;
 mod error;
+pub mod initramfs;
 mod memory;
 mod port;
 mod probe;

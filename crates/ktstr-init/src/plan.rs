@@ -1,0 +1,142 @@
+//! What the host tells init to do.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Where the plan lies in the guest, as JSON.
+pub const PLAN_PATH: &str = "/ktstr/plan.json";
+
+/// The guest's whole task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The scheduler to start before the test.
+    #[serde(default)]
+    pub scheduler: Option<SchedulerPlan>,
+    /// Program and arguments of the test's process.
+    pub test: Vec<String>,
+    /// Variables of the test's and the scheduler's environment.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
+    /// Kernel settings to write below `/proc/sys`, names with dots.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// How the scheduler is started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SchedulerPlan {
+    /// A program that attaches a BPF scheduler and stays.
+    Binary {
+        /// Its declared name.
+        name: String,
+        /// Its path in the guest.
+        path: String,
+        /// Its arguments.
+        args: Vec<String>,
+        /// How long it may take until the kernel says that it is enabled.
+        attach_timeout_ms: u64,
+        /// Its stats socket, relayed to the stats port.
+        #[serde(default)]
+        stats_socket: Option<String>,
+    },
+    /// A scheduler that is part of the kernel.
+    Builtin {
+        /// Shell commands that turn it on.
+        enable: Vec<String>,
+        /// Shell commands that turn it off.
+        disable: Vec<String>,
+    },
+}
+
+/// A plan that cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The file cannot be read.
+    #[error("failed to read the plan {path}")]
+    Read {
+        /// Its path.
+        path: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It does not parse.
+    #[error("the plan {path} does not parse: {source}")]
+    Parse {
+        /// Its path.
+        path: String,
+        /// The parser's complaint.
+        source: serde_json::Error,
+    },
+    /// It names no test.
+    #[error("the plan {path} names no program for the test")]
+    NoTest {
+        /// Its path.
+        path: String,
+    },
+}
+
+impl Plan {
+    /// Reads a plan.
+    ///
+    /// # Errors
+    /// When it cannot be read, does not parse, or names no test.
+    pub fn load(path: &Path) -> Result<Self, PlanError> {
+        let name = path.display().to_string();
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(source) => return Err(PlanError::Read { path: name, source }),
+        };
+        match serde_json::from_slice::<Self>(&bytes) {
+            Ok(plan) if plan.test.is_empty() => Err(PlanError::NoTest { path: name }),
+            Ok(plan) => Ok(plan),
+            Err(source) => Err(PlanError::Parse { path: name, source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_error(json: &str, needle: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.json");
+        std::fs::write(&path, json).unwrap();
+        let error = Plan::load(&path).unwrap_err().to_string();
+        assert!(error.contains(needle), "{error}");
+    }
+
+    #[test]
+    fn wrong_plans_are_told_apart() {
+        check_error("{", "does not parse");
+        check_error(r#"{"test": []}"#, "names no program");
+        assert!(
+            Plan::load(Path::new("/no/such"))
+                .unwrap_err()
+                .to_string()
+                .contains("/no/such")
+        );
+    }
+
+    #[test]
+    fn a_plan_travels() {
+        let plan = Plan {
+            scheduler: Some(SchedulerPlan::Binary {
+                name: "s".into(),
+                path: "/bin/s".into(),
+                args: vec!["-v".into()],
+                attach_timeout_ms: 10,
+                stats_socket: None,
+            }),
+            test: vec!["/init".into()],
+            ..Plan::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plan.json");
+        std::fs::write(&path, serde_json::to_vec(&plan).unwrap()).unwrap();
+        assert_eq!(Plan::load(&path).unwrap(), plan);
+    }
+}

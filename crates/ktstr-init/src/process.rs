@@ -1,0 +1,169 @@
+//! Processes that init starts, and every orphan that becomes its child.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::{Command, Stdio};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, wait,
+};
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+}
+
+impl Ended {
+    fn of(status: WaitStatus) -> Self {
+        Self {
+            code: status.exit_status(),
+            signal: status.terminating_signal(),
+        }
+    }
+
+    /// As a shell tells it.
+    pub(crate) fn shell_code(self) -> i32 {
+        match (self.code, self.signal) {
+            (Some(code), _) => code,
+            (None, Some(signal)) => 128 + signal,
+            (None, None) => 1,
+        }
+    }
+
+    pub(crate) fn words(self) -> String {
+        match (self.code, self.signal) {
+            (Some(code), _) => format!("exit status {code}"),
+            (None, Some(signal)) => format!("killed by signal {signal}"),
+            (None, None) => String::from("unknown status"),
+        }
+    }
+}
+
+/// A running child. Init reaps through [`Reaper`] alone, so that orphans and children never get mixed up.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Starts `command`. `std`'s handle is dropped, which neither waits nor kills.
+    pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        Ok(Self {
+            pid,
+            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
+        })
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        // The only error left is that it has ended, which is what a signal is for.
+        let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+}
+
+/// Collects the ends of all children.
+#[derive(Debug, Default)]
+pub(crate) struct Reaper {
+    ended: HashMap<i32, Ended>,
+}
+
+impl Reaper {
+    /// Reaps whatever has ended by now.
+    pub(crate) fn reap(&mut self) {
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            self.ended
+                .insert(pid.as_raw_nonzero().get(), Ended::of(status));
+        }
+    }
+
+    /// How this process ended; `None` while it runs.
+    pub(crate) fn end_of(&self, process: &Process) -> Option<Ended> {
+        self.ended.get(&process.pid.as_raw_nonzero().get()).copied()
+    }
+}
+
+/// The reading end of a pipe that never blocks.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) pipe: File,
+    pub(crate) open: bool,
+}
+
+impl Output {
+    /// A pipe: init's end, and the other as a child's standard stream.
+    pub(crate) fn new() -> io::Result<(Self, OwnedFd)> {
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Only init's end must not block; the writer should.
+        rustix::io::ioctl_fionbio(&read, true)?;
+        Ok((
+            Self {
+                pipe: File::from(read),
+                open: true,
+            },
+            write,
+        ))
+    }
+
+    /// What is there now; empty when nothing is, or at the end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> usize {
+        match self.pipe.read(buffer) {
+            Ok(0) => {
+                self.open = false;
+                0
+            }
+            Ok(len) => len,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                0
+            }
+            Err(_) => {
+                self.open = false;
+                0
+            }
+        }
+    }
+}
+
+/// `command` with no input and this output for both streams.
+pub(crate) fn with_output(command: &mut Command, output: OwnedFd) -> io::Result<()> {
+    let second = output.try_clone()?;
+    command.stdin(Stdio::null()).stdout(output).stderr(second);
+    Ok(())
+}
+
+/// Sleeps until one of `fds` is ready or the time is over.
+pub(crate) fn sleep_on(fds: &mut [PollFd<'_>], timeout_ms: u32) -> io::Result<()> {
+    let timeout = Timespec {
+        tv_sec: i64::from(timeout_ms / 1000),
+        tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000,
+    };
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Readable, or at its end.
+pub(crate) fn ready(fd: &PollFd<'_>) -> bool {
+    fd.revents()
+        .intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
+}
+
+/// Lets a child inherit `fd` under its own number.
+pub(crate) fn inheritable(fd: &OwnedFd) -> io::Result<i32> {
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+    Ok(fd.as_raw_fd())
+}

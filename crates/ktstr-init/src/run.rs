@@ -1,0 +1,416 @@
+//! Init's life, in order.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ktstr_wire::{Assembler, Event, Message, SendError, Stage, SysReady};
+use rustix::event::{PollFd, PollFlags};
+
+use crate::child::{LINK_FD_ENV, SCHED_PID_ENV};
+use crate::outbox::Outbox;
+use crate::plan::{PLAN_PATH, Plan, SchedulerPlan};
+use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
+use crate::scheduler::{Scheduler, StartFault};
+use crate::{FRAME_PORT, mount, panic, ports, power, scheduler};
+
+/// How long the frame port may take to appear; the driver makes it within milliseconds of boot.
+const PORT_DEADLINE: Duration = Duration::from_secs(20);
+/// How long output of the test's process is read after its end: a worker of it may still hold the pipe.
+const OUTPUT_GRACE: Duration = Duration::from_millis(500);
+/// A wake-up to reap orphans, which no descriptor announces.
+const REAP_EVERY_MS: u32 = 1000;
+/// Kernel log kept for a test that did not pass.
+const MAX_DMESG: usize = 1 << 20;
+
+/// True in a ktstr guest: this is PID 1, and there is a plan.
+#[must_use]
+pub fn is_pid1() -> bool {
+    std::process::id() == 1 && Path::new(PLAN_PATH).is_file()
+}
+
+/// Why the guest ends early.
+#[derive(Debug)]
+enum Fault {
+    /// Nothing can be told by frame; COM2 is left.
+    Mute(String),
+    /// It was told by frames.
+    Told,
+}
+
+impl From<SendError> for Fault {
+    fn from(error: SendError) -> Self {
+        Self::Mute(format!("the frame port broke: {error}"))
+    }
+}
+
+impl From<StartFault> for Fault {
+    fn from(fault: StartFault) -> Self {
+        match fault {
+            StartFault::Told => Self::Told,
+            StartFault::Port(error) => error.into(),
+        }
+    }
+}
+
+/// The guest's whole life as PID 1. Always ends with the guest powered off.
+pub fn run() -> ! {
+    panic::install_hook(true);
+    if let Err(Fault::Mute(text)) = live() {
+        panic::last_words(&text);
+    }
+    power::off()
+}
+
+fn live() -> Result<(), Fault> {
+    let mounts = mount::mount_all();
+    panic::install_signal_handlers();
+    if !mounts.fatal.is_empty() {
+        return Err(Fault::Mute(mounts.fatal.join("; ")));
+    }
+    let port = ports::open(FRAME_PORT, PORT_DEADLINE)
+        .map_err(|error| Fault::Mute(format!("{FRAME_PORT}: {error}")))?;
+    let replies = port
+        .try_clone()
+        .map_err(|error| Fault::Mute(error.to_string()))?;
+    let mut outbox = Outbox::new(port);
+    for stage in [Stage::KernelUp, Stage::InitUp] {
+        outbox.stage(stage, "")?;
+    }
+    outbox.stage(Stage::Filesystems, mounts.notes.join("; "))?;
+    outbox.stage(Stage::Ports, "")?;
+    outbox.send(&Message::SysReady(sys_ready()))?;
+    let outcome = follow_plan(&mut outbox, replies);
+    if let Err(Fault::Told) = outcome {
+        outbox.send(&Message::Exit(1))?;
+    }
+    outbox.stage(Stage::Done, "")?;
+    // The port delivers in order, and close waits for nothing: the host reads to the end of the VM.
+    outcome
+}
+
+fn follow_plan(outbox: &mut Outbox, replies: File) -> Result<(), Fault> {
+    let plan = match Plan::load(Path::new(PLAN_PATH)) {
+        Ok(plan) => plan,
+        Err(error) => {
+            outbox.send(&Message::Stderr(
+                format!("ktstr-init: {error}\n").into_bytes(),
+            ))?;
+            return Err(Fault::Told);
+        }
+    };
+    let failed = mount::apply_sysctls(Path::new("/proc/sys"), &plan.sysctls);
+    if !failed.is_empty() {
+        let text = format!("ktstr-init: {}\n", failed.join("; "));
+        outbox.send(&Message::Stderr(text.into_bytes()))?;
+    }
+    let mut reaper = Reaper::default();
+    let mut scheduler = start_scheduler(&plan, outbox, &mut reaper)?;
+    outbox.stage(Stage::PayloadStarting, plan.test.join(" "))?;
+    let mut test = match Test::start(&plan, scheduler.as_ref()) {
+        Ok(test) => test,
+        Err(error) => {
+            let text = format!("ktstr-init: starting {}: {error}\n", plan.test.join(" "));
+            outbox.send(&Message::Stderr(text.into_bytes()))?;
+            return Err(Fault::Told);
+        }
+    };
+    let ended = test.follow(outbox, &mut reaper, &mut scheduler, replies)?;
+    if let Some(scheduler) = &mut scheduler {
+        scheduler.stop(outbox, &mut reaper)?;
+    }
+    if let Some(SchedulerPlan::Builtin { disable, .. }) = &plan.scheduler {
+        run_shell(outbox, &mut reaper, disable)?;
+    }
+    if ended.code != Some(0) {
+        send_dmesg(outbox)?;
+    }
+    outbox.send(&Message::Exit(ended.shell_code()))?;
+    Ok(())
+}
+
+fn start_scheduler(
+    plan: &Plan,
+    outbox: &mut Outbox,
+    reaper: &mut Reaper,
+) -> Result<Option<Scheduler>, Fault> {
+    match &plan.scheduler {
+        None => Ok(None),
+        Some(SchedulerPlan::Builtin { enable, .. }) => {
+            outbox.stage(Stage::SchedulerStarting, enable.join("; "))?;
+            run_shell(outbox, reaper, enable)?;
+            outbox.stage(Stage::SchedulerAttached, "")?;
+            Ok(None)
+        }
+        Some(SchedulerPlan::Binary {
+            path,
+            args,
+            attach_timeout_ms,
+            ..
+        }) => {
+            let mut command = Command::new(path);
+            command.args(args).envs(plan.env.iter().cloned());
+            let started = scheduler::start(
+                outbox,
+                reaper,
+                command,
+                Duration::from_millis(*attach_timeout_ms),
+            );
+            if matches!(started, Err(StartFault::Told)) {
+                send_dmesg(outbox)?;
+            }
+            Ok(Some(started?))
+        }
+    }
+}
+
+/// Runs commands one after the other; their output and failures go to the host.
+fn run_shell(
+    outbox: &mut Outbox,
+    reaper: &mut Reaper,
+    commands: &[String],
+) -> Result<(), SendError> {
+    for line in commands {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", line]).stdin(Stdio::null());
+        match Process::spawn(&mut command) {
+            Ok(process) => {
+                let until = Instant::now() + PORT_DEADLINE;
+                while reaper.end_of(&process).is_none() && Instant::now() < until {
+                    let _ = sleep_on(
+                        &mut [PollFd::new(&process.pidfd, PollFlags::IN)],
+                        REAP_EVERY_MS,
+                    );
+                    reaper.reap();
+                }
+                if reaper.end_of(&process)
+                    != Some(Ended {
+                        code: Some(0),
+                        signal: None,
+                    })
+                {
+                    outbox.send(&Message::Stderr(
+                        format!("ktstr-init: '{line}' failed\n").into_bytes(),
+                    ))?;
+                }
+            }
+            Err(error) => outbox.send(&Message::Stderr(
+                format!("ktstr-init: '{line}': {error}\n").into_bytes(),
+            ))?,
+        }
+    }
+    Ok(())
+}
+
+fn sys_ready() -> SysReady {
+    let uname = rustix::system::uname();
+    let symbols = File::open("/proc/kallsyms").ok();
+    SysReady {
+        kernel_release: uname.release().to_string_lossy().into_owned(),
+        page_size: u32::try_from(rustix::param::page_size()).unwrap_or(0),
+        text_addr: symbols.and_then(text_addr),
+    }
+}
+
+/// `_text` is among the first symbols; zero means that addresses are hidden.
+fn text_addr(symbols: File) -> Option<u64> {
+    let mut head = String::new();
+    symbols.take(64 * 1024).read_to_string(&mut head).ok()?;
+    let line = head.lines().find(|line| line.ends_with(" _text"))?;
+    u64::from_str_radix(line.split(' ').next()?, 16)
+        .ok()
+        .filter(|address| *address != 0)
+}
+
+/// Passes the kernel's log on, from its beginning.
+fn send_dmesg(outbox: &mut Outbox) -> Result<(), SendError> {
+    let Ok(mut kmsg) = ports_nonblocking("/dev/kmsg") else {
+        return Ok(());
+    };
+    let mut text = Vec::new();
+    let mut record = [0; 8192];
+    while let Ok(len @ 1..) = kmsg.read(&mut record) {
+        text.extend_from_slice(record.get(..len).unwrap_or_default());
+        if text.len() > MAX_DMESG {
+            break;
+        }
+    }
+    outbox.send(&Message::Dmesg(text))
+}
+
+fn ports_nonblocking(path: &str) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+        .open(path)
+}
+
+/// The test's process and everything that comes out of it.
+#[derive(Debug)]
+struct Test {
+    process: Process,
+    stdout: Output,
+    stderr: Output,
+    link: UnixStream,
+    link_open: bool,
+    assembler: Assembler,
+}
+
+impl Test {
+    fn start(plan: &Plan, scheduler: Option<&Scheduler>) -> io::Result<Self> {
+        let (program, args) = plan.test.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let (stdout, stdout_write) = Output::new()?;
+        let (stderr, stderr_write) = Output::new()?;
+        let (link, theirs) = UnixStream::pair()?;
+        link.set_nonblocking(true)?;
+        let theirs = OwnedFd::from(theirs);
+        let mut command = Command::new(program);
+        command.args(args).envs(plan.env.iter().cloned());
+        command
+            .stdin(Stdio::null())
+            .stdout(stdout_write)
+            .stderr(stderr_write);
+        command.env(LINK_FD_ENV, inheritable(&theirs)?.to_string());
+        if let Some(scheduler) = scheduler {
+            command.env(
+                SCHED_PID_ENV,
+                scheduler.process.pid.as_raw_nonzero().to_string(),
+            );
+        }
+        let process = Process::spawn(&mut command)?;
+        Ok(Self {
+            process,
+            stdout,
+            stderr,
+            link,
+            link_open: true,
+            assembler: Assembler::new(),
+        })
+    }
+
+    /// Relays until the process has ended and its output is through.
+    fn follow(
+        &mut self,
+        outbox: &mut Outbox,
+        reaper: &mut Reaper,
+        scheduler: &mut Option<Scheduler>,
+        mut replies: File,
+    ) -> Result<Ended, SendError> {
+        let mut until: Option<Instant> = None;
+        let mut port_open = true;
+        loop {
+            let from_host = self.sleep(
+                scheduler.as_ref(),
+                port_open.then_some(&replies),
+                until.is_some(),
+            );
+            if from_host {
+                port_open = self.pass_replies(&mut replies);
+            }
+            self.pass_output(outbox)?;
+            self.pass_link(outbox)?;
+            reaper.reap();
+            if let Some(scheduler) = scheduler {
+                scheduler.pass_log(outbox)?;
+                scheduler.note_end(outbox, reaper)?;
+            }
+            let Some(ended) = reaper.end_of(&self.process) else {
+                continue;
+            };
+            let until = *until.get_or_insert_with(|| Instant::now() + OUTPUT_GRACE);
+            if !(self.stdout.open || self.stderr.open || self.link_open) || Instant::now() >= until
+            {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Sleeps until anything is ready; tells whether the host sent something.
+    fn sleep(&self, scheduler: Option<&Scheduler>, replies: Option<&File>, ending: bool) -> bool {
+        let mut fds = Vec::with_capacity(7);
+        let mut add = |fd| fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        use std::os::fd::AsFd as _;
+        if let Some(replies) = replies {
+            add(replies.as_fd());
+        }
+        if !ending {
+            add(self.process.pidfd.as_fd());
+        }
+        for output in [&self.stdout, &self.stderr] {
+            if output.open {
+                add(output.pipe.as_fd());
+            }
+        }
+        if self.link_open {
+            add(self.link.as_fd());
+        }
+        if let Some(scheduler) = scheduler {
+            if scheduler.log.open {
+                add(scheduler.log.pipe.as_fd());
+            }
+            if !scheduler.has_ended() {
+                add(scheduler.process.pidfd.as_fd());
+            }
+        }
+        let _ = sleep_on(&mut fds, if ending { 20 } else { REAP_EVERY_MS });
+        replies.is_some() && fds.first().is_some_and(ready)
+    }
+
+    fn pass_output(&mut self, outbox: &mut Outbox) -> Result<(), SendError> {
+        let mut buffer = [0; 4096];
+        for (output, wrap) in [
+            (&mut self.stdout, Message::Stdout as fn(Vec<u8>) -> Message),
+            (&mut self.stderr, Message::Stderr),
+        ] {
+            loop {
+                let len = output.read(&mut buffer);
+                if len == 0 {
+                    break;
+                }
+                outbox.send(&wrap(buffer.get(..len).unwrap_or_default().to_vec()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn pass_link(&mut self, outbox: &mut Outbox) -> Result<(), SendError> {
+        let mut buffer = [0; 16 * 1024];
+        while self.link_open {
+            match self.link.read(&mut buffer) {
+                Ok(0) => self.link_open = false,
+                Ok(len) => self.assembler.push(buffer.get(..len).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => self.link_open = false,
+            }
+        }
+        while let Some(event) = self.assembler.next_event() {
+            if let Event::Frame(frame) = event
+                && frame.crc_ok
+            {
+                outbox.forward(&frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the host's replies to the test; false once the host closed its end.
+    fn pass_replies(&mut self, replies: &mut File) -> bool {
+        use std::io::Write as _;
+        let mut buffer = [0; 16 * 1024];
+        match replies.read(&mut buffer) {
+            Ok(0) => false,
+            Ok(len) => {
+                // A test that does not read its replies loses them, not the guest.
+                let _ = self.link.write_all(buffer.get(..len).unwrap_or_default());
+                true
+            }
+            Err(error) => error.kind() == io::ErrorKind::Interrupted,
+        }
+    }
+}

@@ -1,0 +1,543 @@
+//! The guest's first file system: an uncompressed newc cpio archive (kernel Documentation/driver-api/early-userspace/buffer-format.rst).
+//!
+//! Copying is cheaper than any compression here, for the host and for the guest's kernel.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::elf::{self, ClosureError};
+
+/// Largest file that a newc header can tell.
+const MAX_FILE: u64 = u32::MAX as u64;
+/// Bytes of a newc header.
+const HEADER_LEN: usize = 110;
+
+/// A file system that cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitramfsError {
+    /// A file cannot be read.
+    #[error("failed to read '{path}' for the guest's {guest_path}", path = path.display())]
+    Read {
+        /// On the host.
+        path: PathBuf,
+        /// In the guest.
+        guest_path: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program's libraries cannot be had.
+    #[error(transparent)]
+    Closure(#[from] ClosureError),
+    /// Two different files want one path.
+    #[error("both '{first}' and '{second}' want to be the guest's {guest_path}")]
+    Conflict {
+        /// The path in the guest.
+        guest_path: String,
+        /// Who came first.
+        first: String,
+        /// Who came second.
+        second: String,
+    },
+    /// A path that the guest cannot have.
+    #[error("'{guest_path}' is no guest path: {why}")]
+    BadPath {
+        /// What was given.
+        guest_path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A file is too large for the format.
+    #[error("'{path}' has {len} bytes, a cpio archive holds at most {MAX_FILE} per file", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        len: u64,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Node {
+    Dir,
+    Host { path: PathBuf, mode: u32 },
+    Bytes { bytes: Vec<u8>, mode: u32 },
+    Symlink { target: String },
+    Device { major: u32, minor: u32, mode: u32 },
+}
+
+/// Collects files; directories on the way come by themselves.
+#[derive(Debug, Default)]
+pub struct Builder {
+    nodes: BTreeMap<String, Node>,
+}
+
+/// A finished archive.
+#[derive(Debug, Clone)]
+pub struct Initramfs {
+    bytes: Vec<u8>,
+    largest: Option<(String, u64)>,
+}
+
+impl Initramfs {
+    /// Size of the archive.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Never true: an archive has at least its end mark.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The archive.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The archive, given away.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// The largest file's guest path and size.
+    #[must_use]
+    pub fn largest(&self) -> Option<(&str, u64)> {
+        self.largest
+            .as_ref()
+            .map(|(path, len)| (path.as_str(), *len))
+    }
+}
+
+impl Builder {
+    /// An empty file system, but for `/dev/console` and `/dev/null`, which the kernel wants before anything is mounted.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut nodes = BTreeMap::new();
+        nodes.insert(
+            String::from("dev/console"),
+            Node::Device {
+                major: 5,
+                minor: 1,
+                mode: 0o600,
+            },
+        );
+        nodes.insert(
+            String::from("dev/null"),
+            Node::Device {
+                major: 1,
+                minor: 3,
+                mode: 0o666,
+            },
+        );
+        Self { nodes }
+    }
+
+    /// Adds an empty directory.
+    ///
+    /// # Errors
+    /// For a path that the guest cannot have, or that is taken.
+    pub fn dir(&mut self, guest_path: &str) -> Result<&mut Self, InitramfsError> {
+        self.add(guest_path, Node::Dir)
+    }
+
+    /// Adds a host's file as it is; it is read when the archive is built.
+    ///
+    /// # Errors
+    /// For a path that the guest cannot have, or that is taken by another file.
+    pub fn file(
+        &mut self,
+        guest_path: &str,
+        host: &Path,
+        mode: u32,
+    ) -> Result<&mut Self, InitramfsError> {
+        self.add(
+            guest_path,
+            Node::Host {
+                path: host.to_owned(),
+                mode,
+            },
+        )
+    }
+
+    /// Adds a file of these bytes.
+    ///
+    /// # Errors
+    /// For a path that the guest cannot have, or that is taken by another file.
+    pub fn bytes(
+        &mut self,
+        guest_path: &str,
+        bytes: Vec<u8>,
+        mode: u32,
+    ) -> Result<&mut Self, InitramfsError> {
+        self.add(guest_path, Node::Bytes { bytes, mode })
+    }
+
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    /// For a path that the guest cannot have, or that is taken by another file.
+    pub fn symlink(&mut self, guest_path: &str, target: &str) -> Result<&mut Self, InitramfsError> {
+        self.add(
+            guest_path,
+            Node::Symlink {
+                target: target.to_owned(),
+            },
+        )
+    }
+
+    /// Adds a program with its loader and libraries; a script's interpreter comes along with its own. A file that is
+    /// neither is added as it is.
+    ///
+    /// # Errors
+    /// When the file or a library cannot be read or found, or a path is taken by another file.
+    pub fn binary(&mut self, guest_path: &str, host: &Path) -> Result<&mut Self, InitramfsError> {
+        let read = |source| InitramfsError::Read {
+            path: host.to_owned(),
+            guest_path: guest_path.to_owned(),
+            source,
+        };
+        let mut head = [0; 256];
+        let mut file = File::open(host).map_err(read)?;
+        let len = file.read(&mut head).map_err(read)?;
+        let mode = file.metadata().map_err(read)?.permissions().mode() & 0o777;
+        let head = head.get(..len).unwrap_or_default();
+        self.file(guest_path, host, mode)?;
+        if head.starts_with(b"\x7fELF") {
+            for (path, library) in elf::closure(host)? {
+                self.file(&path, &library, 0o755)?;
+            }
+        } else if let Some(interpreter) = interpreter_of(head) {
+            self.binary(&interpreter, Path::new(&interpreter))?;
+        }
+        Ok(self)
+    }
+
+    fn add(&mut self, guest_path: &str, node: Node) -> Result<&mut Self, InitramfsError> {
+        let bad = |why| InitramfsError::BadPath {
+            guest_path: guest_path.to_owned(),
+            why,
+        };
+        let path = guest_path.trim_start_matches('/').trim_end_matches('/');
+        if path.is_empty() || path.contains('\0') {
+            return Err(bad("it is empty or has a NUL"));
+        }
+        if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(bad("its parts must be plain names"));
+        }
+        match self.nodes.get(path) {
+            Some(old) if *old == node => Ok(self),
+            Some(old) => Err(InitramfsError::Conflict {
+                guest_path: guest_path.to_owned(),
+                first: describe(old),
+                second: describe(&node),
+            }),
+            None => {
+                self.nodes.insert(path.to_owned(), node);
+                Ok(self)
+            }
+        }
+    }
+
+    /// Reads all files and writes the archive.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is too large.
+    pub fn build(&self) -> Result<Initramfs, InitramfsError> {
+        let dirs = self.parents()?;
+        let mut archive = Archive::default();
+        for dir in &dirs {
+            archive.entry(dir, S_IFDIR | 0o755, (0, 0), |_| Ok(()))?;
+        }
+        let mut largest: Option<(String, u64)> = None;
+        for (path, node) in &self.nodes {
+            let before = archive.bytes.len();
+            match node {
+                Node::Dir if dirs.contains(path) => {}
+                Node::Dir => archive.entry(path, S_IFDIR | 0o755, (0, 0), |_| Ok(()))?,
+                Node::Bytes { bytes, mode } => {
+                    archive.entry(path, S_IFREG | mode, (0, 0), |out| {
+                        out.extend_from_slice(bytes);
+                        Ok(())
+                    })?
+                }
+                Node::Symlink { target } => {
+                    archive.entry(path, S_IFLNK | 0o777, (0, 0), |out| {
+                        out.extend_from_slice(target.as_bytes());
+                        Ok(())
+                    })?
+                }
+                Node::Device { major, minor, mode } => {
+                    archive.entry(path, S_IFCHR | mode, (*major, *minor), |_| Ok(()))?;
+                }
+                Node::Host { path: host, mode } => {
+                    archive.entry(path, S_IFREG | mode, (0, 0), |out| {
+                        read_into(out, host, path)
+                    })?;
+                }
+            }
+            let len = u64::try_from(archive.bytes.len() - before).unwrap_or(u64::MAX);
+            if largest.as_ref().is_none_or(|(_, most)| len > *most) {
+                largest = Some((format!("/{path}"), len));
+            }
+        }
+        archive.entry("TRAILER!!!", 0, (0, 0), |_| Ok(()))?;
+        Ok(Initramfs {
+            bytes: archive.bytes,
+            largest,
+        })
+    }
+
+    /// Every directory that a path goes through; a file in such a place is a conflict.
+    fn parents(&self) -> Result<BTreeSet<String>, InitramfsError> {
+        let mut dirs = BTreeSet::new();
+        for path in self.nodes.keys() {
+            for (at, _) in path.match_indices('/') {
+                let dir = path.get(..at).unwrap_or_default();
+                match self.nodes.get(dir) {
+                    None | Some(Node::Dir) => dirs.insert(dir.to_owned()),
+                    Some(other) => {
+                        let second = format!("the directory of /{path}");
+                        return Err(InitramfsError::Conflict {
+                            guest_path: dir.to_owned(),
+                            first: describe(other),
+                            second,
+                        });
+                    }
+                };
+            }
+        }
+        Ok(dirs)
+    }
+}
+
+const S_IFDIR: u32 = 0o040_000;
+const S_IFCHR: u32 = 0o020_000;
+const S_IFREG: u32 = 0o100_000;
+const S_IFLNK: u32 = 0o120_000;
+
+fn describe(node: &Node) -> String {
+    match node {
+        Node::Dir => String::from("a directory"),
+        Node::Host { path, .. } => path.display().to_string(),
+        Node::Bytes { bytes, .. } => format!("{} generated bytes", bytes.len()),
+        Node::Symlink { target } => format!("a link to {target}"),
+        Node::Device { major, minor, .. } => format!("device {major}:{minor}"),
+    }
+}
+
+fn read_into(out: &mut Vec<u8>, host: &Path, guest_path: &str) -> Result<(), InitramfsError> {
+    let fail = |source| InitramfsError::Read {
+        path: host.to_owned(),
+        guest_path: guest_path.to_owned(),
+        source,
+    };
+    let mut file = File::open(host).map_err(fail)?;
+    let len = file.metadata().map_err(fail)?.len();
+    if len > MAX_FILE {
+        return Err(InitramfsError::TooLarge {
+            path: host.to_owned(),
+            len,
+        });
+    }
+    out.reserve(usize::try_from(len).unwrap_or(0) + HEADER_LEN);
+    file.read_to_end(out).map_err(fail)?;
+    Ok(())
+}
+
+/// The program of a `#!` line.
+fn interpreter_of(head: &[u8]) -> Option<String> {
+    let line = head
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    Some(line.split_whitespace().next()?.to_owned())
+}
+
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    inode: u32,
+}
+
+impl Archive {
+    /// One header, name and content, each padded to four bytes. The size is filled in once the content is there.
+    fn entry(
+        &mut self,
+        name: &str,
+        mode: u32,
+        (major, minor): (u32, u32),
+        content: impl FnOnce(&mut Vec<u8>) -> Result<(), InitramfsError>,
+    ) -> Result<(), InitramfsError> {
+        self.inode += 1;
+        let links = if mode & S_IFDIR == S_IFDIR { 2 } else { 1 };
+        let name_len = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
+        let header = [
+            self.inode, mode, 0, 0, links, 0, 0, 0, 0, major, minor, name_len, 0,
+        ];
+        self.bytes.extend_from_slice(b"070701");
+        let fields = self.bytes.len();
+        for field in header {
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
+        }
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        let start = self.bytes.len();
+        content(&mut self.bytes)?;
+        let size = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
+        // c_filesize is the seventh field.
+        if let Some(place) = self.bytes.get_mut(fields + 6 * 8..fields + 7 * 8) {
+            place.copy_from_slice(format!("{size:08x}").as_bytes());
+        }
+        self.pad();
+        Ok(())
+    }
+
+    fn pad(&mut self) {
+        let padded = self.bytes.len().next_multiple_of(4);
+        self.bytes.resize(padded, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    /// The archive's listing by the cpio tool, an independent reader.
+    fn cpio(archive: &Initramfs, args: &[&str], dir: &Path) -> String {
+        let mut child = Command::new("cpio")
+            .args(args)
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("cpio is installed; `cargo xtask setup` does it");
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(archive.as_bytes()).unwrap();
+        drop(stdin);
+        let output = child.wait_with_output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn the_cpio_tool_reads_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = Builder::new();
+        builder
+            .bytes("/etc/deep/er/note", b"hello".to_vec(), 0o640)
+            .unwrap();
+        builder.symlink("/bin/sh", "busybox").unwrap();
+        builder
+            .file("/data", Path::new("/etc/hostname"), 0o644)
+            .unwrap();
+        let archive = builder.build().unwrap();
+        cpio(
+            &archive,
+            &[
+                "-id",
+                "--quiet",
+                "--no-absolute-filenames",
+                "etc/*",
+                "data",
+                "bin/*",
+            ],
+            dir.path(),
+        );
+        assert_eq!(
+            std::fs::read(dir.path().join("etc/deep/er/note")).unwrap(),
+            b"hello"
+        );
+        assert_eq!(
+            std::fs::read(dir.path().join("data")).unwrap(),
+            std::fs::read("/etc/hostname").unwrap()
+        );
+        assert_eq!(
+            std::fs::read_link(dir.path().join("bin/sh")).unwrap(),
+            Path::new("busybox")
+        );
+        let listing = cpio(&archive, &["-tv", "--quiet"], dir.path());
+        assert!(
+            listing
+                .lines()
+                .any(|line| line.starts_with("crw-------") && line.ends_with("dev/console")),
+            "{listing}"
+        );
+    }
+
+    #[test]
+    fn a_program_brings_its_libraries() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut builder = Builder::new();
+        builder
+            .binary("/init", &std::env::current_exe().unwrap())
+            .unwrap();
+        let archive = builder.build().unwrap();
+        let listing = cpio(&archive, &["-t", "--quiet"], dir.path());
+        assert!(
+            listing.lines().any(|line| line.ends_with("libc.so.6")),
+            "{listing}"
+        );
+        assert_eq!(archive.largest().unwrap().0, "/init");
+    }
+
+    #[test]
+    fn a_script_brings_its_interpreter() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("s");
+        std::fs::write(&script, "#!/bin/sh -e\ntrue\n").unwrap();
+        let mut builder = Builder::new();
+        builder.binary("/s", &script).unwrap();
+        let listing = cpio(&builder.build().unwrap(), &["-t", "--quiet"], dir.path());
+        assert!(listing.lines().any(|line| line == "bin/sh"), "{listing}");
+    }
+
+    #[track_caller]
+    fn check_error(result: Result<&mut Builder, InitramfsError>, needle: &str) {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(needle), "{error}");
+    }
+
+    #[test]
+    fn wrong_paths_and_conflicts_are_named() {
+        let mut builder = Builder::new();
+        check_error(builder.bytes("/a/../b", vec![], 0o644), "plain names");
+        check_error(builder.bytes("/", vec![], 0o644), "empty");
+        builder.bytes("/a", b"1".to_vec(), 0o644).unwrap();
+        builder.bytes("/a", b"1".to_vec(), 0o644).unwrap();
+        check_error(
+            builder.bytes("/a", b"2222".to_vec(), 0o644),
+            "4 generated bytes",
+        );
+        builder.bytes("/a/b", vec![], 0o644).unwrap();
+        assert!(
+            builder
+                .build()
+                .unwrap_err()
+                .to_string()
+                .contains("the directory of /a/b")
+        );
+        check_error(
+            Builder::new().binary("/x", Path::new("/no/such")),
+            "/no/such",
+        );
+    }
+}
