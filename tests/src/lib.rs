@@ -1,1 +1,161 @@
-//! Whole-system tests live in `tests/`.
+//! What the whole-system tests share: things that cases do inside the guest, and how the tests run a case.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use anyhow::{Context as _, ensure};
+use ktstr::host::sidecar::Sidecar;
+use ktstr::prelude::AssertResult;
+
+/// Sends PID 1 a fatal signal that it cannot ignore, because it has a handler for it.
+///
+/// # Errors
+/// When the signal cannot be sent.
+pub fn crash_pid1() -> anyhow::Result<()> {
+    rustix::process::kill_process(rustix::process::Pid::INIT, rustix::process::Signal::SEGV)?;
+    Ok(())
+}
+
+/// Hangs, as a buggy test would; only the VM's deadline ends it.
+pub fn wait_forever() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Compares the guest's own view of its CPUs with the declared shape.
+///
+/// # Errors
+/// When sysfs cannot be read or shows another shape.
+pub fn check_sysfs_topology(
+    nodes: usize,
+    llcs: usize,
+    cores: usize,
+    threads: usize,
+) -> anyhow::Result<AssertResult> {
+    let cpus = llcs * cores * threads;
+    let online = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    ensure!(
+        online.trim() == format!("0-{}", cpus - 1),
+        "CPUs online: {}, declared {cpus}",
+        online.trim()
+    );
+    let distinct = |file: &str| -> anyhow::Result<usize> {
+        let mut seen = std::collections::BTreeSet::new();
+        for cpu in 0..cpus {
+            let path = format!("/sys/devices/system/cpu/cpu{cpu}/{file}");
+            seen.insert(fs::read_to_string(&path).with_context(|| path.clone())?);
+        }
+        Ok(seen.len())
+    };
+    ensure!(
+        distinct("cache/index3/shared_cpu_list")? == llcs,
+        "LLCs differ from the declared {llcs}"
+    );
+    ensure!(
+        distinct("topology/thread_siblings_list")? == llcs * cores,
+        "cores differ from the declared {}",
+        llcs * cores
+    );
+    let mut seen_nodes = 0;
+    for entry in fs::read_dir("/sys/devices/system/node")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        seen_nodes += usize::from(
+            name.strip_prefix("node")
+                .is_some_and(|n| n.parse::<u32>().is_ok()),
+        );
+    }
+    ensure!(
+        seen_nodes == nodes,
+        "{seen_nodes} NUMA nodes, declared {nodes}"
+    );
+    Ok(AssertResult::pass())
+}
+
+/// One case, run as its user would run it.
+#[derive(Debug)]
+pub struct CaseRun {
+    /// The test binary's exit code.
+    pub code: Option<i32>,
+    /// What it printed, both streams.
+    pub text: String,
+    /// Its record; `None` when none was written.
+    pub sidecar: Option<Sidecar>,
+    /// Where its artifacts lie; removed with this value.
+    pub dir: tempfile::TempDir,
+}
+
+impl CaseRun {
+    /// Runs `case` of the binary `exe` with `env` added.
+    ///
+    /// # Errors
+    /// When the binary cannot be run or its record cannot be read.
+    pub fn new(exe: &str, case: &str, env: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let output: Output = Command::new(exe)
+            .args(["--exact", case, "--include-ignored", "--nocapture"])
+            .env("KTSTR_SIDECAR_DIR", dir.path())
+            .env_remove("KTSTR_SCHEDULER")
+            .envs(env.iter().copied())
+            .output()
+            .with_context(|| format!("failed to run {exe}"))?;
+        let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        let path = dir.path().join(format!("{case}.json"));
+        let sidecar = match fs::read(&path) {
+            Ok(bytes) => Some(serde_json::from_slice(&bytes)?),
+            Err(_) => None,
+        };
+        Ok(Self {
+            code: output.status.code(),
+            text,
+            sidecar,
+            dir,
+        })
+    }
+
+    /// Asserts that the text holds every one of `needles`.
+    ///
+    /// # Panics
+    /// When one is missing; the panic shows the whole text.
+    #[track_caller]
+    pub fn says(&self, needles: &[&str]) -> &Self {
+        for needle in needles {
+            assert!(
+                self.text.contains(needle),
+                "{needle:?} is not in:\n{}",
+                self.text
+            );
+        }
+        self
+    }
+
+    /// Asserts the exit code.
+    ///
+    /// # Panics
+    /// When it is another one; the panic shows the whole text.
+    #[track_caller]
+    pub fn exits(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{}", self.text);
+        self
+    }
+
+    /// Asserts that a failure dump was left and parses, and returns it.
+    ///
+    /// # Panics
+    /// When there is none, or it is not JSON.
+    #[track_caller]
+    pub fn dump(&self) -> serde_json::Value {
+        let mut found: Vec<PathBuf> = fs::read_dir(self.dir.path())
+            .expect("the artifact directory exists")
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.to_string_lossy().ends_with(".failure-dump.json"))
+            .collect();
+        let path = found
+            .pop()
+            .unwrap_or_else(|| panic!("no failure dump; the run said:\n{}", self.text));
+        let bytes = fs::read(path).expect("the dump can be read");
+        serde_json::from_slice(&bytes).expect("the dump is JSON")
+    }
+}

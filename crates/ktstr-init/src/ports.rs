@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,15 +22,13 @@ pub(crate) fn open(name: &str, deadline: Duration) -> io::Result<File> {
         .open(device)
 }
 
+/// How often to look where the kernel has no inotify.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
 /// A new device node is an event in `/dev`; sysfs itself sends none.
 fn wait_for(class: &Path, dev: &Path, name: &str, deadline: Duration) -> io::Result<PathBuf> {
     let until = Instant::now() + deadline;
-    let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(
-        &events,
-        dev,
-        inotify::WatchFlags::CREATE | inotify::WatchFlags::ATTRIB,
-    )?;
+    let events = watch(dev).ok();
     loop {
         if let Some(device) = find(class, dev, name) {
             return Ok(device);
@@ -42,14 +41,33 @@ fn wait_for(class: &Path, dev: &Path, name: &str, deadline: Duration) -> io::Res
             );
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
-        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&events, PollFlags::IN)], Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
+        match &events {
+            Some(events) => {
+                sleep_on(&mut [PollFd::new(events, PollFlags::IN)], left)?;
+                // The content does not matter: every event is a reason to look again.
+                let mut buffer = [0; 4096];
+                let _ = rustix::io::read(events, &mut buffer);
+            }
+            None => sleep_on(&mut [], left.min(LOOK_EVERY))?,
         }
-        // The content does not matter: every event is a reason to look again.
-        let mut buffer = [0; 4096];
-        let _ = rustix::io::read(&events, &mut buffer);
+    }
+}
+
+fn watch(dev: &Path) -> rustix::io::Result<OwnedFd> {
+    let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    inotify::add_watch(
+        &events,
+        dev,
+        inotify::WatchFlags::CREATE | inotify::WatchFlags::ATTRIB,
+    )?;
+    Ok(events)
+}
+
+fn sleep_on(fds: &mut [PollFd<'_>], time: Duration) -> io::Result<()> {
+    let timeout = Timespec::try_from(time).map_err(io::Error::other)?;
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 

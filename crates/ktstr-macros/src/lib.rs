@@ -1,1 +1,42 @@
-//! Placeholder for the first commit of the layout.
+//! The macros of ktstr: they parse, check with a span on the wrong token, and emit one registry entry. What an attribute
+//! means is decided at run time, by `ktstr` itself.
+
+mod args;
+mod claim;
+mod scheduler;
+mod test;
+
+use proc_macro::TokenStream;
+
+/// Registers a function as a test that runs in a VM; see `ktstr::KtstrTestEntry` for what each attribute means.
+///
+/// ```ignore
+/// #[ktstr_test(scheduler = MY_SCHED, topology = "1n2l2c1t", duration_s = 5, not_stuck)]
+/// fn two_groups(ctx: &Ctx) -> Result<AssertResult> { … }
+/// ```
+#[proc_macro_attribute]
+pub fn ktstr_test(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    test::expand(attribute.into(), item.into())
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
+}
+
+/// Declares a scheduler that tests can name.
+///
+/// ```ignore
+/// declare_scheduler!(MY_SCHED, { name: "my_sched", binary: "scx_my_sched", sched_args: ["--verbose"] });
+/// ```
+#[proc_macro]
+pub fn declare_scheduler(input: TokenStream) -> TokenStream {
+    scheduler::expand(input.into())
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
+}
+
+/// Gives each field of a struct of figures a claim: `stats.claim_<field>(&mut verdict)`.
+#[proc_macro_derive(Claim)]
+pub fn derive_claim(input: TokenStream) -> TokenStream {
+    claim::expand(input.into())
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
+}

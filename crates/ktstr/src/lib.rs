@@ -1,3 +1,68 @@
 //! A test harness for Linux process schedulers.
+//!
+//! A test declares a CPU topology, a scheduler and a workload. ktstr boots a real kernel with that topology, runs the workload
+//! under that scheduler and judges what it saw.
+//!
+//! ```no_run
+//! use ktstr::prelude::*;
+//!
+//! declare_scheduler!(MY_SCHED, { name: "my_sched", binary: "scx_my_sched" });
+//!
+//! #[ktstr_test(scheduler = MY_SCHED, topology = "1n2l2c1t", duration_s = 5, not_stuck)]
+//! fn two_groups(ctx: &Ctx) -> Result<AssertResult> {
+//!     execute_defs(ctx, vec![
+//!         CgroupDef::named("left").workers(2).cpuset(CpusetSpec::Llc(0)),
+//!         CgroupDef::named("right").workers(2).cpuset(CpusetSpec::Llc(1)),
+//!     ])
+//! }
+//!
+//! ktstr::test_main!();
+//! ```
+
+mod entry_point;
 pub mod guest;
+pub mod host;
 pub mod model;
+
+pub use entry_point::test_main;
+pub use ktstr_macros::{Claim, declare_scheduler, ktstr_test};
+pub use model::checks::Assert;
+pub use model::claim::{Claimed, Verdict};
+pub use model::entry::{
+    KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologyConstraints,
+    TopologySpec, find_scheduler, find_test,
+};
+
+/// Everything that a test file needs.
+pub mod prelude {
+    pub use anyhow::{self, Result};
+
+    pub use crate::guest::scenario::{
+        execute_defs, execute_scenario, execute_steps, execute_steps_with,
+    };
+    pub use crate::guest::scenarios;
+    pub use crate::model::checks::Assert;
+    pub use crate::model::claim::Verdict;
+    pub use crate::model::ctx::Ctx;
+    pub use crate::model::result::VmResult;
+    pub use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, Op, Step};
+    pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
+    pub use crate::model::work::WorkType;
+    pub use crate::{Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_test};
+}
+
+/// For the macros' output alone.
+#[doc(hidden)]
+pub mod __private {
+    pub use linkme;
+}
+
+/// The `main` of a test binary (`harness = false`): host runner, PID 1 of the guest, or the process of one test in it.
+#[macro_export]
+macro_rules! test_main {
+    () => {
+        fn main() -> ::std::process::ExitCode {
+            $crate::test_main(::core::env!("CARGO_MANIFEST_DIR"))
+        }
+    };
+}

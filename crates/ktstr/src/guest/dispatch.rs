@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::link::{LinkTransport, MessageLink};
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
+use crate::model::entry::find_test;
 use crate::model::transport::Transport;
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
 
@@ -176,6 +177,16 @@ fn panic_text(payload: &(dyn Any + Send)) -> &str {
         Some(text) => text,
         None => "(a payload without text)",
     }
+}
+
+/// The whole life of the test's process: takes over the link from init, runs the registered test, and says how it went.
+/// Returns the exit status.
+pub fn run_test(name: &str) -> u8 {
+    let link = ktstr_init::child::Link::from_env().unwrap_or_else(|error| {
+        eprintln!("ktstr: the link to init cannot be used: {error}");
+        None
+    });
+    run_named(name, |name| find_test(name).map(|entry| entry.func), link)
 }
 
 #[cfg(test)]

@@ -25,6 +25,16 @@ pub trait MessageLink: Send + Sync + fmt::Debug {
     fn request(&self, message: &Message, deadline: Duration) -> io::Result<Option<Message>>;
 }
 
+impl MessageLink for ktstr_init::child::Link {
+    fn send(&self, message: &Message) -> io::Result<()> {
+        self.send(message)
+    }
+
+    fn request(&self, message: &Message, deadline: Duration) -> io::Result<Option<Message>> {
+        self.request(message, deadline)
+    }
+}
+
 /// A [`Transport`] over a [`MessageLink`].
 #[derive(Debug)]
 pub struct LinkTransport<L> {

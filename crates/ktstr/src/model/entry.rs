@@ -1,7 +1,16 @@
 //! What a test declares: the registry entry that `#[ktstr_test]` emits, and its scheduler.
 
+use std::fmt;
+
+use serde::Serialize;
+
+use super::checks::Assert;
+use super::ctx::Ctx;
+use super::result::VmResult;
+use super::verdict::AssertResult;
+
 /// Where a test's scheduler comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub enum SchedulerSpec {
     /// The kernel's default scheduler; nothing is started.
@@ -20,7 +29,7 @@ pub enum SchedulerSpec {
 }
 
 /// A CPU topology in const form; checked when the entry is validated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TopologySpec {
     /// NUMA nodes, at least 1.
     pub numa_nodes: u32,
@@ -30,4 +39,430 @@ pub struct TopologySpec {
     pub cores: u32,
     /// Threads per core, 1 or 2.
     pub threads: u32,
+}
+
+impl TopologySpec {
+    /// One node, one LLC, two cores.
+    pub const DEFAULT: Self = Self {
+        numa_nodes: 1,
+        llcs: 1,
+        cores: 2,
+        threads: 1,
+    };
+
+    /// vCPUs in all.
+    #[must_use]
+    pub const fn total_cpus(&self) -> u32 {
+        self.llcs
+            .saturating_mul(self.cores)
+            .saturating_mul(self.threads)
+    }
+}
+
+impl fmt::Display for TopologySpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}n{}l{}c{}t",
+            self.numa_nodes, self.llcs, self.cores, self.threads
+        )
+    }
+}
+
+/// Which topologies a test may be run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct TopologyConstraints {
+    /// Fewest LLCs.
+    pub min_llcs: u32,
+    /// Most LLCs.
+    pub max_llcs: u32,
+    /// Fewest NUMA nodes.
+    pub min_numa_nodes: u32,
+    /// Most NUMA nodes.
+    pub max_numa_nodes: u32,
+    /// Fewest CPUs.
+    pub min_cpus: u32,
+    /// Most CPUs.
+    pub max_cpus: u32,
+    /// Two threads per core are needed.
+    pub requires_smt: bool,
+}
+
+impl TopologyConstraints {
+    /// SPEC 5's defaults.
+    pub const DEFAULT: Self = Self {
+        min_llcs: 1,
+        max_llcs: 12,
+        min_numa_nodes: 1,
+        max_numa_nodes: 1,
+        min_cpus: 1,
+        max_cpus: 192,
+        requires_smt: false,
+    };
+}
+
+/// A scheduler as `declare_scheduler!` declares it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scheduler {
+    /// Its name in messages.
+    pub name: &'static str,
+    /// Where its program comes from.
+    pub spec: SchedulerSpec,
+    /// Arguments of its program.
+    pub sched_args: &'static [&'static str],
+    /// Topology of tests that declare none.
+    pub topology: Option<TopologySpec>,
+    /// Checks of all its tests; a test's own win.
+    pub assert: Assert,
+    /// Kernel settings that it needs.
+    pub sysctls: &'static [(&'static str, &'static str)],
+    /// Kernel command line arguments that it needs.
+    pub kargs: &'static [&'static str],
+    /// Kernels that it runs on; empty for all.
+    pub kernels: &'static [&'static str],
+    /// Cgroup that it manages.
+    pub cgroup_parent: Option<&'static str>,
+    /// Its configuration file on the host.
+    pub config: Option<&'static str>,
+}
+
+impl Scheduler {
+    /// Nothing declared; for `..Scheduler::DEFAULT`.
+    pub const DEFAULT: Self = Self {
+        name: "",
+        spec: SchedulerSpec::Eevdf,
+        sched_args: &[],
+        topology: None,
+        assert: Assert::NONE,
+        sysctls: &[],
+        kargs: &[],
+        kernels: &[],
+        cgroup_parent: None,
+        config: None,
+    };
+}
+
+/// The body of a test.
+pub type TestFn = fn(&Ctx) -> anyhow::Result<AssertResult>;
+/// A callback after the VM's end.
+pub type PostVm = fn(&VmResult) -> anyhow::Result<()>;
+
+/// One test, as registered. Build by hand with `..KtstrTestEntry::DEFAULT`.
+#[derive(Debug, Clone, Copy)]
+pub struct KtstrTestEntry {
+    /// The function's name.
+    pub name: &'static str,
+    /// The body, run in the guest.
+    pub func: TestFn,
+    /// The scheduler under test; `None` for the kernel's own.
+    pub scheduler: Option<&'static Scheduler>,
+    /// The guest's CPUs.
+    pub topology: TopologySpec,
+    /// Which other topologies it may be run on.
+    pub constraints: TopologyConstraints,
+    /// Guest memory.
+    pub memory_mib: u32,
+    /// Length of the scenario.
+    pub duration_s: u32,
+    /// The scheduler watchdog that the test counts on.
+    pub watchdog_timeout_s: u32,
+    /// The test's own checks.
+    pub assert: Assert,
+    /// On a failure, run again with probes.
+    pub auto_repro: bool,
+    /// The failure is wanted, and its repro artifact proves it.
+    pub expect_auto_repro: bool,
+    /// The test is meant to fail.
+    pub expect_err: bool,
+    /// An inconclusive outcome is good enough.
+    pub allow_inconclusive: bool,
+    /// Text that the scheduler's error must contain.
+    pub expect_scx_bpf_error_contains: Option<&'static str>,
+    /// Needs CPUs of its own.
+    pub performance_mode: bool,
+    /// Must not run in performance mode.
+    pub no_perf_mode: bool,
+    /// Host CPUs for the vCPUs; `None` for as many as vCPUs.
+    pub cpu_budget: Option<u32>,
+    /// The guest's kernel places itself at random.
+    pub kaslr: bool,
+    /// Run on the host, without a VM.
+    pub host_only: bool,
+    /// Listed, and run only when asked for.
+    pub ignore: bool,
+    /// Periodic captures; 0 for none.
+    pub num_snapshots: u32,
+    /// Called after the run unless the guest reported a failure.
+    pub post_vm: Option<PostVm>,
+    /// Called after every run.
+    pub post_vm_unconditional: Option<PostVm>,
+    /// Longest allowed time from the last vCPU's end to the result.
+    pub cleanup_budget_ms: Option<u64>,
+    /// Cgroup under which the workload's cgroups are made.
+    pub workload_root_cgroup: Option<&'static str>,
+    /// Host files for the guest's `/include-files`.
+    pub extra_include_files: &'static [&'static str],
+    /// More arguments for the scheduler.
+    pub extra_sched_args: &'static [&'static str],
+}
+
+fn no_body(_: &Ctx) -> anyhow::Result<AssertResult> {
+    anyhow::bail!("this entry has no function")
+}
+
+/// One thing that is wrong with an entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("test '{test}': {}", faults.join("; "))]
+pub struct EntryError {
+    /// The test.
+    pub test: &'static str,
+    /// Everything that is wrong with it.
+    pub faults: Vec<String>,
+}
+
+impl KtstrTestEntry {
+    /// SPEC 5's defaults, without name and function.
+    pub const DEFAULT: Self = Self {
+        name: "",
+        func: no_body,
+        scheduler: None,
+        topology: TopologySpec::DEFAULT,
+        constraints: TopologyConstraints::DEFAULT,
+        memory_mib: 256,
+        duration_s: 12,
+        watchdog_timeout_s: 5,
+        assert: Assert::NONE,
+        auto_repro: true,
+        expect_auto_repro: false,
+        expect_err: false,
+        allow_inconclusive: false,
+        expect_scx_bpf_error_contains: None,
+        performance_mode: false,
+        no_perf_mode: false,
+        cpu_budget: None,
+        kaslr: true,
+        host_only: false,
+        ignore: false,
+        num_snapshots: 0,
+        post_vm: None,
+        post_vm_unconditional: None,
+        cleanup_budget_ms: None,
+        workload_root_cgroup: None,
+        extra_include_files: &[],
+        extra_sched_args: &[],
+    };
+
+    /// Checks what the macro checked, once more for entries built by hand.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn validate(&self) -> Result<(), EntryError> {
+        let mut faults = Vec::new();
+        let mut check = |wrong: bool, text: &str| {
+            if wrong {
+                faults.push(text.to_owned());
+            }
+        };
+        check(self.name.is_empty(), "it has no name");
+        check(
+            self.name.contains(['/', '\0']),
+            "its name cannot be a file's name",
+        );
+        check(
+            self.duration_s == 0,
+            "duration_s is 0, at least 1 is needed",
+        );
+        check(self.memory_mib == 0, "memory_mib is 0");
+        check(
+            self.performance_mode && self.no_perf_mode,
+            "performance_mode and no_perf_mode exclude each other",
+        );
+        check(self.cpu_budget == Some(0), "cpu_budget is 0");
+        check(
+            self.cpu_budget.is_some() && !self.no_perf_mode,
+            "cpu_budget needs no_perf_mode",
+        );
+        check(self.cleanup_budget_ms == Some(0), "cleanup_budget_ms is 0");
+        check(
+            self.host_only && self.scheduler.is_some(),
+            "host_only and a scheduler exclude each other",
+        );
+        check(
+            self.host_only && self.num_snapshots > 0,
+            "host_only and num_snapshots exclude each other",
+        );
+        check(
+            self.expect_auto_repro && self.scheduler.is_none(),
+            "expect_auto_repro needs a scheduler",
+        );
+        check(
+            self.expect_auto_repro && !self.auto_repro,
+            "expect_auto_repro needs auto_repro",
+        );
+        check(
+            self.expect_auto_repro && self.expect_err,
+            "expect_auto_repro and expect_err exclude each other",
+        );
+        let matcher = self.expect_scx_bpf_error_contains;
+        check(
+            matcher.is_some() && !self.expect_err,
+            "expect_scx_bpf_error_contains needs expect_err",
+        );
+        check(
+            matcher == Some(""),
+            "expect_scx_bpf_error_contains is empty and would match anything",
+        );
+        let root = self.workload_root_cgroup;
+        let bad_root =
+            root.is_some_and(|root| !root.starts_with('/') || root == "/" || root.contains(".."));
+        check(
+            bad_root,
+            "workload_root_cgroup must be an absolute path below the root, without '..'",
+        );
+        let TopologySpec {
+            numa_nodes,
+            llcs,
+            cores,
+            threads,
+        } = self.topology;
+        if let Err(error) = ktstr_vmm::Topology::new(numa_nodes, llcs, cores, threads) {
+            faults.push(format!("topology {}: {error}", self.topology));
+        }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(EntryError {
+                test: self.name,
+                faults,
+            })
+        }
+    }
+
+    /// Where the scheduler's program comes from.
+    #[must_use]
+    pub fn scheduler_spec(&self) -> SchedulerSpec {
+        self.scheduler
+            .map_or(SchedulerSpec::Eevdf, |scheduler| scheduler.spec)
+    }
+
+    /// The scheduler's declared name; `None` for the kernel's own.
+    #[must_use]
+    pub fn scheduler_name(&self) -> Option<&'static str> {
+        self.scheduler.map(|scheduler| scheduler.name)
+    }
+
+    /// The checks that hold: defaults, then the scheduler's, then the test's; the last `Some` wins.
+    #[must_use]
+    pub fn merged_assert(&self) -> Assert {
+        Assert::layered(
+            self.scheduler
+                .map_or(Assert::NONE, |scheduler| scheduler.assert),
+            self.assert,
+        )
+    }
+}
+
+/// Every test of this binary.
+#[linkme::distributed_slice]
+pub static KTSTR_TESTS: [&'static KtstrTestEntry];
+
+/// Every scheduler that this binary declares.
+#[linkme::distributed_slice]
+pub static KTSTR_SCHEDULERS: [&'static Scheduler];
+
+/// The test of that name.
+#[must_use]
+pub fn find_test(name: &str) -> Option<&'static KtstrTestEntry> {
+    KTSTR_TESTS.iter().copied().find(|entry| entry.name == name)
+}
+
+/// The scheduler of that name.
+#[must_use]
+pub fn find_scheduler(name: &str) -> Option<&'static Scheduler> {
+    KTSTR_SCHEDULERS
+        .iter()
+        .copied()
+        .find(|scheduler| scheduler.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: KtstrTestEntry = KtstrTestEntry {
+        name: "t",
+        ..KtstrTestEntry::DEFAULT
+    };
+    static SCHEDULER: Scheduler = Scheduler {
+        name: "s",
+        assert: Assert::NONE.max_gap_ms(7),
+        ..Scheduler::DEFAULT
+    };
+
+    #[track_caller]
+    fn check(entry: &KtstrTestEntry, needles: &[&str]) {
+        let error = entry.validate().unwrap_err().to_string();
+        for needle in needles {
+            assert!(error.contains(needle), "{needle:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        assert_eq!(GOOD.validate(), Ok(()));
+        check(
+            &KtstrTestEntry {
+                duration_s: 0,
+                performance_mode: true,
+                no_perf_mode: true,
+                ..GOOD
+            },
+            &["duration_s is 0", "exclude each other"],
+        );
+        check(
+            &KtstrTestEntry {
+                expect_scx_bpf_error_contains: Some(""),
+                ..GOOD
+            },
+            &["needs expect_err", "match anything"],
+        );
+        check(
+            &KtstrTestEntry {
+                host_only: true,
+                scheduler: Some(&SCHEDULER),
+                ..GOOD
+            },
+            &["host_only and a scheduler"],
+        );
+        check(
+            &KtstrTestEntry {
+                workload_root_cgroup: Some("/a/../.."),
+                ..GOOD
+            },
+            &["without '..'"],
+        );
+        let topology = TopologySpec {
+            numa_nodes: 2,
+            llcs: 3,
+            ..TopologySpec::DEFAULT
+        };
+        check(
+            &KtstrTestEntry { topology, ..GOOD },
+            &["2n3l2c1t", "dealt evenly"],
+        );
+    }
+
+    #[test]
+    fn a_tests_own_check_wins_over_its_schedulers() {
+        let entry = KtstrTestEntry {
+            scheduler: Some(&SCHEDULER),
+            ..GOOD
+        };
+        assert_eq!(entry.merged_assert().max_gap_ms, Some(7));
+        let own = KtstrTestEntry {
+            assert: Assert::NONE.max_gap_ms(9),
+            ..entry
+        };
+        assert_eq!(own.merged_assert().max_gap_ms, Some(9));
+    }
 }

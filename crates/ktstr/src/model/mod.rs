@@ -1,10 +1,15 @@
 //! Data that host and guest share.
+
 pub mod checks;
+pub mod claim;
 pub mod cpuset;
 pub mod ctx;
 pub mod entry;
 pub mod report;
+pub mod result;
+pub mod role;
 pub mod scenario;
+pub mod stage;
 pub mod stats;
 pub mod transport;
 pub mod verdict;

@@ -27,6 +27,11 @@ impl ScenarioStats {
             .fold(0, |sum, cgroup| sum.saturating_add(cgroup.iterations))
     }
 
+    /// One line per cgroup, for people.
+    pub fn lines(&self) -> Vec<String> {
+        self.cgroups.iter().map(CgroupStats::line).collect()
+    }
+
     /// Takes over all of `other`; a metric of the same name is replaced.
     pub fn merge(&mut self, other: Self) {
         self.cgroups.extend(other.cgroups);
@@ -74,6 +79,30 @@ pub struct CgroupStats {
     pub wake_count: u64,
     /// Time runnable but not running, of all workers (schedstat).
     pub run_delay_ms: Option<f64>,
+}
+
+impl CgroupStats {
+    /// The figures in one line; what was not measured is left out.
+    fn line(&self) -> String {
+        let mut line = format!(
+            "{}: {} workers, {} iterations, {:.0} ms CPU in {:.0} ms, longest gap {:.0} ms, {} migrations, CPUs {:?}",
+            self.name,
+            self.workers,
+            self.iterations,
+            self.cpu_time_ms,
+            self.wall_time_ms,
+            self.max_gap_ms,
+            self.migrations,
+            self.cpus_seen
+        );
+        if let Some(spread) = self.spread_pct {
+            line.push_str(&format!(", spread {spread:.1} %"));
+        }
+        if let Some(p99) = self.wake_p99_ns {
+            line.push_str(&format!(", p99 wake-up {} us", p99 / 1000));
+        }
+        line
+    }
 }
 
 /// Figures of one step: what all live workers did between its start and its end.

@@ -1,0 +1,252 @@
+//! `key = value` lists, and complaints that show what would be right.
+
+use proc_macro2::{Span, TokenStream};
+use quote::quote;
+use syn::parse::{Parse, ParseStream};
+use syn::punctuated::Punctuated;
+use syn::{Error, Expr, ExprLit, Ident, Lit, Result, Token};
+
+/// `key = value`, `key: value`, or a bare `flag`.
+pub(crate) struct Arg {
+    pub(crate) key: Ident,
+    pub(crate) value: Option<Expr>,
+}
+
+impl Parse for Arg {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let key = input.parse()?;
+        let value = if input.peek(Token![=]) {
+            input.parse::<Token![=]>()?;
+            Some(input.parse()?)
+        } else if input.peek(Token![:]) {
+            input.parse::<Token![:]>()?;
+            Some(input.parse()?)
+        } else {
+            None
+        };
+        Ok(Self { key, value })
+    }
+}
+
+/// A list of arguments, each key once.
+pub(crate) struct Args(pub(crate) Vec<Arg>);
+
+impl Parse for Args {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let args: Vec<Arg> = Punctuated::<Arg, Token![,]>::parse_terminated(input)?
+            .into_iter()
+            .collect();
+        for (index, arg) in args.iter().enumerate() {
+            if args
+                .iter()
+                .take(index)
+                .any(|earlier| earlier.key == arg.key)
+            {
+                return Err(Error::new(
+                    arg.key.span(),
+                    format!("`{}` is given twice", arg.key),
+                ));
+            }
+        }
+        Ok(Self(args))
+    }
+}
+
+impl Args {
+    pub(crate) fn get(&self, key: &str) -> Option<&Arg> {
+        self.0.iter().find(|arg| arg.key == key)
+    }
+
+    pub(crate) fn span(&self, key: &str) -> Span {
+        self.get(key)
+            .map_or_else(Span::call_site, |arg| arg.key.span())
+    }
+
+    /// The flag is given, and not as `false`.
+    pub(crate) fn is_on(&self, key: &str) -> bool {
+        self.get(key)
+            .is_some_and(|arg| !matches!(&arg.value, Some(value) if bool_of(value) == Some(false)))
+    }
+}
+
+/// What kind of value a key takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Flag,
+    Int,
+    Float,
+    Text,
+    Texts,
+    /// Any expression; the compiler checks its type.
+    Path,
+}
+
+impl Kind {
+    fn wanted(self) -> &'static str {
+        match self {
+            Self::Flag => "a flag: write it alone, or `= true` or `= false`",
+            Self::Int => "a whole number",
+            Self::Float => "a number",
+            Self::Text => "a text in quotes",
+            Self::Texts => "a list of texts in brackets, such as [\"a\", \"b\"]",
+            Self::Path => "a name or an expression",
+        }
+    }
+
+    /// The value's tokens, or a complaint at the value.
+    pub(crate) fn tokens(self, arg: &Arg) -> Result<TokenStream> {
+        let wrong = |span| Error::new(span, format!("`{}` takes {}", arg.key, self.wanted()));
+        let Some(value) = &arg.value else {
+            return if self == Self::Flag {
+                Ok(quote!(true))
+            } else {
+                Err(wrong(arg.key.span()))
+            };
+        };
+        let span = syn::spanned::Spanned::span(value);
+        let fits = match (self, value) {
+            (Self::Flag, value) => bool_of(value).is_some(),
+            (
+                Self::Int,
+                Expr::Lit(ExprLit {
+                    lit: Lit::Int(_), ..
+                }),
+            ) => true,
+            (
+                Self::Float,
+                Expr::Lit(ExprLit {
+                    lit: Lit::Int(int), ..
+                }),
+            ) => {
+                let float: f64 = int.base10_parse()?;
+                return Ok(quote!(#float));
+            }
+            (
+                Self::Float,
+                Expr::Lit(ExprLit {
+                    lit: Lit::Float(_), ..
+                }),
+            ) => true,
+            (Self::Text, value) => text_of(value).is_some(),
+            (Self::Texts, Expr::Array(array)) => {
+                for element in &array.elems {
+                    if text_of(element).is_none() {
+                        return Err(wrong(syn::spanned::Spanned::span(element)));
+                    }
+                }
+                return Ok(quote!(&#array));
+            }
+            // Names of constants serve wherever a literal does.
+            (Self::Int | Self::Float, Expr::Path(_)) | (Self::Path, _) => true,
+            _ => false,
+        };
+        if fits {
+            Ok(quote!(#value))
+        } else {
+            Err(wrong(span))
+        }
+    }
+}
+
+fn bool_of(value: &Expr) -> Option<bool> {
+    match value {
+        Expr::Lit(ExprLit {
+            lit: Lit::Bool(value),
+            ..
+        }) => Some(value.value),
+        _ => None,
+    }
+}
+
+pub(crate) fn text_of(value: &Expr) -> Option<String> {
+    match value {
+        Expr::Lit(ExprLit {
+            lit: Lit::Str(value),
+            ..
+        }) => Some(value.value()),
+        _ => None,
+    }
+}
+
+/// "unknown" with the nearest known name, or all of them.
+pub(crate) fn unknown(what: &str, key: &Ident, known: &[&str]) -> Error {
+    let name = key.to_string();
+    let nearest = known
+        .iter()
+        .map(|candidate| (distance(&name, candidate), candidate))
+        .min();
+    let hint = match nearest {
+        Some((near, candidate)) if near <= 3 => format!("did you mean `{candidate}`?"),
+        _ => format!("known are: {}", known.join(", ")),
+    };
+    Error::new(key.span(), format!("unknown {what} `{name}`; {hint}"))
+}
+
+/// Levenshtein's edit distance.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (to, cell) in b.iter().zip(row.iter_mut().skip(1)) {
+            let best = (diagonal + usize::from(from != *to))
+                .min(*cell + 1)
+                .min(left + 1);
+            diagonal = *cell;
+            *cell = best;
+            left = best;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+/// `1n2l4c2t` as four numbers.
+pub(crate) fn parse_shape(text: &str) -> Option<[u32; 4]> {
+    let mut rest = text;
+    let mut numbers = [0; 4];
+    for (unit, number) in ['n', 'l', 'c', 't'].into_iter().zip(&mut numbers) {
+        let (digits, tail) = rest.split_once(unit)?;
+        *number = digits.parse().ok()?;
+        rest = tail;
+    }
+    rest.is_empty().then_some(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_names_are_found() {
+        assert_eq!(distance("duration", "duration_s"), 2);
+        assert_eq!(distance("", "abc"), 3);
+        let key: Ident = syn::parse_quote!(not_stuk);
+        assert!(
+            unknown("attribute", &key, &["isolation", "not_stuck"])
+                .to_string()
+                .contains("did you mean `not_stuck`")
+        );
+        let far: Ident = syn::parse_quote!(zzzzzzzz);
+        assert!(
+            unknown("attribute", &far, &["a", "b"])
+                .to_string()
+                .contains("known are: a, b")
+        );
+    }
+
+    #[test]
+    fn shapes() {
+        assert_eq!(parse_shape("1n2l4c2t"), Some([1, 2, 4, 2]));
+        assert_eq!(parse_shape("2l4c"), None);
+    }
+
+    #[test]
+    fn a_key_given_twice_is_refused() {
+        let error = syn::parse_str::<Args>("a = 1, b, a = 2").err().unwrap();
+        assert_eq!(error.to_string(), "`a` is given twice");
+    }
+}

@@ -1,0 +1,291 @@
+//! `#[ktstr_test]`
+
+use proc_macro2::{Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::{Error, FnArg, ItemFn, Result, ReturnType, Type};
+
+use crate::args::{Args, Kind, parse_shape, text_of, unknown};
+
+/// Attributes that are fields of the entry as they are.
+const FIELDS: &[(&str, Kind)] = &[
+    ("memory_mib", Kind::Int),
+    ("duration_s", Kind::Int),
+    ("watchdog_timeout_s", Kind::Int),
+    ("auto_repro", Kind::Flag),
+    ("expect_auto_repro", Kind::Flag),
+    ("expect_err", Kind::Flag),
+    ("allow_inconclusive", Kind::Flag),
+    ("performance_mode", Kind::Flag),
+    ("no_perf_mode", Kind::Flag),
+    ("kaslr", Kind::Flag),
+    ("host_only", Kind::Flag),
+    ("ignore", Kind::Flag),
+    ("num_snapshots", Kind::Int),
+    ("extra_include_files", Kind::Texts),
+    ("extra_sched_args", Kind::Texts),
+];
+
+/// Attributes whose field is an `Option`.
+const OPTIONS: &[(&str, Kind)] = &[
+    ("expect_scx_bpf_error_contains", Kind::Text),
+    ("cpu_budget", Kind::Int),
+    ("post_vm", Kind::Path),
+    ("post_vm_unconditional", Kind::Path),
+    ("cleanup_budget_ms", Kind::Int),
+    ("workload_root_cgroup", Kind::Text),
+];
+
+/// Checks of SPEC 7: setters of `Assert`.
+pub(crate) const CHECKS: &[(&str, Kind)] = &[
+    ("not_stuck", Kind::Flag),
+    ("isolation", Kind::Flag),
+    ("max_gap_ms", Kind::Int),
+    ("max_spread_pct", Kind::Float),
+    ("max_throughput_cv", Kind::Float),
+    ("min_work_rate", Kind::Float),
+    ("min_iteration_rate", Kind::Float),
+    ("max_migration_ratio", Kind::Float),
+    ("max_p99_wake_latency_ns", Kind::Int),
+    ("max_wake_latency_cv", Kind::Float),
+    ("min_page_locality", Kind::Float),
+    ("max_cross_node_migration_ratio", Kind::Float),
+    ("max_slow_tier_ratio", Kind::Float),
+    ("max_imbalance_ratio", Kind::Float),
+    ("max_local_dsq_depth", Kind::Int),
+    ("fail_on_rq_clock_stuck", Kind::Flag),
+    ("sustained_samples", Kind::Int),
+    ("max_fallback_rate", Kind::Float),
+    ("max_keep_last_rate", Kind::Float),
+    ("enforce_monitor_thresholds", Kind::Flag),
+];
+
+/// Fields of the constraints.
+const CONSTRAINTS: &[(&str, Kind)] = &[
+    ("min_llcs", Kind::Int),
+    ("max_llcs", Kind::Int),
+    ("min_numa_nodes", Kind::Int),
+    ("max_numa_nodes", Kind::Int),
+    ("min_cpus", Kind::Int),
+    ("max_cpus", Kind::Int),
+    ("requires_smt", Kind::Flag),
+];
+
+/// Attributes handled one by one.
+const OTHERS: &[&str] = &[
+    "scheduler",
+    "topology",
+    "numa_nodes",
+    "llcs",
+    "cores",
+    "threads",
+];
+
+/// Pairs that contradict each other (DETAILS F14a).
+const EXCLUDES: &[(&str, &str)] = &[
+    ("performance_mode", "no_perf_mode"),
+    ("expect_auto_repro", "expect_err"),
+    ("host_only", "scheduler"),
+    ("host_only", "num_snapshots"),
+    ("topology", "numa_nodes"),
+    ("topology", "llcs"),
+    ("topology", "cores"),
+    ("topology", "threads"),
+];
+
+/// Attributes that need another one.
+const NEEDS: &[(&str, &str)] = &[
+    ("expect_auto_repro", "scheduler"),
+    ("cpu_budget", "no_perf_mode"),
+    ("expect_scx_bpf_error_contains", "expect_err"),
+];
+
+pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    let args: Args = syn::parse2(attribute)?;
+    let function: ItemFn = syn::parse2(item)?;
+    check_signature(&function)?;
+    check_keys(&args)?;
+    let fields = fields(&args)?;
+    let asserts = setters(&args, CHECKS)?;
+    let topology = topology(&args)?;
+    let scheduler = match args.get("scheduler") {
+        Some(arg) => {
+            let path = Kind::Path.tokens(arg)?;
+            quote!(::core::option::Option::Some(&#path))
+        }
+        None => quote!(::core::option::Option::None),
+    };
+    let constraints = constraints(&args)?;
+    let name = &function.sig.ident;
+    let entry = format_ident!("__KTSTR_TEST_{}", name.to_string().to_uppercase());
+    let text = name.to_string();
+    Ok(quote! {
+        #function
+
+        #[::ktstr::__private::linkme::distributed_slice(::ktstr::KTSTR_TESTS)]
+        #[linkme(crate = ::ktstr::__private::linkme)]
+        static #entry: &'static ::ktstr::KtstrTestEntry = &::ktstr::KtstrTestEntry {
+            name: #text,
+            func: #name,
+            scheduler: #scheduler,
+            topology: #topology,
+            constraints: #constraints,
+            assert: ::ktstr::Assert::NONE #asserts,
+            #fields
+            ..::ktstr::KtstrTestEntry::DEFAULT
+        };
+    })
+}
+
+fn check_signature(function: &ItemFn) -> Result<()> {
+    const WANTED: &str = "a ktstr test is `fn name(ctx: &Ctx) -> Result<AssertResult>`";
+    let signature = &function.sig;
+    let fail = |span: Span, what: &str| Err(Error::new(span, format!("{WANTED}; {what}")));
+    if let Some(token) = &signature.asyncness {
+        return fail(token.span, "it cannot be async");
+    }
+    if !signature.generics.params.is_empty() {
+        return fail(
+            syn::spanned::Spanned::span(&signature.generics),
+            "it cannot be generic",
+        );
+    }
+    let argument = signature.inputs.first();
+    let by_reference =
+        matches!(argument, Some(FnArg::Typed(typed)) if matches!(*typed.ty, Type::Reference(_)));
+    if signature.inputs.len() != 1 || !by_reference {
+        let span = argument.map_or(signature.ident.span(), syn::spanned::Spanned::span);
+        return fail(span, "it takes exactly one argument, `&Ctx`");
+    }
+    if matches!(signature.output, ReturnType::Default) {
+        return fail(signature.ident.span(), "it returns nothing here");
+    }
+    Ok(())
+}
+
+fn check_keys(args: &Args) -> Result<()> {
+    let tables = [FIELDS, OPTIONS, CHECKS, CONSTRAINTS];
+    let known: Vec<&str> = tables
+        .iter()
+        .flat_map(|table| table.iter().map(|(name, _)| *name))
+        .chain(OTHERS.iter().copied())
+        .collect();
+    for arg in &args.0 {
+        if !known.iter().any(|name| arg.key == name) {
+            return Err(unknown("attribute", &arg.key, &known));
+        }
+    }
+    for (a, b) in EXCLUDES {
+        if args.is_on(a) && args.is_on(b) {
+            return Err(Error::new(
+                args.span(b),
+                format!("`{a}` and `{b}` exclude each other"),
+            ));
+        }
+    }
+    for (key, needed) in NEEDS {
+        if args.is_on(key) && !args.is_on(needed) {
+            return Err(Error::new(
+                args.span(key),
+                format!("`{key}` needs `{needed}`"),
+            ));
+        }
+    }
+    if args.is_on("expect_auto_repro")
+        && args.get("auto_repro").is_some()
+        && !args.is_on("auto_repro")
+    {
+        return Err(Error::new(
+            args.span("auto_repro"),
+            "`expect_auto_repro` needs `auto_repro`",
+        ));
+    }
+    Ok(())
+}
+
+fn fields(args: &Args) -> Result<TokenStream> {
+    let mut out = TokenStream::new();
+    for (name, kind) in FIELDS {
+        if let Some(arg) = args.get(name) {
+            let (field, value) = (&arg.key, kind.tokens(arg)?);
+            out.extend(quote!(#field: #value,));
+        }
+    }
+    for (name, kind) in OPTIONS {
+        if let Some(arg) = args.get(name) {
+            let (field, value) = (&arg.key, kind.tokens(arg)?);
+            out.extend(quote!(#field: ::core::option::Option::Some(#value),));
+        }
+    }
+    Ok(out)
+}
+
+/// `.key(value)` for every key of `table` that is given.
+pub(crate) fn setters(args: &Args, table: &[(&str, Kind)]) -> Result<TokenStream> {
+    let mut out = TokenStream::new();
+    for (name, kind) in table {
+        if let Some(arg) = args.get(name) {
+            let (setter, value) = (&arg.key, kind.tokens(arg)?);
+            out.extend(quote!(.#setter(#value)));
+        }
+    }
+    Ok(out)
+}
+
+fn constraints(args: &Args) -> Result<TokenStream> {
+    let mut out = TokenStream::new();
+    for (name, kind) in CONSTRAINTS {
+        if let Some(arg) = args.get(name) {
+            let (field, value) = (&arg.key, kind.tokens(arg)?);
+            out.extend(quote!(#field: #value,));
+        }
+    }
+    Ok(quote!(::ktstr::TopologyConstraints { #out ..::ktstr::TopologyConstraints::DEFAULT }))
+}
+
+/// The declared shape; each dimension that is not declared comes from the scheduler, else from the default.
+fn topology(args: &Args) -> Result<TokenStream> {
+    if let Some(arg) = args.get("topology") {
+        return shape(arg.value.as_ref(), arg.key.span());
+    }
+    let base = match args.get("scheduler").and_then(|arg| arg.value.as_ref()) {
+        Some(path) => quote! {
+            match #path.topology {
+                ::core::option::Option::Some(topology) => topology,
+                ::core::option::Option::None => ::ktstr::TopologySpec::DEFAULT,
+            }
+        },
+        None => quote!(::ktstr::TopologySpec::DEFAULT),
+    };
+    let mut own = TokenStream::new();
+    for name in ["numa_nodes", "llcs", "cores", "threads"] {
+        if let Some(arg) = args.get(name) {
+            let (field, value) = (&arg.key, Kind::Int.tokens(arg)?);
+            own.extend(quote!(#field: #value,));
+        }
+    }
+    if own.is_empty() {
+        return Ok(base);
+    }
+    Ok(quote!(::ktstr::TopologySpec { #own ..#base }))
+}
+
+/// A shape in quotes as a `TopologySpec`.
+pub(crate) fn shape(value: Option<&syn::Expr>, key: Span) -> Result<TokenStream> {
+    const WANTED: &str = "`topology` takes a shape in quotes such as \"1n2l4c2t\": NUMA nodes, LLCs in all, cores per LLC, threads per core";
+    let span = value.map_or(key, syn::spanned::Spanned::span);
+    let Some([numa_nodes, llcs, cores, threads]) =
+        value.and_then(text_of).as_deref().and_then(parse_shape)
+    else {
+        return Err(Error::new(span, WANTED));
+    };
+    if [numa_nodes, llcs, cores, threads].contains(&0) || threads > 2 || llcs % numa_nodes != 0 {
+        let rules = "no number may be 0, a core has at most 2 threads, and the LLCs must divide evenly among the nodes";
+        return Err(Error::new(
+            span,
+            format!("no machine has this shape: {rules}"),
+        ));
+    }
+    Ok(
+        quote!(::ktstr::TopologySpec { numa_nodes: #numa_nodes, llcs: #llcs, cores: #cores, threads: #threads }),
+    )
+}

@@ -1,0 +1,405 @@
+//! From a source to a cache entry.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use sha2::{Digest as _, Sha256};
+
+use super::cache::{Cache, Metadata, sha256};
+use super::config::{FRAGMENT, dropped};
+use super::{IMAGE, Kernel, KernelError, VMLINUX};
+
+/// Where a kernel's source comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Source {
+    /// The archive of a distribution's source package.
+    Archive(PathBuf),
+    /// A source tree; it is built outside of itself and stays clean.
+    Tree(PathBuf),
+}
+
+impl Source {
+    /// Debian's `linux-source-6.12`.
+    #[must_use]
+    pub fn debian() -> Self {
+        Self::Archive(PathBuf::from("/usr/src/linux-source-6.12.tar.xz"))
+    }
+}
+
+/// How to build.
+#[derive(Debug, Clone)]
+pub struct BuildOptions {
+    /// Jobs of make.
+    pub jobs: usize,
+    /// Where the build's output goes.
+    pub log: PathBuf,
+}
+
+/// Told how a build gets on.
+pub trait Progress {
+    /// A step begins.
+    fn step(&mut self, text: &str);
+    /// One more file was compiled.
+    fn tick(&mut self);
+}
+
+/// The cached kernel of `source`, built if it is not there or damaged.
+///
+/// # Errors
+/// When the source is missing, an option does not stick, or a step fails; the message names the log.
+pub fn build(
+    cache: &Cache,
+    source: &Source,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> Result<Kernel, KernelError> {
+    let compiler = compiler();
+    let key = key(source, &compiler)?;
+    if let Some(kernel) = cache.entry(&key)? {
+        return Ok(kernel);
+    }
+    let lock = cache.lock_exclusive(&key, || {
+        progress.step("waiting for another build of the same kernel")
+    })?;
+    // Another builder may have been faster.
+    drop(lock);
+    if let Some(kernel) = cache.entry(&key)? {
+        return Ok(kernel);
+    }
+    let lock = cache.lock_exclusive(&key, || ())?;
+    let work = tempfile::Builder::new()
+        .prefix(".build-")
+        .tempdir_in(cache.root())
+        .map_err(io_error("create a build directory in", cache.root()))?;
+    let mut steps = Steps {
+        options,
+        progress,
+        log: create_log(&options.log)?,
+    };
+    let tree = steps.unpack(source, work.path())?;
+    let out = work.path().join("out");
+    let release = steps.make_kernel(&tree, &out)?;
+    let files = work.path().join("files");
+    steps.collect(&out, &files)?;
+    let metadata = Metadata {
+        source: format!("{source:?}"),
+        release,
+        compiler,
+        image_bytes: 0,
+        vmlinux_bytes: 0,
+        image_sha256: String::new(),
+    };
+    cache.publish(&key, &files, metadata)?;
+    drop(lock);
+    cache.entry(&key)?.ok_or_else(|| KernelError::None {
+        cache: cache.root().to_owned(),
+    })
+}
+
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> KernelError {
+    let path = path.to_owned();
+    move |source| KernelError::Cache { what, path, source }
+}
+
+fn create_log(path: &Path) -> Result<File, KernelError> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(io_error("create the directory of", path))?;
+    }
+    File::create(path).map_err(io_error("create the log", path))
+}
+
+fn compiler() -> String {
+    let output = Command::new("gcc").arg("--version").output();
+    let text = output
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    text.lines().next().unwrap_or("no compiler").to_owned()
+}
+
+/// Source, configuration and compiler, in sixteen hex digits behind a readable name.
+fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
+    let (name, identity) = match source {
+        Source::Archive(path) => {
+            if !path.is_file() {
+                let hint = "install it (Debian: linux-source-6.12; `cargo xtask setup` does)";
+                return Err(KernelError::NoSource {
+                    path: path.clone(),
+                    hint,
+                });
+            }
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let name = name.split(".tar").next().unwrap_or_default().to_owned();
+            (name, sha256(path).map_err(io_error("read", path))?)
+        }
+        Source::Tree(path) => {
+            let makefile = path.join("Makefile");
+            if !makefile.is_file() {
+                return Err(KernelError::NoSource {
+                    path: path.clone(),
+                    hint: "name a Linux source tree",
+                });
+            }
+            let name = path
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let head = git_head(path).unwrap_or_else(|| {
+                format!(
+                    "{:?}",
+                    makefile.metadata().ok().and_then(|m| m.modified().ok())
+                )
+            });
+            (name, format!("{} {head}", path.display()))
+        }
+    };
+    let mut hash = Sha256::new();
+    for part in [identity.as_str(), FRAGMENT, compiler] {
+        hash.update(part.as_bytes());
+        hash.update([0]);
+    }
+    let digest = format!("{:x}", hash.finalize());
+    Ok(format!(
+        "{}-{}",
+        super::sanitize_kernel_label(&name),
+        digest.get(..16).unwrap_or_default()
+    ))
+}
+
+fn git_head(tree: &Path) -> Option<String> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(tree)
+            .args(args)
+            .output()
+            .ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    Some(format!(
+        "{} {}",
+        git(&["rev-parse", "HEAD"])?,
+        git(&["diff", "HEAD"])?
+    ))
+}
+
+struct Steps<'a> {
+    options: &'a BuildOptions,
+    progress: &'a mut dyn Progress,
+    log: File,
+}
+
+impl Steps<'_> {
+    /// Runs one command, its output into the log; a tick per line.
+    fn run(&mut self, step: &str, command: &mut Command) -> Result<(), KernelError> {
+        self.progress.step(step);
+        let failed = |status: String, options: &BuildOptions| {
+            let text = fs::read_to_string(&options.log).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            let tail = lines
+                .get(lines.len().saturating_sub(15)..)
+                .unwrap_or_default()
+                .join("\n");
+            KernelError::Build {
+                step: step.to_owned(),
+                status,
+                log: options.log.clone(),
+                tail,
+            }
+        };
+        let errors = self
+            .log
+            .try_clone()
+            .map_err(io_error("share the log", &self.options.log))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn();
+        let mut child = child.map_err(|error| failed(error.to_string(), self.options))?;
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // A log that cannot be written costs only the log.
+                let _ = writeln!(self.log, "{line}");
+                self.progress.tick();
+            }
+        }
+        let status = child
+            .wait()
+            .map_err(|error| failed(error.to_string(), self.options))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(status.to_string(), self.options))
+        }
+    }
+
+    fn unpack(&mut self, source: &Source, work: &Path) -> Result<PathBuf, KernelError> {
+        let archive = match source {
+            Source::Tree(tree) => return Ok(tree.clone()),
+            Source::Archive(archive) => archive,
+        };
+        let tree = work.join("source");
+        fs::create_dir(&tree).map_err(io_error("create", &tree))?;
+        let mut tar = Command::new("tar");
+        tar.arg("-xf")
+            .arg(archive)
+            .arg("-C")
+            .arg(&tree)
+            .arg("--strip-components=1");
+        self.run("unpacking the kernel source", &mut tar)?;
+        Ok(tree)
+    }
+
+    /// Configures and builds; returns the kernel's release.
+    fn make_kernel(&mut self, tree: &Path, out: &Path) -> Result<String, KernelError> {
+        fs::create_dir_all(out).map_err(io_error("create", out))?;
+        let fragment = out.join("ktstr.kconfig");
+        fs::write(&fragment, FRAGMENT).map_err(io_error("write", &fragment))?;
+        let make = |targets: &[&str]| {
+            let mut make = Command::new("make");
+            make.arg("-C")
+                .arg(tree)
+                .arg(format!("O={}", out.display()))
+                .args(targets);
+            make
+        };
+        let mut configure = make(&["allnoconfig"]);
+        configure.env("KCONFIG_ALLCONFIG", &fragment);
+        self.run("configuring the kernel", &mut configure)?;
+        let config = out.join(".config");
+        let text = fs::read_to_string(&config).map_err(io_error("read", &config))?;
+        let options = dropped(FRAGMENT, &text);
+        if !options.is_empty() {
+            let kept = self.options.log.with_extension("config");
+            // The build directory goes away; the configuration is what the user needs to see.
+            let path = if fs::copy(&config, &kept).is_ok() {
+                kept
+            } else {
+                config
+            };
+            return Err(KernelError::Config { options, path });
+        }
+        let jobs = format!("-j{}", self.options.jobs.max(1));
+        self.run(
+            "building the kernel",
+            &mut make(&[&jobs, "bzImage", "vmlinux"]),
+        )?;
+        let release = out.join("include/config/kernel.release");
+        Ok(fs::read_to_string(&release)
+            .unwrap_or_default()
+            .trim()
+            .to_owned())
+    }
+
+    /// The files of an entry; vmlinux without DWARF, which nothing of ours reads, and with BTF and symbols.
+    fn collect(&mut self, out: &Path, files: &Path) -> Result<(), KernelError> {
+        fs::create_dir(files).map_err(io_error("create", files))?;
+        for (from, to) in [("arch/x86/boot/bzImage", IMAGE), (".config", "config")] {
+            fs::copy(out.join(from), files.join(to)).map_err(io_error("copy", &out.join(from)))?;
+        }
+        let mut strip = Command::new("objcopy");
+        strip
+            .arg("--strip-debug")
+            .arg(out.join(VMLINUX))
+            .arg(files.join(VMLINUX));
+        self.run("stripping vmlinux", &mut strip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Quiet;
+
+    impl Progress for Quiet {
+        fn step(&mut self, _: &str) {}
+        fn tick(&mut self) {}
+    }
+
+    /// A tree whose Makefile does what Linux's does, in miniature.
+    fn fake_tree(dir: &Path, config: &str) -> PathBuf {
+        let tree = dir.join("linux-mini");
+        fs::create_dir_all(&tree).unwrap();
+        fs::write(tree.join("config.in"), config).unwrap();
+        let makefile = "allnoconfig:\n\tcp config.in $(O)/.config\nbzImage:\n\tmkdir -p $(O)/arch/x86/boot \
+            $(O)/include/config\n\techo image > $(O)/arch/x86/boot/bzImage\n\techo 9.9 > $(O)/include/config/kernel.release\n\
+            vmlinux:\n\tcp /bin/true $(O)/vmlinux\n";
+        fs::write(tree.join("Makefile"), makefile).unwrap();
+        tree
+    }
+
+    #[track_caller]
+    fn build_fake(config: &str) -> (Result<Kernel, KernelError>, tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("cache"));
+        fs::create_dir_all(cache.root()).unwrap();
+        let source = Source::Tree(fake_tree(dir.path(), config));
+        let options = BuildOptions {
+            jobs: 1,
+            log: dir.path().join("build.log"),
+        };
+        let built = build(&cache, &source, &options, &mut Quiet);
+        (built, dir, cache)
+    }
+
+    #[test]
+    fn a_tree_becomes_an_entry_and_stays_clean() {
+        let (built, dir, cache) = build_fake(FRAGMENT);
+        let kernel = built.unwrap();
+        assert_eq!(fs::read(&kernel.image).unwrap(), b"image\n");
+        assert_eq!(cache.keys().len(), 1);
+        assert!(
+            cache.keys()[0].starts_with("linux-mini-"),
+            "{:?}",
+            cache.keys()
+        );
+        assert_eq!(
+            fs::read_dir(dir.path().join("linux-mini")).unwrap().count(),
+            2
+        );
+        let left = fs::read_dir(cache.root())
+            .unwrap()
+            .filter(|e| {
+                e.as_ref()
+                    .unwrap()
+                    .file_name()
+                    .to_string_lossy()
+                    .starts_with(".build")
+            })
+            .count();
+        assert_eq!(left, 0, "the build directory goes away");
+    }
+
+    #[test]
+    fn an_option_that_did_not_stick_is_an_error_that_names_it() {
+        let config = FRAGMENT.replace("CONFIG_SCHED_CLASS_EXT=y\n", "");
+        let (built, _dir, cache) = build_fake(&config);
+        let error = built.unwrap_err().to_string();
+        assert!(
+            error.contains("CONFIG_SCHED_CLASS_EXT=y") && error.contains("build.config"),
+            "{error}"
+        );
+        assert!(cache.keys().is_empty());
+    }
+
+    #[test]
+    fn a_missing_source_says_how_to_get_it() {
+        let error = key(&Source::Archive("/no/such.tar.xz".into()), "gcc")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("/no/such.tar.xz") && error.contains("cargo xtask setup"),
+            "{error}"
+        );
+    }
+}

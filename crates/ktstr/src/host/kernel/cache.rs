@@ -1,0 +1,332 @@
+//! Built kernels on disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::{IMAGE, Kernel, KernelError, VMLINUX};
+
+/// The file that makes an entry complete.
+const METADATA: &str = "metadata.json";
+
+/// What an entry says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Where the source came from.
+    pub source: String,
+    /// `make kernelrelease`.
+    pub release: String,
+    /// First line of the compiler's version.
+    pub compiler: String,
+    /// Sizes of the files; a damaged entry differs.
+    pub image_bytes: u64,
+    /// Size of vmlinux.
+    pub vmlinux_bytes: u64,
+    /// SHA-256 of the image, hex.
+    pub image_sha256: String,
+}
+
+/// A lock on an entry; released with its drop.
+#[derive(Debug)]
+pub struct Lease {
+    _file: File,
+}
+
+/// A directory of entries.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// `$XDG_CACHE_HOME/ktstr/kernels`, else `~/.cache/ktstr/kernels`.
+    #[must_use]
+    pub fn open_default() -> Self {
+        let xdg = std::env::var_os("XDG_CACHE_HOME")
+            .filter(|dir| !dir.is_empty())
+            .map(PathBuf::from);
+        let home = || {
+            std::env::var_os("HOME")
+                .map_or_else(std::env::temp_dir, PathBuf::from)
+                .join(".cache")
+        };
+        Self::at(xdg.unwrap_or_else(home).join("ktstr/kernels"))
+    }
+
+    /// A cache in this directory.
+    #[must_use]
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Keys of all complete entries.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        let mut keys: Vec<String> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().join(METADATA).is_file())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|key| !key.starts_with('.'))
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    /// The entry of that key, locked against removal; `None` when it is not there or damaged.
+    ///
+    /// # Errors
+    /// When its lock cannot be taken.
+    pub fn entry(&self, key: &str) -> Result<Option<Kernel>, KernelError> {
+        let dir = self.root.join(key);
+        if !dir.join(METADATA).is_file() {
+            return Ok(None);
+        }
+        let lease = self.lock(key, FlockOperation::LockShared)?;
+        match check(&dir) {
+            Ok(_) => Ok(Some(Kernel {
+                image: dir.join(IMAGE),
+                vmlinux: Some(dir.join(VMLINUX)),
+                _lease: Some(lease),
+                label: key.to_owned(),
+            })),
+            Err(why) => {
+                tracing::warn!(key, why, "a damaged kernel cache entry is passed over");
+                Ok(None)
+            }
+        }
+    }
+
+    /// The entry that was built last.
+    ///
+    /// # Errors
+    /// When a lock cannot be taken.
+    pub fn newest(&self) -> Result<Option<Kernel>, KernelError> {
+        let built = |key: &String| -> Option<SystemTime> {
+            self.root
+                .join(key)
+                .join(METADATA)
+                .metadata()
+                .ok()?
+                .modified()
+                .ok()
+        };
+        let mut keys = self.keys();
+        keys.sort_by_key(built);
+        for key in keys.iter().rev() {
+            if let Some(kernel) = self.entry(key)? {
+                return Ok(Some(kernel));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the exclusive right to build or remove an entry, waiting for other builders and users.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made or locked.
+    pub fn lock_exclusive(
+        &self,
+        key: &str,
+        mut on_wait: impl FnMut(),
+    ) -> Result<Lease, KernelError> {
+        match self.try_lock(key, FlockOperation::NonBlockingLockExclusive)? {
+            Some(lease) => Ok(lease),
+            None => {
+                on_wait();
+                self.lock(key, FlockOperation::LockExclusive)
+            }
+        }
+    }
+
+    fn lock(&self, key: &str, how: FlockOperation) -> Result<Lease, KernelError> {
+        match self.try_lock(key, how)? {
+            Some(lease) => Ok(lease),
+            None => {
+                let source = io::ErrorKind::WouldBlock.into();
+                Err(KernelError::Cache {
+                    what: "lock",
+                    path: self.lock_path(key),
+                    source,
+                })
+            }
+        }
+    }
+
+    fn try_lock(&self, key: &str, how: FlockOperation) -> Result<Option<Lease>, KernelError> {
+        let path = self.lock_path(key);
+        let fail = |what| {
+            let path = path.clone();
+            move |source| KernelError::Cache { what, path, source }
+        };
+        fs::create_dir_all(&self.root).map_err(fail("create the directory of"))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(fail("open"))?;
+        match flock(&file, how) {
+            Ok(()) => Ok(Some(Lease { _file: file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(fail("lock")(errno.into())),
+        }
+    }
+
+    fn lock_path(&self, key: &str) -> PathBuf {
+        self.root.join(format!(".{key}.lock"))
+    }
+
+    /// Makes `files` (a directory on the same file system) the entry `key`, replacing a damaged one. The caller holds
+    /// the exclusive lock.
+    ///
+    /// # Errors
+    /// When a file cannot be read or the rename is refused.
+    pub fn publish(
+        &self,
+        key: &str,
+        files: &Path,
+        mut metadata: Metadata,
+    ) -> Result<(), KernelError> {
+        let fail = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| KernelError::Cache { what, path, source }
+        };
+        let size = |name: &str| -> Result<u64, KernelError> {
+            let path = files.join(name);
+            path.metadata()
+                .map(|meta| meta.len())
+                .map_err(fail("read", &path))
+        };
+        metadata.image_bytes = size(IMAGE)?;
+        metadata.vmlinux_bytes = size(VMLINUX)?;
+        let image = files.join(IMAGE);
+        metadata.image_sha256 = sha256(&image).map_err(fail("read", &image))?;
+        let json = serde_json::to_vec_pretty(&metadata)
+            .map_err(io::Error::other)
+            .map_err(fail("serialise", files))?;
+        fs::write(files.join(METADATA), json).map_err(fail("write the metadata in", files))?;
+        let dir = self.root.join(key);
+        if dir.exists() {
+            fs::remove_dir_all(&dir).map_err(fail("remove the damaged", &dir))?;
+        }
+        fs::rename(files, &dir).map_err(fail("publish", &dir))
+    }
+}
+
+/// The entry's metadata if its files are what it says; the image is hashed, which takes milliseconds.
+fn check(dir: &Path) -> Result<Metadata, String> {
+    let bytes = fs::read(dir.join(METADATA)).map_err(|error| error.to_string())?;
+    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    for (name, expected) in [
+        (IMAGE, metadata.image_bytes),
+        (VMLINUX, metadata.vmlinux_bytes),
+    ] {
+        let found = dir
+            .join(name)
+            .metadata()
+            .map_err(|error| format!("{name}: {error}"))?
+            .len();
+        if found != expected {
+            return Err(format!("{name} has {found} bytes, expected {expected}"));
+        }
+    }
+    let found = sha256(&dir.join(IMAGE)).map_err(|error| error.to_string())?;
+    if found == metadata.image_sha256 {
+        Ok(metadata)
+    } else {
+        Err(format!("{IMAGE} has another checksum than at its build"))
+    }
+}
+
+/// SHA-256 in hex.
+pub(super) fn sha256(path: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(format!("{:x}", hash.finalize())),
+            len => hash.update(buffer.get(..len).unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_entry() -> (tempfile::TempDir, Cache) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::at(dir.path().join("kernels"));
+        let _lock = cache.lock_exclusive("k", || ()).unwrap();
+        let files = cache.root().join(".tmp");
+        fs::create_dir(&files).unwrap();
+        fs::write(files.join(IMAGE), b"image").unwrap();
+        fs::write(files.join(VMLINUX), b"elf").unwrap();
+        let metadata = Metadata {
+            source: "test".into(),
+            release: "6.12".into(),
+            compiler: "gcc".into(),
+            image_bytes: 0,
+            vmlinux_bytes: 0,
+            image_sha256: String::new(),
+        };
+        cache.publish("k", &files, metadata).unwrap();
+        (dir, cache)
+    }
+
+    #[test]
+    fn a_published_entry_is_found() {
+        let (_dir, cache) = with_entry();
+        assert_eq!(cache.keys(), ["k"]);
+        assert_eq!(
+            cache.newest().unwrap().unwrap().image,
+            cache.root().join("k/bzImage")
+        );
+    }
+
+    #[test]
+    fn a_damaged_entry_is_passed_over() {
+        for damage in [b"imagX".as_slice(), b"short"] {
+            let (_dir, cache) = with_entry();
+            fs::write(cache.root().join("k").join(IMAGE), &damage[..damage.len()]).unwrap();
+            assert!(cache.newest().unwrap().is_none());
+        }
+        let (_dir, cache) = with_entry();
+        fs::remove_file(cache.root().join("k").join(VMLINUX)).unwrap();
+        assert!(cache.entry("k").unwrap().is_none());
+    }
+
+    #[test]
+    fn an_entry_in_use_is_not_replaced() {
+        let (_dir, cache) = with_entry();
+        let user = cache.entry("k").unwrap().unwrap();
+        assert!(
+            cache
+                .try_lock("k", FlockOperation::NonBlockingLockExclusive)
+                .unwrap()
+                .is_none()
+        );
+        drop(user);
+        assert!(
+            cache
+                .try_lock("k", FlockOperation::NonBlockingLockExclusive)
+                .unwrap()
+                .is_some()
+        );
+    }
+}

@@ -1,0 +1,18 @@
+//! What runs outside of the guest: finding kernels and schedulers, booting, evaluating, reporting.
+//!
+//! Knows the model and the VM; nothing of what runs inside.
+
+pub mod admission;
+pub mod artifacts;
+mod boot;
+pub mod config;
+mod drain;
+mod dump;
+pub mod evaluate;
+pub mod kernel;
+mod message;
+pub mod run;
+pub mod runner;
+pub mod scheduler;
+mod session;
+pub mod sidecar;

@@ -1,0 +1,446 @@
+//! One test's life on the host, in the order of SPEC 8.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::artifacts::{clear_stale, sidecar_dir, write_atomic};
+use super::config::HostConfig;
+use super::dump::{DUMP_SCHEMA, PlaceholderDump, ensure_dump};
+use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_exit};
+use super::kernel::{Kernel, resolve_test_kernel};
+use super::message::{self, Console, Parts, bug_summary};
+use super::scheduler::{ResolveSource, resolve_scheduler};
+use super::session::{self, Session, SessionTimes};
+use super::sidecar::{SIDECAR_SCHEMA, Sidecar};
+use crate::model::entry::KtstrTestEntry;
+use crate::model::result::VmResult;
+use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
+
+/// What the user is told of one test.
+#[derive(Debug)]
+pub struct Report {
+    /// The final verdict.
+    pub outcome: Outcome,
+    /// The failure message, or the skip reason; empty for a pass.
+    pub text: String,
+    /// The stored record.
+    pub sidecar: Sidecar,
+}
+
+/// Everything gathered on the way; the sidecar is made from it whatever happened.
+#[derive(Debug, Default)]
+struct Evidence {
+    vm: Option<VmResult>,
+    times: SessionTimes,
+    kernel_image: Option<PathBuf>,
+    scheduler_source: Option<ResolveSource>,
+    deadlines: Option<Deadlines>,
+}
+
+/// Runs one test and stores its record. Never panics on what a guest, a file or a user did.
+#[must_use]
+pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path) -> Report {
+    let clock = Clock::start();
+    let mut evidence = Evidence::default();
+    let kernel = resolve_test_kernel();
+    let label = kernel
+        .as_ref()
+        .map_or_else(|_| String::from("no-kernel"), Kernel::label);
+    let dir = sidecar_dir(config, &label);
+    let result = match judge(entry, config, manifest_dir, kernel, &dir, &mut evidence) {
+        Ok(result) => result,
+        Err(error) => AssertResult::fail(DetailKind::Setup, format!("{error:#}")),
+    };
+    let result = apply_expectations(entry, result);
+    let mut report = compose(entry, result, &evidence, &dir, &clock);
+    if let Err(error) = report.sidecar.write(&dir) {
+        // The record is a copy of the verdict, never the verdict: its loss is told and changes nothing.
+        report
+            .text
+            .push_str(&format!("ktstr: warning: {error}: {}\n", error.source));
+    }
+    report
+}
+
+#[derive(Debug)]
+struct Clock {
+    monotonic: Instant,
+    wall_s: u64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let wall_s = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        Self {
+            monotonic: Instant::now(),
+            wall_s,
+        }
+    }
+}
+
+fn judge(
+    entry: &KtstrTestEntry,
+    config: &HostConfig,
+    manifest_dir: &Path,
+    kernel: Result<Kernel, super::kernel::KernelError>,
+    dir: &Path,
+    evidence: &mut Evidence,
+) -> anyhow::Result<AssertResult> {
+    entry.validate()?;
+    if let Some(reason) = skip_reason(entry) {
+        return Ok(AssertResult::skip(reason));
+    }
+    clear_stale(dir, entry.name)?;
+    let kernel = kernel?;
+    evidence.kernel_image = Some(kernel.image.clone());
+    let spec = entry.scheduler_spec();
+    let (scheduler, source) = resolve_scheduler(spec, config, manifest_dir)?;
+    evidence.scheduler_source = scheduler.is_some().then_some(source);
+
+    let session = Session::prepare(entry, config, &kernel, scheduler.as_deref())?;
+    evidence.deadlines = Some(session.deadlines());
+    let (mut vm, times) = session.run()?;
+    evidence.times = times;
+    vm.entry_name = Some(entry.name.to_owned());
+    vm.artifact_dir = Some(dir.to_owned());
+    let guest = guest_result(&vm);
+    let deadlines = evidence
+        .deadlines
+        .unwrap_or_else(|| session::deadlines_of(entry, ktstr_vmm::Engine::Tcg));
+    let mut result = guest.clone().unwrap_or_else(|| no_result(&vm, &deadlines));
+    add_host_findings(&mut result, &vm, guest.is_some());
+    let callbacks = run_callbacks(entry, &vm, guest.as_ref());
+    vm.success = result.is_pass() || result.is_skip();
+    evidence.vm = Some(vm);
+    drop(kernel);
+    if let Some(found) = callbacks {
+        result.merge(found);
+    }
+    check_cleanup(entry, evidence, &mut result);
+    match_error(entry, evidence, &mut result);
+    Ok(result)
+}
+
+/// Genuine skips: what this host cannot give, with the reason.
+fn skip_reason(entry: &KtstrTestEntry) -> Option<String> {
+    if entry.performance_mode {
+        return Some(String::from(
+            "performance mode needs the kvm engine on a host that gives it CPUs of its own; this run has none",
+        ));
+    }
+    None
+}
+
+/// What the host saw that the guest's own verdict cannot hold.
+fn add_host_findings(result: &mut AssertResult, vm: &VmResult, guest_reported: bool) {
+    if !guest_reported {
+        return;
+    }
+    if let Some(crash) = &vm.crash_message {
+        result.push(AssertDetail::fail(
+            DetailKind::Other,
+            format!("guest crashed after its verdict: {crash}"),
+        ));
+    } else if vm.timed_out {
+        let text = format!(
+            "the guest reported its verdict but did not end within {:.1} s",
+            vm.duration.as_secs_f64()
+        );
+        result.push(AssertDetail::fail(DetailKind::Other, text));
+    }
+    let has_death = result.details.iter().any(|detail| {
+        use DetailKind::{SchedulerCrashed, SchedulerDiedUnknownReason, SchedulerExitedCleanly};
+        matches!(
+            detail.kind,
+            SchedulerCrashed | SchedulerDiedUnknownReason | SchedulerExitedCleanly
+        )
+    });
+    if let Some(exit) = scheduler_exit(vm).filter(|exit| !has_death && exit.code != Some(0)) {
+        let text = format!("scheduler died during the test: {}", exit_words(vm, &exit));
+        result.push(AssertDetail::fail(DetailKind::SchedulerCrashed, text));
+    }
+    if let Some(frames) = vm
+        .guest_messages
+        .as_ref()
+        .filter(|frames| frames.gaps + frames.bad_crc > 0)
+    {
+        let text = format!(
+            "the frame stream was damaged: {} gaps, {} bad checksums",
+            frames.gaps, frames.bad_crc
+        );
+        result.push(AssertDetail::inconclusive(DetailKind::Other, text));
+    }
+}
+
+/// `post_vm` is not asked after a hard Fail of the guest; `post_vm_unconditional` always is. Both errors are named.
+fn run_callbacks(
+    entry: &KtstrTestEntry,
+    vm: &VmResult,
+    guest: Option<&AssertResult>,
+) -> Option<AssertResult> {
+    let mut found = AssertResult::pass();
+    let guest_failed = guest.is_some_and(AssertResult::is_fail);
+    let callbacks = [
+        ("post_vm", entry.post_vm.filter(|_| !guest_failed)),
+        ("post_vm_unconditional", entry.post_vm_unconditional),
+    ];
+    for (name, callback) in callbacks {
+        let Some(Err(error)) = callback.map(|callback| callback(vm)) else {
+            continue;
+        };
+        found.push(AssertDetail::fail(
+            DetailKind::Other,
+            format!("{name}: {error:#}"),
+        ));
+    }
+    (!found.details.is_empty()).then_some(found)
+}
+
+fn check_cleanup(entry: &KtstrTestEntry, evidence: &Evidence, result: &mut AssertResult) {
+    let measured = evidence.vm.as_ref().and_then(|vm| vm.cleanup_duration);
+    let (Some(budget_ms), Some(measured)) = (entry.cleanup_budget_ms, measured) else {
+        return;
+    };
+    if measured > Duration::from_millis(budget_ms) {
+        let text = format!(
+            "cleanup took {} ms, budget {budget_ms} ms",
+            measured.as_millis()
+        );
+        result.push(AssertDetail::fail(DetailKind::Other, text));
+    }
+}
+
+/// `expect_scx_bpf_error_*`: the text must be in the scheduler's log, the console or a detail.
+fn match_error(entry: &KtstrTestEntry, evidence: &Evidence, result: &mut AssertResult) {
+    let Some(wanted) = entry.expect_scx_bpf_error_contains else {
+        return;
+    };
+    let details = result.details.iter().map(|detail| detail.message.as_str());
+    let in_details = details.into_iter().any(|text| text.contains(wanted));
+    let in_vm = evidence
+        .vm
+        .as_ref()
+        .is_some_and(|vm| vm.scheduler_log().contains(wanted) || vm.stderr.contains(wanted));
+    if !(in_details || in_vm) {
+        let text = format!(
+            "{MATCHER_MISMATCH}: no scx_bpf_error text with '{wanted}' in scheduler log or console"
+        );
+        result.push(AssertDetail::fail(DetailKind::SchedulerEvent, text));
+    }
+}
+
+/// Begins the detail of a matcher that found nothing; `expect_err` never turns such a failure around.
+const MATCHER_MISMATCH: &str = "expected scheduler error not found";
+
+/// `expect_err` and `allow_inconclusive`, after everything else is known.
+fn apply_expectations(entry: &KtstrTestEntry, result: AssertResult) -> AssertResult {
+    let blocks_inversion = |detail: &&AssertDetail| {
+        detail.kind == DetailKind::Setup
+            || detail.message.starts_with(MATCHER_MISMATCH)
+            || detail.message.starts_with("post_vm")
+    };
+    let blocked = result
+        .failure_details()
+        .any(|detail| blocks_inversion(&detail));
+    match result.outcome() {
+        Outcome::Fail if entry.expect_err && !blocked => {
+            let mut turned = AssertResult::pass();
+            for detail in result.failure_details() {
+                turned.note(format!("expected failure: {detail}"));
+            }
+            turned.info_notes.extend(result.info_notes);
+            turned.stats = result.stats;
+            turned
+        }
+        Outcome::Pass if entry.expect_err => {
+            let mut failed = result;
+            let text = "the test passed, but expect_err says that it must fail";
+            failed.push(AssertDetail::fail(DetailKind::Other, text));
+            failed
+        }
+        Outcome::Inconclusive if entry.allow_inconclusive => {
+            let mut allowed = AssertResult::pass();
+            for detail in result.inconclusive_details() {
+                allowed.note(format!("inconclusive, which this test allows: {detail}"));
+            }
+            allowed.info_notes.extend(result.info_notes);
+            allowed.stats = result.stats;
+            allowed
+        }
+        _ => result,
+    }
+}
+
+fn compose(
+    entry: &KtstrTestEntry,
+    result: AssertResult,
+    evidence: &Evidence,
+    dir: &Path,
+    clock: &Clock,
+) -> Report {
+    let outcome = result.outcome();
+    let mut text = String::new();
+    match outcome {
+        Outcome::Pass => {}
+        Outcome::Skip => {
+            let reasons: Vec<&str> = result
+                .skip_details()
+                .map(|detail| detail.message.as_str())
+                .collect();
+            text = reasons.join("; ");
+        }
+        Outcome::Fail | Outcome::Inconclusive => {
+            let artifacts = leave_evidence(entry, &result, evidence, dir);
+            text = message::render(&message_parts(entry, &result, evidence, artifacts));
+        }
+    }
+    let sidecar = make_sidecar(entry, result, evidence, clock, &text);
+    Report {
+        outcome,
+        text,
+        sidecar,
+    }
+}
+
+/// Writes console, kernel log and the dump of a failure; returns where they lie, or why they do not.
+fn leave_evidence(
+    entry: &KtstrTestEntry,
+    result: &AssertResult,
+    evidence: &Evidence,
+    dir: &Path,
+) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut keep = |written: Result<PathBuf, super::artifacts::ArtifactError>| match written {
+        Ok(path) => lines.push(path.display().to_string()),
+        Err(error) => lines.push(format!("warning: {error}: {}", error.source)),
+    };
+    if let Some(vm) = &evidence.vm {
+        let console = dir.join(format!("{}.console", entry.name));
+        keep(write_atomic(&console, vm.stderr.as_bytes()).map(|()| console));
+        let kmsg = vm.guest_kmsg();
+        if !kmsg.is_empty() {
+            let dmesg = dir.join(format!("{}.dmesg", entry.name));
+            keep(write_atomic(&dmesg, kmsg.as_bytes()).map(|()| dmesg));
+        }
+    }
+    let stage = evidence.vm.as_ref().map(|vm| vm.stages().label);
+    let summary = summary_of(evidence);
+    let first = result
+        .failure_details()
+        .chain(result.inconclusive_details())
+        .next();
+    let reason = match (stage, first) {
+        (Some(stage), Some(detail)) => format!("no state was captured; {stage}; {detail}"),
+        (None, Some(detail)) => format!("no VM ran; {detail}"),
+        _ => String::from("no state was captured"),
+    };
+    keep(ensure_dump(
+        dir,
+        &PlaceholderDump {
+            schema: DUMP_SCHEMA,
+            is_placeholder: true,
+            test: entry.name,
+            reason,
+            stage,
+            bug_summary: summary.as_deref(),
+            engine: evidence.vm.as_ref().map(|vm| vm.engine.to_string()),
+            exit_reason: evidence.vm.as_ref().map(|vm| vm.exit_reason.as_str()),
+        },
+    ));
+    lines
+}
+
+fn summary_of(evidence: &Evidence) -> Option<String> {
+    let vm = evidence.vm.as_ref()?;
+    bug_summary([vm.scheduler_log().as_str(), vm.stderr.as_str()])
+}
+
+fn message_parts(
+    entry: &KtstrTestEntry,
+    result: &AssertResult,
+    evidence: &Evidence,
+    artifacts: Vec<String>,
+) -> Parts {
+    let ordered = result
+        .failure_details()
+        .chain(result.inconclusive_details())
+        .chain(result.skip_details());
+    let vm = evidence.vm.as_ref();
+    let died = vm.is_some_and(|vm| guest_result(vm).is_none() || scheduler_exit(vm).is_some());
+    let console = vm
+        .filter(|vm| died || vm.crash_message.is_some())
+        .map(|vm| Console {
+            stage: vm.stages().label.to_owned(),
+            exit: format!("exit code {}, VM ended by {}", vm.exit_code, vm.exit_reason),
+            text: vm.stderr.clone(),
+        });
+    Parts {
+        test: entry.name.to_owned(),
+        scheduler: entry.scheduler_name().map(str::to_owned),
+        topology: entry.topology.to_string(),
+        verdict: if result.is_fail() {
+            "failed"
+        } else {
+            "inconclusive"
+        },
+        engine: vm.map_or_else(
+            || String::from("none: no VM ran"),
+            |vm| format!("{} ({})", vm.engine, vm.engine_why),
+        ),
+        bug_summary: summary_of(evidence),
+        details: ordered
+            .map(|detail| format!("{:?}: {detail}", detail.kind))
+            .collect(),
+        info: result.info_notes.clone(),
+        stats: result.stats.lines(),
+        console,
+        timeline: vm.map(session::timeline_lines).unwrap_or_default(),
+        output: vm.map(|vm| vm.output.clone()).unwrap_or_default(),
+        scheduler_log: vm.map(VmResult::scheduler_log).unwrap_or_default(),
+        artifacts,
+    }
+}
+
+fn make_sidecar(
+    entry: &KtstrTestEntry,
+    result: AssertResult,
+    evidence: &Evidence,
+    clock: &Clock,
+    text: &str,
+) -> Sidecar {
+    let vm = evidence.vm.as_ref();
+    let outcome = result.outcome();
+    let failed = matches!(outcome, Outcome::Fail | Outcome::Inconclusive);
+    Sidecar {
+        schema: SIDECAR_SCHEMA.to_owned(),
+        test: entry.name.to_owned(),
+        verdict: outcome,
+        skip_reason: (outcome == Outcome::Skip).then(|| text.to_owned()),
+        engine: vm.map(|vm| vm.engine.to_string()),
+        engine_why: vm.map(|vm| vm.engine_why.clone()),
+        topology: entry.topology.to_string(),
+        scheduler: entry.scheduler_name().map(str::to_owned),
+        scheduler_source: evidence.scheduler_source.map(|source| source.to_string()),
+        kernel: evidence.kernel_image.clone(),
+        kernel_release: evidence.times.kernel_release.clone(),
+        boot_ms: vm.and_then(|vm| vm.boot_duration).map(millis),
+        scenario_ms: vm.and_then(session::scenario_ms),
+        vm_ms: vm.map(|vm| millis(vm.duration)),
+        cleanup_ms: vm.and_then(|vm| vm.cleanup_duration).map(millis),
+        initramfs_bytes: evidence.times.initramfs_bytes,
+        initramfs_ms: evidence.times.initramfs.map(millis),
+        total_ms: millis(clock.monotonic.elapsed()),
+        exit_reason: vm.map(|vm| vm.exit_reason.clone()),
+        timed_out: vm.is_some_and(|vm| vm.timed_out),
+        stage: vm.map(|vm| vm.stages().label.to_owned()),
+        message: failed.then(|| text.to_owned()),
+        result,
+        started_at: clock.wall_s,
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

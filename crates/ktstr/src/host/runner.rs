@@ -1,0 +1,106 @@
+//! The main of a test binary: which of its three parts it plays, and the host runner.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use super::admission::take_slot;
+use super::config::HostConfig;
+use super::run::{Report, run_test};
+use crate::model::entry::{KTSTR_TESTS, KtstrTestEntry};
+use crate::model::verdict::Outcome;
+
+/// A pass or a skip.
+pub const EXIT_PASS: u8 = 0;
+/// A failure.
+pub const EXIT_FAIL: u8 = 1;
+/// Not measurable.
+pub const EXIT_INCONCLUSIVE: u8 = 2;
+
+/// Lists, filters and runs the registered tests as libtest would, and maps the worst verdict to the exit code.
+///
+/// `manifest_dir` is the package that the tests belong to: schedulers are built in its workspace.
+#[must_use]
+pub fn run_host(manifest_dir: &'static str) -> ExitCode {
+    init_tracing();
+    let mut args = Arguments::from_args();
+    // One VM at a time, whatever libtest's default for this host: VMs that share CPUs disturb what they measure.
+    args.test_threads = args.test_threads.or(Some(1));
+    let config = match HostConfig::from_env() {
+        Ok(config) => Arc::new(config),
+        Err(error) => {
+            eprintln!("ktstr: {error}");
+            return ExitCode::from(EXIT_FAIL);
+        }
+    };
+    let worst = Arc::new(Mutex::new(Outcome::Skip));
+    let mut trials = Vec::new();
+    for entry in KTSTR_TESTS.iter().copied() {
+        trials.push(trial(entry, manifest_dir, &config, &worst));
+    }
+    trials.sort_by(|a, b| a.name().cmp(b.name()));
+    let conclusion = libtest_mimic::run(&args, trials);
+    let worst = worst.lock().map_or(Outcome::Fail, |worst| *worst);
+    if !conclusion.has_failed() {
+        return ExitCode::from(EXIT_PASS);
+    }
+    match worst {
+        Outcome::Inconclusive => ExitCode::from(EXIT_INCONCLUSIVE),
+        _ => ExitCode::from(EXIT_FAIL),
+    }
+}
+
+fn trial(
+    entry: &'static KtstrTestEntry,
+    manifest_dir: &'static str,
+    config: &Arc<HostConfig>,
+    worst: &Arc<Mutex<Outcome>>,
+) -> Trial {
+    let (config, worst) = (Arc::clone(config), Arc::clone(worst));
+    Trial::ignorable_test(entry.name, move || {
+        let _slot =
+            take_slot().map_err(|error| Failed::from(format!("{error}: {}", error.source)))?;
+        let report = run_test(entry, &config, &PathBuf::from(manifest_dir));
+        if let Ok(mut worst) = worst.lock() {
+            *worst = (*worst).max(report.outcome);
+        }
+        conclude(&report, &config)
+    })
+    .with_ignored_flag(entry.ignore)
+}
+
+fn conclude(report: &Report, config: &HostConfig) -> Result<Completion, Failed> {
+    let side = &report.sidecar;
+    if config.verbose {
+        eprintln!(
+            "ktstr: {}: {} on {} (boot {} ms, VM {} ms, total {} ms)",
+            side.test,
+            side.verdict,
+            side.engine.as_deref().unwrap_or("no engine"),
+            side.boot_ms.unwrap_or(0),
+            side.vm_ms.unwrap_or(0),
+            side.total_ms
+        );
+    }
+    match report.outcome {
+        Outcome::Pass => Ok(Completion::Completed),
+        Outcome::Skip => {
+            eprintln!("ktstr: SKIP: {}: {}", side.test, report.text);
+            Ok(Completion::ignored_with(&report.text))
+        }
+        Outcome::Fail | Outcome::Inconclusive => Err(Failed::from(&report.text)),
+    }
+}
+
+/// Logs go to standard error, at the level that `RUST_LOG` asks for, warnings by default.
+fn init_tracing() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    // A second call in one process keeps the first subscriber.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}

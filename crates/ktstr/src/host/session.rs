@@ -1,0 +1,264 @@
+//! One boot of a test's VM: prepare, start, follow, collect.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use ktstr_init::FRAME_PORT;
+use ktstr_vmm::{Engine, ExitReason, Initrd, PortStream, RunningVm, Vm, VmExit};
+use ktstr_wire::Message;
+
+use super::boot::{self, GuestFiles};
+use super::config::HostConfig;
+use super::drain::{Drain, Drained};
+use super::evaluate::Deadlines;
+use super::kernel::Kernel;
+use crate::model::ctx::TestPlan;
+use crate::model::entry::KtstrTestEntry;
+use crate::model::result::{TimelineMark, VmResult};
+
+/// What a session measured beside the VM itself.
+#[derive(Debug, Default, Clone)]
+pub(super) struct SessionTimes {
+    pub(super) initramfs: Option<Duration>,
+    pub(super) initramfs_bytes: Option<u64>,
+    pub(super) kernel_release: Option<String>,
+}
+
+/// A VM that is ready to start.
+#[derive(Debug)]
+pub(super) struct Session {
+    vm: Vm,
+    deadlines: Deadlines,
+    times: SessionTimes,
+}
+
+/// The VM's deadline: what the test may take, and head-room for boot and power-off that grows with the vCPUs and
+/// with the engine's slowness (measured on tcg: 1.8 s for one vCPU, 7 s for eight, on an idle host).
+pub(super) fn deadlines_of(entry: &KtstrTestEntry, engine: Engine) -> Deadlines {
+    let vcpus = entry.topology.total_cpus();
+    let headroom = match engine {
+        Engine::Tcg => Duration::from_secs(20) + Duration::from_secs(4) * vcpus,
+        Engine::Kvm => Duration::from_secs(10) + Duration::from_millis(150) * vcpus,
+    };
+    let watchdog = Duration::from_secs(entry.watchdog_timeout_s.into());
+    let duration = Duration::from_secs(entry.duration_s.into());
+    let work = watchdog.max(duration).max(Duration::from_secs(1));
+    Deadlines {
+        vm: work + headroom,
+        watchdog,
+        duration,
+    }
+}
+
+impl Session {
+    /// Gathers the guest's files and builds the VM.
+    ///
+    /// # Errors
+    /// When a file is missing, the files do not fit into guest memory, or the VM cannot be built.
+    pub(super) fn prepare(
+        entry: &KtstrTestEntry,
+        config: &HostConfig,
+        kernel: &Kernel,
+        scheduler: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let exe = std::env::current_exe().context("failed to find this test binary")?;
+        let plan = test_plan(entry);
+        let files = boot::build_guest_files(entry, &exe, scheduler, &plan)?;
+        boot::check_size(&files.initramfs, entry.memory_mib)?;
+        let GuestFiles {
+            initramfs,
+            build_time,
+        } = files;
+        let times = SessionTimes {
+            initramfs: Some(build_time),
+            initramfs_bytes: u64::try_from(initramfs.len()).ok(),
+            kernel_release: None,
+        };
+        let mut builder = Vm::builder()
+            .kernel(&kernel.image)
+            .initrd(Initrd::Bytes(initramfs.into_bytes()))
+            .cmdline(boot::command_line(entry))
+            .topology(boot::topology(entry)?)
+            .memory_mib(entry.memory_mib)
+            .port(FRAME_PORT)
+            .port(ktstr_init::STATS_PORT)
+            .engine(config.engine);
+        if let Some(qemu) = &config.qemu {
+            builder = builder.qemu(qemu);
+        }
+        let deadlines = deadlines_of(entry, Engine::Tcg);
+        let vm = builder
+            .deadline(deadlines.vm)
+            .build()
+            .context("failed to build the VM")?;
+        Ok(Self {
+            vm,
+            deadlines,
+            times,
+        })
+    }
+
+    pub(super) fn deadlines(&self) -> Deadlines {
+        self.deadlines
+    }
+
+    /// Boots the VM and follows it to its end, which the VM's deadline bounds.
+    ///
+    /// # Errors
+    /// When the VM cannot be started or waited for.
+    pub(super) fn run(self) -> anyhow::Result<(VmResult, SessionTimes)> {
+        let started = Instant::now();
+        let engine_why = self.vm.engine_why().to_owned();
+        let mut running = self.vm.start().context("failed to start the VM")?;
+        let port = running
+            .take_port(FRAME_PORT)
+            .context("the VM has no frame port")?;
+        let follower = thread::Builder::new()
+            .name(String::from("ktstr-frames"))
+            .spawn(move || follow(port, started))
+            .context("failed to start the frame thread")?;
+        let exit = running.wait().context("failed to wait for the VM's end");
+        let ended = Instant::now();
+        // Closing the VM closes its ports, which ends the follower.
+        stop(running, exit.is_err());
+        let drained = follower
+            .join()
+            .map_err(|_| anyhow::anyhow!("the frame thread panicked"))?;
+        let mut times = self.times;
+        times.kernel_release = drained
+            .sys_ready
+            .as_ref()
+            .map(|(_, ready)| ready.kernel_release.clone());
+        let mut result = assemble(exit?, drained);
+        result.engine_why = engine_why;
+        result.cleanup_duration = Some(ended.elapsed());
+        Ok((result, times))
+    }
+}
+
+fn stop(mut running: RunningVm, kill: bool) {
+    if kill {
+        let _ = running.kill();
+    }
+}
+
+fn follow(mut port: PortStream, started: Instant) -> Drained {
+    let mut drain = Drain::new(started);
+    if let Err(error) = drain.read_to_end(&mut port, |message| echo(message)) {
+        tracing::warn!(%error, "the frame port broke");
+    }
+    drain.finish()
+}
+
+/// What the guest prints is told at once, for whoever watches with `--nocapture`.
+fn echo(message: &Message) {
+    match message {
+        Message::Stdout(bytes) | Message::Stderr(bytes) => {
+            tracing::debug!(target: "ktstr::guest", "{}", String::from_utf8_lossy(bytes).trim_end());
+        }
+        Message::Lifecycle(life) => {
+            tracing::debug!(stage = life.stage.as_str(), detail = %life.detail, "guest")
+        }
+        _ => {}
+    }
+}
+
+fn assemble(exit: VmExit, drained: Drained) -> VmResult {
+    let mut output = Vec::new();
+    let mut exit_code = None;
+    for (_, message) in drained.frames.messages() {
+        match message {
+            Message::Stdout(bytes) | Message::Stderr(bytes) => output.extend_from_slice(&bytes),
+            Message::Exit(code) => exit_code = Some(code),
+            _ => {}
+        }
+    }
+    VmResult {
+        success: false,
+        exit_code: exit_code.unwrap_or(-1),
+        duration: exit.duration,
+        timed_out: matches!(exit.reason, ExitReason::Deadline),
+        output: String::from_utf8_lossy(&output).into_owned(),
+        stderr: String::from_utf8_lossy(&exit.com1).into_owned(),
+        engine: exit.engine,
+        exit_reason: exit.reason.to_string(),
+        crash_message: crash_message(&String::from_utf8_lossy(&exit.com2)),
+        boot_duration: drained.sys_ready.as_ref().map(|(at, _)| *at),
+        guest_messages: drained.any_bytes.then_some(drained.frames),
+        ..VmResult::test_fixture()
+    }
+}
+
+/// The text from the last `PANIC:` line on, without the mark.
+fn crash_message(com2: &str) -> Option<String> {
+    const MARK: &str = "PANIC:";
+    let text = com2.get(com2.rfind(MARK)? + MARK.len()..)?;
+    let text = text.replace('\r', "");
+    Some(text.trim().to_owned())
+}
+
+fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
+    let duration = Duration::from_secs(entry.duration_s.into());
+    let mut plan = TestPlan::new(entry.name, entry.topology.into(), duration);
+    plan.assert = entry.merged_assert();
+    plan.has_scheduler = entry.scheduler.is_some();
+    if let Some(root) = entry.workload_root_cgroup {
+        plan.workload_root = Path::new("/sys/fs/cgroup").join(root.trim_start_matches('/'));
+    }
+    plan
+}
+
+/// The scenario's own time, as its end frame tells it.
+pub(super) fn scenario_ms(vm: &VmResult) -> Option<u64> {
+    vm.stimulus_timeline()
+        .into_iter()
+        .find_map(|mark| match mark {
+            TimelineMark::Terminal { elapsed_ms, .. } => Some(elapsed_ms),
+            _ => None,
+        })
+}
+
+/// One line per boundary, for the failure message.
+pub(super) fn timeline_lines(vm: &VmResult) -> Vec<String> {
+    let marks = vm.stimulus_timeline();
+    let mut lines = Vec::new();
+    for mark in &marks {
+        lines.push(match mark {
+            TimelineMark::StepStart(step) => format!(
+                "{:>7} ms  step {} starts: {} ops, {} cgroups, {} workers",
+                step.elapsed_ms,
+                step.step_index,
+                step.op_count,
+                step.cgroup_count,
+                step.worker_count
+            ),
+            TimelineMark::StepEnd(step) => format!(
+                "{:>7} ms  step {} ends: {} iterations so far",
+                step.elapsed_ms, step.step_index, step.total_iterations
+            ),
+            TimelineMark::Terminal {
+                elapsed_ms,
+                total_iterations,
+            } => {
+                format!("{elapsed_ms:>7} ms  scenario ends: {total_iterations} iterations")
+            }
+        });
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_panic_on_com2_counts() {
+        assert_eq!(crash_message(""), None);
+        assert_eq!(
+            crash_message("noise\r\nPANIC: at a.rs:1: boom\r\n  0: f\r\n").as_deref(),
+            Some("at a.rs:1: boom\n  0: f")
+        );
+    }
+}

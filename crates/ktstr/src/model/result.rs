@@ -1,0 +1,332 @@
+//! What one boot of a VM left behind: the input of evaluation and of `post_vm` callbacks.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ktstr_vmm::Engine;
+use ktstr_wire::{Message, Stage, StepMark};
+
+use super::stage::{StageSummary, summarize_stages};
+
+/// One frame of the guest, in the order of its arrival.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BulkEntry {
+    /// The frame as assembled, damaged ones included.
+    pub frame: ktstr_wire::Frame,
+    /// Host time since the VM was started, when the frame was complete.
+    pub host_elapsed: Duration,
+}
+
+impl BulkEntry {
+    /// True when the frame's checksum held.
+    #[must_use]
+    pub fn crc_ok(&self) -> bool {
+        self.frame.crc_ok
+    }
+
+    /// The message, or `None` for a damaged or unknown frame.
+    #[must_use]
+    pub fn message(&self) -> Option<Message> {
+        if self.frame.crc_ok {
+            self.frame.decode().ok()
+        } else {
+            None
+        }
+    }
+}
+
+/// Every frame of one run that is meant for result consumers, and what the stream lost.
+///
+/// Requests and SysReady are the coordinator's own and are not in here (SPEC 4).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct BulkDrainResult {
+    /// Frames in order of arrival.
+    pub entries: Vec<BulkEntry>,
+    /// Sequence gaps seen.
+    pub gaps: u64,
+    /// Bytes that belonged to no frame.
+    pub skipped_bytes: u64,
+    /// Frames with a bad checksum.
+    pub bad_crc: u64,
+}
+
+impl BulkDrainResult {
+    /// The decodable messages with the host time of their arrival.
+    pub fn messages(&self) -> impl Iterator<Item = (Duration, Message)> + '_ {
+        self.entries
+            .iter()
+            .filter_map(|e| Some((e.host_elapsed, e.message()?)))
+    }
+}
+
+/// KVM's own statistics per vCPU (`KVM_GET_STATS_FD`, Linux 5.14 and later).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KvmStatsTotals {
+    /// One map of counters per vCPU, by the kernel's names.
+    pub per_vcpu: Vec<HashMap<String, u64>>,
+}
+
+impl KvmStatsTotals {
+    /// The sum over all vCPUs; one that did not publish `name` counts as 0.
+    #[must_use]
+    pub fn sum(&self, name: &str) -> u64 {
+        self.try_sum(name).unwrap_or(0)
+    }
+
+    /// The mean over all vCPUs; one that did not publish `name` counts as 0.
+    #[must_use]
+    pub fn avg(&self, name: &str) -> u64 {
+        self.try_avg(name).unwrap_or(0)
+    }
+
+    /// Like [`sum`](Self::sum), but `None` when no vCPU published `name`.
+    #[must_use]
+    pub fn try_sum(&self, name: &str) -> Option<u64> {
+        self.per_vcpu
+            .iter()
+            .filter_map(|vcpu| vcpu.get(name))
+            .copied()
+            .reduce(u64::saturating_add)
+    }
+
+    /// Like [`avg`](Self::avg), but `None` when no vCPU published `name`.
+    #[must_use]
+    pub fn try_avg(&self, name: &str) -> Option<u64> {
+        let vcpus = u64::try_from(self.per_vcpu.len()).ok()?;
+        self.try_sum(name)?.checked_div(vcpus)
+    }
+}
+
+/// Verifier statistics of one BPF program of the scheduler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgVerifierStats {
+    /// The program's name as the kernel keeps it (15 bytes at most).
+    pub name: String,
+    /// Instructions that the verifier processed.
+    pub verified_insns: u32,
+}
+
+/// A boundary on the scenario's timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimelineMark {
+    /// A step's operations are done and its hold begins.
+    StepStart(StepMark),
+    /// A step's hold ended.
+    StepEnd(StepMark),
+    /// The scenario ended; closes the last step.
+    Terminal {
+        /// Guest milliseconds since the scenario's start.
+        elapsed_ms: u64,
+        /// Iterations of all workers until then.
+        total_iterations: u64,
+    },
+}
+
+/// What one run of a VM left behind (SPEC 1).
+#[derive(Debug, Clone)]
+pub struct VmResult {
+    /// The test passed and the guest ended cleanly: no crash, no time-out.
+    pub success: bool,
+    /// The guest's exit code; -1 when it never sent one.
+    pub exit_code: i32,
+    /// From the start of the VM to its end.
+    pub duration: Duration,
+    /// The VM's deadline ended the run.
+    pub timed_out: bool,
+    /// The guest's standard output and standard error, in order of arrival.
+    pub output: String,
+    /// The kernel console (COM1).
+    pub stderr: String,
+    /// The engine that ran the guest.
+    pub engine: Engine,
+    /// Why this engine.
+    pub engine_why: String,
+    /// How the VM ended, in words.
+    pub exit_reason: String,
+    /// Every frame in order; `None` when the guest never opened its frame port.
+    pub guest_messages: Option<BulkDrainResult>,
+    /// Statistics of the scheduler's programs; empty when none were read.
+    pub verifier_stats: Vec<ProgVerifierStats>,
+    /// KVM's statistics; `None` on tcg.
+    pub kvm_stats: Option<KvmStatsTotals>,
+    /// The text after a `PANIC:` line on COM2.
+    pub crash_message: Option<String>,
+    /// From the end of the last vCPU to the assembled result.
+    pub cleanup_duration: Option<Duration>,
+    /// From the start of the VM to the guest's SysReady.
+    pub boot_duration: Option<Duration>,
+    /// Periodic captures that fired, placeholders included.
+    pub periodic_fired: u32,
+    /// Periodic captures with real content.
+    pub periodic_real: u32,
+    /// Periodic captures asked for.
+    pub periodic_target: u32,
+    /// The KASLR slide; 0 when off or unknown.
+    pub kern_kaslr_offset: u64,
+    /// The test's name, stamped by the framework right after the run.
+    pub entry_name: Option<String>,
+    /// Where this run's artifacts go.
+    pub artifact_dir: Option<PathBuf>,
+    /// A valid repro artifact landed and turns the failure around.
+    pub expect_auto_repro_satisfied: bool,
+}
+
+impl VmResult {
+    /// A clean exit without telemetry, for unit tests of callbacks:
+    /// `VmResult { timed_out: true, ..VmResult::test_fixture() }`.
+    #[must_use]
+    pub fn test_fixture() -> Self {
+        Self {
+            success: true,
+            exit_code: 0,
+            duration: Duration::ZERO,
+            timed_out: false,
+            output: String::new(),
+            stderr: String::new(),
+            engine: Engine::Tcg,
+            engine_why: String::from("test fixture"),
+            exit_reason: String::from("power off"),
+            guest_messages: None,
+            verifier_stats: Vec::new(),
+            kvm_stats: None,
+            crash_message: None,
+            cleanup_duration: None,
+            boot_duration: None,
+            periodic_fired: 0,
+            periodic_real: 0,
+            periodic_target: 0,
+            kern_kaslr_offset: 0,
+            entry_name: None,
+            artifact_dir: None,
+            expect_auto_repro_satisfied: false,
+        }
+    }
+
+    /// True when a KASLR slide is known and not zero.
+    #[must_use]
+    pub fn kaslr_enabled(&self) -> bool {
+        self.kern_kaslr_offset != 0
+    }
+
+    /// How far the guest got, from its lifecycle frames.
+    #[must_use]
+    pub fn stages(&self) -> StageSummary {
+        let stages: Vec<(Stage, String)> = self
+            .messages()
+            .filter_map(|(_, message)| match message {
+                Message::Lifecycle(life) => Some((life.stage, life.detail)),
+                _ => None,
+            })
+            .collect();
+        summarize_stages(&stages)
+    }
+
+    /// Step starts, step ends and the terminal boundary; damaged frames are skipped.
+    #[must_use]
+    pub fn stimulus_timeline(&self) -> Vec<TimelineMark> {
+        self.messages()
+            .filter_map(|(_, message)| match message {
+                Message::Stimulus(mark) => Some(TimelineMark::StepStart(mark)),
+                Message::StepEnd(mark) => Some(TimelineMark::StepEnd(mark)),
+                Message::ScenarioEnd(end) => Some(TimelineMark::Terminal {
+                    elapsed_ms: end.elapsed_ms,
+                    total_iterations: end.total_iterations,
+                }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The kernel log that the guest forwarded, one frame per line group.
+    #[must_use]
+    pub fn guest_kmsg(&self) -> String {
+        let chunks: Vec<String> = self
+            .messages()
+            .filter_map(|(_, message)| match message {
+                Message::Dmesg(bytes) if !bytes.is_empty() => {
+                    Some(String::from_utf8_lossy(&bytes).into_owned())
+                }
+                _ => None,
+            })
+            .collect();
+        chunks.join("\n")
+    }
+
+    /// The scheduler's own output between its log markers.
+    #[must_use]
+    pub fn scheduler_log(&self) -> String {
+        let mut log = Vec::new();
+        for (_, message) in self.messages() {
+            if let Message::SchedLog(ktstr_wire::SchedLog::Chunk(bytes)) = message {
+                log.extend_from_slice(&bytes);
+            }
+        }
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Where this run's failure dump lies or would lie.
+    ///
+    /// # Errors
+    /// When the result was not made by the framework and so has no test name or no directory.
+    pub fn failure_dump_path(&self) -> anyhow::Result<PathBuf> {
+        let name = self.entry_name.as_deref().ok_or_else(|| {
+            anyhow::anyhow!("this VmResult has no entry_name: only the framework's runs have dumps")
+        })?;
+        let dir = self
+            .artifact_dir
+            .as_deref()
+            .ok_or_else(|| anyhow::anyhow!("the run of '{name}' has no artifact directory"))?;
+        Ok(dir.join(format!("{name}.failure-dump.json")))
+    }
+
+    fn messages(&self) -> impl Iterator<Item = (Duration, Message)> + '_ {
+        self.guest_messages
+            .iter()
+            .flat_map(BulkDrainResult::messages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absent_kvm_counters_are_told_from_zero() {
+        let none = KvmStatsTotals::default();
+        assert_eq!(
+            (
+                none.sum("exits"),
+                none.try_sum("exits"),
+                none.try_avg("exits")
+            ),
+            (0, None, None)
+        );
+        let stats = KvmStatsTotals {
+            per_vcpu: vec![
+                HashMap::from([("exits".to_owned(), 6)]),
+                HashMap::from([("exits".to_owned(), 4), ("halt_exits".to_owned(), 1)]),
+            ],
+        };
+        assert_eq!((stats.sum("exits"), stats.avg("exits")), (10, 5));
+        assert_eq!(
+            (stats.try_sum("hypercalls"), stats.try_avg("halt_exits")),
+            (None, Some(0))
+        );
+    }
+
+    #[test]
+    fn dump_path_needs_a_name() {
+        let err = VmResult::test_fixture().failure_dump_path().unwrap_err();
+        assert!(err.to_string().contains("entry_name"), "{err}");
+        let named = VmResult {
+            entry_name: Some("t".into()),
+            artifact_dir: Some("/runs".into()),
+            ..VmResult::test_fixture()
+        };
+        assert_eq!(
+            named.failure_dump_path().unwrap(),
+            PathBuf::from("/runs/t.failure-dump.json")
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! The test binary that the whole-system tests run: what a user's own tests look like, right and wrong ones.
+//!
+//! Every case is ignored by default, because many fail on purpose; `tests/verdicts.rs` runs them one by one and looks at
+//! the exit code, the message and the artifacts.
+
+use std::time::Duration;
+
+use ktstr::prelude::*;
+
+declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
+declare_scheduler!(MISSING, { name: "missing", binary: "scx-no-such-scheduler" });
+declare_scheduler!(CRASHING, { name: "crashing", binary: "scx-fixture", sched_args: ["--no-such-flag"] });
+declare_scheduler!(UNVERIFIABLE, { name: "unverifiable", binary: "scx-fixture", sched_args: ["--fail-verify"] });
+declare_scheduler!(STARVING, { name: "starving", binary: "scx-fixture", sched_args: ["--starve-pct", "50"] });
+declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_args: ["--stall"] });
+declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "2000"] });
+declare_scheduler!(LEAVING, { name: "leaving", binary: "scx-fixture", sched_args: ["--exit-after-s", "2"] });
+
+fn two_groups(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(
+        ctx,
+        vec![
+            CgroupDef::named("left")
+                .workers(2)
+                .cpuset(CpusetSpec::Llc(0)),
+            CgroupDef::named("right")
+                .workers(2)
+                .cpuset(CpusetSpec::Llc(1)),
+        ],
+    )
+}
+
+/// The kernel's own scheduler, two groups on two LLCs.
+#[ktstr_test(topology = "1n2l2c1t", duration_s = 3, not_stuck, isolation, ignore)]
+fn eevdf_two_groups(ctx: &Ctx) -> Result<AssertResult> {
+    two_groups(ctx)
+}
+
+/// The same under the fixture.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n2l2c1t", duration_s = 3, not_stuck, isolation, ignore)]
+fn fixture_two_groups(ctx: &Ctx) -> Result<AssertResult> {
+    two_groups(ctx)
+}
+
+/// Every work type of this stage, side by side.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3, ignore)]
+fn fixture_mixed_work(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(
+        ctx,
+        vec![
+            CgroupDef::named("spin").workers(1).work(WorkType::SpinWait),
+            CgroupDef::named("yield")
+                .workers(1)
+                .work(WorkType::YieldHeavy),
+            CgroupDef::named("futex")
+                .workers(2)
+                .work(WorkType::FutexPingPong {
+                    spin: 64,
+                }),
+            CgroupDef::named("burst").workers(1).work(WorkType::Bursty {
+                burst: Duration::from_millis(20),
+                sleep: Duration::from_millis(20),
+            }),
+        ],
+    )
+}
+
+/// The smallest whole test: what a run costs beside its scenario.
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn smallest(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
+#[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 6, not_stuck, ignore)]
+fn starving_fixture(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(6)])
+}
+
+#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 15, not_stuck, ignore)]
+fn stalling_fixture(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 8, ignore)]
+fn erroring_fixture(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// The same fault, declared as expected.
+#[ktstr_test(
+    scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 8,
+    expect_err, expect_scx_bpf_error_contains = "queue seven is gone", ignore
+)]
+fn expected_error(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// An expectation that the fault does not meet.
+#[ktstr_test(
+    scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 8,
+    expect_err, expect_scx_bpf_error_contains = "some other text", ignore
+)]
+fn unmet_expectation(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+#[ktstr_test(scheduler = LEAVING, topology = "1n1l2c1t", duration_s = 8, ignore)]
+fn leaving_fixture(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+#[ktstr_test(scheduler = UNVERIFIABLE, topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn unverifiable_fixture(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(1)])
+}
+
+#[ktstr_test(scheduler = CRASHING, topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn scheduler_refuses_to_start(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(1)])
+}
+
+#[ktstr_test(scheduler = MISSING, topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn scheduler_missing(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(1)])
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn function_panics(_ctx: &Ctx) -> Result<AssertResult> {
+    panic!("a bug in the test itself");
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn function_errs(_ctx: &Ctx) -> Result<AssertResult> {
+    anyhow::bail!("the test could not be set up")
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn guest_kernel_panics(_ctx: &Ctx) -> Result<AssertResult> {
+    std::fs::write("/proc/sysrq-trigger", "c")?;
+    anyhow::bail!("the kernel survived sysrq-c")
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn init_killed(_ctx: &Ctx) -> Result<AssertResult> {
+    // PID 1 ignores signals it has no handler for, even SIGKILL; a fatal fault cannot be ignored.
+    ktstr_tests::crash_pid1()?;
+    ktstr_tests::wait_forever()
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, watchdog_timeout_s = 1, ignore)]
+fn deadline_hit(_ctx: &Ctx) -> Result<AssertResult> {
+    ktstr_tests::wait_forever()
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, memory_mib = 32, ignore)]
+fn initramfs_too_big(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, performance_mode, ignore)]
+fn needs_performance_mode(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn inconclusive(_ctx: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::inconclusive(
+        DetailKind::Other,
+        "the clock could not be read",
+    ))
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn guest_skips(_ctx: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::skip("no such device in this guest"))
+}
+
+/// Two nodes with two LLCs each, as the guest's own sysfs tells.
+#[ktstr_test(topology = "2n4l1c2t", duration_s = 1, memory_mib = 512, ignore)]
+fn topology_is_real(_ctx: &Ctx) -> Result<AssertResult> {
+    ktstr_tests::check_sysfs_topology(2, 4, 1, 2)
+}
+
+fn post_vm_refuses(_result: &VmResult) -> Result<()> {
+    anyhow::bail!("the callback did not like it")
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, post_vm = post_vm_refuses, ignore)]
+fn post_vm_fails(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
+ktstr::test_main!();

@@ -1,0 +1,226 @@
+//! Each case of the `cases` binary gets its own right verdict, message and artifacts.
+
+use ktstr_tests::CaseRun;
+
+#[track_caller]
+fn run(case: &str) -> CaseRun {
+    run_with(case, &[])
+}
+
+#[track_caller]
+fn run_with(case: &str, env: &[(&str, &str)]) -> CaseRun {
+    CaseRun::new(env!("CARGO_BIN_EXE_cases"), case, env).unwrap()
+}
+
+#[track_caller]
+fn passes(case: &str) -> CaseRun {
+    let run = run(case);
+    run.exits(0);
+    let sidecar = run.sidecar.as_ref().expect("a pass leaves a sidecar");
+    assert_eq!(sidecar.verdict.as_str(), "pass");
+    assert_eq!(sidecar.engine.as_deref(), Some("tcg"));
+    assert!(sidecar.boot_ms.is_some_and(|ms| ms > 0), "{sidecar:?}");
+    run
+}
+
+#[track_caller]
+fn fails(case: &str, needles: &[&str]) -> CaseRun {
+    let run = run(case);
+    run.exits(1).says(&[case, "failed:"]).says(needles);
+    assert_eq!(
+        run.sidecar
+            .as_ref()
+            .expect("a failure leaves a sidecar")
+            .verdict
+            .as_str(),
+        "fail"
+    );
+    run.dump();
+    run
+}
+
+#[test]
+fn eevdf_passes() {
+    let run = passes("eevdf_two_groups");
+    let stats = &run.sidecar.as_ref().unwrap().result.stats;
+    assert_eq!(stats.cgroups.len(), 2);
+    assert!(
+        stats
+            .cgroups
+            .iter()
+            .all(|group| group.workers == 2 && group.iterations > 0),
+        "{stats:?}"
+    );
+}
+
+#[test]
+fn the_fixture_passes() {
+    let run = passes("fixture_two_groups");
+    let sidecar = run.sidecar.as_ref().unwrap();
+    assert_eq!(sidecar.scheduler.as_deref(), Some("fixture"));
+    assert_eq!(sidecar.topology, "1n2l2c1t");
+}
+
+#[test]
+fn every_work_type_runs_under_the_fixture() {
+    let run = passes("fixture_mixed_work");
+    let stats = &run.sidecar.as_ref().unwrap().result.stats;
+    assert!(
+        stats.cgroups.iter().all(|group| group.iterations > 0),
+        "{stats:?}"
+    );
+}
+
+#[test]
+fn starvation_is_told_from_a_stall() {
+    fails("starving_fixture", &["[sched=starving]", "cgroup"]);
+}
+
+#[test]
+fn a_stalled_task_ends_with_the_kernels_watchdog() {
+    fails(
+        "stalling_fixture",
+        &["BUG SUMMARY:", "stall", "SchedulerCrashed"],
+    );
+}
+
+#[test]
+fn an_error_of_the_scheduler_is_the_bug_summary() {
+    fails(
+        "erroring_fixture",
+        &["BUG SUMMARY:", "queue seven is gone", "SchedulerCrashed"],
+    );
+}
+
+#[test]
+fn an_expected_error_is_a_pass() {
+    run("expected_error").exits(0);
+}
+
+#[test]
+fn an_unmet_expectation_is_never_turned_around() {
+    run("unmet_expectation")
+        .exits(1)
+        .says(&["some other text", "not found"]);
+}
+
+#[test]
+fn a_scheduler_that_leaves_is_told_from_one_that_crashes() {
+    fails("leaving_fixture", &["SchedulerExitedCleanly"]);
+}
+
+#[test]
+fn a_refused_program_shows_the_verifiers_log() {
+    fails("unverifiable_fixture", &["scheduler", "processed", "insns"]);
+}
+
+#[test]
+fn a_scheduler_that_dies_at_start_shows_its_own_words() {
+    let run = fails("scheduler_refuses_to_start", &["--no-such-flag"]);
+    assert!(
+        run.sidecar.as_ref().unwrap().vm_ms.unwrap() < 30_000,
+        "a death at start must be told at once"
+    );
+}
+
+#[test]
+fn a_missing_scheduler_names_the_next_step() {
+    fails(
+        "scheduler_missing",
+        &["scx-no-such-scheduler", "KTSTR_SCHEDULER", "engine: none"],
+    );
+}
+
+#[test]
+fn a_panic_of_the_test_has_its_text() {
+    fails("function_panics", &["a bug in the test itself"]);
+}
+
+#[test]
+fn an_error_of_the_test_has_its_text() {
+    fails("function_errs", &["the test could not be set up"]);
+}
+
+#[test]
+fn a_kernel_panic_is_a_crash_not_a_time_out() {
+    let run = fails("guest_kernel_panics", &["guest crashed", "Kernel panic"]);
+    assert!(!run.sidecar.as_ref().unwrap().timed_out);
+}
+
+#[test]
+fn the_death_of_init_is_a_crash() {
+    let run = fails("init_killed", &["guest crashed"]);
+    assert!(!run.sidecar.as_ref().unwrap().timed_out);
+}
+
+#[test]
+fn a_hang_ends_at_the_deadline_and_says_where() {
+    let run = fails(
+        "deadline_hit",
+        &[
+            "timed out with no result",
+            "VM deadline",
+            "hint:",
+            "the test started",
+        ],
+    );
+    assert!(run.sidecar.as_ref().unwrap().timed_out);
+    assert_eq!(run.dump()["is_placeholder"], true);
+}
+
+#[test]
+fn an_initramfs_that_does_not_fit_is_refused_before_boot() {
+    fails("initramfs_too_big", &["memory_mib", "initramfs"]);
+}
+
+#[test]
+fn performance_mode_is_a_skip_with_its_reason() {
+    let run = run("needs_performance_mode");
+    run.exits(0).says(&["ktstr: SKIP:", "performance mode"]);
+    assert_eq!(run.sidecar.as_ref().unwrap().verdict.as_str(), "skip");
+}
+
+#[test]
+fn inconclusive_has_its_own_exit_code() {
+    run("inconclusive")
+        .exits(2)
+        .says(&["inconclusive:", "the clock could not be read"]);
+}
+
+#[test]
+fn a_skip_in_the_guest_leaves_as_a_skip() {
+    let run = run("guest_skips");
+    run.exits(0).says(&["no such device in this guest"]);
+    assert_eq!(run.sidecar.as_ref().unwrap().verdict.as_str(), "skip");
+}
+
+#[test]
+fn the_declared_topology_is_the_guests() {
+    passes("topology_is_real");
+}
+
+#[test]
+fn a_callbacks_error_fails_the_test() {
+    fails("post_vm_fails", &["post_vm: the callback did not like it"]);
+}
+
+#[test]
+fn a_missing_emulator_names_the_command_that_mends_it() {
+    let run = run_with("smallest", &[("KTSTR_QEMU", "/no/such/qemu")]);
+    run.exits(1).says(&["/no/such/qemu", "cargo xtask setup"]);
+    run.dump();
+}
+
+#[test]
+fn a_missing_kernel_names_the_command_that_mends_it() {
+    let run = run_with("smallest", &[("KTSTR_KERNEL", "/no/such/kernel")]);
+    run.exits(1).says(&["/no/such/kernel"]);
+    run.dump();
+}
+
+#[test]
+fn a_wrong_engine_name_lists_the_right_ones() {
+    run_with("smallest", &[("KTSTR_ENGINE", "vmware")])
+        .exits(1)
+        .says(&["auto, kvm or tcg"]);
+}
