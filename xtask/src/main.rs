@@ -1,2 +1,63 @@
-//! Placeholder for the first commit of the layout.
-fn main() {}
+//! Glue of the workspace: set-up, test kernel, demo, checks, benchmarks.
+#![expect(clippy::print_stdout, reason = "a command line talks on standard output")]
+
+mod bench;
+mod ci;
+mod demo;
+mod kernel;
+mod setup;
+mod sh;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Set-up, test kernel, demo, checks and benchmarks of ktstr", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing (as root on a Debian-like system), or print the one command that does.
+    Setup,
+    /// Build the test kernel, or find it in the cache.
+    Kernel {
+        /// A local source tree instead of the distribution's source package.
+        #[arg(long, value_name = "DIR")]
+        tree: Option<std::path::PathBuf>,
+    },
+    /// Run four small tests, one of them a failure to look at.
+    Demo {
+        /// Also test this scheduler from the crates registry.
+        #[arg(long, value_name = "CRATE")]
+        scheduler: Option<String>,
+    },
+    /// Run every check, and list all that failed.
+    Ci,
+    /// Check what no compiler checks: arrows between crates, file length, names.
+    Tidy,
+    /// Measure the budgets of the design.
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup => setup::run(),
+        Command::Kernel { tree } => kernel::run(tree),
+        Command::Demo { scheduler } => demo::run(scheduler.as_deref()),
+        Command::Ci => ci::run(),
+        Command::Tidy => tidy::run(),
+        Command::Bench => bench::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! `cargo xtask ci`
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{kernel, sh, tidy};
+
+/// Runs every check, then lists all that failed.
+pub(crate) fn run() -> Result<()> {
+    kernel::run(None)?;
+    let mut failed = Vec::new();
+    let mut passed = 0usize;
+    let mut note = |name: &str, done: Result<()>| match done {
+        Ok(()) => passed += 1,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            failed.push(name.to_owned());
+        }
+    };
+    note("tidy", tidy::run());
+    let steps: [(&str, &[&str]); 5] = [
+        ("fmt", &["fmt", "--all", "--check"]),
+        ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        ("doc", &["doc", "--workspace", "--no-deps"]),
+        ("unit-tests", &["test", "--workspace", "--exclude", "ktstr-tests"]),
+        ("vm-tests", &["test", "-p", "ktstr-tests"]),
+    ];
+    for (name, args) in steps {
+        note(name, sh::logged(name, with_flags(name, &mut sh::cargo(args))));
+    }
+    println!("{passed} passed, {} failed", failed.len());
+    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+}
+
+fn with_flags<'c>(name: &str, command: &'c mut Command) -> &'c mut Command {
+    if name == "doc" { command.env("RUSTDOCFLAGS", "-D warnings") } else { command }
+}

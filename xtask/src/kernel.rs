@@ -1,0 +1,51 @@
+//! `cargo xtask kernel`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+use ktstr::host::kernel::{BuildOptions, Cache, Progress, Source, build};
+
+use crate::{setup, sh};
+
+/// A spinner on a terminal, lines in a pipe.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({pos} lines, {elapsed})") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self(bar)
+    }
+}
+
+impl Progress for Bar {
+    fn step(&mut self, text: &str) {
+        if self.0.is_hidden() {
+            eprintln!("  {text} …");
+        }
+        self.0.set_position(0);
+        self.0.set_message(text.to_owned());
+    }
+
+    fn tick(&mut self) {
+        self.0.inc(1);
+    }
+}
+
+/// Builds or finds the test kernel.
+pub(crate) fn run(tree: Option<PathBuf>) -> Result<()> {
+    setup::run()?;
+    let source = tree.map_or_else(Source::debian, Source::Tree);
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = BuildOptions { jobs, log: sh::log_path("kernel-build")? };
+    let mut bar = Bar::new();
+    let kernel = build(&Cache::open_default(), &source, &options, &mut bar)?;
+    bar.0.finish_and_clear();
+    println!("{}", kernel.image.display());
+    Ok(())
+}

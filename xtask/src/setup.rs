@@ -1,0 +1,79 @@
+//! `cargo xtask setup`
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::sh;
+
+/// A need, how to see that it is met, and the Debian packages that meet it.
+struct Need {
+    what: &'static str,
+    met: fn() -> bool,
+    packages: &'static [&'static str],
+}
+
+const NEEDS: &[Need] = &[
+    Need { what: "QEMU", met: || on_path("qemu-system-x86_64"), packages: &["qemu-system-x86"] },
+    Need { what: "clang 16 or later", met: has_clang, packages: &["clang-19"] },
+    Need { what: "pahole", met: || on_path("pahole"), packages: &["dwarves"] },
+    Need { what: "kernel source", met: || Path::new("/usr/src/linux-source-6.12.tar.xz").is_file(), packages: &["linux-source-6.12"] },
+    Need {
+        what: "kernel build tools",
+        met: || ["make", "gcc", "flex", "bison", "bc", "lz4", "zstd", "xz", "cpio", "objcopy", "pkg-config"].into_iter().all(on_path),
+        packages: &["build-essential", "flex", "bison", "bc", "lz4", "zstd", "xz-utils", "cpio", "binutils", "pkg-config"],
+    },
+    Need { what: "libelf", met: || header("libelf.h") || header("gelf.h"), packages: &["libelf-dev"] },
+    Need { what: "zlib", met: || header("zlib.h"), packages: &["zlib1g-dev"] },
+    Need { what: "OpenSSL headers", met: || header("openssl/ssl.h"), packages: &["libssl-dev"] },
+];
+
+fn on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
+fn header(name: &str) -> bool {
+    Path::new("/usr/include").join(name).is_file()
+}
+
+fn has_clang() -> bool {
+    let versioned = (16..30).any(|version| on_path(&format!("clang-{version}")));
+    versioned || major_of("clang").is_some_and(|major| major >= 16)
+}
+
+fn major_of(clang: &str) -> Option<u32> {
+    let output = Command::new(clang).arg("-dumpversion").output().ok()?;
+    String::from_utf8_lossy(&output.stdout).split('.').next()?.trim().parse().ok()
+}
+
+/// Installs what is missing where that is possible, else says how.
+pub(crate) fn run() -> Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.met)()).collect();
+    if missing.is_empty() {
+        eprintln!("setup: everything is here");
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|need| need.what).collect();
+    let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages.iter().copied()).collect();
+    eprintln!("setup: missing: {}", names.join(", "));
+    let line = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
+    if !on_path("apt-get") {
+        bail!("this is no Debian-like system; install: {} (Debian's names: {})", names.join(", "), packages.join(" "));
+    }
+    if !am_root() {
+        bail!("run this once, then again: sudo apt-get update && sudo {line}");
+    }
+    sh::logged("apt-get-update", Command::new("apt-get").arg("update"))?;
+    let mut install = Command::new("apt-get");
+    install.args(["install", "-y", "--no-install-recommends"]).args(&packages).env("DEBIAN_FRONTEND", "noninteractive");
+    sh::logged("apt-get-install", &mut install)?;
+    let still: Vec<&str> = NEEDS.iter().filter(|need| !(need.met)()).map(|need| need.what).collect();
+    if still.is_empty() { Ok(()) } else { bail!("still missing after the installation: {}", still.join(", ")) }
+}
+
+fn am_root() -> bool {
+    let output = Command::new("id").arg("-u").output();
+    output.is_ok_and(|output| output.stdout.starts_with(b"0\n"))
+}

@@ -1,0 +1,53 @@
+//! Running commands, with a log and a line of progress each.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// Where cargo builds to.
+pub(crate) fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// A log file below the target directory.
+pub(crate) fn log_path(name: &str) -> Result<PathBuf> {
+    let dir = target().join("xtask-logs");
+    fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
+    Ok(dir.join(format!("{name}.log")))
+}
+
+/// Cargo, in the workspace.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs `command` with its output in a log; the error shows the end of the log and where it is.
+pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
+    let path = log_path(name)?;
+    let log = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
+    let errors = log.try_clone().context("failed to share the log")?;
+    let started = Instant::now();
+    eprintln!("  {name} …");
+    let status = command.stdin(Stdio::null()).stdout(log).stderr(errors).status();
+    let status = status.with_context(|| format!("failed to run {command:?}"))?;
+    let seconds = started.elapsed().as_secs_f64();
+    if status.success() {
+        eprintln!("  {name} ok ({seconds:.1} s)");
+        return Ok(());
+    }
+    let text = fs::read_to_string(&path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n");
+    bail!("{name} failed ({status}, {seconds:.1} s); run {command:?}; log {}:\n{tail}", path.display())
+}
