@@ -21,18 +21,42 @@ pub(crate) fn run() -> Result<()> {
     note("tidy", tidy::run());
     let steps: [(&str, &[&str]); 5] = [
         ("fmt", &["fmt", "--all", "--check"]),
-        ("clippy", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        (
+            "clippy",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
         ("doc", &["doc", "--workspace", "--no-deps"]),
-        ("unit-tests", &["test", "--workspace", "--exclude", "ktstr-tests"]),
+        (
+            "unit-tests",
+            &["test", "--workspace", "--exclude", "ktstr-tests"],
+        ),
         ("vm-tests", &["test", "-p", "ktstr-tests"]),
     ];
     for (name, args) in steps {
-        note(name, sh::logged(name, with_flags(name, &mut sh::cargo(args))));
+        note(
+            name,
+            sh::logged(name, with_flags(name, &mut sh::cargo(args))),
+        );
     }
     println!("{passed} passed, {} failed", failed.len());
-    if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join(", ")) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        bail!("failed: {}", failed.join(", "))
+    }
 }
 
 fn with_flags<'c>(name: &str, command: &'c mut Command) -> &'c mut Command {
-    if name == "doc" { command.env("RUSTDOCFLAGS", "-D warnings") } else { command }
+    if name == "doc" {
+        command.env("RUSTDOCFLAGS", "-D warnings")
+    } else {
+        command
+    }
 }

@@ -14,7 +14,10 @@ use crate::{kernel, sh};
 /// Runs the demo tests and shows a table.
 pub(crate) fn run(scheduler: Option<&str>) -> Result<()> {
     kernel::run(None)?;
-    sh::logged("build-demo", &mut sh::cargo(&["build", "-p", "ktstr-tests", "-p", "scx-fixture", "--bins"]))?;
+    sh::logged(
+        "build-demo",
+        &mut sh::cargo(&["build", "-p", "ktstr-tests", "-p", "scx-fixture", "--bins"]),
+    )?;
     let third_party = scheduler.map(install).transpose()?;
     let dir = sh::target().join("ktstr/demo");
     // Only this run's results belong into the table.
@@ -22,9 +25,11 @@ pub(crate) fn run(scheduler: Option<&str>) -> Result<()> {
         fs::remove_dir_all(&dir).with_context(|| format!("failed to clear {}", dir.display()))?;
     }
     let mut wrong = Vec::new();
-    for (test, expected) in
-        [("demo_eevdf", Outcome::Pass), ("demo_fixture", Outcome::Pass), ("demo_starving", Outcome::Fail)]
-    {
+    for (test, expected) in [
+        ("demo_eevdf", Outcome::Pass),
+        ("demo_fixture", Outcome::Pass),
+        ("demo_starving", Outcome::Fail),
+    ] {
         run_one(test, &dir, None)?;
         check(&dir, test, expected, &mut wrong)?;
     }
@@ -34,23 +39,34 @@ pub(crate) fn run(scheduler: Option<&str>) -> Result<()> {
     }
     print_table(&dir)?;
     println!("The failure above is wanted: demo_starving shows what one looks like.");
-    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", wrong.join("; "))
+    }
 }
 
 fn run_one(test: &str, dir: &Path, scheduler: Option<&PathBuf>) -> Result<()> {
     eprintln!("== {test}");
     let mut command = Command::new(sh::target().join("debug/demo"));
-    command.args(["--exact", test, "--include-ignored"]).env("KTSTR_SIDECAR_DIR", dir).current_dir(sh::root());
+    command
+        .args(["--exact", test, "--include-ignored"])
+        .env("KTSTR_SIDECAR_DIR", dir)
+        .current_dir(sh::root());
     if let Some(path) = scheduler {
         command.env("KTSTR_SCHEDULER", path);
     }
     // The verdict is read from the sidecar; some of these tests fail on purpose.
-    command.status().map(drop).with_context(|| format!("failed to run {command:?}"))
+    command
+        .status()
+        .map(drop)
+        .with_context(|| format!("failed to run {command:?}"))
 }
 
 fn check(dir: &Path, test: &str, expected: Outcome, wrong: &mut Vec<String>) -> Result<()> {
     let path = dir.join(format!("{test}.json"));
-    let bytes = fs::read(&path).with_context(|| format!("{test} left no sidecar at {}", path.display()))?;
+    let bytes =
+        fs::read(&path).with_context(|| format!("{test} left no sidecar at {}", path.display()))?;
     let found = serde_json::from_slice::<Sidecar>(&bytes)?.verdict;
     if found != expected {
         wrong.push(format!("{test} ended as {found}, expected {expected}"));
@@ -66,7 +82,9 @@ fn print_table(dir: &Path) -> Result<()> {
             sidecar.test,
             sidecar.engine.unwrap_or_else(|| "none".into()),
             sidecar.verdict.to_string(),
-            sidecar.boot_ms.map_or_else(|| "-".into(), |ms| ms.to_string()),
+            sidecar
+                .boot_ms
+                .map_or_else(|| "-".into(), |ms| ms.to_string()),
             sidecar.total_ms.to_string(),
         ]);
     }
@@ -76,7 +94,11 @@ fn print_table(dir: &Path) -> Result<()> {
 
 /// Installs a scheduler from the crates registry into the cache, once.
 fn install(name: &str) -> Result<PathBuf> {
-    if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') {
+    if name.is_empty()
+        || !name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+    {
         bail!("'{name}' is no crate's name; give one such as scx_rusty");
     }
     let root = sh::target().join("schedulers");

@@ -15,7 +15,8 @@ struct Bar(ProgressBar);
 impl Bar {
     fn new() -> Self {
         let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({pos} lines, {elapsed})") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({pos} lines, {elapsed})")
+        {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(200));
@@ -42,7 +43,10 @@ pub(crate) fn run(tree: Option<PathBuf>) -> Result<()> {
     setup::run()?;
     let source = tree.map_or_else(Source::debian, Source::Tree);
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = BuildOptions { jobs, log: sh::log_path("kernel-build")? };
+    let options = BuildOptions {
+        jobs,
+        log: sh::log_path("kernel-build")?,
+    };
     let mut bar = Bar::new();
     let kernel = build(&Cache::open_default(), &source, &options, &mut bar)?;
     bar.0.finish_and_clear();

@@ -1,5 +1,8 @@
 //! Glue of the workspace: set-up, test kernel, demo, checks, benchmarks.
-#![expect(clippy::print_stdout, reason = "a command line talks on standard output")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a command line talks on standard output"
+)]
 
 mod bench;
 mod ci;
@@ -14,7 +17,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Set-up, test kernel, demo, checks and benchmarks of ktstr", version)]
+#[command(
+    name = "cargo xtask",
+    about = "Set-up, test kernel, demo, checks and benchmarks of ktstr",
+    version
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

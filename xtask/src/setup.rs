@@ -15,18 +15,73 @@ struct Need {
 }
 
 const NEEDS: &[Need] = &[
-    Need { what: "QEMU", met: || on_path("qemu-system-x86_64"), packages: &["qemu-system-x86"] },
-    Need { what: "clang 16 or later", met: has_clang, packages: &["clang-19"] },
-    Need { what: "pahole", met: || on_path("pahole"), packages: &["dwarves"] },
-    Need { what: "kernel source", met: || Path::new("/usr/src/linux-source-6.12.tar.xz").is_file(), packages: &["linux-source-6.12"] },
+    Need {
+        what: "QEMU",
+        met: || on_path("qemu-system-x86_64"),
+        packages: &["qemu-system-x86"],
+    },
+    Need {
+        what: "clang 16 or later",
+        met: has_clang,
+        packages: &["clang-19"],
+    },
+    Need {
+        what: "pahole",
+        met: || on_path("pahole"),
+        packages: &["dwarves"],
+    },
+    Need {
+        what: "kernel source",
+        met: || Path::new("/usr/src/linux-source-6.12.tar.xz").is_file(),
+        packages: &["linux-source-6.12"],
+    },
     Need {
         what: "kernel build tools",
-        met: || ["make", "gcc", "flex", "bison", "bc", "lz4", "zstd", "xz", "cpio", "objcopy", "pkg-config"].into_iter().all(on_path),
-        packages: &["build-essential", "flex", "bison", "bc", "lz4", "zstd", "xz-utils", "cpio", "binutils", "pkg-config"],
+        met: || {
+            [
+                "make",
+                "gcc",
+                "flex",
+                "bison",
+                "bc",
+                "lz4",
+                "zstd",
+                "xz",
+                "cpio",
+                "objcopy",
+                "pkg-config",
+            ]
+            .into_iter()
+            .all(on_path)
+        },
+        packages: &[
+            "build-essential",
+            "flex",
+            "bison",
+            "bc",
+            "lz4",
+            "zstd",
+            "xz-utils",
+            "cpio",
+            "binutils",
+            "pkg-config",
+        ],
     },
-    Need { what: "libelf", met: || header("libelf.h") || header("gelf.h"), packages: &["libelf-dev"] },
-    Need { what: "zlib", met: || header("zlib.h"), packages: &["zlib1g-dev"] },
-    Need { what: "OpenSSL headers", met: || header("openssl/ssl.h"), packages: &["libssl-dev"] },
+    Need {
+        what: "libelf",
+        met: || header("libelf.h") || header("gelf.h"),
+        packages: &["libelf-dev"],
+    },
+    Need {
+        what: "zlib",
+        met: || header("zlib.h"),
+        packages: &["zlib1g-dev"],
+    },
+    Need {
+        what: "OpenSSL headers",
+        met: || header("openssl/ssl.h"),
+        packages: &["libssl-dev"],
+    },
 ];
 
 fn on_path(program: &str) -> bool {
@@ -45,7 +100,12 @@ fn has_clang() -> bool {
 
 fn major_of(clang: &str) -> Option<u32> {
     let output = Command::new(clang).arg("-dumpversion").output().ok()?;
-    String::from_utf8_lossy(&output.stdout).split('.').next()?.trim().parse().ok()
+    String::from_utf8_lossy(&output.stdout)
+        .split('.')
+        .next()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// Installs what is missing where that is possible, else says how.
@@ -56,21 +116,42 @@ pub(crate) fn run() -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = missing.iter().map(|need| need.what).collect();
-    let packages: Vec<&str> = missing.iter().flat_map(|need| need.packages.iter().copied()).collect();
+    let packages: Vec<&str> = missing
+        .iter()
+        .flat_map(|need| need.packages.iter().copied())
+        .collect();
     eprintln!("setup: missing: {}", names.join(", "));
-    let line = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
+    let line = format!(
+        "apt-get install -y --no-install-recommends {}",
+        packages.join(" ")
+    );
     if !on_path("apt-get") {
-        bail!("this is no Debian-like system; install: {} (Debian's names: {})", names.join(", "), packages.join(" "));
+        bail!(
+            "this is no Debian-like system; install: {} (Debian's names: {})",
+            names.join(", "),
+            packages.join(" ")
+        );
     }
     if !am_root() {
         bail!("run this once, then again: sudo apt-get update && sudo {line}");
     }
     sh::logged("apt-get-update", Command::new("apt-get").arg("update"))?;
     let mut install = Command::new("apt-get");
-    install.args(["install", "-y", "--no-install-recommends"]).args(&packages).env("DEBIAN_FRONTEND", "noninteractive");
+    install
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(&packages)
+        .env("DEBIAN_FRONTEND", "noninteractive");
     sh::logged("apt-get-install", &mut install)?;
-    let still: Vec<&str> = NEEDS.iter().filter(|need| !(need.met)()).map(|need| need.what).collect();
-    if still.is_empty() { Ok(()) } else { bail!("still missing after the installation: {}", still.join(", ")) }
+    let still: Vec<&str> = NEEDS
+        .iter()
+        .filter(|need| !(need.met)())
+        .map(|need| need.what)
+        .collect();
+    if still.is_empty() {
+        Ok(())
+    } else {
+        bail!("still missing after the installation: {}", still.join(", "))
+    }
 }
 
 fn am_root() -> bool {

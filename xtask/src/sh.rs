@@ -35,11 +35,16 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 /// Runs `command` with its output in a log; the error shows the end of the log and where it is.
 pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
     let path = log_path(name)?;
-    let log = File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
+    let log =
+        File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
     let errors = log.try_clone().context("failed to share the log")?;
     let started = Instant::now();
     eprintln!("  {name} …");
-    let status = command.stdin(Stdio::null()).stdout(log).stderr(errors).status();
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors)
+        .status();
     let status = status.with_context(|| format!("failed to run {command:?}"))?;
     let seconds = started.elapsed().as_secs_f64();
     if status.success() {
@@ -48,6 +53,12 @@ pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
     }
     let text = fs::read_to_string(&path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    let tail = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n");
-    bail!("{name} failed ({status}, {seconds:.1} s); run {command:?}; log {}:\n{tail}", path.display())
+    let tail = lines
+        .get(lines.len().saturating_sub(40)..)
+        .unwrap_or_default()
+        .join("\n");
+    bail!(
+        "{name} failed ({status}, {seconds:.1} s); run {command:?}; log {}:\n{tail}",
+        path.display()
+    )
 }

@@ -17,7 +17,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ktstr-monitor", &[]),
     ("ktstr-macros", &[]),
     ("ktstr-init", &["ktstr-wire"]),
-    ("ktstr", &["ktstr-wire", "ktstr-vmm", "ktstr-monitor", "ktstr-macros", "ktstr-init"]),
+    (
+        "ktstr",
+        &[
+            "ktstr-wire",
+            "ktstr-vmm",
+            "ktstr-monitor",
+            "ktstr-macros",
+            "ktstr-init",
+        ],
+    ),
     ("cargo-ktstr", &["ktstr"]),
     ("scx-fixture", &[]),
 ];
@@ -34,17 +43,32 @@ pub(crate) fn run() -> Result<()> {
     if complaints.is_empty() {
         return Ok(());
     }
-    bail!("{} complaints:\n{}", complaints.len(), complaints.join("\n"))
+    bail!(
+        "{} complaints:\n{}",
+        complaints.len(),
+        complaints.join("\n")
+    )
 }
 
 fn complaints(root: &Path) -> Result<Vec<String>> {
     let mut found = arrows(&metadata()?);
     for file in sources(root)? {
-        let text = fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
-        let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+        let text = fs::read_to_string(&file)
+            .with_context(|| format!("failed to read {}", file.display()))?;
+        let name = file
+            .strip_prefix(root)
+            .unwrap_or(&file)
+            .display()
+            .to_string();
         found.extend(check_file(&name, &text));
     }
-    for page in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+    for page in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+    ] {
         if !root.join(page).is_file() {
             found.push(format!("{page} is missing; write it"));
         }
@@ -53,7 +77,14 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
 }
 
 fn metadata() -> Result<Value> {
-    let output = sh::cargo(&["metadata", "--format-version", "1", "--no-deps", "--offline"]).output()?;
+    let output = sh::cargo(&[
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+        "--offline",
+    ])
+    .output()?;
     serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
 }
 
@@ -62,7 +93,9 @@ fn arrows(metadata: &Value) -> Vec<String> {
     let mut found = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let name = package["name"].as_str().unwrap_or_default();
-        let Some((_, allowed)) = ARROWS.iter().find(|(from, _)| *from == name) else { continue };
+        let Some((_, allowed)) = ARROWS.iter().find(|(from, _)| *from == name) else {
+            continue;
+        };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
             let to = dependency["name"].as_str().unwrap_or_default();
             let ours = ARROWS.iter().any(|(crate_name, _)| *crate_name == to);
@@ -71,7 +104,9 @@ fn arrows(metadata: &Value) -> Vec<String> {
             }
         }
         if package["license"].is_null() {
-            found.push(format!("{name} has no licence; add `license.workspace = true`"));
+            found.push(format!(
+                "{name} has no licence; add `license.workspace = true`"
+            ));
         }
     }
     found
@@ -83,11 +118,16 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
     if lines > MAX_LINES {
         found.push(format!("{name} has {lines} lines; find the second thing that lives there and give it its own file"));
     }
-    let room = name.strip_prefix("crates/ktstr/src/").and_then(|rest| rest.split(['/', '.']).next());
+    let room = name
+        .strip_prefix("crates/ktstr/src/")
+        .and_then(|rest| rest.split(['/', '.']).next());
     if let Some((room, forbidden)) = ROOMS.iter().find(|(candidate, _)| Some(*candidate) == room) {
         for word in *forbidden {
             if let Some(line) = text.lines().position(|line| line.contains(word)) {
-                found.push(format!("{name}:{}: {room} uses {word}; move what both need into model", line + 1));
+                found.push(format!(
+                    "{name}:{}: {room} uses {word}; move what both need into model",
+                    line + 1
+                ));
             }
         }
     }
@@ -98,9 +138,13 @@ fn sources(root: &Path) -> Result<Vec<PathBuf>> {
     let mut open = vec![root.join("crates"), root.join("xtask"), root.join("tests")];
     let mut files = Vec::new();
     while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| format!("failed to list {}", dir.display()))? {
+        for entry in
+            fs::read_dir(&dir).with_context(|| format!("failed to list {}", dir.display()))?
+        {
             let path = entry?.path();
-            let skipped = path.file_name().is_some_and(|name| name == "target" || name == "fuzz");
+            let skipped = path
+                .file_name()
+                .is_some_and(|name| name == "target" || name == "fuzz");
             if path.is_dir() && !skipped {
                 open.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -128,7 +172,11 @@ mod tests {
         }]});
         let found = arrows(&metadata);
         assert_eq!(found.len(), 1);
-        assert!(found[0].contains("ktstr-wire depends on ktstr"), "{}", found[0]);
+        assert!(
+            found[0].contains("ktstr-wire depends on ktstr"),
+            "{}",
+            found[0]
+        );
         let rooms = check_file("crates/ktstr/src/model/x.rs", "use crate::host::y;");
         assert!(rooms[0].contains("model uses crate::host"), "{rooms:?}");
         assert!(check_file("crates/ktstr/src/guest/x.rs", "use crate::model::y;").is_empty());

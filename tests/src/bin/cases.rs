@@ -54,9 +54,7 @@ fn fixture_mixed_work(ctx: &Ctx) -> Result<AssertResult> {
                 .work(WorkType::YieldHeavy),
             CgroupDef::named("futex")
                 .workers(2)
-                .work(WorkType::FutexPingPong {
-                    spin: 64,
-                }),
+                .work(WorkType::FutexPingPong { spin: 64 }),
             CgroupDef::named("burst").workers(1).work(WorkType::Bursty {
                 burst: Duration::from_millis(20),
                 sleep: Duration::from_millis(20),

@@ -68,7 +68,7 @@ pub enum SchedulerError {
     },
     /// Cargo refused to build it.
     #[error(
-        "scheduler '{name}' does not build (cargo exited with {status}); run `cargo build --bin {name}`\n{stderr}"
+        "scheduler '{name}' does not build (cargo exited with {status}); run `cargo build --workspace --bin {name}`\n{stderr}"
     )]
     Build {
         /// The binary target.
@@ -189,6 +189,7 @@ fn build(name: &str, manifest_dir: &Path) -> Result<PathBuf, SchedulerError> {
     let child = cargo()
         .args([
             "build",
+            "--workspace",
             "--bin",
             name,
             "--message-format=json-render-diagnostics",

@@ -1,0 +1,50 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+/// A fair global-vtime scheduler with switchable faults.
+#[derive(Debug, clap::Parser)]
+#[command(version)]
+pub(crate) struct Args {
+    /// Never dispatch one user task: the kernel's watchdog ejects the scheduler after 5 s.
+    #[arg(long)]
+    pub(crate) stall: bool,
+    /// Serve this share of the user tasks only every 1.5 s.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) starve_pct: u32,
+    /// Call scx_bpf_error with this text (63 bytes at most).
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) error: Option<String>,
+    /// Dispatch tasks to CPUs that their cpuset forbids: the kernel ejects the scheduler.
+    #[arg(long)]
+    pub(crate) ignore_cpusets: bool,
+    /// Leave after this time, by choice.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) exit_after_s: Option<u64>,
+    /// Load a program that the verifier refuses.
+    #[arg(long)]
+    pub(crate) fail_verify: bool,
+    /// Faults begin this long after the attach.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub(crate) fault_after_ms: u64,
+    /// Answer stats requests on this unix socket.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) stats_socket: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    #[test]
+    fn faults_are_off_by_default() {
+        let args = Args::parse_from(["scx-fixture"]);
+        assert!(!args.stall && args.starve_pct == 0 && args.error.is_none() && !args.fail_verify);
+    }
+
+    #[test]
+    fn a_share_above_the_whole_is_refused() {
+        assert!(Args::try_parse_from(["scx-fixture", "--starve-pct", "101"]).is_err());
+    }
+}

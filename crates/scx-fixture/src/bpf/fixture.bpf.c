@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * A fair global-vtime scheduler whose faults can be switched on: by the loader's flags, or later by writing `faults`
+ * in .bss from outside.
+ */
+#include "scx.h"
+
+char _license[] SEC("license") = "GPL";
+
+#define SHARED_DSQ 0
+#define STARVED_DSQ 1
+#define MAX_CPUS 256
+
+/* Known at load time. */
+const volatile u32 fail_verify;
+const volatile s32 own_tgid;
+const volatile u32 nr_cpus = 1;
+const volatile u64 fault_after_ns;
+/* Starved tasks are served this rarely. */
+const volatile u64 starve_interval_ns = 1500000000ULL;
+const volatile char error_text[64] = "fixture error";
+
+struct fault_switches {
+	u32 stall;
+	u32 starve_pct;
+	u32 error;
+	u32 ignore_cpusets;
+};
+
+struct counters {
+	u64 enqueued;
+	u64 direct;
+	u64 dispatched;
+	u64 starved;
+	u64 stalled;
+	u64 errors;
+	u64 cpusets_ignored;
+};
+
+struct exit_record {
+	u32 kind;
+	s64 exit_code;
+	char reason[64];
+	char msg[256];
+};
+
+struct fault_switches faults;
+struct counters stats;
+struct exit_record exit_info;
+u64 vtime_now;
+u64 started_ns;
+u64 starved_served_ns;
+s32 stalled_pid;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, u64);
+} cpu_dispatches SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, s32);
+	__type(value, u64);
+} task_vtime SEC(".maps");
+
+struct task_ctx {
+	u64 enqueued_ns;
+	u64 runs;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct task_ctx);
+} task_ctxs SEC(".maps");
+
+static __always_inline bool before(u64 a, u64 b)
+{
+	return (s64)(a - b) < 0;
+}
+
+static bool faults_are_due(void)
+{
+	return bpf_ktime_get_ns() - started_ns >= fault_after_ns;
+}
+
+/* Ordinary user tasks only: the machine and the loader must live on. */
+static bool is_victim(const struct task_struct *p)
+{
+	return !(p->flags & PF_KTHREAD) && p->pid != 1 && p->tgid != own_tgid && faults_are_due();
+}
+
+static bool is_starved(const struct task_struct *p)
+{
+	/* Neighbouring pids fall on different sides. */
+	return faults.starve_pct && (u32)p->pid * 37 % 100 < faults.starve_pct && is_victim(p);
+}
+
+static bool is_stalled(const struct task_struct *p)
+{
+	if (!faults.stall || !is_victim(p))
+		return false;
+	if (!stalled_pid)
+		stalled_pid = p->pid;
+	return stalled_pid == p->pid;
+}
+
+SEC("struct_ops/fixture_select_cpu")
+s32 BPF_PROG(fixture_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	bool idle = false;
+	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &idle);
+
+	if (idle && !is_stalled(p) && !is_starved(p) && !(faults.ignore_cpusets && is_victim(p))) {
+		__sync_fetch_and_add(&stats.direct, 1);
+		insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
+	}
+	return cpu;
+}
+
+/* Puts a task on a CPU that its cpuset forbids, if there is one; the kernel ejects a scheduler that does. */
+static bool misplace(struct task_struct *p, u64 enq_flags)
+{
+	u32 cpu;
+
+	bpf_for(cpu, 0, nr_cpus) {
+		if (cpu < MAX_CPUS && !bpf_cpumask_test_cpu(cpu, p->cpus_ptr)) {
+			__sync_fetch_and_add(&stats.cpusets_ignored, 1);
+			insert(p, SCX_DSQ_LOCAL_ON | cpu, SCX_SLICE_DFL, enq_flags);
+			return true;
+		}
+	}
+	return false;
+}
+
+SEC("struct_ops/fixture_enqueue")
+void BPF_PROG(fixture_enqueue, struct task_struct *p, u64 enq_flags)
+{
+	struct task_ctx *task = bpf_task_storage_get(&task_ctxs, (void *)p, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	u64 vtime = p->scx.dsq_vtime;
+
+	__sync_fetch_and_add(&stats.enqueued, 1);
+	if (task)
+		task->enqueued_ns = bpf_ktime_get_ns();
+	if (faults.error && faults_are_due()) {
+		static char format[] = "%s";
+		unsigned long long args[1] = { (unsigned long long)(void *)error_text };
+
+		__sync_fetch_and_add(&stats.errors, 1);
+		scx_bpf_error_bstr(format, args, sizeof(args));
+	}
+	if (is_stalled(p)) {
+		/* Never dispatched: the kernel's watchdog finds it. */
+		__sync_fetch_and_add(&stats.stalled, 1);
+		return;
+	}
+	if (faults.ignore_cpusets && is_victim(p) && misplace(p, enq_flags))
+		return;
+	if (is_starved(p)) {
+		__sync_fetch_and_add(&stats.starved, 1);
+		insert(p, STARVED_DSQ, SCX_SLICE_DFL, enq_flags);
+		return;
+	}
+	/* A task that slept long may be ahead by one slice, not by all it slept. */
+	if (before(vtime, vtime_now - SCX_SLICE_DFL))
+		vtime = vtime_now - SCX_SLICE_DFL;
+	insert_vtime(p, SHARED_DSQ, SCX_SLICE_DFL, vtime, enq_flags);
+}
+
+SEC("struct_ops/fixture_dispatch")
+void BPF_PROG(fixture_dispatch, s32 cpu, struct task_struct *prev)
+{
+	u64 now = bpf_ktime_get_ns();
+	u32 zero = 0;
+	u64 *count = bpf_map_lookup_elem(&cpu_dispatches, &zero);
+
+	if (fail_verify) {
+		/* The null check is missing on purpose. */
+		u64 *unchecked = bpf_map_lookup_elem(&task_vtime, &cpu);
+		*unchecked = now;
+	}
+	if (count)
+		(*count)++;
+	__sync_fetch_and_add(&stats.dispatched, 1);
+	if ((!faults.starve_pct || now - starved_served_ns >= starve_interval_ns) && move_to_local(STARVED_DSQ)) {
+		starved_served_ns = now;
+		return;
+	}
+	move_to_local(SHARED_DSQ);
+}
+
+SEC("struct_ops/fixture_running")
+void BPF_PROG(fixture_running, struct task_struct *p)
+{
+	struct task_ctx *task = bpf_task_storage_get(&task_ctxs, (void *)p, 0, 0);
+
+	if (task)
+		task->runs++;
+	if (before(vtime_now, p->scx.dsq_vtime))
+		vtime_now = p->scx.dsq_vtime;
+}
+
+SEC("struct_ops/fixture_stopping")
+void BPF_PROG(fixture_stopping, struct task_struct *p, bool runnable)
+{
+	u32 weight = p->scx.weight ? p->scx.weight : 100;
+	u64 vtime = p->scx.dsq_vtime + (SCX_SLICE_DFL - p->scx.slice) * 100 / weight;
+	s32 pid = p->pid;
+
+	p->scx.dsq_vtime = vtime;
+	bpf_map_update_elem(&task_vtime, &pid, &vtime, BPF_ANY);
+}
+
+SEC("struct_ops/fixture_enable")
+void BPF_PROG(fixture_enable, struct task_struct *p)
+{
+	p->scx.dsq_vtime = vtime_now;
+}
+
+SEC("struct_ops.s/fixture_init")
+s32 BPF_PROG(fixture_init)
+{
+	s32 error = scx_bpf_create_dsq(SHARED_DSQ, -1);
+
+	started_ns = bpf_ktime_get_ns();
+	return error ? error : scx_bpf_create_dsq(STARVED_DSQ, -1);
+}
+
+SEC("struct_ops/fixture_exit")
+void BPF_PROG(fixture_exit, struct scx_exit_info *ei)
+{
+	bpf_probe_read_kernel_str(exit_info.reason, sizeof(exit_info.reason), ei->reason);
+	bpf_probe_read_kernel_str(exit_info.msg, sizeof(exit_info.msg), ei->msg);
+	exit_info.exit_code = ei->exit_code;
+	/* Last: the loader looks at it first. */
+	exit_info.kind = ei->kind;
+}
+
+SEC(".struct_ops.link")
+struct sched_ext_ops fixture_ops = {
+	.select_cpu = (void *)fixture_select_cpu,
+	.enqueue = (void *)fixture_enqueue,
+	.dispatch = (void *)fixture_dispatch,
+	.running = (void *)fixture_running,
+	.stopping = (void *)fixture_stopping,
+	.enable = (void *)fixture_enable,
+	.init = (void *)fixture_init,
+	.exit = (void *)fixture_exit,
+	.timeout_ms = 5000,
+	.name = "fixture",
+};
