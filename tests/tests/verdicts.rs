@@ -9,7 +9,7 @@ fn run(case: &str) -> CaseRun {
 
 #[track_caller]
 fn run_with(case: &str, env: &[(&str, &str)]) -> CaseRun {
-    CaseRun::new(env!("CARGO_BIN_EXE_cases"), case, env).unwrap()
+    CaseRun::new(env!("CARGO_BIN_EXE_cases"), case, env).expect("the case runs")
 }
 
 #[track_caller]

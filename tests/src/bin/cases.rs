@@ -12,7 +12,7 @@ declare_scheduler!(MISSING, { name: "missing", binary: "scx-no-such-scheduler" }
 declare_scheduler!(CRASHING, { name: "crashing", binary: "scx-fixture", sched_args: ["--no-such-flag"] });
 declare_scheduler!(UNVERIFIABLE, { name: "unverifiable", binary: "scx-fixture", sched_args: ["--fail-verify"] });
 declare_scheduler!(STARVING, { name: "starving", binary: "scx-fixture", sched_args: ["--starve-pct", "50"] });
-declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_args: ["--stall"] });
+declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_args: ["--stall", "--fault-after-ms", "2000"] });
 declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "2000"] });
 declare_scheduler!(LEAVING, { name: "leaving", binary: "scx-fixture", sched_args: ["--exit-after-s", "2"] });
 

@@ -150,6 +150,9 @@ fn add_host_findings(result: &mut AssertResult, vm: &VmResult, guest_reported: b
         );
         result.push(AssertDetail::fail(DetailKind::Other, text));
     }
+    if let Some(exit) = scheduler_exit(vm) {
+        refine_death(result, vm, &exit);
+    }
     let has_death = result.details.iter().any(|detail| {
         use DetailKind::{SchedulerCrashed, SchedulerDiedUnknownReason, SchedulerExitedCleanly};
         matches!(
@@ -171,6 +174,21 @@ fn add_host_findings(result: &mut AssertResult, vm: &VmResult, guest_reported: b
             frames.gaps, frames.bad_crc
         );
         result.push(AssertDetail::inconclusive(DetailKind::Other, text));
+    }
+}
+
+/// The guest's test process is not the scheduler's parent and cannot know its exit status; init told it by frame.
+fn refine_death(result: &mut AssertResult, vm: &VmResult, exit: &ktstr_wire::SchedExit) {
+    let kind = if exit.code == Some(0) {
+        DetailKind::SchedulerExitedCleanly
+    } else {
+        DetailKind::SchedulerCrashed
+    };
+    for detail in &mut result.details {
+        if detail.kind == DetailKind::SchedulerDiedUnknownReason {
+            detail.kind = kind;
+            detail.message = format!("{}; {}", detail.message, exit_words(vm, exit));
+        }
     }
 }
 

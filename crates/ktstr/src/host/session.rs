@@ -140,13 +140,13 @@ impl Session {
 
 fn stop(mut running: RunningVm, kill: bool) {
     if kill {
-        let _ = running.kill();
+        running.kill();
     }
 }
 
 fn follow(mut port: PortStream, started: Instant) -> Drained {
     let mut drain = Drain::new(started);
-    if let Err(error) = drain.read_to_end(&mut port, |message| echo(message)) {
+    if let Err(error) = drain.read_to_end(&mut port, echo) {
         tracing::warn!(%error, "the frame port broke");
     }
     drain.finish()
