@@ -10,7 +10,7 @@ use proc_macro::TokenStream;
 
 /// Registers a function as a test that runs in a VM; see `ktstr::KtstrTestEntry` for what each attribute means.
 ///
-/// ```ignore
+/// ```text
 /// #[ktstr_test(scheduler = MY_SCHED, topology = "1n2l2c1t", duration_s = 5, not_stuck)]
 /// fn two_groups(ctx: &Ctx) -> Result<AssertResult> { … }
 /// ```
@@ -23,7 +23,7 @@ pub fn ktstr_test(attribute: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Declares a scheduler that tests can name.
 ///
-/// ```ignore
+/// ```text
 /// declare_scheduler!(MY_SCHED, { name: "my_sched", binary: "scx_my_sched", sched_args: ["--verbose"] });
 /// ```
 #[proc_macro]
