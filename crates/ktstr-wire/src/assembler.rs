@@ -3,8 +3,7 @@
 //! ```text
 //!   hunting --magic and header check hold--> header known --all bytes here, crc holds--> Frame
 //!      ^                                         |
-//!      |                                         +--crc fails, a sound header lies inside--> Skipped (a torn frame)
-//!      +--anything else: one byte is skipped     +--crc fails otherwise--------------------> Frame, crc_ok = false
+//!      +--anything else: one byte is skipped     +--crc fails--> Frame, crc_ok = false, and hunting goes on in its payload
 //! ```
 //!
 //! Memory is bounded by one frame of the largest size plus one push. Nothing is allocated for a length that the header
@@ -21,8 +20,6 @@ use crate::message::is_known;
 pub enum SkipReason {
     /// No frame begins there, or its header is damaged.
     NoHeader,
-    /// A frame that lost bytes: the next one begins inside of it.
-    Torn,
     /// The stream ended inside of a frame.
     Truncated,
 }
@@ -81,6 +78,8 @@ pub struct Assembler {
     next_seq: Option<u32>,
     /// Skipped bytes that are not yet an event, so that one stretch of noise is one event.
     noise: u64,
+    /// Bytes ahead that belong to a damaged frame that was told already.
+    excused: usize,
     stats: AssemblerStats,
 }
 
@@ -113,7 +112,7 @@ impl Assembler {
 
     /// Declares the stream over: what is left is searched for whole frames and the rest is skipped. Call until `None`.
     pub fn finish(&mut self) -> Option<Event> {
-        if self.events.is_empty() && !self.rest().is_empty() {
+        if self.events.is_empty() && (self.noise > 0 || !self.rest().is_empty()) {
             // The frame at the front never completes; whole frames may still lie behind its header.
             while !self.rest().is_empty() {
                 match self.step() {
@@ -144,6 +143,9 @@ impl Assembler {
 
     fn skip(&mut self, bytes: usize) {
         self.start += bytes;
+        let excused = bytes.min(self.excused);
+        self.excused -= excused;
+        let bytes = bytes - excused;
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.noise = self.noise.saturating_add(bytes);
         self.stats.skipped_bytes = self.stats.skipped_bytes.saturating_add(bytes);
@@ -180,20 +182,20 @@ impl Assembler {
             return Step::NeedMore;
         };
         let crc_ok = header.crc_of(payload) == header.crc;
-        if !crc_ok && let Some(inner) = find_header(payload) {
-            self.flush_noise(SkipReason::NoHeader);
-            self.skip(HEADER_LEN + inner);
-            self.flush_noise(SkipReason::Torn);
-            return Step::Again;
-        }
         let payload = payload.to_vec();
         self.take(header, payload, crc_ok);
         Step::Again
     }
 
     fn take(&mut self, header: Header, payload: Vec<u8>, crc_ok: bool) {
-        self.start += HEADER_LEN + payload.len();
+        // A damaged frame may have lost bytes, so that the next one begins inside of what its length claims: only its
+        // header is behind us, and its payload is looked through once more without being counted as noise.
+        self.start += HEADER_LEN;
+        if crc_ok {
+            self.start += payload.len();
+        }
         self.flush_noise(SkipReason::NoHeader);
+        self.excused = if crc_ok { 0 } else { payload.len() };
         if let Some(expected) = self.next_seq.filter(|expected| *expected != header.seq) {
             // Half of the number space lies ahead, half behind.
             if header.seq.wrapping_sub(expected) > u32::MAX / 2 {
@@ -244,17 +246,98 @@ fn magic_prefix_len(bytes: &[u8]) -> usize {
         .unwrap_or(0)
 }
 
-/// Where in `payload` a frame with a sound header begins.
-fn find_header(payload: &[u8]) -> Option<usize> {
-    let mut from = 0;
-    loop {
-        let at = from + find_magic(payload.get(from..)?)?;
-        let head = payload.get(at..)?.first_chunk::<HEADER_LEN>()?;
-        if Header::parse(head).is_some() {
-            return Some(at);
+const _: () = assert!(MAX_PAYLOAD <= u32::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Message, encode};
+    use proptest::prelude::*;
+
+    fn events(chunks: &[&[u8]]) -> Vec<Event> {
+        let mut assembler = Assembler::new();
+        chunks.iter().for_each(|chunk| assembler.push(chunk));
+        let mut events: Vec<Event> = std::iter::from_fn(|| assembler.next_event()).collect();
+        events.extend(std::iter::from_fn(|| assembler.finish()));
+        events
+    }
+
+    fn stream(count: u32) -> (Vec<u8>, Vec<usize>) {
+        let mut bytes = Vec::new();
+        let mut starts = Vec::new();
+        for seq in 0..count {
+            starts.push(bytes.len());
+            let len = usize::try_from(seq * 7 % 50).unwrap();
+            let message = Message::Stdout(vec![b'K'; len]);
+            bytes.extend(encode(&message, seq, u64::from(seq)).unwrap());
         }
-        from = at + 1;
+        (bytes, starts)
+    }
+
+    fn good_seqs(events: &[Event]) -> Vec<u32> {
+        let good = |event: &Event| match event {
+            Event::Frame(frame) if frame.crc_ok => Some(frame.seq),
+            _ => None,
+        };
+        events.iter().filter_map(good).collect()
+    }
+
+    #[test]
+    fn noise_at_the_end_is_counted() {
+        let (mut bytes, _) = stream(1);
+        bytes.extend_from_slice(b"tail");
+        let last = events(&[&bytes]).pop().unwrap();
+        assert_eq!(
+            last,
+            Event::Skipped {
+                bytes: 4,
+                why: SkipReason::Truncated
+            }
+        );
+    }
+
+    #[test]
+    fn a_frame_that_lost_bytes_does_not_swallow_the_next() {
+        let (mut bytes, starts) = stream(4);
+        bytes.drain(starts[2] - 3..starts[2]);
+        assert_eq!(good_seqs(&events(&[&bytes])), [0, 2, 3]);
+    }
+
+    #[test]
+    fn a_repeated_frame_is_told_and_dropped() {
+        let (bytes, starts) = stream(3);
+        let again = events(&[&bytes, &bytes[starts[1]..starts[2]]]);
+        assert_eq!(good_seqs(&again), [0, 1, 2]);
+        assert_eq!(again.last(), Some(&Event::Repeated { seq: 1 }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_split_gives_the_same_events(cuts in proptest::collection::vec(0usize..400, 0..12)) {
+            let (bytes, _) = stream(6);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let chunks: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+            prop_assert_eq!(events(&chunks), events(&[&bytes]));
+        }
+
+        #[test]
+        fn one_flipped_bit_costs_at_most_its_own_frame(at in 0usize..4000, bit in 0u8..8) {
+            let (mut bytes, starts) = stream(8);
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let hurt = starts.iter().rposition(|start| *start <= at).unwrap();
+            let expected: Vec<u32> = (0..8u32).filter(|seq| usize::try_from(*seq).unwrap() != hurt).collect();
+            prop_assert_eq!(good_seqs(&events(&[&bytes])), expected);
+        }
+
+        #[test]
+        fn noise_never_panics_and_is_accounted_for(noise in proptest::collection::vec(any::<u8>(), 0..2000)) {
+            let mut assembler = Assembler::new();
+            assembler.push(&noise);
+            while assembler.finish().is_some() {}
+            prop_assert!(assembler.stats().skipped_bytes <= u64::try_from(noise.len()).unwrap());
+        }
     }
 }
-
-const _: () = assert!(MAX_PAYLOAD <= u32::MAX as usize);
