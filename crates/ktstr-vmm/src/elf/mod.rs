@@ -248,7 +248,7 @@ mod tests {
             .to_string();
         for needle in [
             program.to_str().unwrap(),
-            "libc.so.6",
+            "needs library",
             "ld.so.cache",
             empty.path().to_str().unwrap(),
         ] {
