@@ -6,12 +6,14 @@
 
 mod cache;
 mod dynamic;
+mod slim;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use dynamic::{Dynamic, ElfError};
+pub(crate) use slim::slim;
 
 use cache::LdCache;
 
