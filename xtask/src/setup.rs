@@ -82,6 +82,11 @@ const NEEDS: &[Need] = &[
         met: || header("openssl/ssl.h"),
         packages: &["libssl-dev"],
     },
+    Need {
+        what: "busybox",
+        met: || Path::new("/bin/busybox").is_file(),
+        packages: &["busybox-static"],
+    },
 ];
 
 fn on_path(program: &str) -> bool {

@@ -3,6 +3,9 @@
 //! The stub is attached at the first watch. One mutex guards the connection: whoever sends a packet reads its reply under
 //! it and handles the stops that come in between. A pump thread sleeps in `poll` without the mutex and handles stops that come
 //! by themselves: it records the hit and lets the guest run on.
+//!
+//! Replies are not acknowledged: over a socket none is lost, and QEMU takes the next packet for an acknowledgement
+//! (gdbstub.c, `gdb_read_byte`).
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{Read as _, Write as _};
@@ -23,8 +26,9 @@ use crate::watch::{Watch, WatchHit, WatchId, WatchKind};
 const REPLY_DEADLINE: Duration = Duration::from_secs(5);
 /// Hits that are kept for a slow consumer; the oldest go first.
 const MAX_HITS: usize = 1024;
-/// Offset of `rip` in the `g` packet of x86-64: after 16 general registers (QEMU gdb-xml/i386-64bit.xml).
-const RIP_REGISTER: u32 = 16;
+/// Hex digits before `rip` in the `g` packet: 16 general registers of 8 bytes (QEMU gdb-xml/i386-64bit.xml). The shorter `p`
+/// packet is served only to clients that fetched that XML.
+const RIP_AT: usize = 16 * 8 * 2;
 
 #[derive(Debug)]
 pub(super) struct Gdb {
@@ -137,12 +141,6 @@ impl Gdb {
             .stream
             .try_clone()
             .map_err(Error::system("share the gdb stub's socket"))?;
-        qmp.execute("stop", &Value::Null, REPLY_DEADLINE)?;
-        let answer = self.shared.exchange(link, "QStartNoAckMode");
-        qmp.execute("cont", &Value::Null, REPLY_DEADLINE)?;
-        answer?;
-        // The reply's own acknowledgement is the last one.
-        let _ = link.stream.write_all(b"+");
         link.attached = true;
         let shared = Arc::clone(&self.shared);
         thread::Builder::new()
@@ -260,8 +258,8 @@ impl Shared {
         if let Some(thread) = stop.thread {
             self.exchange(link, &format!("Hgp1.{thread:x}")).ok()?;
         }
-        let reply = self.exchange(link, &format!("p{RIP_REGISTER:x}")).ok()?;
-        parse_le_hex(&reply)
+        let registers = self.exchange(link, "g").ok()?;
+        parse_le_hex(registers.get(RIP_AT..)?)
     }
 
     fn record(&self, link: &mut Link, stop: &Stop) {
