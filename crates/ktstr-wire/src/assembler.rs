@@ -117,7 +117,8 @@ impl Assembler {
             while !self.rest().is_empty() {
                 match self.step() {
                     Step::Again => {}
-                    Step::NeedMore => self.skip(1),
+                    // The look itself may have skipped the last byte.
+                    Step::NeedMore => self.skip(self.rest().len().min(1)),
                 }
             }
             self.flush_noise(SkipReason::Truncated);
@@ -294,6 +295,16 @@ mod tests {
                 why: SkipReason::Truncated
             }
         );
+    }
+
+    /// Found by the fuzz target: the last byte of what looked like a magic was counted twice.
+    #[test]
+    fn the_beginning_of_a_magic_at_the_end_is_counted_once() {
+        let skipped = Event::Skipped {
+            bytes: 2,
+            why: SkipReason::Truncated,
+        };
+        assert_eq!(events(&[b"KT"]), [skipped]);
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! What a frame can say. Numbers are forever; bodies are postcard.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DecodeError, EncodeError};
@@ -106,6 +105,7 @@ pub struct StepMark {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opaque {
     /// The bytes.
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
 }
 
@@ -126,7 +126,7 @@ pub enum SchedLog {
     /// The log begins.
     Start,
     /// Part of it.
-    Chunk(Vec<u8>),
+    Chunk(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The log is complete.
     End,
 }
@@ -137,6 +137,7 @@ pub struct PayloadMetrics {
     /// Number of the payload's run in this test.
     pub payload_index: u32,
     /// The metrics, in the framework's own encoding.
+    #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
 }
 
@@ -146,8 +147,10 @@ pub struct RawPayloadOutput {
     /// Number of the payload's run in this test.
     pub payload_index: u32,
     /// Its standard output.
+    #[serde(with = "serde_bytes")]
     pub stdout: Vec<u8>,
     /// Its standard error.
+    #[serde(with = "serde_bytes")]
     pub stderr: Vec<u8>,
 }
 
@@ -235,7 +238,7 @@ pub enum KernelValue {
     /// Eight bytes.
     U64(u64),
     /// Any bytes.
-    Bytes(Vec<u8>),
+    Bytes(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Set these bits of four bytes; writes only, cold only.
     OrU32(u32),
 }
@@ -326,7 +329,7 @@ macro_rules! messages {
     (@bind $name:ident, $var:ident) => { Self::$name };
     (@bind $name:ident, $var:ident, $body:ty) => { Self::$name($var) };
     (@encode $var:ident) => { Ok(Vec::new()) };
-    (@encode $var:ident, $body:ty) => { postcard::to_stdvec($var) };
+    (@encode $var:ident, $body:ty) => { <$body as Body>::encode($var) };
     (@decode $name:ident, $payload:ident) => {
         if $payload.is_empty() { Ok(Self::$name) } else { Err(trailing(stringify!($name), msg_type::$name, $payload.len())) }
     };
@@ -438,12 +441,50 @@ fn limit(part: &'static str, len: usize, max: usize) -> Result<(), EncodeError> 
     }
 }
 
-fn decode_body<T: DeserializeOwned>(
+/// A body's postcard form. Byte strings go as one block, which serde does not do by itself: a `Vec<u8>` is a sequence to it,
+/// and took three times as long. The bytes are the same.
+trait Body: Sized {
+    fn encode(&self) -> Result<Vec<u8>, postcard::Error>;
+    /// The body and what follows it.
+    fn decode(payload: &[u8]) -> Result<(Self, &[u8]), postcard::Error>;
+}
+
+impl Body for Vec<u8> {
+    fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        postcard::to_stdvec(serde_bytes::Bytes::new(self))
+    }
+
+    fn decode(payload: &[u8]) -> Result<(Self, &[u8]), postcard::Error> {
+        let (bytes, rest) = postcard::take_from_bytes::<&serde_bytes::Bytes>(payload)?;
+        Ok((bytes.to_vec(), rest))
+    }
+}
+
+macro_rules! plain_bodies {
+    ($($body:ty),* $(,)?) => {$(
+        impl Body for $body {
+            fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+                postcard::to_stdvec(self)
+            }
+
+            fn decode(payload: &[u8]) -> Result<(Self, &[u8]), postcard::Error> {
+                postcard::take_from_bytes(payload)
+            }
+        }
+    )*};
+}
+
+plain_bodies! {
+    i32, String, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
+    SnapshotRequest, SnapshotReply, KernelOpRequest, KernelOpReply,
+}
+
+fn decode_body<T: Body>(
     name: &'static str,
     msg_type: u16,
     payload: &[u8],
 ) -> Result<T, DecodeError> {
-    match postcard::take_from_bytes(payload) {
+    match T::decode(payload) {
         Ok((body, [])) => Ok(body),
         Ok((_, rest)) => Err(trailing(name, msg_type, rest.len())),
         Err(source) => Err(DecodeError::Body {
