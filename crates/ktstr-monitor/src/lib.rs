@@ -1,1 +1,25 @@
-//! Placeholder for the first commit of the layout.
+//! Reads the state of a Linux kernel out of raw physical memory, with types from the kernel's own BTF.
+//!
+//! The input is a [`PhysMem`] (memory of a running guest mapped here, an ELF vmcore, a raw file) and, if known, one
+//! vCPU's CR3. Nothing in the guest helps. The layers, each usable alone:
+//!
+//! ```text
+//! PhysMem -> page walks -> where is the kernel -> BTF -> readers, one per kernel subsystem -> text and JSON
+//! ```
+//!
+//! What this crate does not know: who runs the machine, how it was stopped, and what a test is.
+//!
+//! Everything read is a claim by a guest that may be broken or hostile. Every loop over guest links has a bound, every
+//! length is capped before allocation, and a walk that meets nonsense ends with what it has and a named reason.
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+#![warn(clippy::host_endian_bytes, clippy::big_endian_bytes)]
+
+mod addr;
+mod bytes;
+mod error;
+pub mod paging;
+pub mod phys;
+
+pub use addr::{Gpa, Kva};
+pub use error::{Error, Result};
+pub use phys::{PhysMem, Range};

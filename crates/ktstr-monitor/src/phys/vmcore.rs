@@ -1,0 +1,173 @@
+//! ELF dumps of physical memory, as QEMU's `dump-guest-memory` (paging off) and kdump's ELF form write them.
+//!
+//! Each `PT_LOAD` segment holds physical memory at `p_paddr`. Notes tell more: QEMU writes one `QEMU` note per vCPU
+//! with its control registers, kdump one `VMCOREINFO` note.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::mapped::{MappedMem, Piece};
+use super::{BatchRead, Hints, PhysMem, Range};
+use crate::{Error, Gpa, Result, bytes};
+
+/// An ELF vmcore, mapped read-only.
+#[derive(Debug)]
+pub struct Vmcore {
+    memory: MappedMem,
+    hints: Hints,
+}
+
+const EHDR: usize = 64;
+const PHDR: usize = 56;
+const SHDR: usize = 64;
+const EM_X86_64: u16 = 62;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// `e_phnum` that says: look at `sh_info` of section 0.
+const PN_XNUM: u16 = 0xffff;
+/// More segments than any machine has memory slots.
+const MAX_SEGMENTS: usize = 1 << 16;
+/// Notes of 4096 vCPUs and a VMCOREINFO fit.
+const MAX_NOTES: u64 = 16 << 20;
+
+impl Vmcore {
+    /// Opens a dump.
+    ///
+    /// A dump that was cut short loses the memory behind its end: reads there fail with their address.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be read, [`Error::BadVmcore`] when it is something else.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let refuse = |why: &str| Error::BadVmcore {
+            path: path.to_owned(),
+            why: why.to_owned(),
+        };
+        let head = read_some(&file, 0, EHDR).map_err(Error::io("read", path))?;
+        check_header(&head).map_err(|why| refuse(&why))?;
+        let table = program_headers(&file, &head).ok_or_else(|| refuse("no program headers"))?;
+        let mut pieces = Vec::new();
+        let mut hints = Hints::default();
+        for header in table.chunks_exact(PHDR) {
+            let field = |at| bytes::u64_at(header, at).unwrap_or(0);
+            let (offset, paddr, filesz) = (field(8), field(24), field(32));
+            match bytes::u32_at(header, 0) {
+                Some(PT_LOAD) => pieces.push(Piece {
+                    gpa: Gpa(paddr),
+                    offset,
+                    len: filesz,
+                }),
+                Some(PT_NOTE) => {
+                    let len = bytes::size(filesz.min(MAX_NOTES));
+                    let notes = read_some(&file, offset, len).map_err(Error::io("read", path))?;
+                    read_notes(&notes, &mut hints);
+                }
+                _ => {}
+            }
+        }
+        if pieces.is_empty() {
+            return Err(refuse("it has no memory segments"));
+        }
+        let memory = MappedMem::read_only(&file, path, &pieces)?;
+        Ok(Self { memory, hints })
+    }
+}
+
+impl PhysMem for Vmcore {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<()> {
+        self.memory.read(gpa, buffer)
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        self.memory.ranges()
+    }
+
+    fn read_batch(&self, reads: &mut [BatchRead<'_>]) {
+        self.memory.read_batch(reads);
+    }
+
+    fn hints(&self) -> Hints {
+        self.hints.clone()
+    }
+}
+
+fn check_header(head: &[u8]) -> std::result::Result<(), String> {
+    if head.starts_with(b"KDUMP   ") {
+        return Err(
+            "it is a compressed kdump; convert it with `makedumpfile -E` or dump without -z"
+                .to_owned(),
+        );
+    }
+    if !head.starts_with(b"\x7fELF") {
+        return Err("it does not begin with an ELF header".to_owned());
+    }
+    if head.get(4..6) != Some(&[2, 1]) {
+        return Err("it is not 64-bit little-endian".to_owned());
+    }
+    match bytes::u16_at(head, 18) {
+        Some(EM_X86_64) => Ok(()),
+        machine => Err(format!(
+            "ELF machine {}, expected {EM_X86_64}",
+            machine.unwrap_or(0)
+        )),
+    }
+}
+
+fn program_headers(file: &File, head: &[u8]) -> Option<Vec<u8>> {
+    let offset = bytes::u64_at(head, 32)?;
+    if usize::from(bytes::u16_at(head, 54)?) != PHDR {
+        return None;
+    }
+    let count = match bytes::u16_at(head, 56)? {
+        PN_XNUM => {
+            let section = read_some(file, bytes::u64_at(head, 40)?, SHDR).ok()?;
+            bytes::u32_at(&section, 44)? as usize
+        }
+        count => usize::from(count),
+    };
+    let table = read_some(file, offset, count.min(MAX_SEGMENTS) * PHDR).ok()?;
+    (table.len() >= PHDR).then_some(table)
+}
+
+/// Up to `len` bytes; fewer at the end of the file.
+fn read_some(file: &File, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+    let rest = file.metadata()?.len().saturating_sub(offset);
+    let mut buffer = vec![0; len.min(bytes::size(rest))];
+    file.read_exact_at(&mut buffer, offset)?;
+    Ok(buffer)
+}
+
+/// Walks an ELF note segment: name size, descriptor size, type, then both padded to 4 bytes.
+fn read_notes(notes: &[u8], hints: &mut Hints) {
+    let mut at = 0;
+    while let (Some(name_len), Some(desc_len)) =
+        (bytes::u32_at(notes, at), bytes::u32_at(notes, at + 4))
+    {
+        let name_at = at + 12;
+        let desc_at = name_at + (name_len as usize).next_multiple_of(4);
+        let end = desc_at + desc_len as usize;
+        let (Some(name), Some(desc)) = (
+            notes.get(name_at..name_at + name_len as usize),
+            notes.get(desc_at..end),
+        ) else {
+            return;
+        };
+        match name {
+            b"QEMU\0" => hints.cr3.extend(qemu_cr3(desc)),
+            b"VMCOREINFO\0" => hints.vmcoreinfo = Some(bytes::text(desc)),
+            _ => {}
+        }
+        at = end.next_multiple_of(4);
+    }
+}
+
+/// CR3 in QEMU's per-vCPU note (QEMU `target/i386/arch_dump.c`, struct `QEMUCPUState`): version and size, 16 general
+/// registers, rip, rflags, ten segments of 24 bytes, then cr0 to cr4.
+fn qemu_cr3(desc: &[u8]) -> Option<u64> {
+    const CR0: usize = 8 + 18 * 8 + 10 * 24;
+    let cr0 = bytes::u64_at(desc, CR0)?;
+    let cr3 = bytes::u64_at(desc, CR0 + 3 * 8)?;
+    let paging_is_on = cr0 >> 31 & 1 == 1;
+    (paging_is_on && cr3 != 0).then_some(cr3)
+}
