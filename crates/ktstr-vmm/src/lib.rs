@@ -13,7 +13,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod acpi;
 mod console;
+mod cpuid;
 pub mod elf;
 mod engine;
 mod error;
@@ -26,6 +28,7 @@ mod vm;
 mod watch;
 
 pub use console::{ConsoleLog, MAX_CONSOLE};
+pub use engine::kvm::BootError;
 pub use error::{BuildError, BuildFault, Error, Result};
 pub use memory::{GuestMemory, MemoryRange};
 pub use port::PortStream;

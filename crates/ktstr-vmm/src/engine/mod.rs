@@ -1,3 +1,4 @@
 //! What executes a guest.
 
+pub(crate) mod kvm;
 pub(crate) mod tcg;
