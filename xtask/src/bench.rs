@@ -15,7 +15,7 @@ const REPEATS: usize = 5;
 
 /// Prints the budget table for what exists.
 pub(crate) fn run() -> Result<()> {
-    kernel::run(None)?;
+    kernel::run(&kernel::Options::default())?;
     sh::logged(
         "build-bench",
         &mut sh::cargo(&["build", "-p", "ktstr-tests", "--bins"]),

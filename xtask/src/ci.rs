@@ -8,7 +8,7 @@ use crate::{kernel, sh, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run() -> Result<()> {
-    kernel::run(None)?;
+    kernel::run(&kernel::Options::default())?;
     let mut failed = Vec::new();
     let mut passed = 0usize;
     let mut note = |name: &str, done: Result<()>| match done {

@@ -13,7 +13,7 @@ use crate::{kernel, sh};
 
 /// Runs the demo tests and shows a table.
 pub(crate) fn run(scheduler: Option<&str>) -> Result<()> {
-    kernel::run(None)?;
+    kernel::run(&kernel::Options::default())?;
     sh::logged(
         "build-demo",
         &mut sh::cargo(&["build", "-p", "ktstr-tests", "-p", "scx-fixture", "--bins"]),

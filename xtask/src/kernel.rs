@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use ktstr::host::kernel::{BuildOptions, Cache, Progress, Source, build};
+use ktstr::host::kernel::{BuildOptions, Cache, Progress, Release, Source, build, mirror_base};
 
 use crate::{setup, sh};
 
@@ -38,10 +38,28 @@ impl Progress for Bar {
     }
 }
 
+/// Which kernel.
+#[derive(Debug, Default, clap::Args)]
+pub(crate) struct Options {
+    /// A local source tree instead of the distribution's source package.
+    #[arg(long, value_name = "DIR")]
+    tree: Option<PathBuf>,
+    /// A release such as 6.12.30, fetched from the mirror that KTSTR_KERNEL_MIRROR names (default: kernel.org).
+    #[arg(long, value_name = "VERSION", conflicts_with = "tree")]
+    release: Option<String>,
+}
+
 /// Builds or finds the test kernel.
-pub(crate) fn run(tree: Option<PathBuf>) -> Result<()> {
+pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run()?;
-    let source = tree.map_or_else(Source::debian, Source::Tree);
+    let source = match (&options.tree, &options.release) {
+        (Some(tree), _) => Source::Tree(tree.clone()),
+        (None, Some(version)) => Source::Mirror {
+            base: mirror_base(),
+            release: Release::parse(version)?,
+        },
+        (None, None) => Source::debian(),
+    };
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let options = BuildOptions {
         jobs,

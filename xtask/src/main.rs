@@ -32,11 +32,7 @@ enum Command {
     /// Install what is missing (as root on a Debian-like system), or print the one command that does.
     Setup,
     /// Build the test kernel, or find it in the cache.
-    Kernel {
-        /// A local source tree instead of the distribution's source package.
-        #[arg(long, value_name = "DIR")]
-        tree: Option<std::path::PathBuf>,
-    },
+    Kernel(kernel::Options),
     /// Run four small tests, one of them a failure to look at.
     Demo {
         /// Also test this scheduler from the crates registry.
@@ -54,7 +50,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup => setup::run(),
-        Command::Kernel { tree } => kernel::run(tree),
+        Command::Kernel(options) => kernel::run(&options),
         Command::Demo { scheduler } => demo::run(scheduler.as_deref()),
         Command::Ci => ci::run(),
         Command::Tidy => tidy::run(),

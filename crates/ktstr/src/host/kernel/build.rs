@@ -1,5 +1,6 @@
 //! From a source to a cache entry.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::cache::{Cache, Metadata, sha256};
 use super::config::{FRAGMENT, dropped};
+use super::mirror::{self, Release};
 use super::{IMAGE, Kernel, KernelError, VMLINUX};
 
 /// Where a kernel's source comes from.
@@ -19,6 +21,22 @@ pub enum Source {
     Archive(PathBuf),
     /// A source tree; it is built outside of itself and stays clean.
     Tree(PathBuf),
+    /// A release from a kernel.org-style mirror.
+    Mirror {
+        /// Base address, without the directory of the major version.
+        base: String,
+        /// Which release.
+        release: Release,
+    },
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive(path) | Self::Tree(path) => write!(out, "{}", path.display()),
+            Self::Mirror { base, release } => write!(out, "Linux {} from {base}", release.as_str()),
+        }
+    }
 }
 
 impl Source {
@@ -65,11 +83,12 @@ pub fn build(
         progress.step("waiting for another build of the same kernel")
     })?;
     // Another builder may have been faster.
-    drop(lock);
-    if let Some(kernel) = cache.entry(&key)? {
-        return Ok(kernel);
+    if cache.is_good(&key) {
+        drop(lock);
+        return cache.entry(&key)?.ok_or_else(|| KernelError::None {
+            cache: cache.root().to_owned(),
+        });
     }
-    let lock = cache.lock_exclusive(&key, || ())?;
     let work = tempfile::Builder::new()
         .prefix(".build-")
         .tempdir_in(cache.root())
@@ -79,13 +98,13 @@ pub fn build(
         progress,
         log: create_log(&options.log)?,
     };
-    let tree = steps.unpack(source, work.path())?;
+    let tree = steps.unpack(source, cache, work.path())?;
     let out = work.path().join("out");
     let release = steps.make_kernel(&tree, &out)?;
     let files = work.path().join("files");
     steps.collect(&out, &files)?;
     let metadata = Metadata {
-        source: format!("{source:?}"),
+        source: source.to_string(),
         release,
         compiler,
         image_bytes: 0,
@@ -156,6 +175,11 @@ fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
                 )
             });
             (name, format!("{} {head}", path.display()))
+        }
+        // A release never changes, wherever it comes from.
+        Source::Mirror { release, .. } => {
+            let name = format!("linux-{}", release.as_str());
+            (name, format!("release {}", release.as_str()))
         }
     };
     let mut hash = Sha256::new();
@@ -242,10 +266,18 @@ impl Steps<'_> {
         }
     }
 
-    fn unpack(&mut self, source: &Source, work: &Path) -> Result<PathBuf, KernelError> {
+    fn unpack(
+        &mut self,
+        source: &Source,
+        cache: &Cache,
+        work: &Path,
+    ) -> Result<PathBuf, KernelError> {
         let archive = match source {
             Source::Tree(tree) => return Ok(tree.clone()),
-            Source::Archive(archive) => archive,
+            Source::Archive(archive) => archive.clone(),
+            Source::Mirror { base, release } => {
+                mirror::fetch(base, release, &cache.sources(), self.progress)?
+            }
         };
         let tree = work.join("source");
         fs::create_dir(&tree).map_err(io_error("create", &tree))?;

@@ -70,6 +70,16 @@ impl Cache {
         &self.root
     }
 
+    /// Where fetched archives are kept: beside the kernels.
+    pub(super) fn sources(&self) -> PathBuf {
+        self.root.with_file_name("sources")
+    }
+
+    /// Whether the entry is there and whole; for a caller that holds its exclusive lock.
+    pub(super) fn is_good(&self, key: &str) -> bool {
+        check(&self.root.join(key)).is_ok()
+    }
+
     /// Keys of all complete entries.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {

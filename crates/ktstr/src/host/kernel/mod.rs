@@ -7,11 +7,13 @@
 mod build;
 mod cache;
 mod config;
+mod mirror;
 
 use std::path::{Path, PathBuf};
 
 pub use build::{BuildOptions, Progress, Source, build};
 pub use cache::{Cache, Lease, Metadata};
+pub use mirror::{DEFAULT_MIRROR, MIRROR_ENV, Release, mirror_base};
 
 /// File of the boot image in a cache entry.
 pub(super) const IMAGE: &str = "bzImage";
@@ -90,6 +92,45 @@ pub enum KernelError {
         log: PathBuf,
         /// The end of it.
         tail: String,
+    },
+    /// Text that is no version of a released kernel.
+    #[error("'{version}' is no released kernel version: {why}")]
+    BadVersion {
+        /// The text.
+        version: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The mirror does not list this version.
+    #[error(
+        "there is no Linux {version} in {url}; choose another version, or another mirror with KTSTR_KERNEL_MIRROR"
+    )]
+    NotOnMirror {
+        /// The version.
+        version: String,
+        /// The list that was read.
+        url: String,
+    },
+    /// A download failed.
+    #[error("failed to fetch {url}; choose another mirror with KTSTR_KERNEL_MIRROR")]
+    Fetch {
+        /// What was fetched.
+        url: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A download is not what the mirror's list says.
+    #[error(
+        "{url} has SHA-256 {found}, the mirror's list says {expected}; nothing was kept, try again or another mirror"
+    )]
+    Checksum {
+        /// What was fetched.
+        url: String,
+        /// The listed checksum.
+        expected: String,
+        /// The checksum of what came.
+        found: String,
     },
     /// The source is not there.
     #[error("kernel source '{path}' is not there; {hint}", path = path.display())]
