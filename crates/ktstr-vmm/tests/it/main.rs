@@ -1,5 +1,11 @@
 //! Guests booted on the tcg engine. They need a kernel (`cargo xtask kernel`), QEMU and busybox (`cargo xtask setup`), and
 //! fail with that command where one is missing.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a test may panic"
+)]
 
 mod boot;
 mod control;
