@@ -15,11 +15,17 @@
 #![warn(clippy::host_endian_bytes, clippy::big_endian_bytes)]
 
 mod addr;
+pub mod btf;
 mod bytes;
 mod error;
+mod kernel;
+pub mod locate;
 pub mod paging;
 pub mod phys;
+mod symbols;
 
 pub use addr::{Gpa, Kva};
 pub use error::{Error, Result};
+pub use kernel::{Attach, Kernel, Object, Optional, Problem, Problems};
 pub use phys::{PhysMem, Range};
+pub use symbols::{Symbols, Vmlinux};

@@ -1,0 +1,369 @@
+//! The index: where each type lies, and which types have a name.
+
+use std::sync::Arc;
+
+use super::blob::Blob;
+use super::types::{Kind, Type, TypeId};
+use crate::{Error, Result, bytes};
+
+const MAGIC: u16 = 0xeb9f;
+/// Head of every type: name, info, size or type.
+pub(super) const TYPE_HEAD: usize = 12;
+/// `BTF_MAX_NAME_OFFSET` bounds a kernel's strings to 16 MiB; its types are not larger.
+pub(crate) const MAX_BTF: usize = 64 << 20;
+/// Typedef and qualifier chains longer than this are cycles.
+const MAX_CHAIN: usize = 32;
+
+/// An indexed BTF blob.
+#[derive(Debug)]
+pub struct Btf {
+    blob: Blob,
+    base: Option<Arc<Btf>>,
+    types: std::ops::Range<usize>,
+    strings: std::ops::Range<usize>,
+    index: Index,
+    /// First id of ours: 1, or the base's count.
+    first_id: u32,
+    /// Offset of our first string: 0, or the length of the base's strings.
+    first_string: u32,
+}
+
+/// Offsets of the types in the type section, and a hash table of names: power of two, linear probing, 0 is empty.
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) offsets: Vec<u32>,
+    pub(super) slots: Vec<u32>,
+}
+
+impl Btf {
+    /// Indexes a blob that stands alone.
+    ///
+    /// # Errors
+    /// [`Error::BadBtf`] with the offset of the first contradiction.
+    pub fn new(blob: Blob) -> Result<Self> {
+        Self::with_base(blob, None)
+    }
+
+    /// Indexes bytes that stand alone.
+    ///
+    /// # Errors
+    /// As [`Btf::new`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        Self::new(Blob::Owned(bytes))
+    }
+
+    /// Indexes a split blob on top of its base.
+    ///
+    /// # Errors
+    /// As [`Btf::new`].
+    pub fn split(blob: Blob, base: Arc<Btf>) -> Result<Self> {
+        Self::with_base(blob, Some(base))
+    }
+
+    fn with_base(blob: Blob, base: Option<Arc<Btf>>) -> Result<Self> {
+        let mut btf = Self::unindexed(blob, base)?;
+        btf.index = btf.build()?;
+        Ok(btf)
+    }
+
+    /// Takes a ready index, as a cache file keeps it.
+    pub(super) fn with_index(blob: Blob, index: Index) -> Result<Self> {
+        let mut btf = Self::unindexed(blob, None)?;
+        btf.index = index;
+        Ok(btf)
+    }
+
+    fn unindexed(blob: Blob, base: Option<Arc<Btf>>) -> Result<Self> {
+        let (types, strings) = sections(blob.bytes())?;
+        let first_id = base.as_ref().map_or(1, |base| base.end_id());
+        let first_string = base.as_ref().map_or(0, |base| base.end_string());
+        Ok(Self {
+            blob,
+            base,
+            types,
+            strings,
+            index: Index {
+                offsets: Vec::new(),
+                slots: Vec::new(),
+            },
+            first_id,
+            first_string,
+        })
+    }
+
+    /// One pass over all types.
+    fn build(&self) -> Result<Index> {
+        let types = self.type_bytes();
+        let mut offsets = Vec::with_capacity(types.len() / 28);
+        let mut named = Vec::with_capacity(types.len() / 80);
+        let mut at = 0;
+        while at < types.len() {
+            let bad = |what| Error::BadBtf {
+                offset: self.types.start + at,
+                what,
+            };
+            let head = types
+                .get(at..at + TYPE_HEAD)
+                .and_then(|head| head.first_chunk::<TYPE_HEAD>())
+                .ok_or_else(|| bad("a type's head is cut off"))?;
+            let info = bytes::u32_at(head, 4).unwrap_or(0);
+            let (kind, vlen) = split_info(info).ok_or_else(|| bad("a kind this code predates"))?;
+            let next = at + TYPE_HEAD + kind.body_len(vlen);
+            if next > types.len() {
+                return Err(bad("a type's body is cut off"));
+            }
+            let name_off = bytes::u32_at(head, 0).unwrap_or(0);
+            let id = self.first_id + u32::try_from(offsets.len()).unwrap_or(0);
+            if name_off != 0 && kind.is_indexed() {
+                named.push((name_off, id));
+            }
+            offsets.push(u32::try_from(at).map_err(|_| bad("more than 4 GiB of types"))?);
+            at = next;
+        }
+        let mut slots = vec![0; (named.len() * 2).next_power_of_two()];
+        for (name_off, id) in named {
+            self.file(&mut slots, self.string_bytes(name_off), id);
+        }
+        Ok(Index { offsets, slots })
+    }
+
+    fn file(&self, slots: &mut [u32], name: &[u8], id: u32) {
+        let mask = slots.len() - 1;
+        let mut at = hash(name) & mask;
+        // Half of the slots stay empty, so this ends.
+        while let Some(slot) = slots.get_mut(at) {
+            if *slot == 0 {
+                *slot = id;
+                return;
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    fn type_bytes(&self) -> &[u8] {
+        self.blob
+            .bytes()
+            .get(self.types.clone())
+            .unwrap_or_default()
+    }
+
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// The blob itself.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.blob.bytes()
+    }
+
+    /// One more than the last id.
+    #[must_use]
+    pub fn end_id(&self) -> u32 {
+        self.first_id + u32::try_from(self.index.offsets.len()).unwrap_or(0)
+    }
+
+    fn end_string(&self) -> u32 {
+        self.first_string + u32::try_from(self.strings.len()).unwrap_or(0)
+    }
+
+    /// The type with this number, the base's included.
+    #[must_use]
+    pub fn ty(&self, id: TypeId) -> Option<Type<'_>> {
+        if id.0 == 0 {
+            return Some(Type {
+                btf: self,
+                id,
+                kind: Kind::Void,
+                kind_flag: false,
+                name_off: 0,
+                size_or_type: 0,
+                body: &[],
+            });
+        }
+        if id.0 < self.first_id {
+            return self.base.as_deref()?.ty(id);
+        }
+        let own = (id.0 - self.first_id) as usize;
+        let at = *self.index.offsets.get(own)? as usize;
+        let rest = self.type_bytes().get(at..)?;
+        let info = bytes::u32_at(rest, 4)?;
+        let (kind, vlen) = split_info(info)?;
+        Some(Type {
+            btf: self,
+            id,
+            kind,
+            kind_flag: info >> 31 != 0,
+            name_off: bytes::u32_at(rest, 0)?,
+            size_or_type: bytes::u32_at(rest, 8)?,
+            body: rest.get(TYPE_HEAD..TYPE_HEAD + kind.body_len(vlen))?,
+        })
+    }
+
+    /// All types, the base's not included.
+    pub fn types(&self) -> impl Iterator<Item = Type<'_>> {
+        (self.first_id..self.end_id()).filter_map(|id| self.ty(TypeId(id)))
+    }
+
+    fn string_bytes(&self, offset: u32) -> &[u8] {
+        let Some(own) = offset.checked_sub(self.first_string) else {
+            return self
+                .base
+                .as_deref()
+                .map_or(&[], |base| base.string_bytes(offset));
+        };
+        let strings = self
+            .blob
+            .bytes()
+            .get(self.strings.clone())
+            .unwrap_or_default();
+        let rest = strings.get(own as usize..).unwrap_or_default();
+        let end = memchr::memchr(0, rest).unwrap_or(rest.len());
+        rest.get(..end).unwrap_or_default()
+    }
+
+    /// The string at an offset; empty when it is outside or no UTF-8.
+    #[must_use]
+    pub fn string(&self, offset: u32) -> &str {
+        std::str::from_utf8(self.string_bytes(offset)).unwrap_or_default()
+    }
+
+    /// The first type of this name and kind, in the base or here.
+    #[must_use]
+    pub fn find(&self, name: &str, kind: Kind) -> Option<Type<'_>> {
+        self.find_where(name, |found| found == kind)
+    }
+
+    /// The struct or union of this name.
+    #[must_use]
+    pub fn find_struct(&self, name: &str) -> Option<Type<'_>> {
+        self.find_where(name, |kind| matches!(kind, Kind::Struct | Kind::Union))
+    }
+
+    /// The enum of this name.
+    #[must_use]
+    pub fn find_enum(&self, name: &str) -> Option<Type<'_>> {
+        self.find_where(name, |kind| matches!(kind, Kind::Enum | Kind::Enum64))
+    }
+
+    fn find_where(&self, name: &str, wanted: impl Fn(Kind) -> bool + Copy) -> Option<Type<'_>> {
+        if let Some(found) = self
+            .base
+            .as_deref()
+            .and_then(|base| base.find_where(name, wanted))
+        {
+            return Some(found);
+        }
+        let mask = self.index.slots.len().checked_sub(1)?;
+        let mut at = hash(name.as_bytes()) & mask;
+        // At most once around: a damaged cache might have no empty slot.
+        for _ in 0..=mask {
+            let id = *self.index.slots.get(at)?;
+            if id == 0 {
+                return None;
+            }
+            if let Some(ty) = self.ty(TypeId(id))
+                && wanted(ty.kind())
+                && ty.name() == name
+            {
+                return Some(ty);
+            }
+            at = (at + 1) & mask;
+        }
+        None
+    }
+
+    /// The value of an enumerator in the named enum.
+    #[must_use]
+    pub fn enumerator(&self, enum_name: &str, name: &str) -> Option<u64> {
+        self.find_enum(enum_name)?
+            .enumerators()
+            .find(|entry| entry.name == name)
+            .map(|entry| entry.value)
+    }
+
+    /// Follows typedefs, qualifiers and variables to what is stored.
+    #[must_use]
+    pub fn resolve(&self, id: TypeId) -> Option<Type<'_>> {
+        let mut ty = self.ty(id)?;
+        for _ in 0..MAX_CHAIN {
+            match ty.kind() {
+                Kind::Typedef
+                | Kind::Volatile
+                | Kind::Const
+                | Kind::Restrict
+                | Kind::TypeTag
+                | Kind::DeclTag
+                | Kind::Var => ty = self.ty(ty.target()?)?,
+                _ => return Some(ty),
+            }
+        }
+        None
+    }
+
+    /// Size in bytes of a value of this type; none for functions, forward declarations and cycles.
+    #[must_use]
+    pub fn size_of(&self, id: TypeId) -> Option<u64> {
+        let mut count = 1_u64;
+        let mut ty = self.resolve(id)?;
+        for _ in 0..MAX_CHAIN {
+            match ty.kind() {
+                Kind::Ptr => return count.checked_mul(8),
+                Kind::Array => {
+                    let (element, len) = ty.array()?;
+                    count = count.checked_mul(u64::from(len))?;
+                    ty = self.resolve(element)?;
+                }
+                _ => return count.checked_mul(u64::from(ty.stated_size()?)),
+            }
+        }
+        None
+    }
+}
+
+/// The type and string sections that a BTF header describes.
+fn sections(blob: &[u8]) -> Result<(std::ops::Range<usize>, std::ops::Range<usize>)> {
+    let bad = |offset, what| Error::BadBtf { offset, what };
+    if blob.len() > MAX_BTF {
+        return Err(bad(0, "it is absurdly large"));
+    }
+    if bytes::u16_at(blob, 0) != Some(MAGIC) {
+        return Err(bad(0, "the magic number is not 0xeb9f"));
+    }
+    if blob.get(2) != Some(&1) {
+        return Err(bad(2, "the version is not 1"));
+    }
+    let word = |at| {
+        bytes::u32_at(blob, at)
+            .map(|word| word as usize)
+            .ok_or(bad(at, "the header is cut off"))
+    };
+    let header = word(4)?;
+    let section = |at: usize| -> Result<std::ops::Range<usize>> {
+        let start = header + word(at)?;
+        let end = start + word(at + 4)?;
+        if end > blob.len() {
+            return Err(bad(at, "a section reaches past the end"));
+        }
+        Ok(start..end)
+    };
+    Ok((section(8)?, section(16)?))
+}
+
+fn split_info(info: u32) -> Option<(Kind, usize)> {
+    let kind = Kind::from_number(info >> 24 & 0x1f).filter(|&kind| kind != Kind::Void)?;
+    Some((kind, (info & 0xffff) as usize))
+}
+
+/// A multiplicative hash, eight bytes at a time; nobody can gain from collisions but the guest's author.
+fn hash(name: &[u8]) -> usize {
+    const K: u64 = 0x9e37_79b9_7f4a_7c15;
+    let (words, tail) = name.as_chunks::<8>();
+    let mut state = name.len() as u64;
+    for word in words {
+        state = (state ^ u64::from_le_bytes(*word)).wrapping_mul(K);
+        state ^= state >> 29;
+    }
+    state = (state ^ bytes::uint(tail)).wrapping_mul(K);
+    bytes::size(state >> 24)
+}

@@ -1,0 +1,89 @@
+//! Per-CPU variables and CPU masks.
+
+use super::Kernel;
+use crate::{Error, Kva, Result, bytes};
+
+/// `CONFIG_NR_CPUS` of the largest configurations.
+const MAX_CPUS: u32 = 8192;
+
+impl Kernel {
+    /// How many CPU numbers this kernel uses.
+    #[must_use]
+    pub fn nr_cpu_ids(&self) -> u32 {
+        let stated = self.global("nr_cpu_ids", 4).map_or(1, bytes::low32);
+        stated.clamp(1, MAX_CPUS)
+    }
+
+    fn mask(&self, symbol: &str) -> Vec<u32> {
+        let all = self.nr_cpu_ids();
+        let mut raw = vec![0; all.div_ceil(64) as usize * 8];
+        let read = self.symbol(symbol).and_then(|kva| self.read(kva, &mut raw));
+        if read.is_err() {
+            return vec![0];
+        }
+        bits(&raw).into_iter().filter(|&cpu| cpu < all).collect()
+    }
+
+    /// CPUs that may ever be there (`cpu_possible_mask`).
+    #[must_use]
+    pub fn possible_cpus(&self) -> Vec<u32> {
+        self.mask("__cpu_possible_mask")
+    }
+
+    /// CPUs that run (`cpu_online_mask`).
+    #[must_use]
+    pub fn online_cpus(&self) -> Vec<u32> {
+        self.mask("__cpu_online_mask")
+    }
+
+    /// What is added to a per-CPU address for this CPU; 0 on a kernel without SMP.
+    ///
+    /// # Errors
+    /// [`Error::Implausible`] before the kernel has set its areas up, or as [`Kernel::read`].
+    pub fn per_cpu_offset(&self, cpu: u32) -> Result<u64> {
+        let Ok(table) = self.symbol("__per_cpu_offset") else {
+            return Ok(0);
+        };
+        if cpu >= MAX_CPUS {
+            return Err(Error::Implausible {
+                what: "CPU number",
+                value: cpu.into(),
+            });
+        }
+        match self.read_u64(table.wrapping_add(u64::from(cpu) * 8))? {
+            0 => Err(Error::Implausible {
+                what: "per-CPU offset (areas are not set up yet)",
+                value: 0,
+            }),
+            offset => Ok(offset),
+        }
+    }
+
+    /// One CPU's copy of a per-CPU variable, by the address that the kernel's pointers to it hold.
+    ///
+    /// # Errors
+    /// As [`Kernel::per_cpu_offset`].
+    pub fn per_cpu(&self, pointer: Kva, cpu: u32) -> Result<Kva> {
+        Ok(pointer.wrapping_add(self.per_cpu_offset(cpu)?))
+    }
+
+    /// One CPU's copy of a per-CPU variable, by name.
+    ///
+    /// # Errors
+    /// [`Error::NoSymbol`], or as [`Kernel::per_cpu_offset`].
+    pub fn per_cpu_symbol(&self, name: &str, cpu: u32) -> Result<Kva> {
+        self.per_cpu(self.symbol(name)?, cpu)
+    }
+}
+
+/// Numbers of the bits that are set.
+pub(crate) fn bits(raw: &[u8]) -> Vec<u32> {
+    (0_u32..)
+        .zip(raw)
+        .flat_map(|(number, &byte)| {
+            (0..8)
+                .filter(move |bit| byte >> bit & 1 != 0)
+                .map(move |bit| number * 8 + bit)
+        })
+        .collect()
+}

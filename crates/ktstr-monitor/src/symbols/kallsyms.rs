@@ -1,0 +1,198 @@
+//! Finds and decodes the kallsyms tables in a kernel image.
+//!
+//! The tables (`scripts/kallsyms.c`) have no header, but the token table is unmistakable: 256 NUL-terminated strings
+//! in which each digit stands for itself, followed by an index that agrees with it. The rest is found from there:
+//!
+//! ```text
+//! since 6.5:   num_syms, names, markers, token_table, token_index, offsets, relative_base
+//! before 6.2:  offsets, relative_base, num_syms, names, markers, token_table, token_index
+//! ```
+
+use memchr::memmem;
+
+use super::{START_KERNEL_MAP, Symbols};
+use crate::bytes;
+
+const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0";
+const TOKENS: usize = 256;
+/// A kernel has tens of thousands; ten times that with debugging aids.
+const MAX_SYMBOLS: usize = 2 << 20;
+/// `KSYM_NAME_LEN`.
+const MAX_NAME: usize = 512;
+
+/// The tables' places in an image.
+#[derive(Debug, Clone, Copy)]
+struct Tables {
+    count: usize,
+    names: usize,
+    tokens: usize,
+    token_index: usize,
+    offsets: usize,
+    relative_base: u64,
+}
+
+/// Decodes the first plausible set of tables in `image`, whose first byte is 8-byte aligned in the kernel.
+pub(crate) fn find_kallsyms(image: &[u8]) -> Option<Symbols> {
+    memmem::find_iter(image, DIGITS)
+        .filter_map(|digits| locate(image, digits))
+        .find_map(|tables| decode(image, &tables))
+}
+
+fn align8(at: usize) -> usize {
+    at.next_multiple_of(8)
+}
+
+fn locate(image: &[u8], digits: usize) -> Option<Tables> {
+    let tokens = token_table(image, digits)?;
+    let token_index = token_index(image, tokens)?;
+    let (markers, marker_count) = markers(image, tokens)?;
+    let (names, count) = names(image, markers, marker_count)?;
+    let behind = align8(token_index + TOKENS * 2);
+    let before = (names - 8)
+        .checked_sub(8)
+        .and_then(|base| Some((base.checked_sub(align8(count * 4))?, base)));
+    [Some((behind, align8(behind + count * 4))), before]
+        .into_iter()
+        .flatten()
+        .find_map(|(offsets, base)| {
+            let relative_base = bytes::u64_at(image, base)?;
+            let plausible = relative_base >= START_KERNEL_MAP && relative_base % 4096 == 0;
+            plausible.then_some(Tables {
+                count,
+                names,
+                tokens,
+                token_index,
+                offsets,
+                relative_base,
+            })
+        })
+}
+
+/// The start of the table in which `digits` is entry 48 on.
+fn token_table(image: &[u8], digits: usize) -> Option<usize> {
+    let mut at = digits;
+    for _ in 0..usize::from(b'0') {
+        // The byte before a token is the NUL that ends its predecessor.
+        let end = at.checked_sub(1)?;
+        let window = image.get(end.saturating_sub(MAX_NAME)..end)?;
+        let nul = memchr::memrchr(0, window)?;
+        at = end - (window.len() - nul) + 1;
+    }
+    at.is_multiple_of(8).then_some(at)
+}
+
+/// The index behind the table, if it says where each token begins.
+fn token_index(image: &[u8], tokens: usize) -> Option<usize> {
+    let table = image.get(tokens..(tokens + (64 << 10)).min(image.len()))?;
+    let mut starts = [0; TOKENS];
+    let mut at = 0;
+    for start in &mut starts {
+        *start = at;
+        at += memchr::memchr(0, table.get(at..)?)? + 1;
+    }
+    let index = align8(tokens + at);
+    let agrees = (0..).zip(starts).all(|(number, start)| {
+        bytes::u16_at(image, index + number * 2).map(usize::from) == Some(start)
+    });
+    agrees.then_some(index)
+}
+
+/// Start and number of the markers that end before the token table: ascending from 0, one per 256 names.
+fn markers(image: &[u8], tokens: usize) -> Option<(usize, usize)> {
+    let mut at = tokens.checked_sub(4)?;
+    if bytes::u32_at(image, at)? == 0 {
+        at = at.checked_sub(4)?;
+    }
+    let end = at + 4;
+    let mut value = bytes::u32_at(image, at)?;
+    while value != 0 {
+        at = at.checked_sub(4)?;
+        let before = bytes::u32_at(image, at)?;
+        if before >= value || end - at > MAX_SYMBOLS {
+            return None;
+        }
+        value = before;
+    }
+    Some((at, (end - at) / 4))
+}
+
+/// Start of the names, and their number, which stands before them.
+fn names(image: &[u8], markers: usize, marker_count: usize) -> Option<(usize, usize)> {
+    let marker = |number: usize| bytes::u32_at(image, markers + number * 4);
+    let last = marker(marker_count.checked_sub(1)?)? as usize;
+    let latest = markers.checked_sub(last)? & !7;
+    let earliest = latest.saturating_sub(256 * MAX_NAME).max(8);
+    (earliest..=latest).rev().step_by(8).find_map(|names| {
+        let count = bytes::u32_at(image, names - 8)? as usize;
+        if count.div_ceil(256) != marker_count || count > MAX_SYMBOLS {
+            return None;
+        }
+        if marker_count == 1 {
+            return Some((names, count));
+        }
+        let mut at = names;
+        for _ in 0..256 {
+            at = name_at(image, at)?.end;
+        }
+        (at - names == marker(1)? as usize).then_some((names, count))
+    })
+}
+
+/// The tokens of the name that begins with its length at `at`.
+fn name_at(image: &[u8], at: usize) -> Option<std::ops::Range<usize>> {
+    let first = usize::from(*image.get(at)?);
+    // Since 6.1 a length above 127 takes two bytes (ULEB128).
+    let (len, start) = if first & 0x80 == 0 {
+        (first, at + 1)
+    } else {
+        let high = usize::from(*image.get(at + 1)?);
+        ((first & 0x7f) | (high << 7), at + 2)
+    };
+    let end = start.checked_add(len)?;
+    (end <= image.len()).then_some(start..end)
+}
+
+fn decode(image: &[u8], tables: &Tables) -> Option<Symbols> {
+    let offset = |number: usize| bytes::u32_at(image, tables.offsets + number * 4);
+    let negative = (0..tables.count)
+        .filter(|&number| offset(number).is_some_and(|offset| offset >> 31 != 0))
+        .count();
+    // `CONFIG_KALLSYMS_ABSOLUTE_PERCPU` (x86 before 6.15): addresses are negative, per-CPU offsets are not.
+    let absolute_percpu = negative * 2 > tables.count;
+    let mut symbols = Symbols::default();
+    let mut at = tables.names;
+    let mut text = Vec::new();
+    for number in 0..tables.count {
+        let name = name_at(image, at)?;
+        at = name.end;
+        text.clear();
+        expand(image, tables, image.get(name)?, &mut text)?;
+        let (&kind, name) = text.split_first()?;
+        let offset = offset(number)?;
+        let value = match (absolute_percpu, offset.cast_signed()) {
+            (false, _) => tables.relative_base.wrapping_add(offset.into()),
+            (true, positive @ 0..) => u64::from(positive.cast_unsigned()),
+            (true, negative) => tables
+                .relative_base
+                .wrapping_sub(1)
+                .wrapping_sub(i64::from(negative).cast_unsigned()),
+        };
+        symbols.push(kind, name, value);
+    }
+    symbols.index();
+    symbols.find("_text").or_else(|| symbols.find("_stext"))?;
+    Some(symbols)
+}
+
+fn expand(image: &[u8], tables: &Tables, tokens: &[u8], text: &mut Vec<u8>) -> Option<()> {
+    for &token in tokens {
+        let start = bytes::u16_at(image, tables.token_index + usize::from(token) * 2)?;
+        let rest = image.get(tables.tokens + usize::from(start)..)?;
+        let end = memchr::memchr(0, rest)?;
+        text.extend_from_slice(rest.get(..end)?);
+        if text.len() > MAX_NAME {
+            return None;
+        }
+    }
+    Some(())
+}

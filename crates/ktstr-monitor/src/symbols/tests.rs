@@ -1,0 +1,91 @@
+//! Tables written as `scripts/kallsyms.c` writes them, and nonsense.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Writes the tables behind `prefix`, in the order of 6.5 and later.
+pub(crate) fn tables(prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u8> {
+    let mut image = vec![0xcc; prefix];
+    let pad = |image: &mut Vec<u8>| image.resize(image.len().next_multiple_of(8), 0);
+    pad(&mut image);
+    image.extend(u64::try_from(symbols.len()).unwrap().to_le_bytes());
+    let mut markers = Vec::new();
+    let start = image.len();
+    for (number, (name, _)) in symbols.iter().enumerate() {
+        if number % 256 == 0 {
+            markers.push(u32::try_from(image.len() - start).unwrap());
+        }
+        image.push(u8::try_from(name.len()).unwrap());
+        image.extend(name.as_bytes());
+    }
+    pad(&mut image);
+    for marker in markers {
+        image.extend(marker.to_le_bytes());
+    }
+    pad(&mut image);
+    let mut index = Vec::new();
+    let start = image.len();
+    for token in 0..=255_u8 {
+        index.push(u16::try_from(image.len() - start).unwrap());
+        // Characters stand for themselves, other tokens for some pair.
+        match token {
+            b'0'..=b'z' => image.push(token),
+            _ => image.extend(b"qz"),
+        }
+        image.push(0);
+    }
+    pad(&mut image);
+    for start in index {
+        image.extend(start.to_le_bytes());
+    }
+    pad(&mut image);
+    for (_, offset) in symbols {
+        image.extend(offset.to_le_bytes());
+    }
+    pad(&mut image);
+    image.extend(base.to_le_bytes());
+    image.extend([0xcc; 100]);
+    image
+}
+
+const BASE: u64 = 0xffff_ffff_9860_0000;
+
+#[test]
+fn tables_without_header_are_found_and_decoded() {
+    let names: Vec<String> = (0..600).map(|number| format!("tsym_{number}")).collect();
+    let mut symbols: Vec<(&str, i32)> = (0..)
+        .zip(&names)
+        .map(|(n, name)| (&name[..], -1 - n * 16))
+        .collect();
+    symbols[0] = ("T_text", -1);
+    symbols[1] = ("Arunqueues", 0x2cc00);
+    let found = find_kallsyms(&tables(1000, &symbols, BASE)).unwrap();
+    assert_eq!(found.len(), 600);
+    assert_eq!(found.find("_text"), Some(BASE));
+    assert_eq!(found.find("runqueues"), Some(0x2cc00));
+    assert_eq!(found.find("sym_599"), Some(BASE + 599 * 16));
+    assert_eq!(found.find("sym_600"), None);
+    assert_eq!(found.symbolize(Kva(BASE + 33)), Some(("sym_2", 1)));
+}
+
+#[test]
+fn offsets_without_absolute_percpu_are_unsigned() {
+    let symbols = [("T_text", 0), ("Drunqueues", 0x100)];
+    let found = find_kallsyms(&tables(8, &symbols, BASE)).unwrap();
+    assert_eq!(found.find("runqueues"), Some(BASE + 0x100));
+}
+
+proptest! {
+    #[test]
+    fn damage_never_panics(flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40)) {
+        let mut image = tables(64, &[("T_text", -1), ("Dinit_task", -100), ("Aper_cpu", 5)], BASE);
+        for (place, value) in flips {
+            let at = place.index(image.len());
+            image[at] = value;
+        }
+        if let Some(found) = find_kallsyms(&image) {
+            let _ = (found.find("_text"), found.symbolize(Kva(BASE)), found.iter().count());
+        }
+    }
+}
