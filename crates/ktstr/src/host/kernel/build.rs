@@ -62,6 +62,10 @@ pub trait Progress {
     fn step(&mut self, text: &str);
     /// One more file was compiled.
     fn tick(&mut self);
+    /// Whether the user wants it to stop; asked between steps and within downloads.
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// The cached kernel of `source`, built if it is not there or damaged.
@@ -224,6 +228,9 @@ struct Steps<'a> {
 impl Steps<'_> {
     /// Runs one command, its output into the log; a tick per line.
     fn run(&mut self, step: &str, command: &mut Command) -> Result<(), KernelError> {
+        if self.progress.cancelled() {
+            return Err(KernelError::Cancelled);
+        }
         self.progress.step(step);
         let failed = |status: String, options: &BuildOptions| {
             let text = fs::read_to_string(&options.log).unwrap_or_default();
@@ -261,6 +268,8 @@ impl Steps<'_> {
             .map_err(|error| failed(error.to_string(), self.options))?;
         if status.success() {
             Ok(())
+        } else if self.progress.cancelled() {
+            Err(KernelError::Cancelled)
         } else {
             Err(failed(status.to_string(), self.options))
         }

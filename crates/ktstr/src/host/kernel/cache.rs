@@ -96,6 +96,30 @@ impl Cache {
         keys
     }
 
+    /// Keys of all entry directories, complete or not: what cleaning looks through.
+    #[must_use]
+    pub fn all_keys(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(&self.root) else {
+            return Vec::new();
+        };
+        let mut keys: Vec<String> = entries
+            .filter_map(Result::ok)
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|key| !key.starts_with('.'))
+            .collect();
+        keys.sort();
+        keys
+    }
+
+    /// What the entry says of itself, after its files were compared with that.
+    ///
+    /// # Errors
+    /// With what is wrong with it.
+    pub fn inspect(&self, key: &str) -> Result<Metadata, String> {
+        check(&self.root.join(key))
+    }
+
     /// The entry of that key, locked against removal; `None` when it is not there or damaged.
     ///
     /// # Errors
@@ -160,6 +184,32 @@ impl Cache {
                 self.lock(key, FlockOperation::LockExclusive)
             }
         }
+    }
+
+    /// The exclusive right to an entry if nobody uses or builds it now.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made or locked.
+    pub fn try_lock_exclusive(&self, key: &str) -> Result<Option<Lease>, KernelError> {
+        self.try_lock(key, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Removes the entry, whole or damaged. It is gone for readers at once, by a rename.
+    ///
+    /// # Errors
+    /// When a file of it cannot be removed.
+    pub fn remove(&self, key: &str, _exclusive: &Lease) -> Result<(), KernelError> {
+        let fail = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| KernelError::Cache { what, path, source }
+        };
+        let dir = self.root.join(key);
+        let grave = self.root.join(format!(".removed-{key}"));
+        if grave.exists() {
+            fs::remove_dir_all(&grave).map_err(fail("remove", &grave))?;
+        }
+        fs::rename(&dir, &grave).map_err(fail("remove", &dir))?;
+        fs::remove_dir_all(&grave).map_err(fail("remove", &grave))
     }
 
     fn lock(&self, key: &str, how: FlockOperation) -> Result<Lease, KernelError> {
@@ -319,6 +369,21 @@ mod tests {
         let (_dir, cache) = with_entry();
         fs::remove_file(cache.root().join("k").join(VMLINUX)).unwrap();
         assert!(cache.entry("k").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_damaged_entry_can_be_inspected_and_removed() {
+        let (_dir, cache) = with_entry();
+        assert_eq!(cache.inspect("k").unwrap().release, "6.12");
+        fs::remove_file(cache.root().join("k").join(METADATA)).unwrap();
+        assert!(cache.inspect("k").is_err());
+        assert_eq!(
+            (cache.keys().len(), cache.all_keys()),
+            (0, vec!["k".to_owned()])
+        );
+        let lock = cache.try_lock_exclusive("k").unwrap().unwrap();
+        cache.remove("k", &lock).unwrap();
+        assert!(cache.all_keys().is_empty());
     }
 
     #[test]

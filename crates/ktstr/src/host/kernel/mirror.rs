@@ -74,6 +74,14 @@ impl Release {
         &self.0
     }
 
+    /// Its two or three numbers; the third of `6.12` is 0.
+    #[must_use]
+    pub fn numbers(&self) -> (u32, u32, u32) {
+        let mut parts = self.0.split('.').map(|part| part.parse().unwrap_or(0));
+        let mut next = || parts.next().unwrap_or(0);
+        (next(), next(), next())
+    }
+
     fn archive(&self) -> String {
         format!("linux-{}.tar.xz", self.0)
     }
@@ -130,6 +138,33 @@ pub(super) fn fetch(
     Ok(archive)
 }
 
+/// Every release of a major version that the mirror lists, oldest first.
+///
+/// # Errors
+/// When the list cannot be fetched.
+pub fn releases(base: &str, major: u32) -> Result<Vec<Release>, KernelError> {
+    let url = format!("{}/v{major}.x/{SUMS}", base.trim_end_matches('/'));
+    let mut sums = String::new();
+    get(&agent(), &url)?
+        .take(MAX_SUMS)
+        .read_to_string(&mut sums)
+        .map_err(|source| broken(&url, source))?;
+    let mut found = listed(&sums);
+    found.sort_by_key(Release::numbers);
+    found.dedup();
+    Ok(found)
+}
+
+fn listed(sums: &str) -> Vec<Release> {
+    let names = sums
+        .lines()
+        .filter_map(|line| Some(line.split_once("  ")?.1));
+    names
+        .filter_map(|name| name.strip_prefix("linux-")?.strip_suffix(".tar.xz"))
+        .filter_map(|version| Release::parse(version).ok())
+        .collect()
+}
+
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .timeout_connect(Some(ANSWER_DEADLINE))
@@ -172,6 +207,9 @@ fn copy_hashed(
             return Err(cache_error("write", to.path())(source));
         }
         progress.tick();
+        if progress.cancelled() {
+            return Err(KernelError::Cancelled);
+        }
     }
 }
 
@@ -233,5 +271,7 @@ mod tests {
         assert_eq!(sum_of(&list, "linux-6.12.tar.xz"), Some("a".repeat(64)));
         assert_eq!(sum_of(&list, "linux-6.13.tar.xz"), None);
         assert_eq!(sum_of(&list, "linux-6.1"), None);
+        let listed: Vec<_> = listed(&list).iter().map(Release::numbers).collect();
+        assert_eq!(listed, [(6, 12, 1), (6, 12, 0), (6, 13, 0)]);
     }
 }

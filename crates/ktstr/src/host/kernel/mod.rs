@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 pub use build::{BuildOptions, Progress, Source, build};
 pub use cache::{Cache, Lease, Metadata};
-pub use mirror::{DEFAULT_MIRROR, MIRROR_ENV, Release, mirror_base};
+pub use mirror::{DEFAULT_MIRROR, MIRROR_ENV, Release, mirror_base, releases};
 
 /// File of the boot image in a cache entry.
 pub(super) const IMAGE: &str = "bzImage";
@@ -132,6 +132,9 @@ pub enum KernelError {
         /// The checksum of what came.
         found: String,
     },
+    /// The user stopped it; nothing was kept.
+    #[error("stopped by the user; nothing was kept")]
+    Cancelled,
     /// The source is not there.
     #[error("kernel source '{path}' is not there; {hint}", path = path.display())]
     NoSource {
