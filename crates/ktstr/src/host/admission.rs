@@ -37,14 +37,17 @@ fn slot_count() -> usize {
 /// # Errors
 /// When the lock directory cannot be used.
 pub fn take_slot() -> Result<Slot, AdmissionError> {
+    take_slot_in(&slots_dir(), slot_count())
+}
+
+/// Where the slots' lock files lie: one directory per user.
+#[must_use]
+pub fn slots_dir() -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    take_slot_in(
-        &base.join(format!(
-            "ktstr-slots-{}",
-            rustix::process::getuid().as_raw()
-        )),
-        slot_count(),
-    )
+    base.join(format!(
+        "ktstr-slots-{}",
+        rustix::process::getuid().as_raw()
+    ))
 }
 
 fn take_slot_in(dir: &Path, slots: usize) -> Result<Slot, AdmissionError> {

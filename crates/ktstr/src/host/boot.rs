@@ -149,7 +149,11 @@ fn init_plan(entry: &KtstrTestEntry, guest_scheduler: Option<&str>) -> Plan {
         scheduler: entry
             .scheduler
             .and_then(|scheduler| scheduler_plan(entry, scheduler, guest_scheduler)),
-        test: vec!["/init".into(), GUEST_TEST_ARG.into(), entry.name.into()],
+        test: vec![
+            "/init".into(),
+            GUEST_TEST_ARG.into(),
+            entry.registered_name().into(),
+        ],
         env: vec![("RUST_BACKTRACE".into(), "1".into())],
         sysctls: entry
             .scheduler

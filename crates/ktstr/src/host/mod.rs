@@ -6,6 +6,7 @@ pub mod admission;
 pub mod artifacts;
 mod boot;
 pub mod config;
+pub mod describe;
 mod drain;
 mod dump;
 pub mod evaluate;

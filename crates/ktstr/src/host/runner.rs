@@ -8,6 +8,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::admission::take_slot;
 use super::config::HostConfig;
+use super::describe::{DESCRIBE_ENV, describe, on_presets};
 use super::run::{Report, run_test};
 use crate::model::entry::{KTSTR_TESTS, KtstrTestEntry};
 use crate::model::verdict::Outcome;
@@ -26,6 +27,9 @@ pub const EXIT_INCONCLUSIVE: u8 = 2;
 pub fn run_host(manifest_dir: &'static str) -> ExitCode {
     init_tracing();
     let mut args = Arguments::from_args();
+    if args.list && std::env::var_os(DESCRIBE_ENV).is_some() {
+        return describe(manifest_dir);
+    }
     // One VM at a time, whatever libtest's default for this host: VMs that share CPUs disturb what they measure.
     args.test_threads = args.test_threads.or(Some(1));
     let config = match HostConfig::from_env() {
@@ -39,6 +43,9 @@ pub fn run_host(manifest_dir: &'static str) -> ExitCode {
     let mut trials = Vec::new();
     for entry in KTSTR_TESTS.iter().copied() {
         trials.push(trial(entry, manifest_dir, &config, &worst));
+        for at_preset in on_presets(entry) {
+            trials.push(trial(at_preset, manifest_dir, &config, &worst));
+        }
     }
     trials.sort_by(|a, b| a.name().cmp(b.name()));
     let conclusion = libtest_mimic::run(&args, trials);

@@ -201,7 +201,7 @@ fn crash_message(com2: &str) -> Option<String> {
 
 fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
     let duration = Duration::from_secs(entry.duration_s.into());
-    let mut plan = TestPlan::new(entry.name, entry.topology.into(), duration);
+    let mut plan = TestPlan::new(entry.registered_name(), entry.topology.into(), duration);
     plan.assert = entry.merged_assert();
     plan.has_scheduler = entry.scheduler.is_some();
     if let Some(root) = entry.workload_root_cgroup {

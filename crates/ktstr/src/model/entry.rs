@@ -338,6 +338,32 @@ impl KtstrTestEntry {
         }
     }
 
+    /// The function's name; [`Self::name`] of a test on a preset has the preset's behind an `@`.
+    #[must_use]
+    pub fn registered_name(&self) -> &'static str {
+        self.name
+            .split_once('@')
+            .map_or(self.name, |(name, _)| name)
+    }
+
+    /// Whether a topology of this shape is within the test's constraints.
+    #[must_use]
+    pub fn allows(&self, shape: &TopologySpec) -> bool {
+        let TopologyConstraints {
+            min_llcs,
+            max_llcs,
+            min_numa_nodes,
+            max_numa_nodes,
+            min_cpus,
+            max_cpus,
+            requires_smt,
+        } = self.constraints;
+        (min_llcs..=max_llcs).contains(&shape.llcs)
+            && (min_numa_nodes..=max_numa_nodes).contains(&shape.numa_nodes)
+            && (min_cpus..=max_cpus).contains(&shape.total_cpus())
+            && (!requires_smt || shape.threads > 1)
+    }
+
     /// Where the scheduler's program comes from.
     #[must_use]
     pub fn scheduler_spec(&self) -> SchedulerSpec {
@@ -450,6 +476,40 @@ mod tests {
             &KtstrTestEntry { topology, ..GOOD },
             &["2n3l2c1t", "dealt evenly"],
         );
+    }
+
+    #[test]
+    fn constraints_choose_shapes() {
+        let shape = |numa_nodes, llcs, cores, threads| TopologySpec {
+            numa_nodes,
+            llcs,
+            cores,
+            threads,
+        };
+        assert!(GOOD.allows(&shape(1, 4, 4, 2)));
+        assert!(!GOOD.allows(&shape(2, 4, 4, 2)), "one node by default");
+        assert!(!GOOD.allows(&shape(1, 15, 8, 2)), "at most 12 LLCs");
+        let constraints = TopologyConstraints {
+            requires_smt: true,
+            min_llcs: 2,
+            ..TopologyConstraints::DEFAULT
+        };
+        let picky = KtstrTestEntry {
+            constraints,
+            ..GOOD
+        };
+        assert!(!picky.allows(&shape(1, 2, 2, 1)));
+        assert!(!picky.allows(&shape(1, 1, 2, 2)));
+        assert!(picky.allows(&shape(1, 2, 2, 2)));
+    }
+
+    #[test]
+    fn a_presets_name_stays_out_of_the_functions() {
+        let at = KtstrTestEntry {
+            name: "t@4cpu-1llc-nosmt",
+            ..GOOD
+        };
+        assert_eq!((at.registered_name(), at.validate()), ("t", Ok(())));
     }
 
     #[test]
