@@ -4,11 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::elf::{self, ClosureError};
+use object::read::ReadCache;
+
+use crate::elf::{self, ClosureError, Piece};
 
 /// Largest file that a newc header can tell.
 const MAX_FILE: u64 = u32::MAX as u64;
@@ -279,7 +281,10 @@ impl Builder {
     /// When a file cannot be read or is too large.
     pub fn build(&self) -> Result<Initramfs, InitramfsError> {
         let dirs = self.parents()?;
-        let mut archive = Archive::default();
+        let mut archive = Archive {
+            bytes: Vec::with_capacity(self.size_hint()),
+            inode: 0,
+        };
         for dir in &dirs {
             archive.entry(dir, S_IFDIR | 0o755, (0, 0), |_| Ok(()))?;
         }
@@ -306,10 +311,7 @@ impl Builder {
                 }
                 Node::Program { path: host, mode } => {
                     archive.entry(path, S_IFREG | mode, (0, 0), |out| {
-                        let mut program = Vec::new();
-                        read_into(&mut program, host, path)?;
-                        out.extend_from_slice(elf::slim(&program).as_deref().unwrap_or(&program));
-                        Ok(())
+                        program_into(out, host, path)
                     })?;
                 }
                 Node::Host { path: host, mode } => {
@@ -328,6 +330,21 @@ impl Builder {
             bytes: archive.bytes,
             largest,
         })
+    }
+
+    /// Room for all files, so that the archive is never moved while it grows; what slimming saves costs only address space.
+    fn size_hint(&self) -> usize {
+        let sizes = self.nodes.iter().map(|(path, node)| {
+            let content = match node {
+                Node::Bytes { bytes, .. } => bytes.len(),
+                Node::Host { path, .. } | Node::Program { path, .. } => path
+                    .metadata()
+                    .map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(0)),
+                _ => 0,
+            };
+            content + path.len() * 2 + HEADER_LEN * 2
+        });
+        sizes.fold(HEADER_LEN * 2, usize::saturating_add)
     }
 
     /// Every directory that a path goes through; a file in such a place is a conflict.
@@ -368,23 +385,62 @@ fn describe(node: &Node) -> String {
     }
 }
 
-fn read_into(out: &mut Vec<u8>, host: &Path, guest_path: &str) -> Result<(), InitramfsError> {
-    let fail = |source| InitramfsError::Read {
-        path: host.to_owned(),
-        guest_path: guest_path.to_owned(),
-        source,
-    };
-    let mut file = File::open(host).map_err(fail)?;
-    let len = file.metadata().map_err(fail)?.len();
+fn open(host: &Path, guest_path: &str) -> Result<(File, u64), InitramfsError> {
+    let opened = File::open(host).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (len, file) = opened.map_err(read_error(host, guest_path))?;
     if len > MAX_FILE {
         return Err(InitramfsError::TooLarge {
             path: host.to_owned(),
             len,
         });
     }
-    out.reserve(usize::try_from(len).unwrap_or(0) + HEADER_LEN);
-    file.read_to_end(out).map_err(fail)?;
+    Ok((file, len))
+}
+
+fn read_error(host: &Path, guest_path: &str) -> impl FnOnce(io::Error) -> InitramfsError {
+    let (path, guest_path) = (host.to_owned(), guest_path.to_owned());
+    move |source| InitramfsError::Read {
+        path,
+        guest_path,
+        source,
+    }
+}
+
+fn read_into(out: &mut Vec<u8>, host: &Path, guest_path: &str) -> Result<(), InitramfsError> {
+    let (mut file, _) = open(host, guest_path)?;
+    file.read_to_end(out)
+        .map_err(read_error(host, guest_path))?;
     Ok(())
+}
+
+/// A program without its debugging sections, read straight to its place: only the parts that stay are read at all.
+fn program_into(out: &mut Vec<u8>, host: &Path, guest_path: &str) -> Result<(), InitramfsError> {
+    let (file, _) = open(host, guest_path)?;
+    let Some(pieces) = elf::slim(&ReadCache::new(&file)) else {
+        return read_into(out, host, guest_path);
+    };
+    for piece in pieces {
+        match piece {
+            Piece::Bytes(bytes) => out.extend_from_slice(&bytes),
+            Piece::Copy { offset, len } => {
+                copy_range(&file, offset, len, out).map_err(read_error(host, guest_path))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copy_range(mut file: &File, offset: u64, len: u64, out: &mut Vec<u8>) -> io::Result<()> {
+    file.seek(SeekFrom::Start(offset))?;
+    let copied = file.take(len).read_to_end(out)?;
+    if u64::try_from(copied).is_ok_and(|copied| copied == len) {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the file became shorter while it was read",
+        ))
+    }
 }
 
 /// The program of a `#!` line.
@@ -397,7 +453,6 @@ fn interpreter_of(head: &[u8]) -> Option<String> {
     Some(line.split_whitespace().next()?.to_owned())
 }
 
-#[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
     inode: u32,

@@ -2,6 +2,7 @@
 
 use object::elf::{DT_NEEDED, DT_RPATH, DT_RUNPATH, EM_X86_64, FileHeader64, PT_INTERP};
 use object::endian::LittleEndian;
+use object::read::ReadRef;
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
 
 /// A file that is no program of this machine.
@@ -37,7 +38,7 @@ impl Dynamic {
     ///
     /// # Errors
     /// When the bytes are no ELF file of this machine, or lie about their own layout.
-    pub fn parse(bytes: &[u8]) -> Result<Self, ElfError> {
+    pub fn parse<'data, R: ReadRef<'data>>(bytes: R) -> Result<Self, ElfError> {
         let bad = |error: object::read::Error| ElfError::Malformed(error.to_string());
         let header = FileHeader64::<LittleEndian>::parse(bytes).map_err(bad)?;
         let endian = header.endian().map_err(bad)?;
@@ -103,28 +104,30 @@ fn text(bytes: &[u8]) -> String {
 struct Strings<'data>(&'data [u8]);
 
 impl<'data> Strings<'data> {
-    fn find(
+    fn find<R: ReadRef<'data>>(
         dynamic: &[object::elf::Dyn64<LittleEndian>],
         segments: &[object::elf::ProgramHeader64<LittleEndian>],
         endian: LittleEndian,
-        bytes: &'data [u8],
+        bytes: R,
     ) -> Self {
         let value = |tag: object::elf::DynamicTag| {
             let entry = dynamic.iter().find(|entry| entry.d_tag(endian) == tag)?;
             Some(entry.d_val(endian))
         };
+        // Only the table is read, not the segment around it, which may be most of a large file.
         let table = || {
             let address = value(object::elf::DT_STRTAB)?;
             let size = value(object::elf::DT_STRSZ)?;
-            segments
-                .iter()
-                .filter(|segment| segment.p_type(endian) == object::elf::PT_LOAD)
-                .find_map(|segment| {
-                    segment
-                        .data_range(endian, bytes, address, size)
-                        .ok()
-                        .flatten()
-                })
+            let inside = |segment: &&object::elf::ProgramHeader64<LittleEndian>| {
+                let start = segment.p_vaddr(endian);
+                segment.p_type(endian) == object::elf::PT_LOAD
+                    && start <= address
+                    && address - start < segment.p_filesz(endian)
+            };
+            let segment = segments.iter().find(inside)?;
+            let offset =
+                (address - segment.p_vaddr(endian)).checked_add(segment.p_offset(endian))?;
+            bytes.read_bytes_at(offset, size).ok()
         };
         Self(table().unwrap_or_default())
     }
@@ -144,7 +147,7 @@ mod tests {
     #[test]
     fn libc_has_an_interpreter_of_its_own_and_needs_the_loader() {
         let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
-        let facts = Dynamic::parse(&exe).unwrap();
+        let facts = Dynamic::parse(exe.as_slice()).unwrap();
         assert!(facts.interpreter.unwrap().contains("ld-linux"));
         assert!(facts.needed.iter().any(|name| name == "libc.so.6"));
     }
@@ -153,7 +156,10 @@ mod tests {
     fn another_machine_is_named() {
         let mut exe = std::fs::read("/bin/true").unwrap();
         exe[18] = 183;
-        assert_eq!(Dynamic::parse(&exe), Err(ElfError::Machine { found: 183 }));
+        assert_eq!(
+            Dynamic::parse(exe.as_slice()),
+            Err(ElfError::Machine { found: 183 })
+        );
     }
 
     proptest! {
@@ -164,7 +170,7 @@ mod tests {
             if let Some(byte) = exe.get_mut(at) {
                 *byte = value;
             }
-            let _ = Dynamic::parse(&exe);
+            let _ = Dynamic::parse(exe.as_slice());
             let _ = Dynamic::parse(&exe[..cut.min(exe.len())]);
         }
     }

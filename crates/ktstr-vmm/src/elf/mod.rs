@@ -9,11 +9,13 @@ mod dynamic;
 mod slim;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use dynamic::{Dynamic, ElfError};
-pub(crate) use slim::slim;
+use object::read::ReadCache;
+pub(crate) use slim::{Piece, slim};
 
 use cache::LdCache;
 
@@ -161,12 +163,13 @@ fn missing(program: &Path, needer: &Path, library: &str, sought: &[String]) -> C
     }
 }
 
+/// Reads the parts that count, which are a few pages of a large file.
 fn load(path: &Path) -> Result<Dynamic, ClosureError> {
-    let bytes = std::fs::read(path).map_err(|source| ClosureError::Read {
+    let file = File::open(path).map_err(|source| ClosureError::Read {
         path: path.to_owned(),
         source,
     })?;
-    Dynamic::parse(&bytes).map_err(|source| ClosureError::Elf {
+    Dynamic::parse(&ReadCache::new(file)).map_err(|source| ClosureError::Elf {
         path: path.to_owned(),
         source,
     })
