@@ -47,8 +47,69 @@ pub(crate) fn run() -> Result<()> {
         2,
         Some(freeze()?),
     );
+    add(
+        &mut table,
+        "guest memory set-up, 64 GiB",
+        10,
+        Some(memory()?),
+    );
+    framing(&mut table)?;
     println!("{table}");
     Ok(())
+}
+
+/// Frames 256 messages of 48 KiB and finds them again, in an optimised build of criterion's benchmark.
+fn framing(table: &mut Table) -> Result<()> {
+    let args = [
+        "bench",
+        "-p",
+        "ktstr-wire",
+        "--bench",
+        "frames",
+        "--",
+        "48k/",
+        "--quick",
+    ];
+    sh::logged("bench-wire", &mut sh::cargo(&args))?;
+    for (what, bench) in [("wire, assemble", "assemble"), ("wire, encode", "encode")] {
+        let path = sh::target().join(format!("criterion/48k/{bench}/new"));
+        let read = |name: &str| -> Result<serde_json::Value> {
+            let path = path.join(name);
+            let text = std::fs::read(&path)
+                .with_context(|| format!("failed to read {}", path.display()))?;
+            Ok(serde_json::from_slice(&text)?)
+        };
+        let nanoseconds = read("estimates.json")?
+            .pointer("/mean/point_estimate")
+            .and_then(serde_json::Value::as_f64);
+        let bytes = read("benchmark.json")?
+            .pointer("/throughput/Bytes")
+            .and_then(serde_json::Value::as_f64);
+        let (Some(nanoseconds), Some(bytes)) = (nanoseconds, bytes) else {
+            anyhow::bail!("criterion wrote no estimate to {}", path.display());
+        };
+        let speed = bytes / nanoseconds * 1e9 / f64::from(1 << 30);
+        let row = [
+            what.to_owned(),
+            String::from(">= 3 GiB/s"),
+            format!("{speed:.2} GiB/s"),
+            format!("{:.2}", 3.0 / speed),
+        ];
+        table.add_row(row);
+    }
+    Ok(())
+}
+
+/// Sets up a large guest's memory without a guest.
+fn memory() -> Result<Duration> {
+    let mut times = Vec::new();
+    for _ in 0..20 {
+        let started = Instant::now();
+        let memory = ktstr_vmm::GuestMemory::without_guest(64 << 30)?;
+        times.push(started.elapsed());
+        anyhow::ensure!(!memory.ranges().is_empty(), "no memory");
+    }
+    median(times).context("nothing was measured")
 }
 
 fn add(table: &mut Table, what: &str, bar_ms: u32, measured: Option<Duration>) {

@@ -24,6 +24,15 @@ pub struct MemoryRange {
 }
 
 impl GuestMemory {
+    /// Memory of `len` bytes as a guest's is laid out, without a guest: for readers' tests, and for benchmarks. Pages come
+    /// into being when they are touched.
+    ///
+    /// # Errors
+    /// When the system refuses the file or the mapping.
+    pub fn without_guest(len: u64) -> Result<Self> {
+        map(&[Backing::new(len)?], &q35_ranges(len))
+    }
+
     /// Reads guest memory; the guest may write at the same time, so a value may be torn.
     ///
     /// # Errors

@@ -83,12 +83,31 @@ pub fn repo_is_dirty() -> Option<bool> {
 
 fn commit_label() -> &'static str {
     static LABEL: OnceLock<String> = OnceLock::new();
-    LABEL.get_or_init(|| match git(&["rev-parse", "--short=10", "HEAD"]) {
-        Some(commit) if !commit.is_empty() => match repo_is_dirty() {
-            Some(true) => format!("{commit}-dirty"),
-            _ => commit,
-        },
-        _ => String::from("nogit"),
+    LABEL.get_or_init(|| {
+        // One process for both questions: git takes 20 ms to start.
+        let args = [
+            "status",
+            "--porcelain=v2",
+            "--branch",
+            "--untracked-files=no",
+        ];
+        git(&args)
+            .and_then(|status| label_of(&status))
+            .unwrap_or_else(|| String::from("nogit"))
+    })
+}
+
+/// `<commit>` or `<commit>-dirty` from git-status(1)'s second porcelain format; `None` before the first commit.
+fn label_of(status: &str) -> Option<String> {
+    let commit = status
+        .lines()
+        .find_map(|line| line.strip_prefix("# branch.oid "))?;
+    let commit = commit.get(..10).filter(|commit| *commit != "(initial)")?;
+    let dirty = status.lines().any(|line| !line.starts_with('#'));
+    Some(if dirty {
+        format!("{commit}-dirty")
+    } else {
+        commit.to_owned()
     })
 }
 
@@ -152,6 +171,18 @@ pub fn clear_stale(dir: &Path, test: &str) -> Result<(), ArtifactError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_is_dirty_when_a_tracked_file_differs() {
+        let clean = "# branch.oid 0123456789abcdef0123456789abcdef01234567\n# branch.head main\n";
+        assert_eq!(label_of(clean).as_deref(), Some("0123456789"));
+        let dirty = format!("{clean}1 .M N... 100644 100644 100644 a b file\n");
+        assert_eq!(label_of(&dirty).as_deref(), Some("0123456789-dirty"));
+        assert_eq!(
+            label_of("# branch.oid (initial)\n# branch.head main\n"),
+            None
+        );
+    }
 
     #[test]
     fn a_write_replaces_the_whole_file_and_leaves_nothing_else() {

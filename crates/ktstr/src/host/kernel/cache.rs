@@ -1,7 +1,8 @@
 //! Built kernels on disk.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -13,6 +14,9 @@ use super::{IMAGE, Kernel, KernelError, VMLINUX};
 
 /// The file that makes an entry complete.
 const METADATA: &str = "metadata.json";
+
+/// Says which image the checksum was seen to hold for.
+const CHECKED: &str = "checked";
 
 /// What an entry says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,7 +291,7 @@ impl Cache {
     }
 }
 
-/// The entry's metadata if its files are what it says; the image is hashed, which takes milliseconds.
+/// The entry's metadata if its files are what it says.
 fn check(dir: &Path) -> Result<Metadata, String> {
     let bytes = fs::read(dir.join(METADATA)).map_err(|error| error.to_string())?;
     let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
@@ -304,11 +308,39 @@ fn check(dir: &Path) -> Result<Metadata, String> {
             return Err(format!("{name} has {found} bytes, expected {expected}"));
         }
     }
-    let found = sha256(&dir.join(IMAGE)).map_err(|error| error.to_string())?;
-    if found == metadata.image_sha256 {
-        Ok(metadata)
-    } else {
-        Err(format!("{IMAGE} has another checksum than at its build"))
+    let image = dir.join(IMAGE);
+    let identity = identity(&image).map_err(|error| error.to_string())?;
+    let stamp = dir.join(CHECKED);
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == identity) {
+        return Ok(metadata);
+    }
+    let found = sha256(&image).map_err(|error| error.to_string())?;
+    if found != metadata.image_sha256 {
+        return Err(format!("{IMAGE} has another checksum than at its build"));
+    }
+    remember(&stamp, &identity);
+    Ok(metadata)
+}
+
+/// What changes with any write to the file: inode, size, and the time of its last change, which no program can set.
+fn identity(path: &Path) -> io::Result<String> {
+    let meta = path.metadata()?;
+    Ok(format!(
+        "{} {} {}.{:09}\n",
+        meta.ino(),
+        meta.len(),
+        meta.ctime(),
+        meta.ctime_nsec()
+    ))
+}
+
+/// Saves the next run the checksum, half a second of an unoptimised build. A cache that cannot be written costs only that.
+fn remember(stamp: &Path, identity: &str) {
+    let written = stamp.parent().map(tempfile::NamedTempFile::new_in);
+    if let Some(Ok(mut file)) = written
+        && file.write_all(identity.as_bytes()).is_ok()
+    {
+        let _ = file.persist(stamp);
     }
 }
 
@@ -366,6 +398,26 @@ mod tests {
             fs::write(cache.root().join("k").join(IMAGE), &damage[..damage.len()]).unwrap();
             assert!(cache.newest().unwrap().is_none());
         }
+        // A check that held once says nothing about another image.
+        let (_dir, cache) = with_entry();
+        let image = cache.root().join("k").join(IMAGE);
+        for _ in 0..2 {
+            assert!(cache.entry("k").unwrap().is_some());
+            assert!(cache.root().join("k").join(CHECKED).is_file());
+        }
+        let times = fs::File::open(&image)
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .modified()
+            .unwrap();
+        fs::write(&image, b"imagX").unwrap();
+        let file = fs::File::options().write(true).open(&image).unwrap();
+        file.set_modified(times).unwrap();
+        assert!(
+            cache.entry("k").unwrap().is_none(),
+            "same size and modification time"
+        );
         let (_dir, cache) = with_entry();
         fs::remove_file(cache.root().join("k").join(VMLINUX)).unwrap();
         assert!(cache.entry("k").unwrap().is_none());
