@@ -143,6 +143,9 @@ pub enum Error {
         /// Its words.
         reason: String,
     },
+    /// The guest cannot be booted; kvm only.
+    #[error(transparent)]
+    Boot(#[from] crate::engine::kvm::BootError),
     /// An address outside the guest's memory.
     #[error("guest memory has no {len} bytes at GPA {gpa:#x}")]
     NoMemory {

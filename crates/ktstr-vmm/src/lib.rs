@@ -16,6 +16,7 @@
 mod acpi;
 mod console;
 mod cpuid;
+mod devices;
 pub mod elf;
 mod engine;
 mod error;

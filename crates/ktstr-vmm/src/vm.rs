@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::console::ConsoleLog;
-use crate::engine::tcg::{self, TcgVm};
+use crate::engine::{EngineVm, tcg};
 use crate::error::{BuildError, BuildFault, Result};
 use crate::memory::GuestMemory;
 use crate::port::PortStream;
@@ -102,7 +102,7 @@ impl Vm {
     /// When the engine cannot be started.
     pub fn start(self) -> Result<RunningVm> {
         Ok(RunningVm {
-            vm: TcgVm::start(&self.config)?,
+            vm: EngineVm::start(self.engine, &self.config)?,
             why: self.why,
         })
     }
@@ -117,7 +117,7 @@ impl Vm {
 }
 
 impl VmBuilder {
-    /// The kernel: a bzImage.
+    /// The kernel: a bzImage, or on kvm an ELF vmlinux.
     #[must_use]
     pub fn kernel(mut self, path: impl Into<PathBuf>) -> Self {
         self.kernel = Some(path.into());
@@ -195,12 +195,14 @@ impl VmBuilder {
         let mut faults = Vec::new();
         let topology = self.topology.unwrap_or_default();
         let (engine, why) = choose(self.engine, &mut faults);
-        if self.performance_mode {
+        if self.performance_mode && engine == Engine::Tcg {
             let what = String::from("has no performance mode; it needs kvm");
             faults.push(BuildFault::Engine { engine, what });
         }
-        tcg::check_topology(&topology, &mut faults);
-        let kernel_len = check_kernel(self.kernel.as_deref(), &mut faults);
+        if engine == Engine::Tcg {
+            tcg::check_topology(&topology, &mut faults);
+        }
+        let kernel_len = check_kernel(self.kernel.as_deref(), engine, &mut faults);
         let initrd_len = check_initrd(self.initrd.as_ref(), &mut faults);
         // The kernel holds image, archive and unpacked files at once while it boots.
         let needed_mib = (kernel_len + 2 * initrd_len).div_ceil(1 << 20) + MIN_SPARE_MIB;
@@ -222,7 +224,10 @@ impl VmBuilder {
                 faults.push(BuildFault::DuplicatePort { name: name.clone() });
             }
         }
-        let qemu = tcg::find_qemu(&self.qemu, &mut faults);
+        let qemu = match engine {
+            Engine::Tcg => tcg::find_qemu(&self.qemu, &mut faults),
+            Engine::Kvm => Some(self.qemu),
+        };
         match (self.kernel, qemu) {
             (Some(kernel), Some(qemu)) if faults.is_empty() => Ok(Vm {
                 config: Config {
@@ -252,18 +257,24 @@ fn choose(choice: EngineChoice, faults: &mut Vec<BuildFault>) -> (Engine, String
             (probe.engine, probe.why)
         }
         EngineChoice::Kvm => {
-            let what = String::from("is not part of this version; use auto or tcg");
-            faults.push(BuildFault::Engine {
-                engine: Engine::Kvm,
-                what,
-            });
+            if let Err(error) = std::fs::File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/kvm")
+            {
+                let what = format!("/dev/kvm does not open: {error}; use auto or tcg");
+                faults.push(BuildFault::Engine {
+                    engine: Engine::Kvm,
+                    what,
+                });
+            }
             (Engine::Kvm, String::from("asked for"))
         }
     }
 }
 
 /// The image's length; a fault when it is no bzImage (Documentation/arch/x86/boot.rst: "HdrS" at 0x202).
-fn check_kernel(path: Option<&Path>, faults: &mut Vec<BuildFault>) -> u64 {
+fn check_kernel(path: Option<&Path>, engine: Engine, faults: &mut Vec<BuildFault>) -> u64 {
     use std::io::Read as _;
     let Some(path) = path else {
         faults.push(BuildFault::NoKernel);
@@ -295,7 +306,8 @@ fn check_kernel(path: Option<&Path>, faults: &mut Vec<BuildFault>) -> u64 {
             0
         }
         Ok((len, false)) => {
-            if !head.ends_with(b"HdrS") {
+            let elf = engine == Engine::Kvm && head.starts_with(b"\x7fELF");
+            if !elf && !head.ends_with(b"HdrS") {
                 let why = "it lacks the boot header's HdrS mark (an ELF vmlinux needs its bzImage)";
                 faults.push(BuildFault::NotAKernel {
                     path: path.to_owned(),
@@ -428,7 +440,7 @@ pub struct VmExit {
 /// A VM that was started. Dropping it ends it.
 #[derive(Debug)]
 pub struct RunningVm {
-    vm: TcgVm,
+    vm: EngineVm,
     why: String,
 }
 
@@ -535,7 +547,7 @@ impl AsFd for RunningVm {
 /// All vCPUs stand still while this lives.
 #[derive(Debug)]
 pub struct FreezeGuard<'vm> {
-    vm: &'vm TcgVm,
+    vm: &'vm EngineVm,
     deadline: Duration,
     resumed: bool,
 }

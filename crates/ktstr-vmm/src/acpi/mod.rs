@@ -23,4 +23,4 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use tables::{Machine, Tables, VirtioPlace, build};
+pub(crate) use tables::{Machine, VirtioPlace, build};

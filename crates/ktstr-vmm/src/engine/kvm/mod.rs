@@ -1,10 +1,25 @@
 //! The host's CPU as the guest's, through /dev/kvm.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the parts come before the engine that joins them"
-)]
+//!
+//! ```text
+//!   KvmVm --close/open--> Gate <--pass-- vCPU threads --KVM_RUN--> guest
+//!     |                                     |  exits
+//!     +--kick (signal)--------------------->|-----> Bus: UARTs, power, virtio
+//!   keeper: deadline and end               GuestMemory (one shared mapping)
+//! ```
+//!
+//! vCPUs run on threads of their own that end with the VM, so a caller's FPU state, segment bases and signal mask are never
+//! touched; the action of the kick signal is restored with the last VM of the process.
 
 mod boot;
+mod bus;
+mod control;
+mod debug;
+mod gate;
+mod kick;
 pub(crate) mod layout;
+mod machine;
+mod vcpu;
+mod vm;
+
 pub use boot::BootError;
+pub(crate) use vm::KvmVm;

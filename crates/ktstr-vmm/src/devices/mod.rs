@@ -1,0 +1,4 @@
+//! Device models: register accesses in, bytes and interrupts out. They know no vCPU and no KVM.
+
+pub(crate) mod power;
+pub(crate) mod serial;

@@ -1,0 +1,93 @@
+//! From an exit's address to a device.
+
+use crate::devices::power::{Power, PowerRequest};
+use crate::devices::serial::Uart;
+use crate::engine::kvm::layout::{COM_PORTS, COM1_PORT, COM2_PORT};
+
+/// Every device of a VM that exits reach.
+#[derive(Debug)]
+pub(crate) struct Bus {
+    pub(crate) com1: Uart,
+    pub(crate) com2: Uart,
+    pub(crate) power: Power,
+}
+
+impl Bus {
+    fn uart(&self, port: u16) -> Option<(&Uart, u8)> {
+        [(COM1_PORT, &self.com1), (COM2_PORT, &self.com2)]
+            .into_iter()
+            .find_map(|(base, uart)| {
+                let offset = port
+                    .checked_sub(base)
+                    .filter(|offset| *offset < COM_PORTS)?;
+                Some((uart, u8::try_from(offset).ok()?))
+            })
+    }
+
+    /// The guest writes a port.
+    pub(crate) fn write_port(&self, port: u16, data: &[u8]) -> Option<PowerRequest> {
+        if let Some((uart, offset)) = self.uart(port) {
+            uart.write(offset, data);
+            return None;
+        }
+        self.power.write(port, data)
+    }
+
+    /// The guest reads a port; nobody there reads as ones, like on a PC.
+    pub(crate) fn read_port(&self, port: u16, data: &mut [u8]) {
+        if let Some((uart, offset)) = self.uart(port) {
+            for byte in data {
+                *byte = uart.read(offset);
+            }
+            return;
+        }
+        let Some(value) = self.power.read(port) else {
+            data.fill(0xff);
+            return;
+        };
+        data.fill(0);
+        for (slot, byte) in data.iter_mut().zip(value.to_le_bytes()) {
+            *slot = byte;
+        }
+    }
+
+    /// The guest writes memory that is none.
+    pub(crate) fn write_memory(&self, _gpa: u64, _data: &[u8]) {}
+
+    /// The guest reads memory that is none.
+    pub(crate) fn read_memory(&self, _gpa: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::ConsoleLog;
+    use crate::engine::kvm::layout::PM1_CONTROL_PORT;
+    use vmm_sys_util::eventfd::EventFd;
+
+    #[test]
+    fn ports_reach_their_devices() {
+        let logs = [ConsoleLog::default(), ConsoleLog::default()];
+        let uart = |log: &ConsoleLog| Uart::new(log.clone(), EventFd::new(0).unwrap());
+        let bus = Bus {
+            com1: uart(&logs[0]),
+            com2: uart(&logs[1]),
+            power: Power::default(),
+        };
+        assert_eq!(bus.write_port(COM1_PORT, b"one"), None);
+        assert_eq!(bus.write_port(COM2_PORT, b"two"), None);
+        assert_eq!(logs[0].snapshot(), b"one");
+        assert_eq!(logs[1].snapshot(), b"two");
+        let mut data = [0; 4];
+        bus.read_port(0x80, &mut data);
+        assert_eq!(data, [0xff; 4]);
+        bus.read_port(PM1_CONTROL_PORT, &mut data);
+        assert_eq!(data, [1, 0, 0, 0]);
+        assert_eq!(
+            bus.write_port(PM1_CONTROL_PORT, &[0, 0x34]),
+            Some(PowerRequest::Off)
+        );
+    }
+}

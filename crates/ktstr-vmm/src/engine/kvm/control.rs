@@ -1,0 +1,239 @@
+//! What the threads of a VM share, and how it comes to its end.
+//!
+//! ```text
+//!   vCPU, deadline or user: end(reason) -> first reason is kept, keeper wakes
+//!   keeper: gate.stop, kick until every vCPU thread is gone -> ended, exit event
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::bus::Bus;
+use super::debug::Watches;
+use super::gate::Gate;
+use super::kick::Kicker;
+use crate::console::ConsoleLog;
+use crate::vm::ExitReason;
+
+/// A kick is repeated after this time; one is enough unless the host loses signals.
+const KICK_AGAIN: Duration = Duration::from_millis(20);
+/// A vCPU that does not leave the guest in this time is stuck in the host's kernel.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Why a VM ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    PowerOff,
+    Reset,
+    TripleFault,
+    Panic,
+    Killed,
+    Deadline,
+    /// The engine or the host failed; the text says how.
+    Broken(String),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    end: Option<End>,
+    /// The reason as reported, and when the last vCPU had left.
+    ended: Option<(ExitReason, Instant)>,
+    /// Time that the guest stood still, which its deadline does not count.
+    frozen: Duration,
+}
+
+/// Shared by vCPU threads, keeper and user.
+#[derive(Debug)]
+pub(super) struct Control {
+    pub(super) gate: Gate,
+    pub(super) kicker: Kicker,
+    pub(super) watches: Watches,
+    pub(super) bus: Bus,
+    pub(super) com1: ConsoleLog,
+    pub(super) exit_event: OwnedFd,
+    deadline: Instant,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Control {
+    pub(super) fn new(
+        vcpus: usize,
+        bus: Bus,
+        com1: ConsoleLog,
+        exit_event: OwnedFd,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            gate: Gate::new(vcpus),
+            kicker: Kicker::new(vcpus),
+            watches: Watches::default(),
+            bus,
+            com1,
+            exit_event,
+            deadline,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the VM; the first reason given is the one reported.
+    pub(super) fn end(&self, end: End) {
+        self.lock().end.get_or_insert(end);
+        self.changed.notify_all();
+    }
+
+    /// Moves the deadline, by the time of a freeze.
+    pub(super) fn add_frozen(&self, time: Duration) {
+        self.lock().frozen += time;
+        self.changed.notify_all();
+    }
+
+    /// All frozen time so far.
+    pub(super) fn frozen(&self) -> Duration {
+        self.lock().frozen
+    }
+
+    /// How it ended, once it has.
+    pub(super) fn ended(&self) -> Option<(ExitReason, Instant)> {
+        self.lock().ended.clone()
+    }
+
+    /// Waits until `until` at most; tells whether the VM has ended.
+    pub(super) fn wait_ended(&self, until: Instant) -> bool {
+        let mut state = self.lock();
+        while state.ended.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        true
+    }
+
+    /// The keeper thread's life.
+    pub(super) fn keep(&self) {
+        let end = self.wait_for_end();
+        self.gate.stop();
+        let until = Instant::now() + LEAVE_DEADLINE;
+        let stuck = self.until_kicked(until, |gate, until| gate.wait_gone(until));
+        let at = Instant::now();
+        let reason = if stuck.is_empty() {
+            classify(end, &self.com1)
+        } else {
+            ExitReason::EngineDied {
+                status: format!(
+                    "vCPUs {stuck:?} did not leave the guest within {LEAVE_DEADLINE:?}"
+                ),
+                stderr: String::new(),
+            }
+        };
+        self.watches.end();
+        self.lock().ended = Some((reason, at));
+        self.changed.notify_all();
+        // The counter cannot overflow: this is its only writer.
+        let _ = rustix::io::write(&self.exit_event, &1u64.to_ne_bytes());
+    }
+
+    fn wait_for_end(&self) -> End {
+        let mut state = self.lock();
+        loop {
+            if let Some(end) = &state.end {
+                return end.clone();
+            }
+            let deadline = self.deadline + state.frozen;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.end = Some(End::Deadline);
+                continue;
+            }
+            state = self
+                .changed
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Kicks until `missing` is empty or `until` has come; gives what is missing then.
+    pub(super) fn until_kicked(
+        &self,
+        until: Instant,
+        missing: impl Fn(&Gate, Instant) -> Vec<u32>,
+    ) -> Vec<u32> {
+        loop {
+            self.kicker.kick_all();
+            let missing = missing(&self.gate, until.min(Instant::now() + KICK_AGAIN));
+            if missing.is_empty() || Instant::now() >= until {
+                return missing;
+            }
+        }
+    }
+}
+
+/// The reason as the user sees it; the guest's console tells what a reset means.
+fn classify(end: End, com1: &ConsoleLog) -> ExitReason {
+    let by_console = |otherwise| {
+        let console = com1.snapshot();
+        let console = String::from_utf8_lossy(&console);
+        if console.contains("Kernel panic - not syncing") {
+            ExitReason::Panic
+        } else if console.contains("reboot: ") {
+            ExitReason::Reboot
+        } else {
+            otherwise
+        }
+    };
+    match end {
+        End::PowerOff => ExitReason::PowerOff,
+        End::Reset => by_console(ExitReason::Reboot),
+        End::TripleFault => by_console(ExitReason::TripleFault),
+        End::Panic => ExitReason::Panic,
+        End::Killed => ExitReason::Killed,
+        End::Deadline => ExitReason::Deadline,
+        End::Broken(status) => ExitReason::EngineDied {
+            status,
+            stderr: String::new(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(end: End, console: &[u8], expected: &ExitReason) {
+        let log = ConsoleLog::default();
+        log.push(console);
+        assert_eq!(classify(end, &log), *expected);
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        check(End::PowerOff, b"", &ExitReason::PowerOff);
+        check(End::Reset, b"", &ExitReason::Reboot);
+        check(
+            End::Reset,
+            b"Kernel panic - not syncing: x\nreboot: ",
+            &ExitReason::Panic,
+        );
+        check(End::TripleFault, b"early", &ExitReason::TripleFault);
+        check(
+            End::TripleFault,
+            b"[1.0] reboot: Restarting system",
+            &ExitReason::Reboot,
+        );
+        check(End::Deadline, b"reboot: ", &ExitReason::Deadline);
+    }
+}

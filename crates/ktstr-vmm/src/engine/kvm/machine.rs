@@ -1,0 +1,243 @@
+//! KVM's objects: the VM with its memory and interrupt chips, the vCPUs in their first state.
+
+use std::io;
+
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_msr_entry,
+    kvm_pit_config, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::boot::{Entry, initial_registers};
+use super::layout::{COM1_IRQ, COM2_IRQ, KVM_IDENTITY_MAP, KVM_TSS};
+use crate::cpuid::{ApicLayout, Hints, for_vcpu};
+use crate::error::{Error, Result};
+use crate::memory::GuestMemory;
+use crate::topology::Topology;
+
+/// What the engine cannot do without.
+const REQUIRED: [(Cap, &str); 12] = [
+    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::Pit2, "KVM_CAP_PIT2"),
+    (Cap::AdjustClock, "KVM_CAP_ADJUST_CLOCK"),
+    (Cap::MpState, "KVM_CAP_MP_STATE"),
+    (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::SetGuestDebug, "KVM_CAP_SET_GUEST_DEBUG"),
+];
+/// KVM_CREATE_VM is interrupted by signals while it waits for other VMs' notifiers.
+const CREATE_TRIES: u32 = 8;
+
+/// Intel SDM 4: memory types; enabled, write-back unless said otherwise.
+const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
+/// Fast strings.
+const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
+
+/// Turns what an ioctl said into our error.
+pub(super) fn failed(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+    move |error| Error::System {
+        what,
+        source: io::Error::from_raw_os_error(error.errno()),
+    }
+}
+
+/// A VM that KVM knows, without devices.
+#[derive(Debug)]
+pub(super) struct Machine {
+    kvm: Kvm,
+    pub(super) vm: VmFd,
+}
+
+impl Machine {
+    /// Opens /dev/kvm and makes a VM with `memory` and the interrupt chips of a PC.
+    pub(super) fn new(memory: &GuestMemory) -> Result<Self> {
+        let kvm = Kvm::new().map_err(failed("open /dev/kvm"))?;
+        let missing: Vec<&str> = REQUIRED
+            .into_iter()
+            .filter(|(cap, _)| !kvm.check_extension(*cap))
+            .map(|(_, name)| name)
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::Refused {
+                what: String::from("serve a VM"),
+                reason: format!("/dev/kvm lacks {}; use the tcg engine", missing.join(", ")),
+            });
+        }
+        let vm = create_vm(&kvm)?;
+        let machine = Self { kvm, vm };
+        machine.add_memory(memory)?;
+        let vm = &machine.vm;
+        vm.set_identity_map_address(KVM_IDENTITY_MAP)
+            .map_err(failed("place KVM's identity map"))?;
+        vm.set_tss_address(KVM_TSS)
+            .map_err(failed("place KVM's task state"))?;
+        vm.create_irq_chip()
+            .map_err(failed("create the interrupt chips"))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        vm.create_pit2(pit).map_err(failed("create the timer"))?;
+        Ok(machine)
+    }
+
+    fn add_memory(&self, memory: &GuestMemory) -> Result<()> {
+        for (slot, region) in (0u32..).zip(memory.inner().iter()) {
+            let host = memory
+                .inner()
+                .get_host_address(region.start_addr())
+                .map_err(|_| Error::NoMemory {
+                    gpa: region.start_addr().raw_value(),
+                    len: 1,
+                })?;
+            let slot = kvm_userspace_memory_region {
+                slot,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: host as u64,
+                flags: 0,
+            };
+            // SAFETY: the range is a mapping of that length; `KvmVm` keeps it until the last vCPU thread has ended.
+            unsafe { self.vm.set_user_memory_region(slot) }
+                .map_err(failed("give the VM its memory"))?;
+        }
+        Ok(())
+    }
+
+    /// An eventfd that raises `gsi`, an edge at a time.
+    pub(super) fn interrupt(&self, gsi: u32) -> Result<EventFd> {
+        let line = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+            .map_err(Error::system("create an eventfd"))?;
+        self.vm
+            .register_irqfd(&line, gsi)
+            .map_err(failed("connect an interrupt"))?;
+        Ok(line)
+    }
+
+    /// Interrupts of COM1 and COM2.
+    pub(super) fn serial_lines(&self) -> Result<[EventFd; 2]> {
+        Ok([self.interrupt(COM1_IRQ)?, self.interrupt(COM2_IRQ)?])
+    }
+
+    /// All vCPUs; the first one starts at `entry`, the others wait to be started by it.
+    pub(super) fn vcpus(
+        &self,
+        topology: &Topology,
+        entry: Entry,
+        realtime: bool,
+    ) -> Result<Vec<VcpuFd>> {
+        let layout = ApicLayout::new(topology);
+        let total = topology.total_cpus();
+        self.check_limits(topology)?;
+        let supported = self
+            .kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(failed("ask for the supported CPUID"))?;
+        let hints = Hints {
+            realtime,
+            tsc_deadline: self.kvm.check_extension(Cap::TscDeadlineTimer),
+        };
+        let mut vcpus = Vec::new();
+        for vcpu in 0..total {
+            // KVM takes the id as the APIC id.
+            let fd = self
+                .vm
+                .create_vcpu(u64::from(layout.id(vcpu)))
+                .map_err(failed("create a vCPU"))?;
+            let entries = for_vcpu(supported.as_slice(), layout, vcpu, hints);
+            set_cpuid(&fd, &entries)?;
+            set_msrs(&fd)?;
+            if vcpu == 0 {
+                let sregs = fd.get_sregs().map_err(failed("read the first registers"))?;
+                let (regs, sregs) = initial_registers(entry, sregs);
+                fd.set_sregs(&sregs)
+                    .map_err(failed("set the first system registers"))?;
+                fd.set_regs(&regs)
+                    .map_err(failed("set the first registers"))?;
+            }
+            set_local_interrupts(&fd)?;
+            vcpus.push(fd);
+        }
+        Ok(vcpus)
+    }
+
+    fn check_limits(&self, topology: &Topology) -> Result<()> {
+        let (most, highest) = (self.kvm.get_max_vcpus(), self.kvm.get_max_vcpu_id());
+        let count = usize::try_from(topology.total_cpus()).unwrap_or(usize::MAX);
+        let id = usize::try_from(topology.max_apic_id()).unwrap_or(usize::MAX);
+        if count > most || id >= highest {
+            return Err(Error::Refused {
+                what: format!("show topology {topology}"),
+                reason: format!(
+                    "it needs {count} vCPUs with APIC ids up to {id}; this host's KVM has {most} with ids below {highest}"
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn create_vm(kvm: &Kvm) -> Result<VmFd> {
+    let mut tries = 1;
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR && tries < CREATE_TRIES => tries += 1,
+            other => return other.map_err(failed("create a VM")),
+        }
+    }
+}
+
+fn set_cpuid(vcpu: &VcpuFd, entries: &[kvm_cpuid_entry2]) -> Result<()> {
+    let cpuid = CpuId::from_entries(entries).map_err(|_| Error::Refused {
+        what: String::from("describe the CPU"),
+        reason: format!(
+            "{} CPUID leaves, at most {KVM_MAX_CPUID_ENTRIES} can be passed",
+            entries.len()
+        ),
+    })?;
+    vcpu.set_cpuid2(&cpuid).map_err(failed("set CPUID"))
+}
+
+/// Those that firmware sets. KVM may refuse the later ones; guests boot without.
+fn set_msrs(vcpu: &VcpuFd) -> Result<()> {
+    for (index, data) in [MTRR_DEF_TYPE, MISC_ENABLE] {
+        let entry = kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        };
+        let msrs = Msrs::from_entries(&[entry]).map_err(|_| Error::Refused {
+            what: String::from("set an MSR"),
+            reason: String::from("the list of one was too long"),
+        })?;
+        let set = vcpu.set_msrs(&msrs).map_err(failed("set an MSR"))?;
+        if set != 1 {
+            tracing::debug!(index, "KVM refused an MSR");
+        }
+    }
+    Ok(())
+}
+
+/// LINT0 takes the 8259's interrupts, LINT1 is NMI, as a PC's firmware leaves them (Intel SDM 3A §11.5.1).
+fn set_local_interrupts(vcpu: &VcpuFd) -> Result<()> {
+    const LVT_LINT0: usize = 0x350;
+    const LVT_LINT1: usize = 0x360;
+    const EXT_INT: u8 = 7;
+    const NMI: u8 = 4;
+    let mut lapic = vcpu.get_lapic().map_err(failed("read a local APIC"))?;
+    for (register, mode) in [(LVT_LINT0, EXT_INT), (LVT_LINT1, NMI)] {
+        // Byte 1 of the register: delivery mode in its low three bits; unmasked by byte 2.
+        let word = [0, mode, 0, 0];
+        for (slot, byte) in lapic.regs.iter_mut().skip(register).zip(word) {
+            *slot = std::ffi::c_char::from_ne_bytes([byte]);
+        }
+    }
+    vcpu.set_lapic(&lapic).map_err(failed("set a local APIC"))
+}

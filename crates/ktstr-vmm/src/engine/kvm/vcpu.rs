@@ -1,0 +1,226 @@
+//! The thread of one vCPU: gate, guest, exit, again.
+
+use std::sync::Arc;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::control::{Control, End};
+use super::gate::Pass;
+use super::kick::Kickable;
+use crate::devices::power::PowerRequest;
+use crate::vm::VcpuRegs;
+
+const RFLAGS_RF: u64 = 1 << 16;
+
+/// What one run in the guest asks of its thread.
+#[derive(Debug)]
+enum Next {
+    Run,
+    /// The exit is a port or memory access that KVM completes at the next entry.
+    Complete,
+    /// A debug register matched.
+    Debug {
+        dr6: u64,
+        pc: u64,
+    },
+    End(End),
+}
+
+/// Runs `vcpu` until the VM ends. Whatever happens, the gate learns that the thread is gone.
+pub(super) fn run(control: &Arc<Control>, index: u32, mut vcpu: VcpuFd) {
+    let place = usize::try_from(index).unwrap_or(usize::MAX);
+    let _goodbye = Goodbye { control, place };
+    let exit = &raw mut vcpu.get_kvm_run().immediate_exit;
+    // SAFETY: the byte lies in the mapping of `vcpu`, which outlives the guard; this thread is the only one that runs it.
+    let entered = unsafe { control.kicker.enter(place, exit) };
+    let kickable = match entered {
+        Ok(kickable) => kickable,
+        Err(error) => {
+            control.end(End::Broken(format!(
+                "vCPU {index} cannot be kicked: {error}"
+            )));
+            return;
+        }
+    };
+    let mut thread = Thread {
+        control,
+        index,
+        place,
+        armed: 0,
+        kickable,
+    };
+    if let Err(end) = thread.follow(&mut vcpu) {
+        control.end(end);
+    }
+}
+
+struct Goodbye<'c> {
+    control: &'c Control,
+    place: usize,
+}
+
+impl Drop for Goodbye<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.control
+                .end(End::Broken(String::from("a vCPU thread panicked")));
+        }
+        self.control.gate.leave(self.place);
+    }
+}
+
+struct Thread<'c> {
+    control: &'c Control,
+    index: u32,
+    place: usize,
+    /// The watches' epoch that is in the debug registers.
+    armed: u32,
+    kickable: Kickable<'c>,
+}
+
+impl Thread<'_> {
+    /// `Ok` when it was told to leave.
+    fn follow(&mut self, vcpu: &mut VcpuFd) -> Result<(), End> {
+        let mut complete = false;
+        loop {
+            // In this order: a kick after the clearing is kept, one before it has closed the gate.
+            self.kickable.set_immediate_exit(false);
+            if std::mem::take(&mut complete) && self.control.gate.is_closed() {
+                self.complete(vcpu);
+            }
+            let index = self.index;
+            match self
+                .control
+                .gate
+                .pass(self.place, || registers(index, vcpu))
+            {
+                Pass::Leave => return Ok(()),
+                Pass::Resumed => {
+                    // Tells the guest's watchdogs that it was stopped; guests without kvm-clock refuse.
+                    let _ = vcpu.kvmclock_ctrl();
+                }
+                Pass::Run => {}
+            }
+            self.arm(vcpu);
+            match self.enter(vcpu) {
+                Next::Run => {}
+                Next::Complete => complete = true,
+                Next::Debug { dr6, pc } => {
+                    if self.control.watches.hit(self.index, dr6, pc) {
+                        step_over(vcpu);
+                    }
+                }
+                Next::End(end) => return Err(end),
+            }
+        }
+    }
+
+    /// Lets KVM finish the instruction that exited, so that registers are those after it (api.rst, KVM_RUN: pending I/O).
+    fn complete(&self, vcpu: &mut VcpuFd) {
+        self.kickable.set_immediate_exit(true);
+        // It returns EINTR by design; a real error shows at the next entry.
+        let _ = vcpu.run();
+        self.kickable.set_immediate_exit(false);
+    }
+
+    fn arm(&mut self, vcpu: &VcpuFd) {
+        let Some(debug) = self.control.watches.to_arm(&mut self.armed) else {
+            return;
+        };
+        if let Err(error) = vcpu.set_guest_debug(&debug) {
+            tracing::warn!(vcpu = self.index, %error, "debug registers cannot be armed");
+        }
+    }
+
+    /// One stay in the guest and what its exit needs.
+    fn enter(&self, vcpu: &mut VcpuFd) -> Next {
+        let bus = &self.control.bus;
+        let reason = match vcpu.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                return match bus.write_port(port, data) {
+                    None => Next::Complete,
+                    Some(PowerRequest::Off) => Next::End(End::PowerOff),
+                    Some(PowerRequest::Reset) => Next::End(End::Reset),
+                };
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                bus.read_port(port, data);
+                return Next::Complete;
+            }
+            Ok(VcpuExit::MmioWrite(gpa, data)) => {
+                bus.write_memory(gpa, data);
+                return Next::Complete;
+            }
+            Ok(VcpuExit::MmioRead(gpa, data)) => {
+                bus.read_memory(gpa, data);
+                return Next::Complete;
+            }
+            Ok(VcpuExit::Debug(debug)) => {
+                return Next::Debug {
+                    dr6: debug.dr6,
+                    pc: debug.pc,
+                };
+            }
+            Ok(VcpuExit::Shutdown) => return Next::End(End::TripleFault),
+            Ok(VcpuExit::SystemEvent(kind, _)) => return Next::End(system_event(kind)),
+            Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => {
+                return Next::Run;
+            }
+            Ok(other) => format!("{other:?}"),
+            // EAGAIN: a vCPU was started by INIT and SIPI.
+            Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Run,
+            Err(error) => format!("KVM_RUN failed: {error}"),
+        };
+        let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
+        Next::End(End::Broken(format!(
+            "vCPU {} stopped at {rip:#x}: {reason}",
+            self.index
+        )))
+    }
+}
+
+fn system_event(kind: u32) -> End {
+    match kind {
+        kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => End::PowerOff,
+        kvm_bindings::KVM_SYSTEM_EVENT_RESET => End::Reset,
+        kvm_bindings::KVM_SYSTEM_EVENT_CRASH => End::Panic,
+        other => End::Broken(format!("unknown system event {other}")),
+    }
+}
+
+/// An execution breakpoint is hit before its instruction: the resume flag lets that run (Intel SDM 3B §17.3.1.1).
+fn step_over(vcpu: &VcpuFd) {
+    let stepped = vcpu.get_regs().and_then(|mut regs| {
+        regs.rflags |= RFLAGS_RF;
+        vcpu.set_regs(&regs)
+    });
+    if let Err(error) = stepped {
+        tracing::warn!(%error, "a breakpoint cannot be stepped over");
+    }
+}
+
+/// Zeros stand for what KVM refuses to tell.
+fn registers(index: u32, vcpu: &VcpuFd) -> VcpuRegs {
+    let regs = vcpu.get_regs().unwrap_or_default();
+    let sregs = vcpu.get_sregs().unwrap_or_default();
+    VcpuRegs {
+        vcpu: index,
+        rip: regs.rip,
+        rsp: regs.rsp,
+        rbp: regs.rbp,
+        rflags: regs.rflags,
+        cr0: sregs.cr0,
+        cr2: sregs.cr2,
+        cr3: sregs.cr3,
+        cr4: sregs.cr4,
+        rax: regs.rax,
+        rbx: regs.rbx,
+        rcx: regs.rcx,
+        rdx: regs.rdx,
+        rsi: regs.rsi,
+        rdi: regs.rdi,
+        r8_15: [
+            regs.r8, regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+        ],
+    }
+}

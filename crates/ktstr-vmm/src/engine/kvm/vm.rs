@@ -1,0 +1,331 @@
+//! A guest under KVM, as the public `Vm` drives it.
+
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use kvm_bindings::kvm_clock_data;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use super::boot::{self, Plan};
+use super::bus::Bus;
+use super::control::{Control, End};
+use super::kick::KickSignal;
+use super::machine::Machine;
+use super::{layout, vcpu};
+use crate::acpi;
+use crate::console::ConsoleLog;
+use crate::devices::power::Power;
+use crate::devices::serial::Uart;
+use crate::error::{Error, Result};
+use crate::memory::{Backing, GuestMemory, map};
+use crate::port::PortStream;
+use crate::probe::Engine;
+use crate::vm::{Config, Initrd, VcpuRegs, VmExit};
+use crate::watch::{Watch, WatchHit, WatchId};
+
+/// How long the threads may take to end after the VM's deadline.
+const END_GRACE: Duration = Duration::from_secs(30);
+
+/// A VM whose vCPUs run.
+///
+/// Ends in this order: vCPU threads with their vCPUs, keeper, KVM's VM, guest memory.
+#[derive(Debug)]
+pub(crate) struct KvmVm {
+    threads: Vec<JoinHandle<()>>,
+    control: Arc<Control>,
+    machine: Machine,
+    /// KVM's clock and the time, as of the first of nested freezes.
+    frozen: Mutex<Vec<(Option<kvm_clock_data>, Instant)>>,
+    memory: GuestMemory,
+    consoles: [ConsoleLog; 2],
+    ports: Vec<(String, Option<PortStream>)>,
+    started: Instant,
+    deadline: Instant,
+    _signal: KickSignal,
+}
+
+impl KvmVm {
+    pub(crate) fn start(config: &Config) -> Result<Self> {
+        let started = Instant::now();
+        let deadline = started + config.deadline;
+        let total = u64::from(config.memory_mib) << 20;
+        let ranges = layout::ranges(total);
+        let memory = map(&[Backing::new(total)?], &ranges)?;
+        let node_bytes: Vec<u64> = config
+            .node_mib
+            .iter()
+            .map(|mib| u64::from(*mib) << 20)
+            .collect();
+        let node_memory = layout::deal(&ranges, &node_bytes);
+        let entry = load(config, &memory, &node_memory)?;
+        let machine = Machine::new(&memory)?;
+        let [line1, line2] = machine.serial_lines()?;
+        let consoles = [ConsoleLog::default(), ConsoleLog::default()];
+        let bus = Bus {
+            com1: Uart::new(consoles[0].clone(), line1),
+            com2: Uart::new(consoles[1].clone(), line2),
+            power: Power::default(),
+        };
+        let vcpus = machine.vcpus(&config.topology, entry, false)?;
+        let exit_event = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| Error::System {
+            what: "create an eventfd",
+            source: errno.into(),
+        })?;
+        let signal = KickSignal::install().map_err(Error::system("take the kick signal"))?;
+        let log = consoles[0].clone();
+        let control = Arc::new(Control::new(vcpus.len(), bus, log, exit_event, deadline));
+        let mut vm = Self {
+            threads: Vec::new(),
+            control,
+            machine,
+            frozen: Mutex::default(),
+            memory,
+            consoles,
+            ports: Vec::new(),
+            started,
+            deadline,
+            _signal: signal,
+        };
+        for (index, vcpu) in (0u32..).zip(vcpus) {
+            let control = Arc::clone(&vm.control);
+            let body = move || vcpu::run(&control, index, vcpu);
+            match named(format!("ktstr-vcpu{index}"), body) {
+                Ok(thread) => vm.threads.push(thread),
+                Err(error) => return Err(vm.abandon(index, error)),
+            }
+        }
+        let control = Arc::clone(&vm.control);
+        let keeper = named(String::from("ktstr-keeper"), move || control.keep())?;
+        vm.threads.push(keeper);
+        Ok(vm)
+    }
+
+    /// A thread could not be started: those from `first` on never will be.
+    fn abandon(&self, first: u32, error: Error) -> Error {
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        self.control.gate.stop();
+        self.control.kicker.kick_all();
+        for vcpu in first..self.control.gate.len() {
+            self.control.gate.leave(vcpu);
+        }
+        error
+    }
+
+    pub(crate) fn take_port(&mut self, name: &str) -> Option<PortStream> {
+        self.ports
+            .iter_mut()
+            .find(|(port, _)| port == name)?
+            .1
+            .take()
+    }
+
+    pub(crate) fn com1(&self) -> ConsoleLog {
+        self.consoles[0].clone()
+    }
+
+    pub(crate) fn com2(&self) -> ConsoleLog {
+        self.consoles[1].clone()
+    }
+
+    pub(crate) fn memory(&self) -> GuestMemory {
+        self.memory.clone()
+    }
+
+    /// The engine is part of this process.
+    #[expect(clippy::unused_self, reason = "both engines have this method")]
+    pub(crate) fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
+        self.control.exit_event.as_fd()
+    }
+
+    fn gone(&self, what: &str) -> Result<()> {
+        if self.control.gate.is_stopped() {
+            return Err(Error::Gone {
+                what: what.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Parks every vCPU; an error names those that did not park, and lets the others go on.
+    pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
+        self.gone("freeze")?;
+        let began = Instant::now();
+        self.control.gate.close();
+        let missing = self
+            .control
+            .until_kicked(began + deadline, |gate, until| gate.wait_parked(until));
+        if !missing.is_empty() {
+            self.control.gate.open();
+            let list: Vec<String> = missing.iter().map(u32::to_string).collect();
+            return Err(Error::Timeout {
+                what: format!("park vCPU {}", list.join(", ")),
+                waited: deadline,
+            });
+        }
+        if let Err(error) = self.gone("freeze") {
+            self.control.gate.open();
+            return Err(error);
+        }
+        let clock = self.machine.vm.get_clock().ok();
+        self.frozen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((clock, began));
+        Ok(())
+    }
+
+    /// Takes one [`stop`](Self::stop) back; the guest's kvm-clock goes on where it stood.
+    pub(crate) fn cont(&self, _deadline: Duration) -> Result<()> {
+        let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((clock, began)) = frozen.pop() else {
+            return Ok(());
+        };
+        if frozen.is_empty() {
+            if let Some(clock) = clock {
+                let clock = kvm_clock_data {
+                    clock: clock.clock,
+                    ..Default::default()
+                };
+                if let Err(error) = self.machine.vm.set_clock(&clock) {
+                    tracing::debug!(%error, "the guest's clock cannot be set");
+                }
+            }
+            self.control.add_frozen(began.elapsed());
+        }
+        drop(frozen);
+        self.control.gate.open();
+        self.gone("resume")
+    }
+
+    pub(crate) fn registers(&self, _deadline: Duration) -> Result<Vec<VcpuRegs>> {
+        self.gone("show registers")?;
+        Ok(self.control.gate.registers())
+    }
+
+    pub(crate) fn watch(&self, watch: Watch) -> Result<WatchId> {
+        self.gone("watch")?;
+        let id = self.control.watches.add(watch)?;
+        self.control.kicker.kick_all();
+        Ok(id)
+    }
+
+    pub(crate) fn unwatch(&self, id: WatchId) -> Result<()> {
+        self.gone("end a watch")?;
+        self.control.watches.remove(id)?;
+        self.control.kicker.kick_all();
+        Ok(())
+    }
+
+    pub(crate) fn next_watch_hit(&self, deadline: Duration) -> Option<WatchHit> {
+        self.control.watches.next(deadline)
+    }
+
+    pub(crate) fn kill(&self) {
+        self.control.end(End::Killed);
+    }
+
+    pub(crate) fn wait_until(&self, until: Instant) -> bool {
+        self.control.wait_ended(until)
+    }
+
+    pub(crate) fn wait(&mut self) -> Result<VmExit> {
+        loop {
+            let until = self.deadline + self.control.frozen() + END_GRACE;
+            if self.wait_until(until) {
+                break;
+            }
+            // A freeze meanwhile has moved the deadline.
+            if self.deadline + self.control.frozen() + END_GRACE <= until {
+                return Err(Error::Timeout {
+                    what: String::from("end"),
+                    waited: until - self.started,
+                });
+            }
+        }
+        self.join();
+        let Some((reason, at)) = self.control.ended() else {
+            return Err(Error::Gone {
+                what: String::from("tell how it ended"),
+            });
+        };
+        Ok(VmExit {
+            reason,
+            duration: at - self.started,
+            cleanup_duration: at.elapsed(),
+            com1: self.consoles[0].snapshot(),
+            com2: self.consoles[1].snapshot(),
+            engine: Engine::Kvm,
+            engine_why: String::new(),
+        })
+    }
+
+    fn join(&mut self) {
+        for thread in self.threads.drain(..) {
+            // A panic there was printed there, and ended the VM.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for KvmVm {
+    fn drop(&mut self) {
+        self.kill();
+        self.join();
+    }
+}
+
+fn named(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name(name)
+        .spawn(body)
+        .map_err(Error::system("start a thread"))
+}
+
+/// Puts kernel, initrd and tables into memory.
+fn load(
+    config: &Config,
+    memory: &GuestMemory,
+    node_memory: &[Vec<crate::memory::MemoryRange>],
+) -> Result<boot::Entry> {
+    let mut kernel = File::open(&config.kernel).map_err(Error::system("open the kernel"))?;
+    let mut initrd = config.initrd.as_ref().map(initrd_file).transpose()?;
+    let plan = Plan {
+        kernel: &mut kernel,
+        initrd: initrd.as_mut(),
+        cmdline: &config.cmdline,
+        machine: acpi::Machine {
+            topology: &config.topology,
+            node_memory,
+            virtio: &[],
+        },
+    };
+    boot::prepare(memory, plan).map_err(Error::from)
+}
+
+fn initrd_file(initrd: &Initrd) -> Result<File> {
+    match initrd {
+        Initrd::File(path) => File::open(path).map_err(Error::system("open the initrd")),
+        Initrd::Bytes(bytes) => {
+            let fd = memfd_create("ktstr-initrd", MemfdFlags::CLOEXEC).map_err(|errno| {
+                Error::System {
+                    what: "create a memory file",
+                    source: errno.into(),
+                }
+            })?;
+            let mut file = File::from(fd);
+            file.write_all(bytes)
+                .and_then(|()| file.rewind())
+                .map_err(Error::system("write the initrd"))?;
+            Ok(file)
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! What the engine itself does: ends, freezes, registers, deadlines.
+
+use std::time::{Duration, Instant};
+
+use ktstr_vmm::{ExitReason, RunningVm, Watch, WatchKind};
+
+use crate::guest::{COUNTER, Guest, LOAD, has_kvm};
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[track_caller]
+fn check_end(guest: Guest, expected: &ExitReason) {
+    if !has_kvm() {
+        return;
+    }
+    let exit = guest.run();
+    assert_eq!(
+        exit.reason,
+        *expected,
+        "{}",
+        String::from_utf8_lossy(&exit.com1)
+    );
+    println!(
+        "{guest:?}: {:?}, cleanup {:?}",
+        exit.duration, exit.cleanup_duration
+    );
+}
+
+fn word(vm: &RunningVm, gpa: u64) -> u64 {
+    let mut bytes = [0; 8];
+    vm.memory().read(gpa, &mut bytes).unwrap();
+    u64::from_le_bytes(bytes)
+}
+
+/// Waits until the guest counts past `above`.
+#[track_caller]
+fn wait_for_count(vm: &RunningVm, above: u64) {
+    let until = Instant::now() + LONG;
+    while word(vm, COUNTER) <= above {
+        assert!(
+            Instant::now() < until,
+            "the guest does not count past {above}"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn consoles_are_kept_apart_and_pm1_powers_off() {
+    if !has_kvm() {
+        return;
+    }
+    let exit = Guest::Hello.run();
+    assert_eq!(exit.reason, ExitReason::PowerOff);
+    assert_eq!(exit.com1, b"hi");
+    assert_eq!(exit.com2, b"no");
+}
+
+#[test]
+fn resets_and_faults_are_told_apart() {
+    check_end(Guest::Reset, &ExitReason::Reboot);
+    check_end(Guest::Keyboard, &ExitReason::Reboot);
+    check_end(Guest::Fault, &ExitReason::TripleFault);
+}
+
+#[test]
+fn a_frozen_guest_stands_still_and_shows_its_registers() {
+    if !has_kvm() {
+        return;
+    }
+    let mut vm = Guest::Count.start("1n1l1c1t", LONG);
+    wait_for_count(&vm, 0);
+    for _ in 0..20 {
+        let guard = vm.freeze(LONG).unwrap();
+        let regs = guard.registers().unwrap();
+        let count = word(&vm, COUNTER);
+        assert_eq!(regs.len(), 1);
+        assert!(
+            (LOAD..LOAD + 64).contains(&regs[0].rip),
+            "{:#x}",
+            regs[0].rip
+        );
+        assert!(
+            regs[0].rax.abs_diff(count) <= 1,
+            "{} and {count}",
+            regs[0].rax
+        );
+        assert_eq!(regs[0].cr3, 0x9000);
+        assert_eq!(word(&vm, COUNTER), count);
+        guard.resume().unwrap();
+        wait_for_count(&vm, count);
+    }
+    vm.kill();
+    assert_eq!(vm.wait().unwrap().reason, ExitReason::Killed);
+    vm.freeze(LONG).unwrap_err();
+}
+
+#[test]
+fn waiting_and_halted_vcpus_park_as_well() {
+    if !has_kvm() {
+        return;
+    }
+    let mut vm = Guest::Halt.start("2n4l2c1t", LONG);
+    for _ in 0..20 {
+        let guard = vm.freeze(LONG).unwrap();
+        assert_eq!(guard.registers().unwrap().len(), 8);
+    }
+    vm.kill();
+    vm.wait().unwrap();
+}
+
+#[test]
+fn the_deadline_ends_a_guest_that_does_not() {
+    if !has_kvm() {
+        return;
+    }
+    let deadline = Duration::from_millis(200);
+    let exit = Guest::Halt.start("1n1l2c1t", deadline).wait().unwrap();
+    assert_eq!(exit.reason, ExitReason::Deadline);
+    assert!(exit.duration >= deadline);
+}
+
+#[test]
+fn a_dropped_vm_ends() {
+    if !has_kvm() {
+        return;
+    }
+    drop(Guest::Count.start("1n1l1c1t", LONG));
+}
+
+#[test]
+fn cpuid_shows_the_declared_topology() {
+    if !has_kvm() {
+        return;
+    }
+    let mut vm = Guest::Cpuid.start("1n2l3c2t", LONG);
+    assert_eq!(vm.wait().unwrap().reason, ExitReason::PowerOff);
+    let low = word(&vm, COUNTER);
+    assert_eq!(
+        low & 0xffff_ffff,
+        3,
+        "shift to the package: 4 padded cores of 2 threads"
+    );
+    assert_eq!(low >> 32, 6, "threads of a package");
+}
+
+#[test]
+fn a_watch_fires_once_per_write() {
+    if !has_kvm() {
+        return;
+    }
+    let mut vm = Guest::Count.start("1n1l1c1t", LONG);
+    wait_for_count(&vm, 0);
+    let watch = Watch {
+        gva: COUNTER,
+        len: 8,
+        kind: WatchKind::Write,
+    };
+    let guard = vm.freeze(LONG).unwrap();
+    let before = word(&vm, COUNTER);
+    let id = vm.watch(watch).unwrap();
+    guard.resume().unwrap();
+    for _ in 0..10 {
+        let Some(hit) = vm.next_watch_hit(Duration::from_secs(5)) else {
+            println!("skipped: this host's KVM does not stop at debug registers");
+            return;
+        };
+        assert_eq!((hit.id, hit.vcpu), (id, 0));
+        assert!((LOAD..LOAD + 64).contains(&hit.rip), "{:#x}", hit.rip);
+    }
+    let guard = vm.freeze(LONG).unwrap();
+    vm.unwatch(id).unwrap();
+    let mut hits = 10;
+    while vm.next_watch_hit(Duration::ZERO).is_some() {
+        hits += 1;
+    }
+    let writes = word(&vm, COUNTER) - before;
+    assert!(
+        hits == writes || hits == 4096 + 10,
+        "{hits} hits, {writes} writes"
+    );
+    guard.resume().unwrap();
+    vm.kill();
+    vm.wait().unwrap();
+}

@@ -1,0 +1,6 @@
+//! Whole VMs of the kvm engine, with guests of a dozen instructions.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+mod baremetal;
+mod guest;
+mod stock_kernel;
