@@ -47,7 +47,10 @@ pub mod prelude {
     pub use crate::model::result::VmResult;
     pub use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, Op, Step};
     pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
-    pub use crate::model::work::WorkType;
+    pub use crate::model::work::{
+        Affinity, AluWidth, CloneMode, CustomWork, MemPolicy, SchbenchSpec, SchedPolicy,
+        TaobenchSpec, WakeVia, WorkLoop, WorkPhase, WorkSpec, WorkType,
+    };
     pub use crate::{Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_test};
 }
 

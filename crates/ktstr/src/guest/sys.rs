@@ -180,11 +180,11 @@ pub(crate) struct PriorityGuard {
 }
 
 impl PriorityGuard {
-    /// Raises the caller if `wanted`; without the right to, it stays as it is.
+    /// Raises the caller if `wanted`, also above real-time workers; without the right to, it stays as it is.
     pub(crate) fn above_tested(wanted: bool) -> Self {
         let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
         Self {
-            raised: wanted && set_policy(policy, 1).is_ok(),
+            raised: wanted && set_policy(policy, 99).is_ok(),
         }
     }
 }

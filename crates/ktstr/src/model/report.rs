@@ -92,6 +92,72 @@ pub struct WakeLatencies {
     pub samples_ns: Vec<u64>,
 }
 
+/// Percentiles of one kind of latency that a benchmark measured over all of its requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencySummary {
+    /// What it is of, for example `wakeup`.
+    pub name: String,
+    /// Samples.
+    pub count: u64,
+    /// Shortest.
+    pub min_ns: u64,
+    /// Median.
+    pub p50_ns: u64,
+    /// 90th percentile.
+    pub p90_ns: u64,
+    /// 99th percentile.
+    pub p99_ns: u64,
+    /// 99.9th percentile.
+    pub p999_ns: u64,
+    /// Longest.
+    pub max_ns: u64,
+}
+
+impl LatencySummary {
+    /// The lines that schbench prints for such a distribution, microseconds.
+    pub fn schbench_lines(&self, runtime_s: u64) -> String {
+        let title = self.name[..1].to_uppercase() + &self.name[1..];
+        let us = |ns: u64| ns / 1_000;
+        format!(
+            "{title} Latencies percentiles (usec) runtime {runtime_s} (s) ({} total samples)\n\
+             \t  50.0th: {}\n\t  90.0th: {}\n\t* 99.0th: {}\n\t  99.9th: {}\n\tmin={}, max={}\n",
+            self.count,
+            us(self.p50_ns),
+            us(self.p90_ns),
+            us(self.p99_ns),
+            us(self.p999_ns),
+            us(self.min_ns),
+            us(self.max_ns),
+        )
+    }
+}
+
+/// Where a worker's pages lay when its window closed, and what the kernel moved meanwhile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PagePlacement {
+    /// Pages by node, from `/proc/PID/numa_maps`, in ascending order of nodes.
+    pub by_node: Vec<(u32, u64)>,
+    /// Nodes that the worker belongs on: those of its cpuset, else of the CPUs that it was seen on.
+    pub own_nodes: Vec<u32>,
+    /// Nodes without CPUs.
+    pub slow_nodes: Vec<u32>,
+    /// Pages that the kernel moved between nodes in the window, of all processes (`numa_pages_migrated`).
+    pub migrated: Option<u64>,
+}
+
+impl PagePlacement {
+    /// All pages.
+    pub fn total(&self) -> u64 {
+        self.by_node.iter().map(|(_, pages)| pages).sum()
+    }
+
+    /// Pages on these nodes.
+    pub fn on(&self, nodes: &[u32]) -> u64 {
+        let there = self.by_node.iter().filter(|(node, _)| nodes.contains(node));
+        there.map(|(_, pages)| pages).sum()
+    }
+}
+
 /// What one worker measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerReport {
@@ -122,6 +188,10 @@ pub struct WorkerReport {
     pub longest_stall_ns: u64,
     /// Wake-up latencies, for work types that sleep.
     pub wake: WakeLatencies,
+    /// Percentiles of what a benchmark measured; empty for other work types.
+    pub latencies: Vec<LatencySummary>,
+    /// Where its pages lay; `None`: not counted, because nobody asked.
+    pub pages: Option<PagePlacement>,
     /// Time runnable but not running, from `/proc/PID/schedstat`.
     pub run_delay_ns: Option<u64>,
     /// Whether the work type wants a CPU all the time, so that off-CPU time is the scheduler's doing.

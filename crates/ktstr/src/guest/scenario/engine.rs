@@ -47,6 +47,8 @@ pub(super) struct Engine<'a> {
     /// CPUs of those cgroups that have a cpuset of their own.
     pub(super) cpusets: BTreeMap<String, CpuSet>,
     pub(super) frozen: BTreeSet<String>,
+    /// Whether a check needs the workers' pages by node.
+    pub(super) counts_pages: bool,
     pub(super) result: AssertResult,
     reports: Vec<WorkerReport>,
     liveness: Liveness,
@@ -65,6 +67,7 @@ impl<'a> Engine<'a> {
             owners: BTreeMap::new(),
             cpusets: BTreeMap::new(),
             frozen: BTreeSet::new(),
+            counts_pages: false,
             result: AssertResult::pass(),
             reports: Vec::new(),
             liveness: Liveness::new(ctx.scheduler_pid(), ctx.has_scheduler()),
@@ -82,6 +85,7 @@ impl<'a> Engine<'a> {
         steps: &[Step],
         assert: &Assert,
     ) -> AssertResult {
+        self.counts_pages = assert.asks_of_pages() || self.ctx.topology().numa_nodes > 1;
         self.timeline = Timeline::begin();
         self.tell(ScenarioEvent::Start);
         self.begin_backdrop(backdrop);
@@ -258,6 +262,10 @@ impl<'a> Engine<'a> {
             .collect();
         self.stop_where(|live| live.scope == scope || mine.contains(&live.group.spec().cgroup));
         for name in mine {
+            // A side cgroup may be gone with its owner by now.
+            if !self.cgroups.contains(&name) {
+                continue;
+            }
             if let Err(error) = self.forget_cgroup(&name) {
                 let detail = ScenarioError::from(error).detail("tear-down");
                 self.result.note(detail.message);

@@ -1,5 +1,6 @@
 //! Cgroups and workers brought to life.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ScenarioError;
@@ -8,7 +9,7 @@ use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::{GroupSpec, WorkerGroup};
 use crate::model::cpuset::{CpuMap, CpuSet};
 use crate::model::scenario::CgroupDef;
-use crate::model::work::{Affinity, CloneMode, WorkSpec, WorkerCount};
+use crate::model::work::{Affinity, WorkSpec, WorkerCount};
 
 /// How long workers have to come to the barrier: forks of many workers on a slow guest take seconds.
 const READY_TIME: Duration = Duration::from_secs(20);
@@ -24,7 +25,7 @@ impl Engine<'_> {
         for def in defs {
             self.make_cgroup(def, scope)?;
             for work in def.resolved_works() {
-                groups.extend(self.spawn(Some(&def.name), &work)?);
+                groups.extend(self.spawn(Some(&def.name), &work, scope)?);
             }
         }
         self.open_barriers(groups, scope)
@@ -37,7 +38,7 @@ impl Engine<'_> {
         work: &WorkSpec,
         scope: Scope,
     ) -> Result<(), ScenarioError> {
-        let group = self.spawn(cgroup, work)?;
+        let group = self.spawn(cgroup, work, scope)?;
         self.open_barriers(group.into_iter().collect(), scope)
     }
 
@@ -76,6 +77,10 @@ impl Engine<'_> {
 
     /// Removes a cgroup, thawed before; its workers are gone already.
     pub(super) fn forget_cgroup(&mut self, name: &str) -> Result<(), CgroupError> {
+        for side in self.sides_of(name) {
+            self.thaw_if_frozen(&side)?;
+            self.cgroups.remove(&side)?;
+        }
         self.thaw_if_frozen(name)?;
         self.cgroups.remove(name)?;
         let cgroups = &self.cgroups;
@@ -96,15 +101,11 @@ impl Engine<'_> {
     }
 
     fn spawn(
-        &self,
+        &mut self,
         cgroup: Option<&str>,
         work: &WorkSpec,
+        scope: Scope,
     ) -> Result<Option<WorkerGroup>, ScenarioError> {
-        if work.clone_mode == CloneMode::Thread {
-            return Err(ScenarioError::NotSupported {
-                what: "CloneMode::Thread".to_owned(),
-            });
-        }
         let map = self.ctx.topology();
         let cpuset = cgroup.and_then(|name| self.cpuset_of(name)).cloned();
         let cpus = cpuset.clone().unwrap_or_else(|| map.all());
@@ -122,6 +123,13 @@ impl Engine<'_> {
         spec.affinity = affinity_sets(work.affinity.as_ref(), &cpus, &map);
         spec.cgroup = cgroup.unwrap_or_default().to_owned();
         spec.cpuset = cpuset;
+        spec.mem_policy = work.mem_policy.clone().unwrap_or_default();
+        spec.clone_mode = work.clone_mode;
+        spec.count_pages = self.counts_pages;
+        spec.disk = self.ctx.transport().and_then(|_| guest_disk());
+        if work.work_type.moves_between_cgroups() {
+            spec.side_cgroups = self.side_cgroups(cgroup.unwrap_or(ROOT_SIDE), scope)?;
+        }
         if let Some(comm) = &work.comm {
             spec.comm.clone_from(comm);
         }
@@ -132,6 +140,27 @@ impl Engine<'_> {
             }
         }
         Ok(Some(group))
+    }
+
+    /// Two cgroups beside `cgroup` with the same CPUs, for workers that move by themselves. They end with it.
+    fn side_cgroups(&mut self, cgroup: &str, scope: Scope) -> Result<Vec<PathBuf>, ScenarioError> {
+        let cpus = self.cpusets.get(cgroup).cloned();
+        let mut dirs = Vec::new();
+        for name in side_names(cgroup) {
+            self.add_cgroup(&name, scope)?;
+            if let Some(cpus) = &cpus {
+                self.cgroups.set_cpuset(&name, cpus)?;
+                self.cpusets.insert(name.clone(), cpus.clone());
+            }
+            dirs.push(self.cgroups.path(&name)?);
+        }
+        Ok(dirs)
+    }
+
+    /// The side cgroups of `cgroup` that exist.
+    pub(super) fn sides_of(&self, cgroup: &str) -> Vec<String> {
+        let names = side_names(cgroup).into_iter();
+        names.filter(|name| self.cgroups.contains(name)).collect()
     }
 
     /// Waits until all stand at their barriers, and only then opens them: the windows begin together.
@@ -149,6 +178,19 @@ impl Engine<'_> {
         }
         Ok(())
     }
+}
+
+/// Base of the side cgroups of workers that are in no cgroup of the scenario.
+const ROOT_SIDE: &str = "side";
+
+fn side_names(cgroup: &str) -> [String; 2] {
+    ["a", "b"].map(|side| format!("{cgroup}.side-{side}"))
+}
+
+/// The disk that a test declared; outside a guest there is none that would be ours.
+fn guest_disk() -> Option<PathBuf> {
+    let disk = PathBuf::from("/dev/vda");
+    disk.exists().then_some(disk)
 }
 
 /// The CPUs that workers bind themselves to, round and round; empty: none does.

@@ -1,31 +1,37 @@
 //! A worker's life on its own side of the fork.
 //!
-//! The parent may have other threads, and their locks are lost here: no allocation that could be avoided, no output,
-//! no unwinding past [`live`]. Everything that the body needs was made before the fork.
+//! The parent may have other threads, and their locks are lost here: no output, and no unwinding past [`live`]. Memory
+//! may be allocated, because glibc takes its own locks around `fork`; what can be made before the fork is.
 
 use std::ffi::CString;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
+use super::kit::Kit;
 use super::meter::Meter;
+use super::os;
 use super::page::{Control, Slot, phase, state};
-use super::types;
+use super::types::{self, Place};
 use crate::guest::sys;
 use crate::model::cpuset::CpuSet;
-use crate::model::work::{SchedPolicy, WorkType};
+use crate::model::work::{MemPolicy, SchedPolicy, WorkType};
 
 /// How often a waiting worker looks whether it was asked to stop, should it miss a wake-up.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// Steps of a worker's set-up that may fail; the numbers go through shared memory.
-pub(super) const SETUP_STEPS: [&str; 5] = [
+pub(super) const SETUP_STEPS: [&str; 7] = [
     "follow the parent's death",
     "set comm",
     "set affinity",
     "set scheduling policy",
     "set nice",
+    "set memory policy",
+    "prepare its work",
 ];
 
 /// All that a worker needs, made before the fork.
@@ -36,7 +42,20 @@ pub(super) struct Birth {
     pub(super) nice: i32,
     pub(super) comm: CString,
     pub(super) affinity: Option<rustix::thread::CpuSet>,
+    pub(super) mem_policy: MemPolicy,
+    /// Cgroups that a work type may move workers between.
+    pub(super) side_cgroups: Vec<PathBuf>,
+    /// Disk for I/O; `None`: a temporary file.
+    pub(super) disk: Option<PathBuf>,
     pub(super) parent: i32,
+}
+
+/// What all workers of a group find in memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Common<'a> {
+    pub(super) control: &'a Control,
+    pub(super) slots: &'a [Slot],
+    pub(super) kit: &'a Kit,
 }
 
 /// The kernel's form of a CPU set.
@@ -51,79 +70,105 @@ pub(crate) fn kernel_cpuset(cpus: &CpuSet) -> rustix::thread::CpuSet {
     set
 }
 
-/// The worker's whole life; the result is its exit status.
-pub(super) fn live(birth: &Birth, control: &Control, slots: &[Slot], index: usize) -> i32 {
-    let slot = &slots[index];
+/// The whole life of a worker that is a process; the result is its exit status.
+pub(super) fn live(birth: &Birth, common: Common<'_>, index: usize) -> i32 {
     if let Err(fault) = become_a_worker(birth.parent) {
-        return fail(control, slot, 0, fault);
+        return fail(common, index, 0, fault);
     }
+    work(birth, common, index)
+}
+
+/// The whole life of a process whose threads are the workers; the result is its exit status.
+pub(super) fn lead(births: &[Birth], common: Common<'_>) -> i32 {
+    let Some(first) = births.first() else {
+        return 0;
+    };
+    if let Err(fault) = become_a_worker(first.parent) {
+        return fail(common, 0, 0, fault);
+    }
+    let codes = std::thread::scope(|scope| {
+        let threads: Vec<_> = births
+            .iter()
+            .enumerate()
+            .map(|(index, birth)| scope.spawn(move || work(birth, common, index)))
+            .collect();
+        let ends = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or(101));
+        ends.collect::<Vec<i32>>()
+    });
+    codes.into_iter().max().unwrap_or(0)
+}
+
+/// From the fork to the end, for a process and for a thread.
+fn work(birth: &Birth, common: Common<'_>, index: usize) -> i32 {
+    let Common { control, slots, .. } = common;
+    let slot = &slots[index];
+    let pid = rustix::process::getpid().as_raw_pid().unsigned_abs();
+    let tid = rustix::thread::gettid().as_raw_pid().unsigned_abs();
+    slot.pid.store(pid, Relaxed);
+    slot.tid.store(tid, Relaxed);
     if !wait_for(control, phase::PLACED) {
         return 0;
     }
-    if let Err((step, fault)) = set_up(birth) {
-        return fail(control, slot, step, fault);
+    if let Err((step, fault)) = set_up(birth, index) {
+        return fail(common, index, step, fault);
     }
+    let place = Place {
+        index,
+        kit: common.kit,
+        side_cgroups: &birth.side_cgroups,
+        disk: birth.disk.as_deref(),
+    };
+    let body = match types::prepare(&birth.work_type, &place) {
+        Ok(body) => body,
+        Err(fault) => return fail(common, index, 6, fault),
+    };
     slot.state.store(state::READY, Release);
     announce(control);
     if !wait_for(control, phase::STARTED) {
         return 0;
     }
-    let mut meter = Meter::start(control, slots, index);
-    types::run(&birth.work_type, &mut meter);
+    body(&mut Meter::start(control, slots, index));
     0
 }
 
 /// Dies with its parent, and leads a process group so that whatever it starts can be killed with it.
-fn become_a_worker(parent: i32) -> Result<(), rustix::io::Errno> {
+fn become_a_worker(parent: i32) -> Result<(), Errno> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // A parent that died before the line above has been replaced by now.
     let now = rustix::process::getppid().map_or(0, Pid::as_raw_pid);
     if now != parent {
-        return Err(rustix::io::Errno::SRCH);
+        return Err(Errno::SRCH);
     }
     rustix::process::setpgid(None, None)
 }
 
-fn set_up(birth: &Birth) -> Result<(), (u32, rustix::io::Errno)> {
+fn set_up(birth: &Birth, index: usize) -> Result<(), (u32, Errno)> {
     rustix::thread::set_name(&birth.comm).map_err(|fault| (1, fault))?;
-    if let Some(cpus) = &birth.affinity {
-        rustix::thread::sched_setaffinity(None, cpus).map_err(|fault| (2, fault))?;
-    }
-    if birth.policy != SchedPolicy::Other {
-        let (policy, priority) = policy_numbers(birth.policy);
-        sys::set_policy(policy, priority).map_err(|fault| (3, errno_of(&fault)))?;
-    }
+    let bound = match &birth.affinity {
+        Some(cpus) => rustix::thread::sched_setaffinity(None, cpus),
+        None => types::bind(&birth.work_type, index),
+    };
+    bound.map_err(|fault| (2, fault))?;
+    os::set_mem_policy(&birth.mem_policy).map_err(|fault| (5, fault))?;
     if birth.nice != 0 {
         rustix::process::setpriority_process(None, birth.nice).map_err(|fault| (4, fault))?;
+    }
+    let policy = types::policy_of(&birth.work_type, index).unwrap_or(birth.policy);
+    if policy != SchedPolicy::Other {
+        os::set_policy_of_caller(policy).map_err(|fault| (3, fault))?;
     }
     Ok(())
 }
 
-/// `SCHED_EXT` as in `include/uapi/linux/sched.h`; libc does not have it.
-const SCHED_EXT: i32 = 7;
-
-fn policy_numbers(policy: SchedPolicy) -> (i32, i32) {
-    let priority = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
-    match policy {
-        SchedPolicy::Other => (libc::SCHED_OTHER, 0),
-        SchedPolicy::Batch => (libc::SCHED_BATCH, 0),
-        SchedPolicy::Idle => (libc::SCHED_IDLE, 0),
-        SchedPolicy::Fifo(value) => (libc::SCHED_FIFO, priority(value)),
-        SchedPolicy::RoundRobin(value) => (libc::SCHED_RR, priority(value)),
-        SchedPolicy::Ext => (SCHED_EXT, 0),
-    }
-}
-
-fn errno_of(fault: &std::io::Error) -> rustix::io::Errno {
-    rustix::io::Errno::from_io_error(fault).unwrap_or(rustix::io::Errno::IO)
-}
-
-fn fail(control: &Control, slot: &Slot, step: u32, fault: rustix::io::Errno) -> i32 {
+fn fail(common: Common<'_>, index: usize, step: u32, fault: Errno) -> i32 {
+    let slot = &common.slots[index];
     slot.fail_step.store(step, Relaxed);
     slot.fail_errno
         .store(fault.raw_os_error().unsigned_abs(), Relaxed);
     slot.state.store(state::FAILED, Release);
-    announce(control);
+    announce(common.control);
     1
 }
 

@@ -6,10 +6,14 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::group::{Process, WorkerGroup, duration_ns};
+use super::group::{Process, WorkerGroup};
+use super::meter::nanos;
 use super::page::Slot;
+use super::{proc, types};
 use crate::guest::sys;
-use crate::model::report::{Gap, WorkerExit, WorkerReport};
+use crate::model::cpuset::CpuSet;
+use crate::model::report::{Gap, LatencySummary, PagePlacement, WorkerExit, WorkerReport};
+use crate::model::work::CloneMode;
 
 /// How long killed workers have to leave the kernel.
 const REAP_TIME: Duration = Duration::from_secs(2);
@@ -19,6 +23,7 @@ const REAP_TIME: Duration = Duration::from_secs(2);
 pub(super) struct AtStop {
     cpu_ns: Option<u64>,
     run_delay_ns: Option<u64>,
+    pages: Option<Vec<(u32, u64)>>,
     ended_before: bool,
 }
 
@@ -27,7 +32,7 @@ impl WorkerGroup {
     /// before any is finished, so that their windows end together.
     pub fn close_window(&mut self) {
         if self.at_stop.is_empty() {
-            self.at_stop = self.processes.iter_mut().map(at_stop).collect();
+            self.at_stop = (0..self.slots.len()).map(|i| self.at_stop(i)).collect();
             self.ask_to_stop();
         }
     }
@@ -39,9 +44,43 @@ impl WorkerGroup {
         self.wait_for_ends(grace);
         let late: Vec<bool> = self.processes.iter_mut().map(|p| !p.try_reap()).collect();
         self.kill_all();
-        (0..self.processes.len())
-            .map(|index| self.report(index, &self.at_stop[index], late[index], grace))
+        (0..self.slots.len())
+            .map(|index| {
+                let late = late[self.process_of(index)];
+                self.report(index, &self.at_stop[index], late, grace)
+            })
             .collect()
+    }
+
+    /// What can only be read while the worker lives.
+    fn at_stop(&mut self, index: usize) -> AtStop {
+        let process = self.process_of(index);
+        let ended_before = self.processes[process].try_reap();
+        let task = self.task_of(index);
+        if ended_before {
+            return AtStop {
+                cpu_ns: None,
+                run_delay_ns: None,
+                pages: None,
+                ended_before,
+            };
+        }
+        let times = proc::run_time_ns(task);
+        let cpu_ns = match self.spec.clone_mode {
+            // Threads that the work type itself made count as well.
+            CloneMode::Fork => sys::process_cpu_ns(task.0),
+            CloneMode::Thread => times.map(|times| times.cpu_ns),
+        };
+        AtStop {
+            cpu_ns,
+            run_delay_ns: times.map(|times| times.delay_ns),
+            pages: self
+                .spec
+                .count_pages
+                .then(|| proc::pages_by_node(task.0))
+                .flatten(),
+            ended_before,
+        }
     }
 
     /// Closes the window and finishes: for a group on its own.
@@ -74,7 +113,7 @@ impl WorkerGroup {
 
     /// Waits until all workers have ended, at most `limit`.
     fn wait_for_ends(&mut self, limit: Duration) {
-        let until_ns = sys::monotonic_ns().saturating_add(duration_ns(limit));
+        let until_ns = sys::monotonic_ns().saturating_add(nanos(limit));
         loop {
             let alive: Vec<&Process> = self.processes.iter_mut().fold(Vec::new(), |mut all, p| {
                 if !p.try_reap() {
@@ -102,14 +141,15 @@ impl WorkerGroup {
     }
 
     fn report(&self, index: usize, at_stop: &AtStop, late: bool, grace: Duration) -> WorkerReport {
-        let (slot, process) = (&self.slots[index], &self.processes[index]);
+        let slot = &self.slots[index];
+        let process = &self.processes[self.process_of(index)];
         let start_ns = self.control[0].start_ns.load(Relaxed);
         let stop_ns = self.control[0].stop_ns.load(Relaxed);
         let started = start_ns > 0;
         let own_cpu_ns = slot.cpu_now_ns.load(Relaxed);
         let cpu_ns = at_stop.cpu_ns.unwrap_or(own_cpu_ns).max(own_cpu_ns);
         WorkerReport {
-            pid: process.pid.as_raw_pid(),
+            pid: self.task_of(index).1,
             cgroup: self.spec.cgroup.clone(),
             work_type: self.spec.work_type.name().to_owned(),
             iterations: slot.iterations.load(Relaxed),
@@ -130,12 +170,46 @@ impl WorkerGroup {
             },
             longest_stall_ns: slot.stall_ns.load(Relaxed),
             wake: slot.wakes(),
+            latencies: self.latencies(slot),
+            pages: at_stop
+                .pages
+                .as_ref()
+                .map(|pages| self.placement(slot, pages)),
             run_delay_ns: at_stop
                 .run_delay_ns
-                .zip(process.run_delay_start_ns)
+                .zip(self.run_delay_start_ns.get(index).copied().flatten())
                 .map(|(end, start)| end.saturating_sub(start)),
             cpu_bound: self.spec.work_type.info().cpu_bound,
             exit: exit_of(process, at_stop.ended_before, late, grace),
+        }
+    }
+
+    fn latencies(&self, slot: &Slot) -> Vec<LatencySummary> {
+        let names = types::latency_names(&self.spec.work_type);
+        let pairs = slot.latencies.iter().zip(names);
+        pairs
+            .filter_map(|(histogram, name)| histogram.summary(name))
+            .collect()
+    }
+
+    fn placement(&self, slot: &Slot, by_node: &[(u32, u64)]) -> PagePlacement {
+        let nodes = proc::nodes();
+        let home = self.spec.cpuset.clone();
+        let home = home.unwrap_or_else(|| slot.cpus_seen());
+        let own = |cpus: &CpuSet| cpus.iter().any(|cpu| home.contains(cpu));
+        PagePlacement {
+            by_node: by_node.to_vec(),
+            own_nodes: nodes
+                .iter()
+                .filter_map(|(node, cpus)| own(cpus).then_some(*node))
+                .collect(),
+            slow_nodes: nodes
+                .iter()
+                .filter_map(|(node, cpus)| cpus.is_empty().then_some(*node))
+                .collect(),
+            migrated: proc::pages_migrated()
+                .zip(self.migrated_start)
+                .map(|(end, start)| end.saturating_sub(start)),
         }
     }
 
@@ -172,16 +246,6 @@ impl Drop for WorkerGroup {
     }
 }
 
-fn at_stop(process: &mut Process) -> AtStop {
-    let pid = process.pid.as_raw_pid();
-    let ended_before = process.try_reap();
-    AtStop {
-        cpu_ns: (!ended_before).then(|| sys::process_cpu_ns(pid)).flatten(),
-        run_delay_ns: (!ended_before).then(|| run_delay_ns(pid)).flatten(),
-        ended_before,
-    }
-}
-
 /// CPU time since the barrier opened. A worker that never got so far has not noted its start.
 fn cpu_in_window(slot: &Slot, cpu_ns: u64) -> u64 {
     match slot.cpu_start_ns.load(Relaxed) {
@@ -203,10 +267,4 @@ fn exit_of(process: &Process, ended_before: bool, late: bool, grace: Duration) -
         (None, Some(0)) if !ended_before => WorkerExit::Stopped,
         (None, code) => WorkerExit::Exited(code.unwrap_or(0)),
     }
-}
-
-/// Time runnable but not running: the second number of `/proc/PID/schedstat` (kernel: `proc_pid_schedstat`).
-pub(super) fn run_delay_ns(pid: i32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
-    text.split_ascii_whitespace().nth(1)?.parse().ok()
 }

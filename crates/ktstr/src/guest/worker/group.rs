@@ -3,18 +3,21 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
-use super::child::{self, Birth, SETUP_STEPS};
+use super::child::{self, Birth, Common, SETUP_STEPS};
 use super::collect::AtStop;
+use super::kit::Kit;
+use super::meter::nanos;
 use super::page::{ASLEEP, Control, Slot, phase, state};
 use super::types;
 use crate::guest::sys::{self, Forked, Shared};
 use crate::model::cpuset::CpuSet;
-use crate::model::work::{SchedPolicy, WorkType};
+use crate::model::work::{CloneMode, MemPolicy, SchedPolicy, WorkType};
 
 /// How often the parent looks for workers that died before they were ready.
 const SLICE: Duration = Duration::from_millis(50);
@@ -43,6 +46,16 @@ pub struct GroupSpec {
     pub cgroup: String,
     /// CPUs that this cgroup allows.
     pub cpuset: Option<CpuSet>,
+    /// NUMA nodes of their memory.
+    pub mem_policy: MemPolicy,
+    /// Processes, or threads of one process.
+    pub clone_mode: CloneMode,
+    /// Directories of two cgroups or more that the work type may move workers between.
+    pub side_cgroups: Vec<PathBuf>,
+    /// Disk for work types that read; `None`: a temporary file.
+    pub disk: Option<PathBuf>,
+    /// Whether the pages of each worker are counted when its window closes.
+    pub count_pages: bool,
 }
 
 impl GroupSpec {
@@ -58,6 +71,11 @@ impl GroupSpec {
             affinity: Vec::new(),
             cgroup: String::new(),
             cpuset: None,
+            mem_policy: MemPolicy::Default,
+            clone_mode: CloneMode::Fork,
+            side_cgroups: Vec::new(),
+            disk: None,
+            count_pages: false,
         }
     }
 }
@@ -72,6 +90,15 @@ pub enum WorkerError {
         /// How many there should be.
         count: usize,
         /// The mapping's failure.
+        #[source]
+        source: io::Error,
+    },
+    /// No pipe, socket or file for the workers to share.
+    #[error("failed to make what {work_type} workers share")]
+    Kit {
+        /// The work type.
+        work_type: &'static str,
+        /// The system's answer.
         #[source]
         source: io::Error,
     },
@@ -124,8 +151,6 @@ pub(super) struct Process {
     pub(super) pidfd: OwnedFd,
     /// How it ended, once reaped.
     pub(super) ended: Option<WaitIdStatus>,
-    /// Run delay when the window opened.
-    pub(super) run_delay_start_ns: Option<u64>,
 }
 
 impl Process {
@@ -156,7 +181,12 @@ pub struct WorkerGroup {
     pub(super) spec: GroupSpec,
     pub(super) control: Shared<Control>,
     pub(super) slots: Shared<Slot>,
+    /// One for each worker; one for all when the workers are threads.
     pub(super) processes: Vec<Process>,
+    kit: Kit,
+    /// Run delay of each worker when the window opened.
+    pub(super) run_delay_start_ns: Vec<Option<u64>>,
+    pub(super) migrated_start: Option<u64>,
     /// Read of each worker when the window closed; empty while it is open.
     pub(super) at_stop: Vec<AtStop>,
     pub(super) excused_at_stop_ns: u64,
@@ -174,11 +204,21 @@ impl WorkerGroup {
             control: Shared::zeroed(1).map_err(map_error)?,
             slots: Shared::zeroed(count).map_err(map_error)?,
             processes: Vec::with_capacity(count),
+            kit: Kit::new(&spec.work_type, count).map_err(|source| WorkerError::Kit {
+                work_type: spec.work_type.name(),
+                source,
+            })?,
+            run_delay_start_ns: Vec::new(),
+            migrated_start: None,
             at_stop: Vec::new(),
             excused_at_stop_ns: 0,
             spec,
         };
-        for index in 0..count {
+        let forks = match group.spec.clone_mode {
+            CloneMode::Fork => count,
+            CloneMode::Thread => count.min(1),
+        };
+        for index in 0..forks {
             let process = group.fork_one(index).map_err(|source| WorkerError::Fork {
                 index,
                 count,
@@ -190,12 +230,27 @@ impl WorkerGroup {
     }
 
     fn fork_one(&self, index: usize) -> io::Result<Process> {
-        let birth = self.birth(index);
-        // SAFETY: the child runs `live`, which takes no lock, and leaves by `exit_now`, also when it panics.
+        let births: Vec<Birth> = match self.spec.clone_mode {
+            CloneMode::Fork => vec![self.birth(index)],
+            CloneMode::Thread => (0..self.spec.count).map(|i| self.birth(i)).collect(),
+        };
+        let common = Common {
+            control: &self.control[0],
+            slots: &self.slots,
+            kit: &self.kit,
+        };
+        let threads = self.spec.clone_mode == CloneMode::Thread;
+        // SAFETY: the child runs `live` or `lead`, which take no lock of ours, and leaves by `exit_now`, also when it panics.
         let forked = unsafe { sys::fork() }?;
         let raw = match forked {
             Forked::Child => {
-                let life = || child::live(&birth, &self.control[0], &self.slots, index);
+                let life = || {
+                    if threads {
+                        child::lead(&births, common)
+                    } else {
+                        child::live(&births[0], common, index)
+                    }
+                };
                 let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(life));
                 sys::exit_now(code.unwrap_or(EXIT_PANICKED))
             }
@@ -207,7 +262,6 @@ impl WorkerGroup {
             pid,
             pidfd,
             ended: None,
-            run_delay_start_ns: None,
         })
     }
 
@@ -222,6 +276,9 @@ impl WorkerGroup {
             nice: spec.nice,
             comm: CString::new(bytes.take(COMM_LEN).collect::<Vec<u8>>()).unwrap_or_default(),
             affinity,
+            mem_policy: spec.mem_policy.clone(),
+            side_cgroups: spec.side_cgroups.clone(),
+            disk: spec.disk.clone(),
             parent: rustix::process::getpid().as_raw_pid(),
         }
     }
@@ -261,12 +318,26 @@ impl WorkerGroup {
             .fold(0, u64::saturating_add)
     }
 
+    /// Iterations of the worker that did fewest.
+    #[cfg(test)]
+    pub(super) fn slowest(&self) -> u64 {
+        let all = self.slots.iter().map(|slot| slot.iterations.load(Relaxed));
+        all.min().unwrap_or(0)
+    }
+
+    /// Wake-ups of all workers that were measured.
+    #[cfg(test)]
+    pub(super) fn wakes(&self) -> u64 {
+        let all = self.slots.iter().map(|slot| slot.wake_count.load(Relaxed));
+        all.sum()
+    }
+
     /// Lets the workers set themselves up, and waits until all stand at the barrier.
     ///
     /// # Errors
     /// When one fails, ends, or does not come within `deadline`.
     pub fn make_ready(&mut self, deadline: Duration) -> Result<(), WorkerError> {
-        let until_ns = sys::monotonic_ns().saturating_add(duration_ns(deadline));
+        let until_ns = sys::monotonic_ns().saturating_add(nanos(deadline));
         self.enter(phase::PLACED);
         loop {
             let ready = self.control[0].ready.load(Acquire);
@@ -289,22 +360,49 @@ impl WorkerGroup {
     }
 
     fn check_births(&mut self) -> Result<(), WorkerError> {
-        for (slot, process) in self.slots.iter().zip(&mut self.processes) {
-            let pid = process.pid.as_raw_pid();
+        for index in 0..self.slots.len() {
+            let pid = self.task_of(index).0;
+            let process = self.process_of(index);
+            let ended = self.processes[process].try_reap();
+            let slot = &self.slots[index];
             match slot.state.load(Acquire) {
                 state::FAILED => return Err(set_up_error(pid, slot)),
                 state::READY => {}
-                _ if process.try_reap() => return Err(WorkerError::EndedEarly { pid }),
+                _ if ended => return Err(WorkerError::EndedEarly { pid }),
                 _ => {}
             }
         }
         Ok(())
     }
 
+    /// Which of the processes worker `index` is, or is a thread of.
+    pub(super) fn process_of(&self, index: usize) -> usize {
+        match self.spec.clone_mode {
+            CloneMode::Fork => index,
+            CloneMode::Thread => 0,
+        }
+    }
+
+    /// Process and thread of a worker; a thread that has not begun counts as its process.
+    pub(super) fn task_of(&self, index: usize) -> (i32, i32) {
+        let pid = self.processes[self.process_of(index)].pid.as_raw_pid();
+        let tid = self.slots[index].tid.load(Relaxed);
+        let tid = i32::try_from(tid).ok().filter(|tid| *tid > 0);
+        (pid, tid.unwrap_or(pid))
+    }
+
+    /// Thread ids of all workers that have begun; for processes, their process ids.
+    pub fn tids(&self) -> impl Iterator<Item = i32> + '_ {
+        (0..self.slots.len()).map(|index| self.task_of(index).1)
+    }
+
     /// Opens the barrier: the window begins now.
     pub fn start(&mut self) {
-        for process in &mut self.processes {
-            process.run_delay_start_ns = super::collect::run_delay_ns(process.pid.as_raw_pid());
+        self.run_delay_start_ns = (0..self.slots.len())
+            .map(|index| super::proc::run_time_ns(self.task_of(index)).map(|time| time.delay_ns))
+            .collect();
+        if self.spec.count_pages {
+            self.migrated_start = super::proc::pages_migrated();
         }
         let start_ns = sys::monotonic_ns();
         self.control[0].start_ns.store(start_ns, Relaxed);
@@ -331,8 +429,4 @@ fn set_up_error(pid: i32, slot: &Slot) -> WorkerError {
         step: SETUP_STEPS.get(step).copied().unwrap_or("set itself up"),
         source: io::Error::from_raw_os_error(errno),
     }
-}
-
-pub(super) fn duration_ns(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

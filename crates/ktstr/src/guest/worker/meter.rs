@@ -1,13 +1,21 @@
 //! How a worker measures itself. Runs in the worker; takes no lock, allocates nothing.
+//!
+//! A worker that sleeps because it wants to says so ([`Meter::rest`]); whoever wants it to run says that
+//! ([`Meter::call`]). What lies between the call and its running is wake latency and gap; the sleep before is neither.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::page::{ASLEEP, Control, Slot, WAKE_SAMPLES};
 use crate::guest::sys;
+use crate::model::work::WorkLoop;
 
 /// Longest sleep in one go: bounds how late a worker notices a stop whose wake-up it missed.
-const SLICE: Duration = Duration::from_millis(50);
+pub(super) const SLICE: Duration = Duration::from_millis(50);
 
 /// One worker's measurement, from the opening of the barrier on.
 #[derive(Debug)]
@@ -21,7 +29,7 @@ pub(super) struct Meter<'a> {
     base_ns: u64,
     cpu_ns: u64,
     cpu: Option<u32>,
-    /// State of a small generator that chooses which wake-ups are kept.
+    /// State of a small generator, for the choice of wake-ups that are kept and for the work types' own choices.
     choice: u64,
 }
 
@@ -56,6 +64,21 @@ impl<'a> Meter<'a> {
         self.start_ns
     }
 
+    /// This worker's number among all that were started with it.
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    /// What another worker of the same start shares.
+    pub(super) fn slot_of(&self, other: usize) -> &'a Slot {
+        &self.slots[other]
+    }
+
+    /// What only the threads of this worker write.
+    pub(super) fn shared(&self) -> (&'a Control, &'a Slot) {
+        (self.control, self.slot)
+    }
+
     /// An iteration that did `units` of work is over.
     pub(super) fn tick(&mut self, units: u64) {
         let on_cpu_ns = self.progress();
@@ -67,7 +90,7 @@ impl<'a> Meter<'a> {
     }
 
     /// Notes that the worker runs: gap, CPU time, CPU. Returns the CPU time since the last note.
-    fn progress(&mut self) -> u64 {
+    pub(super) fn progress(&mut self) -> u64 {
         let now = self.now_in_window();
         let cpu_ns = sys::thread_cpu_ns();
         let on_cpu_ns = cpu_ns.saturating_sub(self.cpu_ns);
@@ -133,11 +156,131 @@ impl<'a> Meter<'a> {
         self.woken(due_ns);
     }
 
+    /// Sleeps this long or until the stop, without measuring the wake-up.
+    pub(super) fn rest_for(&mut self, time: Duration) {
+        self.rest();
+        let until_ns = sys::monotonic_ns().saturating_add(nanos(time));
+        loop {
+            let left_ns = until_ns.saturating_sub(sys::monotonic_ns());
+            if left_ns == 0 || self.stopping() {
+                break;
+            }
+            sys::futex_wait(&self.control.stop, 0, Duration::from_nanos(left_ns));
+        }
+        self.resume();
+    }
+
+    /// Sleeps this long or until the stop.
+    pub(super) fn sleep_for(&mut self, time: Duration) {
+        self.sleep_until(sys::monotonic_ns().saturating_add(nanos(time)));
+    }
+
+    /// From now on the worker does not want to run until it is called.
+    pub(super) fn rest(&self) {
+        self.slot.base_ns.store(ASLEEP, Relaxed);
+    }
+
+    /// From now on `other` ought to run, if it rests.
+    pub(super) fn call(&self, other: usize) {
+        let now = sys::monotonic_ns();
+        let base = &self.slots[other].base_ns;
+        // Another caller may have been first, or the worker may not rest at all: both are fine.
+        let _ = base.compare_exchange(ASLEEP, now, AcqRel, Relaxed);
+    }
+
+    /// The worker runs again after a rest; a sleep that somebody ended by a call counts as a wake-up.
+    pub(super) fn awake(&mut self, slept: bool) {
+        match self.slot.base_ns.load(Acquire) {
+            ASLEEP => self.resume(),
+            due_ns if slept => self.woken(due_ns),
+            due_ns => self.base_ns = due_ns,
+        }
+    }
+
+    /// Same, where the waker could not know whom it wakes: it was due at `due_ns`.
+    pub(super) fn awake_since(&mut self, slept: bool, due_ns: u64) {
+        if slept && due_ns > 0 {
+            self.woken(due_ns);
+        } else {
+            self.resume();
+        }
+    }
+
+    /// Nobody called: the rest is no gap.
+    fn resume(&mut self) {
+        self.base_ns = self.now_in_window();
+        self.slot.base_ns.store(self.base_ns, Relaxed);
+    }
+
     /// The worker runs again after it was due at `due_ns`.
     fn woken(&mut self, due_ns: u64) {
         self.base_ns = due_ns;
         self.note_wake(sys::monotonic_ns().saturating_sub(due_ns));
         self.progress();
+    }
+
+    /// Rests until `ready` holds for the word; `false` if the stop came first.
+    pub(super) fn await_word(&mut self, word: &AtomicU32, ready: impl Fn(u32) -> bool) -> bool {
+        let Some(slept) = self.rest_on(word, ready) else {
+            return false;
+        };
+        self.awake(slept);
+        true
+    }
+
+    /// Same, without the return to work: whether it slept at all; `None` if the stop came first.
+    pub(super) fn rest_on(
+        &mut self,
+        word: &AtomicU32,
+        ready: impl Fn(u32) -> bool,
+    ) -> Option<bool> {
+        self.rest();
+        let mut slept = false;
+        loop {
+            let value = word.load(Acquire);
+            if ready(value) {
+                return Some(slept);
+            }
+            if self.stopping() {
+                return None;
+            }
+            sys::futex_wait(word, value, SLICE);
+            slept = true;
+        }
+    }
+
+    /// Rests until `fd` can be read, without the return to work: whether it slept; `None` if the stop came first.
+    pub(super) fn rest_on_fd(&mut self, fd: impl AsFd) -> Option<bool> {
+        self.rest();
+        let slice = Timespec::try_from(SLICE).ok();
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let mut slept = false;
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        while !self.stopping() {
+            let timeout = if slept { slice.as_ref() } else { Some(&now) };
+            if poll(&mut fds, timeout).unwrap_or(0) > 0 {
+                return Some(slept);
+            }
+            slept = true;
+        }
+        None
+    }
+
+    /// Same, and back to work; `false` if the stop came first.
+    pub(super) fn await_fd(&mut self, fd: impl AsFd) -> bool {
+        let Some(slept) = self.rest_on_fd(fd) else {
+            return false;
+        };
+        self.awake(slept);
+        true
+    }
+
+    /// Whether it is this worker's turn.
+    pub(super) fn has_turn(&self) -> bool {
+        self.slot.handoff.load(Acquire) != 0
     }
 
     /// Waits for this worker's turn; `false` if the stop came first.
@@ -154,7 +297,7 @@ impl<'a> Meter<'a> {
         if slept && due_ns != ASLEEP {
             self.woken(due_ns);
         }
-        true
+        !self.stopping()
     }
 
     /// Gives the turn to worker `other` of the same group and wakes it.
@@ -164,19 +307,20 @@ impl<'a> Meter<'a> {
         self.slot.base_ns.store(ASLEEP, Relaxed);
         self.slot.handoff.store(0, Relaxed);
         partner.base_ns.store(sys::monotonic_ns(), Relaxed);
-        partner
-            .handoff
-            .store(1, std::sync::atomic::Ordering::Release);
+        partner.handoff.store(1, Release);
         sys::futex_wake_all(&partner.handoff);
     }
 
-    /// This worker's number in its group.
-    pub(super) fn index(&self) -> usize {
-        self.index
+    /// Uses this much CPU time in steps that end early at the stop.
+    pub(super) fn burn(&self, time: Duration) {
+        let until_ns = sys::thread_cpu_ns().saturating_add(nanos(time));
+        while sys::thread_cpu_ns() < until_ns && !self.stopping() {
+            spin(512);
+        }
     }
 
     /// Keeps a uniform choice of all wake-ups (algorithm R).
-    fn note_wake(&mut self, latency_ns: u64) {
+    pub(super) fn note_wake(&mut self, latency_ns: u64) {
         let seen = self.slot.wake_count.fetch_add(1, Relaxed);
         self.slot.wake_max_ns.fetch_max(latency_ns, Relaxed);
         let place = if seen < WAKE_SAMPLES as u64 {
@@ -192,13 +336,41 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// xorshift64: good enough to choose samples.
-    fn next_choice(&mut self) -> u64 {
-        self.choice ^= self.choice << 13;
-        self.choice ^= self.choice >> 7;
-        self.choice ^= self.choice << 17;
+    /// xorshift64: good enough to choose samples and places.
+    pub(super) fn next_choice(&mut self) -> u64 {
+        self.choice = xorshift(self.choice);
         self.choice
     }
+}
+
+impl WorkLoop for Meter<'_> {
+    fn stopping(&self) -> bool {
+        self.stopping()
+    }
+
+    fn index(&self) -> usize {
+        self.index
+    }
+
+    fn tick(&mut self, units: u64) {
+        self.tick(units);
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        self.sleep_for(time);
+    }
+}
+
+/// A duration in the unit of the clocks.
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The next state of a small generator; zero stays zero.
+pub(super) fn xorshift(mut state: u64) -> u64 {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^ (state << 17)
 }
 
 /// Work that takes about the same CPU time whenever it is done, and that no compiler removes.

@@ -1,4 +1,4 @@
-//! Workers: forked processes that do one kind of work and measure themselves.
+//! Workers: forked processes, or threads of one, that do one kind of work and measure themselves.
 //!
 //! ```text
 //! spawn ──▶ (caller places the pids in a cgroup) ──▶ make_ready ──▶ start ──▶ … ──▶ stop ──▶ reports
@@ -9,9 +9,14 @@
 
 mod child;
 mod collect;
+mod crew;
 mod group;
+mod histogram;
+mod kit;
 mod meter;
+mod os;
 mod page;
+mod proc;
 mod types;
 
 pub(crate) use child::kernel_cpuset;
@@ -19,3 +24,5 @@ pub use group::{GroupSpec, WorkerError, WorkerGroup};
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod type_tests;

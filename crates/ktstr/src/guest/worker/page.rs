@@ -12,6 +12,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::histogram::Histogram;
 use crate::guest::sys::SharedAtomics;
 use crate::model::cpuset::CpuSet;
 use crate::model::report::{Gap, WakeLatencies};
@@ -62,8 +63,15 @@ pub(super) struct Slot {
     pub(super) state: AtomicU32,
     pub(super) fail_step: AtomicU32,
     pub(super) fail_errno: AtomicU32,
+    /// Process and thread of the worker.
+    pub(super) pid: AtomicU32,
+    pub(super) tid: AtomicU32,
     /// Futex word for work types that take turns: 1 = this worker's turn.
     pub(super) handoff: AtomicU32,
+    /// Words of the work type's own; a group uses those of its first worker.
+    pub(super) words: [AtomicU32; 4],
+    /// When the work type's last event was sent, for those that cannot say to whom.
+    pub(super) mark_ns: AtomicU64,
     pub(super) iterations: AtomicU64,
     pub(super) work_units: AtomicU64,
     pub(super) migrations: AtomicU64,
@@ -81,9 +89,11 @@ pub(super) struct Slot {
     pub(super) wake_count: AtomicU64,
     pub(super) wake_max_ns: AtomicU64,
     pub(super) wake_samples: [AtomicU64; WAKE_SAMPLES],
+    /// Two kinds of latency of a benchmark, see `types::latency_names`.
+    pub(super) latencies: [Histogram; 2],
 }
 
-// SAFETY: atomics and arrays of them only.
+// SAFETY: atomics, arrays of them, and structures of those only; the padding is never read.
 unsafe impl SharedAtomics for Slot {}
 
 impl Slot {

@@ -154,6 +154,13 @@ impl Assert {
         self.isolation == Some(true)
     }
 
+    /// Whether any check of the workers' pages is on.
+    pub fn asks_of_pages(&self) -> bool {
+        self.min_page_locality.is_some()
+            || self.max_cross_node_migration_ratio.is_some()
+            || self.max_slow_tier_ratio.is_some()
+    }
+
     /// Whether any check of the workers is on.
     pub fn asks_of_workers(&self) -> bool {
         let Self {

@@ -1,114 +1,9 @@
-//! What workers do and how they run, as data. The guest carries it out.
+//! How workers run: policy, placement, number, and the description of one kind of work in a cgroup.
 
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
-use super::cpuset::CpuSet;
-
-/// What a worker does in a loop.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum WorkType {
-    /// Spins: always wants a CPU.
-    SpinWait,
-    /// Spins a little and yields: `sched_yield` on every iteration.
-    YieldHeavy,
-    /// Two workers wake each other in turn through futexes.
-    FutexPingPong {
-        /// Spins between being woken and waking the partner.
-        spin: u32,
-    },
-    /// Spins for a while, then sleeps for a while.
-    Bursty {
-        /// Time spent spinning.
-        burst: Duration,
-        /// Time spent asleep.
-        sleep: Duration,
-    },
-}
-
-/// What a work type is for and what its figures mean; the table of work types is made from this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WorkTypeInfo {
-    /// Its name.
-    pub name: &'static str,
-    /// Kernel path that it presses.
-    pub presses: &'static str,
-    /// What one iteration is.
-    pub iteration: &'static str,
-    /// What its wake latency is; `None`: it never sleeps.
-    pub wake_latency: Option<&'static str>,
-    /// Workers that form one group; a worker count is a multiple of it.
-    pub group_size: usize,
-    /// Whether it wants a CPU all the time, so that off-CPU time is the scheduler's doing.
-    pub cpu_bound: bool,
-}
-
-impl WorkType {
-    /// A ping-pong that hands over at once.
-    pub const FUTEX_PING_PONG: Self = Self::FutexPingPong { spin: 0 };
-    /// 5 ms of spinning, 5 ms of sleep.
-    pub const BURSTY: Self = Self::Bursty {
-        burst: Duration::from_millis(5),
-        sleep: Duration::from_millis(5),
-    };
-
-    /// One of each, with usual parameters.
-    pub const ALL: [Self; 4] = [
-        Self::SpinWait,
-        Self::YieldHeavy,
-        Self::FUTEX_PING_PONG,
-        Self::BURSTY,
-    ];
-
-    /// The work type of this name, with usual parameters.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|work| work.name() == name)
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &'static str {
-        self.info().name
-    }
-
-    /// What it is for and what its figures mean.
-    pub const fn info(&self) -> WorkTypeInfo {
-        match self {
-            Self::SpinWait => WorkTypeInfo {
-                name: "SpinWait",
-                presses: "tick preemption, load balancing",
-                iteration: "a chain of 8192 multiplications",
-                wake_latency: None,
-                group_size: 1,
-                cpu_bound: true,
-            },
-            Self::YieldHeavy => WorkTypeInfo {
-                name: "YieldHeavy",
-                presses: "sched_yield, requeue, pick next",
-                iteration: "64 multiplications and one sched_yield",
-                wake_latency: None,
-                group_size: 1,
-                cpu_bound: true,
-            },
-            Self::FutexPingPong { .. } => WorkTypeInfo {
-                name: "FutexPingPong",
-                presses: "futex wake, select_cpu, wake-up preemption",
-                iteration: "woken once and the partner woken once",
-                wake_latency: Some("from the partner's futex_wake to running"),
-                group_size: 2,
-                cpu_bound: false,
-            },
-            Self::Bursty { .. } => WorkTypeInfo {
-                name: "Bursty",
-                presses: "hrtimer wake-up, idle entry and exit, vruntime after sleep",
-                iteration: "one chunk of the burst (8192 multiplications)",
-                wake_latency: Some("from the requested end of the sleep to running"),
-                group_size: 1,
-                cpu_bound: false,
-            },
-        }
-    }
-}
+use super::super::cpuset::CpuSet;
+use super::WorkType;
 
 /// Scheduling policy of a worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,13 +41,34 @@ pub enum Affinity {
     SmtSiblings,
 }
 
+/// NUMA nodes that a worker's memory comes from, as `set_mempolicy(2)` has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MemPolicy {
+    /// The node of the CPU that touches a page first.
+    #[default]
+    Default,
+    /// Only these nodes (`MPOL_BIND`).
+    Bind(Vec<u32>),
+    /// This node while it has room (`MPOL_PREFERRED`).
+    Preferred(u32),
+    /// These nodes while they have room (`MPOL_PREFERRED_MANY`).
+    PreferredMany(Vec<u32>),
+    /// Page by page over these nodes (`MPOL_INTERLEAVE`).
+    Interleave(Vec<u32>),
+    /// Same, by the weights of sysfs (`MPOL_WEIGHTED_INTERLEAVE`).
+    WeightedInterleave(Vec<u32>),
+    /// The node of the CPU, whatever the process's policy says (`MPOL_LOCAL`).
+    Local,
+}
+
 /// How a worker is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CloneMode {
     /// A process of its own.
     #[default]
     Fork,
-    /// A thread of the test's process.
+    /// A thread of one process that all workers of the group share: one address space, one signal table.
     Thread,
 }
 
@@ -198,6 +114,8 @@ pub struct WorkSpec {
     pub comm: Option<String>,
     /// CPUs that they bind themselves to.
     pub affinity: Option<Affinity>,
+    /// NUMA nodes of their memory.
+    pub mem_policy: Option<MemPolicy>,
     /// How they are made.
     pub clone_mode: CloneMode,
 }
@@ -212,6 +130,7 @@ impl WorkSpec {
             nice: None,
             comm: None,
             affinity: None,
+            mem_policy: None,
             clone_mode: CloneMode::Fork,
         }
     }
@@ -257,6 +176,20 @@ impl WorkSpec {
         self.affinity = Some(affinity);
         self
     }
+
+    /// Sets the NUMA nodes of the memory.
+    #[must_use]
+    pub fn mem_policy(mut self, policy: MemPolicy) -> Self {
+        self.mem_policy = Some(policy);
+        self
+    }
+
+    /// Makes the workers threads of one process.
+    #[must_use]
+    pub fn threads(mut self) -> Self {
+        self.clone_mode = CloneMode::Thread;
+        self
+    }
 }
 
 impl From<WorkType> for WorkSpec {
@@ -268,14 +201,6 @@ impl From<WorkType> for WorkSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_read_back() {
-        for work in WorkType::ALL {
-            assert_eq!(WorkType::from_name(work.name()), Some(work));
-        }
-        assert_eq!(WorkType::from_name("Nothing"), None);
-    }
 
     #[test]
     fn counts_are_whole_groups() {

@@ -1,0 +1,51 @@
+//! `IpcVariance`: stretches of full pipelines and stretches that wait for memory. Presses whatever takes CPU time for work done.
+//!
+//! One iteration is one hot and one cold stretch; work units are their steps. It never sleeps.
+
+use rustix::io::Errno;
+
+use super::super::meter::{Meter, xorshift};
+use super::alu_hot::chains;
+use super::{Body, body};
+
+pub(super) fn prepare<'a>(hot: u32, cold: u32, kib: u32) -> Result<Body<'a>, Errno> {
+    let next = cycle((kib as usize * 1_024 / size_of::<u32>()).max(2));
+    body(move |meter: &mut Meter<'_>| {
+        let mut place = 0;
+        while !meter.stopping() {
+            chains::<8>(hot / 8);
+            for _ in 0..cold {
+                place = next[place] as usize;
+            }
+            std::hint::black_box(place);
+            meter.tick(u64::from(hot) + u64::from(cold));
+        }
+    })
+}
+
+/// One cycle through all places in an order that no prefetcher guesses (Sattolo).
+fn cycle(len: usize) -> Vec<u32> {
+    let mut next: Vec<u32> = (0..u32::try_from(len).unwrap_or(u32::MAX)).collect();
+    let mut state = 0x9e37_79b9_7f4a_7c15;
+    for last in (1..next.len()).rev() {
+        state = xorshift(state);
+        let other = usize::try_from(state % last as u64).unwrap_or(0);
+        next.swap(last, other);
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cycle_visits_every_place() {
+        let next = cycle(100);
+        let mut place = 0;
+        for step in 1..=100 {
+            place = next[place] as usize;
+            assert_eq!(place == 0, step == 100);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `PageFaultChurn`: touches pages and gives them back. Presses page faults, the mmap lock and TLB shoot-downs.
+//!
+//! One iteration is all touches and one giving back: a work unit for each touch. It never sleeps by choice.
+
+use rustix::io::Errno;
+
+use super::super::meter::Meter;
+use super::super::os::{PAGE, Region};
+use super::{Body, body};
+
+pub(super) fn prepare<'a>(kib: u32, touches: u32) -> Result<Body<'a>, Errno> {
+    let mut region = Region::new(kib)?;
+    region.give_back()?;
+    body(move |meter: &mut Meter<'_>| {
+        let pages = region.len() / PAGE;
+        while !meter.stopping() {
+            for _ in 0..touches {
+                let page = usize::try_from(meter.next_choice()).unwrap_or(0) % pages;
+                region.touch(page * PAGE);
+            }
+            let _ = region.give_back();
+            meter.tick(u64::from(touches));
+        }
+    })
+}

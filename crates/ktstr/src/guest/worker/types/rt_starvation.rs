@@ -1,0 +1,18 @@
+//! `RtStarvation`: on one CPU, a FIFO worker spins in long bursts; a fair worker gets what is left. Presses stall detection, the
+//! fair server, and a sched_ext scheduler that loses a CPU for long.
+//!
+//! One iteration is a chain of 8192 multiplications, one work unit each. The FIFO worker rests on purpose: a sched_ext task that
+//! never ran would end the scheduler. Its wake latency is from the rest's end to running.
+
+use std::time::Duration;
+
+use super::super::meter::Meter;
+use super::{bursty, spin_wait};
+
+pub(super) fn run(burst: Duration, rest: Duration, member: usize, meter: &mut Meter<'_>) {
+    if member == 0 {
+        bursty::run(burst, rest, meter);
+    } else {
+        spin_wait::run(meter);
+    }
+}

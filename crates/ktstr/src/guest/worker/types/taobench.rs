@@ -1,0 +1,158 @@
+//! `Taobench`: a read-mostly cache under load, after the TAO benchmark of DCPerf. Fast threads look keys up; what is missing goes to
+//! slow threads that fetch it. Presses short CPU bursts and hand-overs between threads.
+//!
+//! One iteration is one lookup answered: one work unit. The two histograms are service times from the lookup to its answer: `fast`
+//! of hits, `slow` of misses. Wake latency is from a miss to a slow thread taking it up, the time in the queue included. The gap is the longest time in which
+//! no lookup was answered, to 20 ms.
+
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
+use std::sync::{Mutex, PoisonError, RwLock};
+
+use rustix::io::Errno;
+
+use super::super::crew::{Crew, supervise};
+use super::super::meter::{Meter, xorshift};
+use super::{Body, body};
+use crate::guest::sys::{self, monotonic_ns};
+use crate::model::work::TaobenchSpec;
+
+const FAST: usize = 0;
+const SLOW: usize = 1;
+/// Bytes of one entry.
+const ENTRY: usize = 512;
+const SHARDS: usize = 16;
+/// Misses that may wait for slow threads; a fast thread waits while the queue is full.
+const QUEUE: usize = 64;
+
+/// A lookup that missed.
+#[derive(Debug)]
+struct Miss {
+    key: u64,
+    asked_ns: u64,
+}
+
+#[derive(Debug)]
+struct Cache {
+    shards: Vec<RwLock<Vec<u8>>>,
+    queue: Mutex<VecDeque<Miss>>,
+    /// Misses queued, modulo 2^32; slow threads sleep on it.
+    queued: AtomicU32,
+    /// Misses taken out, modulo 2^32; fast threads sleep on it while the queue is full.
+    taken: AtomicU32,
+}
+
+pub(super) fn prepare<'a>(spec: &TaobenchSpec) -> Result<Body<'a>, Errno> {
+    let spec = *spec;
+    let bytes = (spec.cache_kib as usize * 1_024 / SHARDS).max(ENTRY);
+    let cache = Cache {
+        shards: (0..SHARDS).map(|_| RwLock::new(vec![1; bytes])).collect(),
+        queue: Mutex::new(VecDeque::with_capacity(QUEUE)),
+        queued: AtomicU32::new(0),
+        taken: AtomicU32::new(0),
+    };
+    body(move |meter: &mut Meter<'_>| {
+        std::thread::scope(|scope| {
+            for number in 0..spec.fast_threads.max(1) {
+                let (cache, crew) = (&cache, Crew::of(meter));
+                scope.spawn(move || look_up(&spec, u64::from(number) + 1, cache, crew));
+            }
+            for _ in 0..spec.slow_threads.max(1) {
+                let (cache, crew) = (&cache, Crew::of(meter));
+                scope.spawn(move || fetch(&spec, cache, crew));
+            }
+            supervise(meter);
+        });
+    })
+}
+
+fn look_up(spec: &TaobenchSpec, seed: u64, cache: &Cache, mut crew: Crew<'_>) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    while !crew.stopping() {
+        state = xorshift(state);
+        let key = state >> 8;
+        let asked_ns = monotonic_ns();
+        if state % 100 < u64::from(spec.hit_pct) {
+            std::hint::black_box(cache.read(key));
+            crew.record(FAST, monotonic_ns().saturating_sub(asked_ns));
+            crew.done();
+        } else if !cache.enqueue(Miss { key, asked_ns }, &crew) {
+            return;
+        }
+    }
+}
+
+fn fetch(spec: &TaobenchSpec, cache: &Cache, mut crew: Crew<'_>) {
+    while !crew.stopping() {
+        let queued = cache.queued.load(Relaxed);
+        let Some(miss) = cache.dequeue() else {
+            crew.await_word(&cache.queued, |now| now != queued);
+            continue;
+        };
+        crew.woken(monotonic_ns().saturating_sub(miss.asked_ns));
+        crew.sleep(spec.slow_path);
+        cache.write(miss.key);
+        crew.record(SLOW, monotonic_ns().saturating_sub(miss.asked_ns));
+        crew.done();
+    }
+}
+
+impl Cache {
+    fn place(&self, key: u64) -> (usize, usize) {
+        let key = usize::try_from(key).unwrap_or(0);
+        (key % SHARDS, key / SHARDS)
+    }
+
+    /// Adds up one entry.
+    fn read(&self, key: u64) -> u64 {
+        let (shard, entry) = self.place(key);
+        let shard = self.shards[shard]
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let entries = shard.len() / ENTRY;
+        let bytes = &shard[entry % entries * ENTRY..][..ENTRY];
+        bytes.iter().map(|byte| u64::from(*byte)).sum()
+    }
+
+    /// Replaces one entry.
+    fn write(&self, key: u64) {
+        let (shard, entry) = self.place(key);
+        let mut shard = self.shards[shard]
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let entries = shard.len() / ENTRY;
+        let bytes = &mut shard[entry % entries * ENTRY..][..ENTRY];
+        bytes.fill(u8::try_from(key & 0x7f).unwrap_or(1));
+    }
+
+    /// Queues a miss, after waiting for room; `false` if the stop came first.
+    fn enqueue(&self, miss: Miss, crew: &Crew<'_>) -> bool {
+        loop {
+            let taken = self.taken.load(Relaxed);
+            {
+                let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                if queue.len() < QUEUE {
+                    queue.push_back(miss);
+                    break;
+                }
+            }
+            if !crew.await_word(&self.taken, |now| now != taken) {
+                return false;
+            }
+        }
+        self.queued.fetch_add(1, Release);
+        sys::futex_wake_all(&self.queued);
+        true
+    }
+
+    fn dequeue(&self) -> Option<Miss> {
+        let miss = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.pop_front()
+        }?;
+        self.taken.fetch_add(1, AcqRel);
+        sys::futex_wake_all(&self.taken);
+        Some(miss)
+    }
+}
