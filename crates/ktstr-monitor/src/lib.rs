@@ -15,17 +15,29 @@
 #![warn(clippy::host_endian_bytes, clippy::big_endian_bytes)]
 
 mod addr;
+pub mod bpf;
 pub mod btf;
 mod bytes;
+mod cgroup;
+mod dump;
 mod error;
 mod kernel;
 pub mod locate;
 pub mod paging;
 pub mod phys;
+mod printk;
+pub mod render;
+pub mod sched;
 mod symbols;
 
 pub use addr::{Gpa, Kva};
+pub use dump::{
+    DUMP_SCHEMA, DumpOptions, FailureDumpReport, KernelSection, MapSection, VcpuRegisters,
+    VcpuSection,
+};
 pub use error::{Error, Result};
 pub use kernel::{Attach, Kernel, Object, Optional, Problem, Problems};
 pub use phys::{PhysMem, Range};
+pub use printk::{Log, LogRecord};
+pub use sched::Walk;
 pub use symbols::{Symbols, Vmlinux};

@@ -57,17 +57,44 @@ impl Btf {
             bits: None,
         };
         for step in path.split('.') {
-            let (name, indices) = match step.split_once('[') {
-                Some((name, rest)) => (name, Some(rest)),
-                None => (step, None),
-            };
+            let at = step.find('[').unwrap_or(step.len());
+            let (name, indices) = step.split_at_checked(at)?;
             place = self.step(&place, name)?;
-            for index in indices.into_iter().flat_map(|rest| rest.split('[')) {
-                let index: u32 = index.strip_suffix(']')?.parse().ok()?;
-                place = self.element(&place, index)?;
-            }
+            place = self.subscripts(place, indices)?;
         }
         Some(place)
+    }
+
+    /// As [`Btf::member`], below an array: a path that begins with a subscript (`[3].first`).
+    #[must_use]
+    pub fn indexed(&self, id: TypeId, path: &str) -> Option<Field> {
+        let end = path.find('.').unwrap_or(path.len());
+        let (indices, rest) = path.split_at_checked(end)?;
+        let whole = Field {
+            offset: 0,
+            size: self.size_of(id)?,
+            ty: id,
+            bits: None,
+        };
+        let element = self.subscripts(whole, indices)?;
+        let Some(rest) = rest.strip_prefix('.') else {
+            return Some(element);
+        };
+        let inner = self.member(element.ty, rest)?;
+        Some(Field {
+            offset: element.offset.checked_add(inner.offset)?,
+            ..inner
+        })
+    }
+
+    /// `[1][2]` below a place.
+    fn subscripts(&self, place: Field, indices: &str) -> Option<Field> {
+        indices
+            .split_terminator(']')
+            .try_fold(place, |place, index| {
+                let index = index.strip_prefix('[')?.parse().ok()?;
+                self.element(&place, index)
+            })
     }
 
     /// A member of the named struct.

@@ -6,7 +6,9 @@ mod percpu;
 mod problems;
 mod radix;
 
+pub(crate) use object::write_number;
 pub use object::{Object, Optional};
+pub(crate) use percpu::bits;
 pub use problems::{Problem, Problems};
 
 use std::collections::HashMap;
@@ -32,6 +34,8 @@ pub struct Kernel {
     symbols: Symbols,
     btf: Arc<Btf>,
     fields: RwLock<HashMap<(TypeId, &'static str), Option<Field>>>,
+    /// By address and id of the `struct btf`.
+    pub(crate) program_btfs: RwLock<HashMap<(Kva, u32), Arc<Btf>>>,
 }
 
 /// The kernel's linear map of all memory.
@@ -108,6 +112,7 @@ impl Attach {
             symbols: located.symbols,
             btf: Arc::new(located.btf),
             fields: RwLock::default(),
+            program_btfs: RwLock::default(),
         };
         kernel.direct_map = DirectMap {
             base: kernel.find_direct_map(located.space.mode),

@@ -1,0 +1,98 @@
+//! `struct bpf_arena` (`kernel/bpf/arena.c`): pages that programs and user space share.
+
+use serde::Serialize;
+
+use super::BpfMap;
+use crate::{Kernel, Kva, Result, bytes};
+
+/// Half of `GUARD_SZ`: programs reach 16 bits of offset beyond either end.
+const GUARD: u64 = 64 << 10;
+/// `SZ_4G`: an arena is addressed by 32 bits.
+const SPAN: u64 = 1 << 32;
+const PAGE: u64 = 4096;
+/// Pages listed at most.
+const MAX_PAGES: usize = 4096;
+/// Tables read at most: all of 4 GiB by small pages.
+const TABLE_BUDGET: usize = 2100;
+
+/// An arena's pages.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Arena {
+    /// Where user space has it.
+    pub user_vm_start: u64,
+    /// Where it ends there.
+    pub user_vm_end: u64,
+    /// Where the kernel has it.
+    pub kern_vm_start: Kva,
+    /// Pages that exist, ascending.
+    pub pages: Vec<ArenaPage>,
+    /// Whether there are more.
+    pub truncated: bool,
+}
+
+/// A page that was allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ArenaPage {
+    /// Its address in user space and in pointers that programs keep.
+    pub user: u64,
+    /// Its address in the kernel.
+    pub kva: Kva,
+}
+
+impl BpfMap {
+    /// The pages of an arena map.
+    ///
+    /// # Errors
+    /// When the map is no arena or cannot be read.
+    pub fn arena(&self, kernel: &Kernel) -> Result<Arena> {
+        let arena = kernel.object("bpf_arena", self.kva)?;
+        let area = arena.follow_some("kern_vm")?;
+        let start = area.pointer("addr")?.wrapping_add(GUARD);
+        let mut found = Arena {
+            user_vm_start: arena.uint("user_vm_start")?,
+            user_vm_end: arena.uint("user_vm_end")?,
+            kern_vm_start: start,
+            ..Arena::default()
+        };
+        let user_base = found.user_vm_start & !(SPAN - 1);
+        let user_low = found.user_vm_start & (SPAN - 1);
+        let end = start.wrapping_add(SPAN);
+        let mut pages = Vec::new();
+        kernel.address_space().walk_range(
+            &**kernel.memory(),
+            (start, end),
+            TABLE_BUDGET,
+            &mut |page| {
+                // The kernel's mapping is indexed by the low half of the user's address.
+                let low = page.kva.0.wrapping_sub(start.0);
+                let carry = if low < user_low { SPAN } else { 0 };
+                pages.push(ArenaPage {
+                    user: user_base.wrapping_add(carry).wrapping_add(low),
+                    kva: page.kva,
+                });
+                pages.len() <= MAX_PAGES
+            },
+        );
+        found.truncated = pages.len() > MAX_PAGES;
+        pages.truncate(MAX_PAGES);
+        found.pages = pages;
+        Ok(found)
+    }
+}
+
+impl Arena {
+    /// Copies arena memory at an address as programs and user space know it.
+    ///
+    /// # Errors
+    /// When a page was never allocated.
+    pub fn read(&self, kernel: &Kernel, user: u64, buffer: &mut [u8]) -> Result<()> {
+        let low = u64::from(bytes::low32(user));
+        kernel.read(self.kern_vm_start.wrapping_add(low), buffer)
+    }
+
+    /// Bytes that exist.
+    #[must_use]
+    pub fn allocated_bytes(&self) -> u64 {
+        self.pages.len() as u64 * PAGE
+    }
+}

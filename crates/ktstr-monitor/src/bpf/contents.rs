@@ -1,0 +1,241 @@
+//! A map's contents, rendered by the BTF it was made with.
+
+use serde::Serialize;
+
+use super::elements::MAX_VALUE;
+use super::{Arena, BpfMap, RawEntry, RawValue};
+use crate::btf::{Btf, TypeId};
+use crate::render::{Decoder, Limits, RenderedValue};
+use crate::{Error, Kernel, Kva, Problems, Result, Walk, bytes};
+
+/// What a map holds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapContents {
+    /// Keys and values.
+    Entries(Vec<MapEntry>),
+    /// The variables of a `.bss`, `.data` or `.rodata` section.
+    Section(RenderedValue),
+    /// A ring buffer's positions.
+    RingBuf(RingBuf),
+    /// An arena's pages.
+    Arena(Arena),
+    /// A `struct_ops` and its state.
+    StructOps(StructOps),
+    /// Nothing that this code can read.
+    Unsupported(String),
+}
+
+/// A key and its value.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct MapEntry {
+    /// The key; for task storage the task.
+    pub key: RenderedValue,
+    /// The value.
+    #[serde(flatten)]
+    pub value: MapValue,
+}
+
+/// One value, or one per CPU.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MapValue {
+    /// In one place.
+    Value(RenderedValue),
+    /// Per CPU, by number.
+    PerCpu(Vec<(u32, RenderedValue)>),
+}
+
+/// Positions of a ring buffer, bytes since its creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RingBuf {
+    /// Up to here it was read.
+    pub consumer_pos: u64,
+    /// Up to here it was written or reserved.
+    pub producer_pos: u64,
+    /// Capacity in bytes.
+    pub size: u64,
+}
+
+/// A registered or registering `struct_ops`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StructOps {
+    /// `enum bpf_struct_ops_state` without prefix: init, inuse, tobefree, ready.
+    pub state: String,
+    /// The kernel's copy of the operations.
+    pub value: RenderedValue,
+}
+
+impl BpfMap {
+    /// The contents, at most `entries` of them.
+    #[must_use]
+    pub fn contents(&self, kernel: &Kernel, entries: usize, limits: Limits) -> Walk<MapContents> {
+        let mut problems = Problems::new();
+        let contents = match self.map_type.as_str() {
+            "ringbuf" | "user_ringbuf" => self.ringbuf(kernel).map(MapContents::RingBuf),
+            "arena" => self.arena(kernel).map(MapContents::Arena),
+            "struct_ops" => self.struct_ops(kernel, limits).map(MapContents::StructOps),
+            _ => self.entries(kernel, entries, limits, &mut problems),
+        };
+        let found = contents.unwrap_or_else(|error| {
+            if !matches!(error, Error::Unsupported { .. }) {
+                problems.note(&format!("map {}", self.name), &error);
+            }
+            MapContents::Unsupported(error.to_string())
+        });
+        Walk { found, problems }
+    }
+
+    fn ringbuf(&self, kernel: &Kernel) -> Result<RingBuf> {
+        let ring = kernel
+            .object("bpf_ringbuf_map", self.kva)?
+            .follow_some("rb")?;
+        Ok(RingBuf {
+            consumer_pos: ring.uint("consumer_pos")?,
+            producer_pos: ring.uint("producer_pos")?,
+            size: ring.uint("mask")?.wrapping_add(1),
+        })
+    }
+
+    fn struct_ops(&self, kernel: &Kernel, limits: Limits) -> Result<StructOps> {
+        let map = kernel.object("bpf_struct_ops_map", self.kva)?;
+        let state = map
+            .uint("kvalue.common.state")
+            .or_else(|_| map.uint("kvalue.state"))?;
+        let at = map.address_of("kvalue")?;
+        let raw = self.read_value(kernel, at)?;
+        // The wrapper's last member is the operations themselves.
+        let btf = kernel.btf();
+        let field = btf
+            .member(self.vmlinux_value_type, "data")
+            .ok_or_else(|| Error::NoType {
+                name: format!("of the struct_ops value of map {}", self.name),
+            })?;
+        let data = raw.get(bytes::size(field.offset)..).unwrap_or_default();
+        Ok(StructOps {
+            state: kernel.lower_name("bpf_struct_ops_state", "BPF_STRUCT_OPS_STATE_", state),
+            value: render(kernel, btf, field.ty, data, limits),
+        })
+    }
+
+    fn entries(
+        &self,
+        kernel: &Kernel,
+        limit: usize,
+        limits: Limits,
+        problems: &mut Problems,
+    ) -> Result<MapContents> {
+        let btf = match self.btf {
+            Some(kva) => problems.need("a map's BTF", kernel.btf_at(kva)),
+            None => None,
+        };
+        let btf = btf.as_deref();
+        if let Some(btf) = btf.filter(|btf| self.is_section(btf)) {
+            let RawValue::One(at) = self.array_element(kernel, 0, problems)? else {
+                return Err(Error::Unsupported {
+                    what: format!("map {}", self.name),
+                    why: "a section per CPU".to_owned(),
+                });
+            };
+            let raw = self.read_value(kernel, at)?;
+            let value = render(kernel, btf, self.value_type, &raw, limits);
+            return Ok(MapContents::Section(value));
+        }
+        let raw = self.raw_entries(kernel, limit, problems)?;
+        let entries = raw
+            .into_iter()
+            .map(|entry| self.entry(kernel, btf, &entry, limits))
+            .collect();
+        Ok(MapContents::Entries(entries))
+    }
+
+    fn is_section(&self, btf: &Btf) -> bool {
+        self.max_entries == 1
+            && self.map_type == "array"
+            && btf
+                .ty(self.value_type)
+                .is_some_and(|ty| ty.kind() == crate::btf::Kind::DataSec)
+    }
+
+    fn entry(
+        &self,
+        kernel: &Kernel,
+        btf: Option<&Btf>,
+        entry: &RawEntry,
+        limits: Limits,
+    ) -> MapEntry {
+        let value = |at: Kva| match self.read_value(kernel, at) {
+            Ok(raw) => self.typed(kernel, btf, self.value_type, raw, limits),
+            Err(error) => RenderedValue::Unreadable(error.to_string()),
+        };
+        let key = if self.map_type.ends_with("_storage") {
+            owner(kernel, &self.map_type, &entry.key)
+        } else {
+            self.typed(kernel, btf, self.key_type, entry.key.clone(), limits)
+        };
+        MapEntry {
+            key,
+            value: match &entry.value {
+                RawValue::One(at) => MapValue::Value(value(*at)),
+                RawValue::PerCpu(places) => {
+                    MapValue::PerCpu(places.iter().map(|&(cpu, at)| (cpu, value(at))).collect())
+                }
+            },
+        }
+    }
+
+    fn typed(
+        &self,
+        kernel: &Kernel,
+        btf: Option<&Btf>,
+        ty: TypeId,
+        raw: Vec<u8>,
+        limits: Limits,
+    ) -> RenderedValue {
+        match btf {
+            Some(btf) if ty.0 != 0 => render(kernel, btf, ty, &raw, limits),
+            // An array's index needs no type.
+            _ if self.map_type.ends_with("array") && raw.len() == 4 => {
+                RenderedValue::Unsigned(bytes::uint(&raw))
+            }
+            _ => RenderedValue::Bytes(raw),
+        }
+    }
+}
+
+/// Task storage belongs to a task; of other owners only the address is known.
+fn owner(kernel: &Kernel, map_type: &str, key: &[u8]) -> RenderedValue {
+    let address = bytes::uint(key);
+    let task = (map_type == "task_storage")
+        .then(|| {
+            let task = kernel.object("task_struct", Kva(address)).ok()?;
+            Some((task.i32("pid").ok()?, task.text("comm").ok()?))
+        })
+        .flatten();
+    match task {
+        Some((pid, comm)) => RenderedValue::Struct {
+            type_name: "task".to_owned(),
+            members: vec![
+                ("pid".to_owned(), RenderedValue::Signed(pid.into())),
+                ("comm".to_owned(), RenderedValue::Text(comm)),
+            ],
+        },
+        None => RenderedValue::Pointer {
+            address,
+            target: None,
+        },
+    }
+}
+
+/// Decodes with the kernel's symbols as pointer targets.
+fn render(kernel: &Kernel, btf: &Btf, ty: TypeId, raw: &[u8], limits: Limits) -> RenderedValue {
+    let raw = raw.get(..raw.len().min(MAX_VALUE)).unwrap_or_default();
+    let resolve = |address: u64| {
+        let (name, offset) = kernel.symbols().symbolize(Kva(address))?;
+        Some(match offset {
+            0 => name.to_owned(),
+            _ => format!("{name}+{offset:#x}"),
+        })
+    };
+    Decoder::new(btf, limits).resolver(&resolve).decode(ty, raw)
+}

@@ -1,0 +1,105 @@
+//! Decoding, text and JSON of values written by hand.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::btf::build::Builder;
+use crate::btf::{Btf, TypeId};
+
+/// `struct s { int a; u8 low:3, high:5; char name[4]; enum e kind; void *next; u32 v[3]; struct { u16 in; }; }`
+fn sample() -> (Btf, TypeId) {
+    let mut btf = Builder::new();
+    let int = btf.int("int", 4, true);
+    let byte = btf.int("unsigned char", 1, false);
+    let character = btf.int("char", 1, true);
+    let half = btf.int("short", 2, false);
+    let word = btf.int("unsigned int", 4, false);
+    let name = btf.array(character, 4);
+    let kind = btf.enumeration("e", &[("ONE", 1), ("TWO", 2), ("FOUR", 4)]);
+    let void = btf.ptr(0);
+    let list = btf.array(word, 3);
+    let inner = btf.structure("", 2, &[("in", half, 0, 0)]);
+    let id = btf.structure(
+        "s",
+        40,
+        &[
+            ("a", int, 0, 0),
+            ("low", byte, 32, 3),
+            ("high", byte, 35, 5),
+            ("name", name, 40, 0),
+            ("kind", kind, 96, 0),
+            ("next", void, 128, 0),
+            ("v", list, 192, 0),
+            ("", inner, 288, 0),
+        ],
+    );
+    (Btf::from_bytes(btf.finish()).unwrap(), TypeId(id))
+}
+
+fn raw() -> Vec<u8> {
+    let mut raw = vec![0; 40];
+    raw[..4].copy_from_slice(&(-5_i32).to_le_bytes());
+    raw[4] = 0xb5;
+    raw[5..8].copy_from_slice(b"hi\0");
+    raw[12] = 2;
+    raw[16..24].copy_from_slice(&0xffff_ffff_8100_0000_u64.to_le_bytes());
+    raw[24..36].copy_from_slice(&[7, 0, 0, 0, 7, 0, 0, 0, 9, 0, 0, 0]);
+    raw[36] = 3;
+    raw
+}
+
+#[test]
+fn every_kind_of_value_is_rendered() {
+    let (btf, id) = sample();
+    let resolve = |address: u64| (address == 0xffff_ffff_8100_0000).then(|| "_text+0x0".to_owned());
+    let value = Decoder::new(&btf, Limits::default())
+        .resolver(&resolve)
+        .decode(id, &raw());
+    assert_eq!(
+        value.to_string(),
+        r#"{a=-5, low=5, high=22, name="hi", kind=TWO, next=0xffffffff81000000 (_text+0x0), v=[7 x2, 9], in=3}"#
+    );
+    assert_eq!(
+        serde_json::to_string(&value).unwrap(),
+        r#"{"a":-5,"low":5,"high":22,"name":"hi","kind":{"enum":"TWO","value":2},"next":{"ptr":"0xffffffff81000000","to":"_text+0x0"},"v":[7,7,9],"in":3}"#
+    );
+    assert_eq!(value.member("v.2").and_then(RenderedValue::as_u64), Some(9));
+}
+
+#[test]
+fn several_bits_of_an_enum_are_flags() {
+    let (btf, id) = sample();
+    let mut raw = raw();
+    raw[12] = 5;
+    let value = Decoder::new(&btf, Limits::default()).decode(id, &raw);
+    assert_eq!(value.member("kind").unwrap().to_string(), "ONE|FOUR (0x5)");
+}
+
+#[test]
+fn limits_cut_and_say_so() {
+    let (btf, id) = sample();
+    let limits = Limits {
+        elements: 1,
+        ..Limits::default()
+    };
+    let value = Decoder::new(&btf, limits).decode(id, &raw());
+    assert_eq!(value.member("v").unwrap().to_string(), "[7, 2 more]");
+    let short = Decoder::new(&btf, Limits::default()).decode(id, &raw()[..20]);
+    assert!(
+        short
+            .member("next")
+            .unwrap()
+            .to_string()
+            .contains("ends before")
+    );
+}
+
+proptest! {
+    #[test]
+    fn decoding_never_panics(raw in proptest::collection::vec(any::<u8>(), 0..64), id in 0_u32..20, values in 0_usize..20) {
+        let (btf, _) = sample();
+        let limits = Limits { values, ..Limits::default() };
+        let value = Decoder::new(&btf, limits).decode(TypeId(id), &raw);
+        let _ = (value.to_string(), serde_json::to_string(&value).unwrap());
+    }
+}

@@ -1,0 +1,122 @@
+//! `struct sched_domain`: each CPU's tree from the innermost domain outwards. Read without RCU.
+
+use serde::Serialize;
+
+use super::Walk;
+use crate::{Error, Kernel, Object, Problems, Result};
+
+/// SMT, cluster, MC, PKG and NUMA levels; a real machine has at most eight.
+const MAX_LEVELS: usize = 16;
+
+/// One level of one CPU's tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SchedDomain {
+    /// The CPU whose tree it is in.
+    pub cpu: u32,
+    /// 0 for the innermost.
+    pub depth: u32,
+    /// Name of the topology level (`CONFIG_SCHED_DEBUG` up to 6.14).
+    pub name: Option<String>,
+    /// Number of the topology level.
+    pub level: Option<i64>,
+    /// CPUs that it spans.
+    pub span: Vec<u32>,
+    /// `SD_*` flags.
+    pub flags: Option<u64>,
+    /// Names of the flags.
+    pub flag_names: Vec<String>,
+    /// Shortest balance interval, milliseconds.
+    pub min_interval: Option<u64>,
+    /// Longest balance interval, milliseconds.
+    pub max_interval: Option<u64>,
+    /// How much busier, in percent, before balancing starts.
+    pub imbalance_pct: Option<u64>,
+    /// Present balance interval, milliseconds.
+    pub balance_interval: Option<u64>,
+    /// Consecutive failures to balance.
+    pub nr_balance_failed: Option<u64>,
+}
+
+impl Kernel {
+    /// The trees of all online CPUs, innermost level first.
+    #[must_use]
+    pub fn sched_domains(&self) -> Walk<Vec<SchedDomain>> {
+        let mut problems = Problems::new();
+        let mut found = Vec::new();
+        for cpu in self.online_cpus() {
+            let tree = self.sched_domains_of(cpu, &mut problems);
+            found.extend(problems.need("sched domains", tree).unwrap_or_default());
+        }
+        Walk { found, problems }
+    }
+
+    fn sched_domains_of(&self, cpu: u32, problems: &mut Problems) -> Result<Vec<SchedDomain>> {
+        let rq = self.object("rq", self.per_cpu_symbol("runqueues", cpu)?)?;
+        let mut levels = Vec::new();
+        let mut next = rq.follow("sd")?;
+        while let Some(domain) = next {
+            if levels.len() == MAX_LEVELS {
+                let error = Error::TooLong {
+                    what: "a sched domain tree",
+                    limit: MAX_LEVELS,
+                };
+                problems.note("sched domains", &error);
+                break;
+            }
+            let depth = u32::try_from(levels.len()).unwrap_or(0);
+            levels.push(self.sched_domain(&domain, (cpu, depth), problems));
+            next = problems
+                .keep("sched_domain.parent", domain.follow("parent"))
+                .flatten();
+        }
+        Ok(levels)
+    }
+
+    fn sched_domain(
+        &self,
+        domain: &Object<'_>,
+        (cpu, depth): (u32, u32),
+        problems: &mut Problems,
+    ) -> SchedDomain {
+        let all = self.nr_cpu_ids();
+        let span = domain
+            .address_of("span")
+            .and_then(|kva| self.read_bytes(kva, u64::from(all.div_ceil(64)) * 8, 1024));
+        let span = problems.keep("sched_domain.span", span).unwrap_or_default();
+        let flags = problems.keep("sched_domain.flags", domain.uint("flags"));
+        let mut read = |path| problems.keep(path, domain.uint(path));
+        SchedDomain {
+            cpu,
+            depth,
+            span: crate::kernel::bits(&span)
+                .into_iter()
+                .filter(|&cpu| cpu < all)
+                .collect(),
+            min_interval: read("min_interval"),
+            max_interval: read("max_interval"),
+            imbalance_pct: read("imbalance_pct"),
+            balance_interval: read("balance_interval"),
+            nr_balance_failed: read("nr_balance_failed"),
+            name: problems
+                .keep("sched_domain.name", domain.text_behind("name", 64))
+                .flatten(),
+            level: problems.keep("sched_domain.level", domain.int("level")),
+            flags,
+            flag_names: flags.map_or_else(Vec::new, |flags| self.domain_flags(flags)),
+        }
+    }
+
+    /// `enum` of `include/linux/sched/sd_flags.h` numbers bits: `__SD_BALANCE_NEWIDLE` is 0.
+    fn domain_flags(&self, flags: u64) -> Vec<String> {
+        let holder = self
+            .btf()
+            .types()
+            .find(|ty| ty.enumerators().any(|e| e.name == "__SD_BALANCE_NEWIDLE"));
+        holder.map_or_else(Vec::new, |ty| {
+            ty.enumerators()
+                .filter(|entry| entry.value < 64 && flags >> entry.value & 1 != 0)
+                .map(|entry| entry.name.trim_start_matches('_').to_owned())
+                .collect()
+        })
+    }
+}

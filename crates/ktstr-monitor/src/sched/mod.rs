@@ -1,0 +1,27 @@
+//! The scheduler's state: one reader per structure. None of them holds a lock, and none needs one to stay sane.
+
+mod domain;
+mod dsq;
+mod events;
+mod runqueue;
+mod scx;
+mod task;
+
+pub use domain::SchedDomain;
+pub use dsq::{DispatchQueue, DsqKind, QueuedTask};
+pub use events::EventCounters;
+pub use runqueue::{Runqueue, RunqueueScx, SchedStat};
+pub use scx::{ScxExit, ScxLayout, ScxState, WatchdogOverride};
+pub use task::{Task, TaskRef, TaskScx};
+
+pub(crate) use scx::ScxPlaces;
+
+/// A read whose parts may have failed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Walk<T> {
+    /// What was found.
+    pub found: T,
+    /// What was not, and why.
+    #[serde(skip_serializing_if = "crate::Problems::is_empty")]
+    pub problems: crate::Problems,
+}

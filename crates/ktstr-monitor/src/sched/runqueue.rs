@@ -1,0 +1,185 @@
+//! `struct rq`, one per CPU (`kernel/sched/sched.h`). Read without `rq->__lock`: members may be of different moments.
+
+use serde::Serialize;
+
+use super::{TaskRef, Walk};
+use crate::{Kernel, Object, Problems, Result};
+
+/// One CPU's runqueue.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Runqueue {
+    /// The CPU.
+    pub cpu: u32,
+    /// Runnable tasks of all classes, the running one included.
+    pub nr_running: Option<u64>,
+    /// Runnable tasks of the fair class.
+    pub cfs_nr_running: Option<u64>,
+    /// Runnable tasks of the real-time class.
+    pub rt_nr_running: Option<u64>,
+    /// The scheduler's clock on this CPU, nanoseconds.
+    pub clock: Option<u64>,
+    /// The clock less the time of interrupts and steal, nanoseconds.
+    pub clock_task: Option<u64>,
+    /// Context switches since boot.
+    pub nr_switches: Option<u64>,
+    /// Tasks that went into uninterruptible sleep here less those that woke here.
+    pub nr_uninterruptible: Option<i64>,
+    /// Tasks that wait for I/O.
+    pub nr_iowait: Option<i64>,
+    /// Capacity for fair tasks, 1024 for a whole CPU.
+    pub cpu_capacity: Option<u64>,
+    /// Average utilisation by interrupts, of 1024.
+    pub avg_irq_util: Option<u64>,
+    /// The running task.
+    pub curr: Option<TaskRef>,
+    /// Whether the running task is the idle task.
+    pub is_idle: Option<bool>,
+    /// sched_ext's part.
+    pub scx: Option<RunqueueScx>,
+    /// Counters of `/proc/schedstat` (`CONFIG_SCHEDSTATS`).
+    pub schedstat: Option<SchedStat>,
+}
+
+/// `struct scx_rq`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RunqueueScx {
+    /// Runnable tasks of the ext class.
+    pub nr_running: Option<u64>,
+    /// Tasks in the local dispatch queue.
+    pub local_dsq_depth: Option<u64>,
+    /// `enum scx_rq_flags`.
+    pub flags: Option<u64>,
+    /// Names of the flags that are set.
+    pub flag_names: Vec<String>,
+    /// Whether a higher class has the CPU.
+    pub cpu_released: Option<bool>,
+    /// Target of `scx_bpf_cpuperf_set`.
+    pub cpuperf_target: Option<u64>,
+    /// Counts the CPU's pick-next-task operations.
+    pub pnt_seq: Option<u64>,
+}
+
+/// A CPU's line of `/proc/schedstat`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SchedStat {
+    /// Calls of `sched_yield`.
+    pub yld_count: Option<u64>,
+    /// Calls of `schedule`.
+    pub sched_count: Option<u64>,
+    /// Those that went idle.
+    pub sched_goidle: Option<u64>,
+    /// Wake-ups.
+    pub ttwu_count: Option<u64>,
+    /// Wake-ups of tasks that were last here.
+    pub ttwu_local: Option<u64>,
+    /// Time that tasks ran, nanoseconds.
+    pub rq_cpu_time: Option<u64>,
+    /// Time that tasks waited, nanoseconds.
+    pub run_delay: Option<u64>,
+    /// Time slices run.
+    pub pcount: Option<u64>,
+}
+
+impl Kernel {
+    /// The runqueue of one CPU.
+    ///
+    /// # Errors
+    /// When the kernel's runqueues cannot be found at all.
+    pub fn runqueue(&self, cpu: u32, problems: &mut Problems) -> Result<Runqueue> {
+        let rq = self.object("rq", self.per_cpu_symbol("runqueues", cpu)?)?;
+        Ok(Runqueue {
+            cpu,
+            nr_running: problems.keep("rq.nr_running", rq.uint("nr_running")),
+            cfs_nr_running: problems.keep("rq.cfs", {
+                // 6.14: 736c55a02c47 renamed it.
+                rq.uint("cfs.h_nr_queued")
+                    .or_else(|_| rq.uint("cfs.h_nr_running"))
+            }),
+            rt_nr_running: problems.keep("rq.rt", rq.uint("rt.rt_nr_running")),
+            clock: problems.keep("rq.clock", rq.uint("clock")),
+            clock_task: problems.keep("rq.clock_task", rq.uint("clock_task")),
+            nr_switches: problems.keep("rq.nr_switches", rq.uint("nr_switches")),
+            nr_uninterruptible: problems
+                .keep("rq.nr_uninterruptible", rq.int("nr_uninterruptible")),
+            nr_iowait: problems.keep("rq.nr_iowait", rq.int("nr_iowait")),
+            cpu_capacity: problems.keep("rq.cpu_capacity", rq.uint("cpu_capacity")),
+            avg_irq_util: problems.keep("rq.avg_irq", rq.uint("avg_irq.util_avg")),
+            curr: problems
+                .keep("rq.curr", rq.follow("curr"))
+                .flatten()
+                .and_then(|task| problems.keep("rq.curr", TaskRef::read(&task))),
+            is_idle: is_idle(&rq, problems),
+            scx: self.runqueue_scx(&rq, problems),
+            schedstat: schedstat(&rq, problems),
+        })
+    }
+
+    /// The runqueues of all CPUs that are online.
+    #[must_use]
+    pub fn runqueues(&self) -> Walk<Vec<Runqueue>> {
+        let mut problems = Problems::new();
+        let found = self
+            .online_cpus()
+            .into_iter()
+            .filter_map(|cpu| {
+                let result = self.runqueue(cpu, &mut problems);
+                problems.need(&format!("runqueue of CPU {cpu}"), result)
+            })
+            .collect();
+        Walk { found, problems }
+    }
+
+    fn runqueue_scx(&self, rq: &Object<'_>, problems: &mut Problems) -> Option<RunqueueScx> {
+        let scx = rq.member("scx").ok()?;
+        let flags = problems.keep("rq.scx.flags", scx.uint("flags"));
+        Some(RunqueueScx {
+            nr_running: problems.keep("rq.scx.nr_running", scx.uint("nr_running")),
+            local_dsq_depth: problems.keep("rq.scx.local_dsq", scx.uint("local_dsq.nr")),
+            flags,
+            flag_names: flags.map_or_else(Vec::new, |flags| {
+                self.flag_names("scx_rq_flags", "SCX_RQ_", flags)
+            }),
+            cpu_released: problems
+                .keep("rq.scx.cpu_released", scx.uint("cpu_released"))
+                .map(|value| value & 1 != 0),
+            cpuperf_target: problems.keep("rq.scx.cpuperf_target", scx.uint("cpuperf_target")),
+            pnt_seq: problems.keep("rq.scx.pnt_seq", scx.uint("pnt_seq")),
+        })
+    }
+
+    /// Names of the bits of `flags` that an enum knows, without their common prefix.
+    pub(crate) fn flag_names(&self, enum_name: &str, prefix: &str, flags: u64) -> Vec<String> {
+        let Some(ty) = self.btf().find_enum(enum_name) else {
+            return Vec::new();
+        };
+        ty.enumerators()
+            .filter(|entry| entry.value.is_power_of_two() && flags & entry.value != 0)
+            .map(|entry| {
+                let name = entry.name;
+                name.strip_prefix(prefix).unwrap_or(name).to_owned()
+            })
+            .collect()
+    }
+}
+
+fn is_idle(rq: &Object<'_>, problems: &mut Problems) -> Option<bool> {
+    let curr = problems.keep("rq.curr", rq.pointer("curr"))?;
+    let idle = problems.keep("rq.idle", rq.pointer("idle"))?;
+    Some(curr == idle)
+}
+
+fn schedstat(rq: &Object<'_>, problems: &mut Problems) -> Option<SchedStat> {
+    // Without CONFIG_SCHEDSTATS the members are not there.
+    rq.field("sched_count").ok()?;
+    let mut read = |path| problems.keep(path, rq.uint(path));
+    Some(SchedStat {
+        yld_count: read("yld_count"),
+        sched_count: read("sched_count"),
+        sched_goidle: read("sched_goidle"),
+        ttwu_count: read("ttwu_count"),
+        ttwu_local: read("ttwu_local"),
+        rq_cpu_time: read("rq_cpu_time"),
+        run_delay: read("rq_sched_info.run_delay"),
+        pcount: read("rq_sched_info.pcount"),
+    })
+}

@@ -1,0 +1,350 @@
+//! sched_ext's own state, in both layouts.
+//!
+//! Up to 6.15 it is global: `scx_exit_kind`, `scx_exit_info`, `scx_watchdog_timeout`, …. Later (48e12672 "sched_ext:
+//! Introduce scx_sched", 6.16) it hangs off `scx_root`, a pointer to `struct scx_sched`. Which one it is, symbols say.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::EventCounters;
+use crate::{Error, Kernel, Kva, Object, Optional as _, Problems, Result};
+
+/// `SCX_EXIT_MSG_LEN` and `SCX_EXIT_DUMP_DFL_LEN`.
+const MAX_MESSAGE: usize = 1024;
+const MAX_DUMP: usize = 64 << 10;
+/// `SCX_EXIT_BT_LEN`.
+const MAX_BACKTRACE: u64 = 64;
+
+/// Where this kernel keeps its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScxLayout {
+    /// In global variables.
+    Globals,
+    /// Behind `scx_root`.
+    Root,
+}
+
+/// The layout, and where its anchor is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ScxPlaces {
+    pub(crate) layout: ScxLayout,
+    root: Kva,
+}
+
+impl ScxPlaces {
+    /// None on a kernel without sched_ext. Newest first.
+    pub(crate) fn find(kernel: &Kernel) -> Result<Option<Self>> {
+        if let Some(root) = kernel.symbol("scx_root").optional()? {
+            // 6.12 to 6.15 have a kobject of that name in other files' scope only, never this type.
+            if kernel.type_id("scx_sched").is_ok() {
+                return Ok(Some(Self {
+                    layout: ScxLayout::Root,
+                    root,
+                }));
+            }
+        }
+        let exit_kind = kernel.symbol("scx_exit_kind").optional()?;
+        Ok(exit_kind.map(|root| Self {
+            layout: ScxLayout::Globals,
+            root,
+        }))
+    }
+
+    /// The scheduler's object; none in the old layout, and while none was ever attached.
+    pub(crate) fn sched<'k>(&self, kernel: &'k Kernel) -> Result<Option<Object<'k>>> {
+        if self.layout == ScxLayout::Globals {
+            return Ok(None);
+        }
+        let sched = Kva(kernel.read_u64(self.root)?);
+        if sched.is_null() {
+            return Ok(None);
+        }
+        kernel.object("scx_sched", sched).map(Some)
+    }
+
+    /// Address and size of the number that one of these names: a global, or a member of the scheduler.
+    pub(crate) fn number(
+        &self,
+        kernel: &Kernel,
+        global: &'static str,
+        (member, size): (&'static str, u64),
+    ) -> Result<Option<(Kva, u64)>> {
+        if let Some(sched) = self.sched(kernel)?
+            && let Some(field) = sched.field(member).optional()?
+        {
+            return Ok(Some((sched.kva().wrapping_add(field.offset), field.size)));
+        }
+        Ok(kernel.symbol(global).optional()?.map(|kva| (kva, size)))
+    }
+}
+
+/// sched_ext as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ScxState {
+    /// Where the kernel keeps it.
+    pub layout: ScxLayout,
+    /// As `/sys/kernel/sched_ext/state` has it: disabled, enabling, enabled, disabling.
+    pub state: Option<String>,
+    /// Name of the scheduler, of the last one when disabled.
+    pub ops_name: Option<String>,
+    /// Whether all fair tasks are switched over.
+    pub switch_all: Option<bool>,
+    /// Schedulers enabled since boot.
+    pub enable_seq: Option<u64>,
+    /// Tasks that `init_task` rejected.
+    pub nr_rejected: Option<u64>,
+    /// How many reasons there are to bypass the scheduler now.
+    pub bypass_depth: Option<i64>,
+    /// `enum scx_exit_kind` while and after a scheduler leaves.
+    pub exit_kind: Option<u64>,
+    /// What it left behind.
+    pub exit: Option<ScxExit>,
+    /// How long a runnable task may wait, jiffies.
+    pub watchdog_timeout: Option<u64>,
+    /// When the watchdog last ran, jiffies.
+    pub watchdog_timestamp: Option<u64>,
+    /// The time now, jiffies.
+    pub jiffies: Option<u64>,
+    /// Event counters, where the kernel has them.
+    pub events: Option<EventCounters>,
+    /// What could not be read.
+    #[serde(skip_serializing_if = "Problems::is_empty")]
+    pub problems: Problems,
+}
+
+/// `struct scx_exit_info`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ScxExit {
+    /// `enum scx_exit_kind`.
+    pub kind: u64,
+    /// Its name without `SCX_EXIT_`, lower case.
+    pub kind_name: String,
+    /// The code that the scheduler gave.
+    pub exit_code: Option<i64>,
+    /// The kernel's words for the kind.
+    pub reason: Option<String>,
+    /// The message.
+    pub msg: Option<String>,
+    /// The debug dump, if it was made already.
+    pub dump: Option<String>,
+    /// Where the error was raised.
+    pub backtrace: Vec<String>,
+}
+
+/// What an override of the watchdog did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct WatchdogOverride {
+    /// Jiffies that were there.
+    pub previous: u64,
+    /// Jiffies that were written.
+    pub wanted: u64,
+    /// Jiffies that were read back.
+    pub observed: u64,
+}
+
+impl Kernel {
+    /// sched_ext's state; none on a kernel without it.
+    ///
+    /// # Errors
+    /// When its anchor cannot be read.
+    pub fn scx(&self) -> Result<Option<ScxState>> {
+        let Some(places) = ScxPlaces::find(self)? else {
+            return Ok(None);
+        };
+        let sched = places.sched(self)?;
+        let mut problems = Problems::new();
+        let mut number = |what: &str, global, member| {
+            let read = places
+                .number(self, global, member)
+                .and_then(|place| place.map(|place| self.number_at(place)).transpose());
+            problems.keep(what, read).flatten()
+        };
+        let exit_kind = number("exit kind", "scx_exit_kind", ("exit_kind", 4));
+        let bypass_depth = number("bypass depth", "scx_ops_bypass_depth", ("bypass_depth", 4))
+            .or_else(|| number("bypass depth", "scx_bypass_depth", ("bypass_depth", 4)));
+        let watchdog_timeout = number(
+            "watchdog timeout",
+            "scx_watchdog_timeout",
+            ("watchdog_timeout", 8),
+        );
+        let events = self.scx_events();
+        let exit = self.scx_exit(&places, sched, &mut problems);
+        let mut global = |name: &str, size| problems.keep(name, self.global(name, size));
+        Ok(Some(ScxState {
+            layout: places.layout,
+            exit_kind,
+            bypass_depth: bypass_depth.map(|depth| crate::bytes::sign_extend(depth, 32)),
+            watchdog_timeout,
+            watchdog_timestamp: global("scx_watchdog_timestamp", 8),
+            switch_all: global("scx_switching_all", 1).map(|value| value & 1 != 0),
+            enable_seq: global("scx_enable_seq", 8),
+            nr_rejected: global("scx_nr_rejected", 8),
+            jiffies: global("jiffies_64", 8).or_else(|| global("jiffies", 8)),
+            state: self.scx_enable_state().ok(),
+            ops_name: self.scx_ops_name(sched, &mut problems),
+            exit,
+            events: problems.keep("event counters", events).flatten(),
+            problems,
+        }))
+    }
+
+    fn number_at(&self, (kva, size): (Kva, u64)) -> Result<u64> {
+        let raw = self.read_bytes(kva, size, 8)?;
+        Ok(crate::bytes::uint(&raw))
+    }
+
+    /// `enabled`, `disabled` and so on: the enumerator without its prefix.
+    fn scx_enable_state(&self) -> Result<String> {
+        // 6.17: 0e4b2f2b "sched_ext: Drop "ops" from scx_ops_enable_state".
+        let (variable, enumeration, prefix) = match self.symbol("scx_enable_state_var") {
+            Ok(variable) => (variable, "scx_enable_state", "SCX_"),
+            Err(_) => (
+                self.symbol("scx_ops_enable_state_var")?,
+                "scx_ops_enable_state",
+                "SCX_OPS_",
+            ),
+        };
+        let value = u64::from(self.read_u32(variable)?);
+        let ty = self
+            .btf()
+            .find_enum(enumeration)
+            .ok_or_else(|| Error::NoType {
+                name: enumeration.to_owned(),
+            })?;
+        let entry = ty.enumerators().find(|entry| entry.value == value);
+        Ok(entry.map_or_else(
+            || format!("unknown ({value})"),
+            |entry| {
+                let name = entry.name;
+                name.strip_prefix(prefix)
+                    .unwrap_or(name)
+                    .to_ascii_lowercase()
+            },
+        ))
+    }
+
+    fn scx_ops_name(&self, sched: Option<Object<'_>>, problems: &mut Problems) -> Option<String> {
+        let name = match sched {
+            Some(sched) => sched.text("ops.name"),
+            None => self
+                .symbol("scx_ops")
+                .and_then(|kva| self.object("sched_ext_ops", kva)?.text("name")),
+        };
+        problems
+            .keep("ops.name", name)
+            .filter(|name| !name.is_empty())
+    }
+
+    fn scx_exit(
+        &self,
+        places: &ScxPlaces,
+        sched: Option<Object<'_>>,
+        problems: &mut Problems,
+    ) -> Option<ScxExit> {
+        let info = match (places.layout, sched) {
+            (ScxLayout::Root, Some(sched)) => sched.follow("exit_info"),
+            (ScxLayout::Root, None) => return None,
+            (ScxLayout::Globals, _) => self.global("scx_exit_info", 8).and_then(|pointer| {
+                let object = self.object("scx_exit_info", Kva(pointer))?;
+                Ok((pointer != 0).then_some(object))
+            }),
+        };
+        let info = problems.keep("exit info", info).flatten()?;
+        let kind = problems.keep("exit_info.kind", info.uint("kind"))?;
+        Some(ScxExit {
+            kind,
+            kind_name: exit_kind_name(self, kind),
+            exit_code: problems.keep("exit_info.exit_code", info.int("exit_code")),
+            reason: problems
+                .keep("exit_info.reason", info.text_behind("reason", MAX_MESSAGE))
+                .flatten(),
+            msg: problems
+                .keep("exit_info.msg", info.text_behind("msg", MAX_MESSAGE))
+                .flatten()
+                .filter(|text| !text.is_empty()),
+            dump: problems
+                .keep("exit_info.dump", info.text_behind("dump", MAX_DUMP))
+                .flatten()
+                .filter(|text| !text.is_empty()),
+            backtrace: problems
+                .keep("exit_info.bt", self.scx_backtrace(&info))
+                .unwrap_or_default(),
+        })
+    }
+
+    fn scx_backtrace(&self, info: &Object<'_>) -> Result<Vec<String>> {
+        let frames = info.pointer("bt")?;
+        let count = info.uint("bt_len")?;
+        if count > MAX_BACKTRACE {
+            return Err(Error::Implausible {
+                what: "length of a backtrace",
+                value: count,
+            });
+        }
+        (0..count)
+            .map(|number| {
+                let address = Kva(self.read_u64(frames.wrapping_add(number * 8))?);
+                Ok(self.describe(address))
+            })
+            .collect()
+    }
+
+    /// `symbol+0x12`, or the address where there is none.
+    #[must_use]
+    pub fn describe(&self, kva: Kva) -> String {
+        match self.symbols().symbolize(kva) {
+            Some((name, offset)) => format!("{name}+{offset:#x}"),
+            None => kva.to_string(),
+        }
+    }
+
+    /// Gives runnable tasks this long before the watchdog ejects the scheduler, and reads back what took effect.
+    ///
+    /// The kernel re-reads the limit at each check; `hz` is its tick rate. None while no scheduler has state to write.
+    ///
+    /// # Errors
+    /// When memory cannot be written, or the limit does not fit.
+    pub fn override_watchdog(
+        &self,
+        timeout: Duration,
+        hz: u32,
+    ) -> Result<Option<WatchdogOverride>> {
+        let Some(places) = ScxPlaces::find(self)? else {
+            return Ok(None);
+        };
+        let place = places.number(self, "scx_watchdog_timeout", ("watchdog_timeout", 8))?;
+        let Some((kva, _)) = place else {
+            return Ok(None);
+        };
+        let jiffies = timeout.as_millis() * u128::from(hz) / 1000;
+        let wanted = u64::try_from(jiffies).map_err(|_| Error::Implausible {
+            what: "watchdog timeout",
+            value: timeout.as_secs(),
+        })?;
+        let previous = self.read_u64(kva)?;
+        self.write(kva, &wanted.to_le_bytes())?;
+        Ok(Some(WatchdogOverride {
+            previous,
+            wanted,
+            observed: self.read_u64(kva)?,
+        }))
+    }
+}
+
+/// `SCX_EXIT_ERROR_STALL` is `error_stall`.
+fn exit_kind_name(kernel: &Kernel, kind: u64) -> String {
+    let known = kernel.btf().find_enum("scx_exit_kind").and_then(|ty| {
+        ty.enumerators()
+            .find(|entry| entry.value == kind)
+            .map(|entry| entry.name)
+    });
+    match known {
+        Some(name) => name
+            .strip_prefix("SCX_EXIT_")
+            .unwrap_or(name)
+            .to_ascii_lowercase(),
+        None => format!("unknown ({kind})"),
+    }
+}
