@@ -1,12 +1,14 @@
 //! What the whole-system tests share: things that cases do inside the guest, and how the tests run a case.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, ensure};
 use ktstr::host::sidecar::Sidecar;
 use ktstr::prelude::AssertResult;
+use rustix::process::Pid;
 
 /// Sends PID 1 a fatal signal that it cannot ignore, because it has a handler for it.
 ///
@@ -73,6 +75,34 @@ pub fn check_sysfs_topology(
     Ok(AssertResult::pass())
 }
 
+/// The child of process `parent` whose command begins with `name`.
+///
+/// # Errors
+/// When there is none.
+pub fn child_named(parent: u32, name: &str) -> anyhow::Result<Pid> {
+    for task in fs::read_dir(format!("/proc/{parent}/task"))? {
+        let children = fs::read_to_string(task?.path().join("children"))?;
+        for child in children.split_whitespace() {
+            let comm = fs::read_to_string(format!("/proc/{child}/comm")).unwrap_or_default();
+            if comm.starts_with(name)
+                && let Some(pid) = Pid::from_raw(child.parse()?)
+            {
+                return Ok(pid);
+            }
+        }
+    }
+    anyhow::bail!("process {parent} has no child named {name}*")
+}
+
+fn command(exe: &str, case: &str, dir: &tempfile::TempDir) -> Command {
+    let mut command = Command::new(exe);
+    command
+        .args(["--exact", case, "--include-ignored", "--nocapture"])
+        .env("KTSTR_SIDECAR_DIR", dir.path())
+        .env_remove("KTSTR_SCHEDULER");
+    command
+}
+
 /// One case, run as its user would run it.
 #[derive(Debug)]
 pub struct CaseRun {
@@ -93,26 +123,85 @@ impl CaseRun {
     /// When the binary cannot be run or its record cannot be read.
     pub fn new(exe: &str, case: &str, env: &[(&str, &str)]) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
-        let output: Output = Command::new(exe)
-            .args(["--exact", case, "--include-ignored", "--nocapture"])
-            .env("KTSTR_SIDECAR_DIR", dir.path())
-            .env_remove("KTSTR_SCHEDULER")
+        let output: Output = command(exe, case, &dir)
             .envs(env.iter().copied())
             .output()
             .with_context(|| format!("failed to run {exe}"))?;
         let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr));
+        Self::collect(case, dir, output.status.code(), text)
+    }
+
+    /// Runs `case` and calls `act` with the runner's pid as soon as its log says `when`.
+    ///
+    /// # Errors
+    /// When the binary cannot be run, never says so, or `act` fails.
+    pub fn interrupted(
+        exe: &str,
+        case: &str,
+        when: &str,
+        act: impl FnOnce(u32) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let (read, write) = std::io::pipe()?;
+        let mut command = command(exe, case, &dir);
+        command
+            .env("KTSTR_LOG", "debug")
+            .env("RUST_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(write.try_clone()?)
+            .stderr(write);
+        let mut child = command.spawn()?;
+        // The command holds the pipe's writing ends.
+        drop(command);
+        let (mut text, mut act) = (String::new(), Some(act));
+        for line in BufReader::new(read).lines() {
+            text.push_str(&line?);
+            text.push('\n');
+            if text.contains(when)
+                && let Some(act) = act.take()
+            {
+                act(child.id())?;
+            }
+        }
+        let status = child.wait()?;
+        ensure!(act.is_none(), "the run never said {when:?}:\n{text}");
+        Self::collect(case, dir, status.code(), text)
+    }
+
+    fn collect(
+        case: &str,
+        dir: tempfile::TempDir,
+        code: Option<i32>,
+        text: String,
+    ) -> anyhow::Result<Self> {
         let path = dir.path().join(format!("{case}.json"));
         let sidecar = match fs::read(&path) {
             Ok(bytes) => Some(serde_json::from_slice(&bytes)?),
             Err(_) => None,
         };
         Ok(Self {
-            code: output.status.code(),
+            code,
             text,
             sidecar,
             dir,
         })
+    }
+
+    /// Asserts that the text holds none of `needles`.
+    ///
+    /// # Panics
+    /// When one is there; the panic shows the whole text.
+    #[track_caller]
+    pub fn lacks(&self, needles: &[&str]) -> &Self {
+        for needle in needles {
+            assert!(
+                !self.text.contains(needle),
+                "{needle:?} is in:\n{}",
+                self.text
+            );
+        }
+        self
     }
 
     /// Asserts that the text holds every one of `needles`.

@@ -76,6 +76,46 @@ fn starvation_is_told_from_a_stall() {
     fails("starving_fixture", &["[sched=starving]", "cgroup"]);
 }
 
+/// The kernel itself throws out a scheduler that sends a thread to a CPU that it may not use.
+#[test]
+fn a_scheduler_that_ignores_cpusets_is_thrown_out_and_the_cpu_is_named() {
+    fails(
+        "straying_fixture",
+        &[
+            "[sched=straying]",
+            "BUG SUMMARY:",
+            "not allowed for",
+            "SchedulerCrashed",
+        ],
+    );
+}
+
+#[test]
+fn a_failed_claim_shows_its_source_text_and_both_values() {
+    fails(
+        "derived_claims",
+        &["ctx.duration().as_secs()", "is 1, expected at least 9"],
+    )
+    .lacks(&["Load.cpus", "Load.one_minute"]);
+}
+
+/// Somebody else may kill QEMU: the kernel under memory pressure, an administrator.
+#[test]
+fn an_emulator_that_is_killed_is_told_at_once() {
+    let exe = env!("CARGO_BIN_EXE_cases");
+    let run = CaseRun::interrupted(exe, "emulator_killed", "payload starting", |pid| {
+        let emulator = ktstr_tests::child_named(pid, "qemu-system")?;
+        rustix::process::kill_process(emulator, rustix::process::Signal::KILL)?;
+        Ok(())
+    })
+    .expect("the case runs");
+    run.exits(1)
+        .says(&["emulator_killed", "failed:", "died with signal 9"]);
+    let sidecar = run.sidecar.as_ref().expect("a failure leaves a sidecar");
+    assert!(!sidecar.timed_out && sidecar.vm_ms.is_some_and(|ms| ms < 45_000));
+    run.dump();
+}
+
 #[test]
 fn a_stalled_task_ends_with_the_kernels_watchdog() {
     fails(
@@ -95,6 +135,24 @@ fn an_error_of_the_scheduler_is_the_bug_summary() {
 #[test]
 fn an_expected_error_is_a_pass() {
     run("expected_error").exits(0);
+}
+
+#[test]
+fn an_expected_pattern_is_a_pass() {
+    run("expected_pattern").exits(0);
+}
+
+#[test]
+fn a_host_only_test_boots_nothing_and_may_panic() {
+    let run = run("on_the_host");
+    run.exits(0);
+    let sidecar = run.sidecar.as_ref().expect("a pass leaves a sidecar");
+    assert_eq!((sidecar.engine.as_deref(), sidecar.vm_ms), (None, None));
+    // Not even a kernel is needed.
+    run_with("panics_on_the_host", &[("KTSTR_KERNEL", "/no/such/kernel")])
+        .exits(1)
+        .says(&["no VM was hurt", "host_only: no VM was booted"])
+        .dump();
 }
 
 #[test]

@@ -48,13 +48,30 @@ impl From<SendError> for StartFault {
 pub(crate) fn start(
     outbox: &mut Outbox,
     reaper: &mut Reaper,
+    command: Command,
+    attach_timeout: Duration,
+) -> Result<Scheduler, StartFault> {
+    start_on(
+        Path::new(SCHED_EXT),
+        outbox,
+        reaper,
+        command,
+        attach_timeout,
+    )
+}
+
+fn start_on(
+    root: &Path,
+    outbox: &mut Outbox,
+    reaper: &mut Reaper,
     mut command: Command,
     attach_timeout: Duration,
 ) -> Result<Scheduler, StartFault> {
-    if !Path::new(SCHED_EXT).is_dir() {
+    if !root.is_dir() {
         let text = format!(
-            "this kernel has no sched_ext ({SCHED_EXT} is missing); use one with CONFIG_SCHED_CLASS_EXT=y \
-             (`cargo xtask kernel` builds one)"
+            "this kernel has no sched_ext ({} is missing); use one with CONFIG_SCHED_CLASS_EXT=y \
+             (`cargo xtask kernel` builds one)",
+            root.display()
         );
         outbox.stage(Stage::SchedulerNotAttached, text)?;
         return Err(StartFault::Told);
@@ -82,9 +99,9 @@ pub(crate) fn start(
             )?;
             return Err(StartFault::Told);
         }
-        let state = state(Path::new(SCHED_EXT));
+        let state = state(root);
         if state == "enabled" {
-            outbox.stage(Stage::SchedulerAttached, ops(Path::new(SCHED_EXT)))?;
+            outbox.stage(Stage::SchedulerAttached, ops(root))?;
             return Ok(scheduler);
         }
         if Instant::now() >= until {
@@ -225,5 +242,112 @@ impl Scheduler {
             }
         }
         outbox.send(&Message::SchedLog(SchedLog::End))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ktstr_wire::{Assembler, Event};
+    use std::io::{Read as _, Seek as _};
+
+    /// Starts `script` on a made-up sched_ext directory and returns every message that the host would get.
+    fn messages(root: &Path, script: &str, attach_timeout: Duration) -> Vec<Message> {
+        let mut port = tempfile::tempfile().unwrap();
+        let mut outbox = Outbox::new(port.try_clone().unwrap());
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let mut reaper = Reaper::default();
+        if let Ok(mut scheduler) = start_on(root, &mut outbox, &mut reaper, command, attach_timeout)
+        {
+            scheduler.stop(&mut outbox, &mut reaper).unwrap();
+        }
+        let mut bytes = Vec::new();
+        port.rewind().unwrap();
+        port.read_to_end(&mut bytes).unwrap();
+        let mut assembler = Assembler::new();
+        assembler.push(&bytes);
+        let frames = std::iter::from_fn(|| assembler.next_event());
+        frames
+            .map(|event| match event {
+                Event::Frame(frame) => frame.decode().unwrap(),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn last_stage(messages: &[Message]) -> (Stage, &str) {
+        let stage = messages.iter().rev().find_map(|message| match message {
+            Message::Lifecycle(life) => Some((life.stage, life.detail.as_str())),
+            _ => None,
+        });
+        stage.expect("some stage is told")
+    }
+
+    fn sched_ext(state: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("state"), state).unwrap();
+        root
+    }
+
+    #[test]
+    fn a_kernel_without_sched_ext_is_told_with_the_option_and_the_next_step() {
+        let root = tempfile::tempdir().unwrap();
+        let missing = root.path().join("sched_ext");
+        let messages = messages(&missing, "exit 0", Duration::from_secs(30));
+        let (stage, detail) = last_stage(&messages);
+        assert_eq!(stage, Stage::SchedulerNotAttached);
+        for needle in [
+            "no sched_ext",
+            "CONFIG_SCHED_CLASS_EXT=y",
+            "cargo xtask kernel",
+        ] {
+            assert!(detail.contains(needle), "{detail}");
+        }
+        assert_eq!(messages.len(), 1, "nothing was started: {messages:?}");
+    }
+
+    #[test]
+    fn an_early_death_is_told_with_its_status_and_its_words() {
+        let root = sched_ext("disabled\n");
+        let messages = messages(root.path(), "echo no BTF; exit 7", Duration::from_secs(30));
+        assert_eq!(last_stage(&messages).0, Stage::SchedulerDied);
+        assert!(messages.contains(&Message::SchedLog(SchedLog::Chunk(b"no BTF\n".to_vec()))));
+        let exit = SchedExit {
+            code: Some(7),
+            signal: None,
+            reason: String::new(),
+        };
+        assert!(messages.contains(&Message::SchedExit(exit)), "{messages:?}");
+    }
+
+    #[test]
+    fn a_scheduler_that_never_attaches_is_told_with_the_kernels_state() {
+        let root = sched_ext("enabling\n");
+        let messages = messages(
+            root.path(),
+            "exec cat /dev/zero > /dev/null",
+            Duration::from_millis(50),
+        );
+        let (stage, detail) = last_stage(&messages);
+        assert_eq!(stage, Stage::SchedulerNotAttached);
+        assert!(
+            detail.contains("'enabling'") && detail.contains("50 ms"),
+            "{detail}"
+        );
+    }
+
+    #[test]
+    fn an_attached_one_is_told_with_the_name_of_its_ops() {
+        let root = sched_ext("enabled\n");
+        std::fs::create_dir(root.path().join("root")).unwrap();
+        std::fs::write(root.path().join("root/ops"), "fixture\n").unwrap();
+        let messages = messages(
+            root.path(),
+            "exec cat /dev/zero > /dev/null",
+            Duration::from_secs(30),
+        );
+        assert_eq!(last_stage(&messages), (Stage::SchedulerAttached, "fixture"));
+        assert_eq!(messages.last(), Some(&Message::SchedLog(SchedLog::End)));
     }
 }

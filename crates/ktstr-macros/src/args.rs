@@ -79,6 +79,8 @@ pub(crate) enum Kind {
     Texts,
     /// Any expression; the compiler checks its type.
     Path,
+    /// The name of a constant.
+    Constant,
 }
 
 impl Kind {
@@ -90,6 +92,7 @@ impl Kind {
             Self::Text => "a text in quotes",
             Self::Texts => "a list of texts in brackets, such as [\"a\", \"b\"]",
             Self::Path => "a name or an expression",
+            Self::Constant => "the name of a constant that `declare_scheduler!` made",
         }
     }
 
@@ -137,7 +140,7 @@ impl Kind {
                 return Ok(quote!(&#array));
             }
             // Names of constants serve wherever a literal does.
-            (Self::Int | Self::Float, Expr::Path(_)) | (Self::Path, _) => true,
+            (Self::Int | Self::Float | Self::Constant, Expr::Path(_)) | (Self::Path, _) => true,
             _ => false,
         };
         if fits {
@@ -164,6 +167,16 @@ pub(crate) fn text_of(value: &Expr) -> Option<String> {
             lit: Lit::Str(value),
             ..
         }) => Some(value.value()),
+        _ => None,
+    }
+}
+
+pub(crate) fn int_of(value: &Expr) -> Option<u64> {
+    match value {
+        Expr::Lit(ExprLit {
+            lit: Lit::Int(value),
+            ..
+        }) => value.base10_parse().ok(),
         _ => None,
     }
 }

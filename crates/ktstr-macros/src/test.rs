@@ -2,9 +2,9 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
-use syn::{Error, FnArg, ItemFn, Result, ReturnType, Type};
+use syn::{Error, FnArg, Item, ItemFn, Result, ReturnType, Type};
 
-use crate::args::{Args, Kind, parse_shape, text_of, unknown};
+use crate::args::{Args, Kind, int_of, parse_shape, text_of, unknown};
 
 /// Attributes that are fields of the entry as they are.
 const FIELDS: &[(&str, Kind)] = &[
@@ -28,6 +28,7 @@ const FIELDS: &[(&str, Kind)] = &[
 /// Attributes whose field is an `Option`.
 const OPTIONS: &[(&str, Kind)] = &[
     ("expect_scx_bpf_error_contains", Kind::Text),
+    ("expect_scx_bpf_error_matches", Kind::Text),
     ("cpu_budget", Kind::Int),
     ("post_vm", Kind::Path),
     ("post_vm_unconditional", Kind::Path),
@@ -92,24 +93,40 @@ const EXCLUDES: &[(&str, &str)] = &[
     ("topology", "threads"),
 ];
 
+/// Limits of which the first must not be above the second.
+const ORDERED: &[(&str, &str)] = &[
+    ("min_llcs", "max_llcs"),
+    ("min_numa_nodes", "max_numa_nodes"),
+    ("min_cpus", "max_cpus"),
+];
+
 /// Attributes that need another one.
 const NEEDS: &[(&str, &str)] = &[
     ("expect_auto_repro", "scheduler"),
     ("cpu_budget", "no_perf_mode"),
     ("expect_scx_bpf_error_contains", "expect_err"),
+    ("expect_scx_bpf_error_matches", "expect_err"),
 ];
+
+const WANTED: &str = "a ktstr test is `fn name(ctx: &Ctx) -> Result<AssertResult>`";
 
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let args: Args = syn::parse2(attribute)?;
-    let function: ItemFn = syn::parse2(item)?;
+    let Item::Fn(function) = syn::parse2(item)? else {
+        return Err(Error::new(
+            Span::call_site(),
+            format!("#[ktstr_test] goes on a function; {WANTED}"),
+        ));
+    };
     check_signature(&function)?;
     check_keys(&args)?;
+    check_values(&args)?;
     let fields = fields(&args)?;
     let asserts = setters(&args, CHECKS)?;
     let topology = topology(&args)?;
     let scheduler = match args.get("scheduler") {
         Some(arg) => {
-            let path = Kind::Path.tokens(arg)?;
+            let path = Kind::Constant.tokens(arg)?;
             quote!(::core::option::Option::Some(&#path))
         }
         None => quote!(::core::option::Option::None),
@@ -137,7 +154,6 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
 }
 
 fn check_signature(function: &ItemFn) -> Result<()> {
-    const WANTED: &str = "a ktstr test is `fn name(ctx: &Ctx) -> Result<AssertResult>`";
     let signature = &function.sig;
     let fail = |span: Span, what: &str| Err(Error::new(span, format!("{WANTED}; {what}")));
     if let Some(token) = &signature.asyncness {
@@ -198,6 +214,30 @@ fn check_keys(args: &Args) -> Result<()> {
             args.span("auto_repro"),
             "`expect_auto_repro` needs `auto_repro`",
         ));
+    }
+    Ok(())
+}
+
+/// What the values themselves contradict, as far as they are literals.
+fn check_values(args: &Args) -> Result<()> {
+    let literal = |key: &str| args.get(key).and_then(|arg| arg.value.as_ref());
+    for (low, high) in ORDERED {
+        if let (Some(least), Some(most)) = (
+            literal(low).and_then(int_of),
+            literal(high).and_then(int_of),
+        ) && least > most
+        {
+            let text =
+                format!("`{low}` is {least}, above `{high}`, which is {most}: no machine fits");
+            return Err(Error::new(args.span(low), text));
+        }
+    }
+    if let Some(value) = literal("expect_scx_bpf_error_matches")
+        && let Some(pattern) = text_of(value)
+        && let Err(error) = regex_syntax::parse(&pattern)
+    {
+        let text = format!("no regular expression: {error}");
+        return Err(Error::new(syn::spanned::Spanned::span(value), text));
     }
     Ok(())
 }

@@ -16,6 +16,8 @@ declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_ar
 declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "2000"] });
 declare_scheduler!(LEAVING, { name: "leaving", binary: "scx-fixture", sched_args: ["--exit-after-s", "2"] });
 
+declare_scheduler!(STRAYING, { name: "straying", binary: "scx-fixture", sched_args: ["--ignore-cpusets"] });
+
 fn two_groups(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(
         ctx,
@@ -72,6 +74,12 @@ fn smallest(ctx: &Ctx) -> Result<AssertResult> {
 #[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 6, not_stuck, ignore)]
 fn starving_fixture(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(6)])
+}
+
+/// Threads are sent to CPUs outside of their group's set.
+#[ktstr_test(scheduler = STRAYING, topology = "1n2l2c1t", duration_s = 4, isolation, ignore)]
+fn straying_fixture(ctx: &Ctx) -> Result<AssertResult> {
+    two_groups(ctx)
 }
 
 #[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 15, not_stuck, ignore)]
@@ -148,6 +156,55 @@ fn init_killed(_ctx: &Ctx) -> Result<AssertResult> {
 #[ktstr_test(topology = "1n1l1c1t", duration_s = 1, watchdog_timeout_s = 1, ignore)]
 fn deadline_hit(_ctx: &Ctx) -> Result<AssertResult> {
     ktstr_tests::wait_forever()
+}
+
+/// The same expectation as a pattern.
+#[ktstr_test(
+    scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 8,
+    expect_err, expect_scx_bpf_error_matches = "queue (six|seven) is gone$", ignore
+)]
+fn expected_pattern(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// Runs in the runner's own process.
+#[ktstr_test(host_only, ignore)]
+fn on_the_host(_ctx: &Ctx) -> Result<AssertResult> {
+    anyhow::ensure!(std::process::id() != 1, "this is no host");
+    Ok(AssertResult::pass())
+}
+
+#[ktstr_test(host_only, ignore)]
+fn panics_on_the_host(_ctx: &Ctx) -> Result<AssertResult> {
+    panic!("no VM was hurt");
+}
+
+/// Hangs until the test that runs it kills the emulator.
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 60, ignore)]
+fn emulator_killed(_ctx: &Ctx) -> Result<AssertResult> {
+    ktstr_tests::wait_forever()
+}
+
+/// Fields become claims.
+#[derive(Claim)]
+struct Load {
+    cpus: usize,
+    one_minute: f64,
+}
+
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 1, ignore)]
+fn derived_claims(ctx: &Ctx) -> Result<AssertResult> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    let one_minute = text.split(' ').next().unwrap_or_default().parse()?;
+    let load = Load {
+        cpus: std::thread::available_parallelism()?.get(),
+        one_minute,
+    };
+    let mut verdict = Verdict::new();
+    load.claim_cpus(&mut verdict).equals(2);
+    load.claim_one_minute(&mut verdict).is_finite();
+    claim!(verdict, ctx.duration().as_secs()).at_least(9);
+    Ok(verdict.into_result())
 }
 
 #[ktstr_test(topology = "1n1l1c1t", duration_s = 1, memory_mib = 32, ignore)]

@@ -1,18 +1,17 @@
 //! The process of one test in the guest: plan in, result and exit status out.
 
-use std::any::Any;
 use std::env;
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::link::{LinkTransport, MessageLink};
+use crate::model::call::call;
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::find_test;
 use crate::model::transport::Transport;
-use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
+use crate::model::verdict::{AssertResult, Outcome};
 
 /// Environment variable in which init names the scheduler's process.
 const SCHED_PID_ENV: &str = "KTSTR_SCHED_PID";
@@ -147,38 +146,6 @@ fn summary(ctx: &Ctx, result: &AssertResult) -> String {
         .join("\n  ")
 }
 
-/// Calls a test function; an error or a panic becomes a finding.
-pub fn call(
-    ctx: &Ctx,
-    function: impl FnOnce(&Ctx) -> anyhow::Result<AssertResult>,
-) -> AssertResult {
-    match catch_unwind(AssertUnwindSafe(|| function(ctx))) {
-        Ok(Ok(result)) => result,
-        Ok(Err(error)) => AssertResult::fail(
-            DetailKind::Other,
-            format!("test {} returned an error: {error:#}", ctx.name()),
-        ),
-        Err(payload) => AssertResult::from(AssertDetail::fail(
-            DetailKind::Panicked,
-            format!(
-                "test {} panicked: {}",
-                ctx.name(),
-                panic_text(payload.as_ref())
-            ),
-        )),
-    }
-}
-
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    if let Some(text) = payload.downcast_ref::<&str>() {
-        return text;
-    }
-    match payload.downcast_ref::<String>() {
-        Some(text) => text,
-        None => "(a payload without text)",
-    }
-}
-
 /// The whole life of the test's process: takes over the link from init, runs the registered test, and says how it went.
 /// Returns the exit status.
 pub fn run_test(name: &str) -> u8 {
@@ -193,6 +160,7 @@ pub fn run_test(name: &str) -> u8 {
 mod tests {
     use super::*;
     use crate::model::cpuset::CpuMap;
+    use crate::model::verdict::DetailKind;
     use std::time::Duration;
 
     fn ctx() -> Ctx {

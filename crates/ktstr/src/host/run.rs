@@ -12,6 +12,8 @@ use super::message::{self, Console, Parts, bug_summary};
 use super::scheduler::{ResolveSource, resolve_scheduler};
 use super::session::{self, Session, SessionTimes};
 use super::sidecar::{SIDECAR_SCHEMA, Sidecar};
+use crate::model::call::call;
+use crate::model::ctx::Ctx;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::result::VmResult;
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
@@ -93,6 +95,9 @@ fn judge(
         return Ok(AssertResult::skip(reason));
     }
     clear_stale(dir, entry.name)?;
+    if entry.host_only {
+        return Ok(run_on_host(entry));
+    }
     let kernel = kernel?;
     evidence.kernel_image = Some(kernel.image.clone());
     let spec = entry.scheduler_spec();
@@ -121,6 +126,14 @@ fn judge(
     check_cleanup(entry, evidence, &mut result);
     match_error(entry, evidence, &mut result);
     Ok(result)
+}
+
+/// `host_only`: the function runs here, in this process, and its panic is a failure as in a guest.
+fn run_on_host(entry: &KtstrTestEntry) -> AssertResult {
+    let ctx = Ctx::new(session::test_plan(entry), None);
+    let mut result = call(&ctx, entry.func);
+    result.note("host_only: no VM was booted");
+    result
 }
 
 /// Genuine skips: what this host cannot give, with the reason.
@@ -232,20 +245,29 @@ fn check_cleanup(entry: &KtstrTestEntry, evidence: &Evidence, result: &mut Asser
 
 /// `expect_scx_bpf_error_*`: the text must be in the scheduler's log, the console or a detail.
 fn match_error(entry: &KtstrTestEntry, evidence: &Evidence, result: &mut AssertResult) {
-    let Some(wanted) = entry.expect_scx_bpf_error_contains else {
-        return;
+    let details = result.details.iter().map(|detail| detail.message.clone());
+    let mut texts: Vec<String> = details.collect();
+    if let Some(vm) = &evidence.vm {
+        texts.extend([vm.scheduler_log(), vm.stderr.clone()]);
+    }
+    let mut expect = |what: String, found: &dyn Fn(&str) -> bool| {
+        if !texts.iter().any(|text| found(text)) {
+            let text = format!(
+                "{MATCHER_MISMATCH}: no scx_bpf_error text {what} in scheduler log or console"
+            );
+            result.push(AssertDetail::fail(DetailKind::SchedulerEvent, text));
+        }
     };
-    let details = result.details.iter().map(|detail| detail.message.as_str());
-    let in_details = details.into_iter().any(|text| text.contains(wanted));
-    let in_vm = evidence
-        .vm
-        .as_ref()
-        .is_some_and(|vm| vm.scheduler_log().contains(wanted) || vm.stderr.contains(wanted));
-    if !(in_details || in_vm) {
-        let text = format!(
-            "{MATCHER_MISMATCH}: no scx_bpf_error text with '{wanted}' in scheduler log or console"
-        );
-        result.push(AssertDetail::fail(DetailKind::SchedulerEvent, text));
+    if let Some(wanted) = entry.expect_scx_bpf_error_contains {
+        expect(format!("with '{wanted}'"), &|text| text.contains(wanted));
+    }
+    // A pattern that does not compile was refused with the entry.
+    if let Some(pattern) = entry.expect_scx_bpf_error_matches
+        && let Ok(regex) = regex::Regex::new(pattern)
+    {
+        expect(format!("that matches '{pattern}'"), &|text| {
+            text.lines().any(|line| regex.is_match(line))
+        });
     }
 }
 

@@ -199,7 +199,7 @@ fn crash_message(com2: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
+pub(super) fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
     let duration = Duration::from_secs(entry.duration_s.into());
     let mut plan = TestPlan::new(entry.registered_name(), entry.topology.into(), duration);
     plan.assert = entry.merged_assert();

@@ -178,6 +178,8 @@ pub struct KtstrTestEntry {
     pub allow_inconclusive: bool,
     /// Text that the scheduler's error must contain.
     pub expect_scx_bpf_error_contains: Option<&'static str>,
+    /// Regular expression that a line of the scheduler's error must match.
+    pub expect_scx_bpf_error_matches: Option<&'static str>,
     /// Needs CPUs of its own.
     pub performance_mode: bool,
     /// Must not run in performance mode.
@@ -237,6 +239,7 @@ impl KtstrTestEntry {
         expect_err: false,
         allow_inconclusive: false,
         expect_scx_bpf_error_contains: None,
+        expect_scx_bpf_error_matches: None,
         performance_mode: false,
         no_perf_mode: false,
         cpu_budget: None,
@@ -303,15 +306,6 @@ impl KtstrTestEntry {
             self.expect_auto_repro && self.expect_err,
             "expect_auto_repro and expect_err exclude each other",
         );
-        let matcher = self.expect_scx_bpf_error_contains;
-        check(
-            matcher.is_some() && !self.expect_err,
-            "expect_scx_bpf_error_contains needs expect_err",
-        );
-        check(
-            matcher == Some(""),
-            "expect_scx_bpf_error_contains is empty and would match anything",
-        );
         let root = self.workload_root_cgroup;
         let bad_root =
             root.is_some_and(|root| !root.starts_with('/') || root == "/" || root.contains(".."));
@@ -328,6 +322,7 @@ impl KtstrTestEntry {
         if let Err(error) = ktstr_vmm::Topology::new(numa_nodes, llcs, cores, threads) {
             faults.push(format!("topology {}: {error}", self.topology));
         }
+        faults.extend(self.matcher_faults());
         if faults.is_empty() {
             Ok(())
         } else {
@@ -336,6 +331,30 @@ impl KtstrTestEntry {
                 faults,
             })
         }
+    }
+
+    /// What is wrong with `expect_scx_bpf_error_*`.
+    fn matcher_faults(&self) -> Vec<String> {
+        let (text, pattern) = (
+            self.expect_scx_bpf_error_contains,
+            self.expect_scx_bpf_error_matches,
+        );
+        let mut faults = Vec::new();
+        for (name, value) in [
+            ("expect_scx_bpf_error_contains", text),
+            ("expect_scx_bpf_error_matches", pattern),
+        ] {
+            if value.is_some() && !self.expect_err {
+                faults.push(format!("{name} needs expect_err"));
+            }
+            if value == Some("") {
+                faults.push(format!("{name} is empty and would match anything"));
+            }
+        }
+        if let Some(Err(error)) = pattern.map(regex::Regex::new) {
+            faults.push(format!("expect_scx_bpf_error_matches: {error}"));
+        }
+        faults
     }
 
     /// The function's name; [`Self::name`] of a test on a preset has the preset's behind an `@`.
@@ -451,6 +470,13 @@ mod tests {
                 ..GOOD
             },
             &["needs expect_err", "match anything"],
+        );
+        check(
+            &KtstrTestEntry {
+                expect_scx_bpf_error_matches: Some("(open"),
+                ..GOOD
+            },
+            &["expect_scx_bpf_error_matches needs", "unclosed group"],
         );
         check(
             &KtstrTestEntry {

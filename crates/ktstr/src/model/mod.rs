@@ -1,5 +1,6 @@
 //! Data that host and guest share.
 
+pub mod call;
 pub mod checks;
 pub mod claim;
 pub mod cpuset;
