@@ -27,6 +27,7 @@ pub mod paging;
 pub mod phys;
 mod printk;
 pub mod render;
+pub mod sampler;
 pub mod sched;
 mod symbols;
 
@@ -39,5 +40,6 @@ pub use error::{Error, Result};
 pub use kernel::{Attach, Kernel, Object, Optional, Problem, Problems};
 pub use phys::{PhysMem, Range};
 pub use printk::{Log, LogRecord};
+pub use sampler::Sampler;
 pub use sched::Walk;
 pub use symbols::{Symbols, Vmlinux};

@@ -43,14 +43,20 @@ impl Kernel {
     pub fn sched_domains(&self) -> Walk<Vec<SchedDomain>> {
         let mut problems = Problems::new();
         let mut found = Vec::new();
+        let flags = self.domain_flag_names();
         for cpu in self.online_cpus() {
-            let tree = self.sched_domains_of(cpu, &mut problems);
+            let tree = self.sched_domains_of(cpu, &flags, &mut problems);
             found.extend(problems.need("sched domains", tree).unwrap_or_default());
         }
         Walk { found, problems }
     }
 
-    fn sched_domains_of(&self, cpu: u32, problems: &mut Problems) -> Result<Vec<SchedDomain>> {
+    fn sched_domains_of(
+        &self,
+        cpu: u32,
+        flags: &[(u64, String)],
+        problems: &mut Problems,
+    ) -> Result<Vec<SchedDomain>> {
         let rq = self.object("rq", self.per_cpu_symbol("runqueues", cpu)?)?;
         let mut levels = Vec::new();
         let mut next = rq.follow("sd")?;
@@ -64,7 +70,14 @@ impl Kernel {
                 break;
             }
             let depth = u32::try_from(levels.len()).unwrap_or(0);
-            levels.push(self.sched_domain(&domain, (cpu, depth), problems));
+            let mut level = self.sched_domain(&domain, (cpu, depth), problems);
+            let set = level.flags.unwrap_or(0);
+            level.flag_names = flags
+                .iter()
+                .filter(|(bit, _)| set & bit != 0)
+                .map(|(_, name)| name.clone())
+                .collect();
+            levels.push(level);
             next = problems
                 .keep("sched_domain.parent", domain.follow("parent"))
                 .flatten();
@@ -83,7 +96,6 @@ impl Kernel {
             .address_of("span")
             .and_then(|kva| self.read_bytes(kva, u64::from(all.div_ceil(64)) * 8, 1024));
         let span = problems.keep("sched_domain.span", span).unwrap_or_default();
-        let flags = problems.keep("sched_domain.flags", domain.uint("flags"));
         let mut read = |path| problems.keep(path, domain.uint(path));
         SchedDomain {
             cpu,
@@ -101,21 +113,21 @@ impl Kernel {
                 .keep("sched_domain.name", domain.text_behind("name", 64))
                 .flatten(),
             level: problems.keep("sched_domain.level", domain.int("level")),
-            flags,
-            flag_names: flags.map_or_else(Vec::new, |flags| self.domain_flags(flags)),
+            flags: problems.keep("sched_domain.flags", domain.uint("flags")),
+            flag_names: Vec::new(),
         }
     }
 
-    /// `enum` of `include/linux/sched/sd_flags.h` numbers bits: `__SD_BALANCE_NEWIDLE` is 0.
-    fn domain_flags(&self, flags: u64) -> Vec<String> {
+    /// The flags' names: `enum` of `include/linux/sched/topology.h`, which has no name of its own.
+    fn domain_flag_names(&self) -> Vec<(u64, String)> {
         let holder = self
             .btf()
             .types()
-            .find(|ty| ty.enumerators().any(|e| e.name == "__SD_BALANCE_NEWIDLE"));
+            .find(|ty| ty.enumerators().any(|e| e.name == "SD_BALANCE_NEWIDLE"));
         holder.map_or_else(Vec::new, |ty| {
             ty.enumerators()
-                .filter(|entry| entry.value < 64 && flags >> entry.value & 1 != 0)
-                .map(|entry| entry.name.trim_start_matches('_').to_owned())
+                .filter(|entry| entry.value.is_power_of_two())
+                .map(|entry| (entry.value, entry.name.to_owned()))
                 .collect()
         })
     }

@@ -64,6 +64,14 @@ impl ScxPlaces {
         kernel.object("scx_sched", sched).map(Some)
     }
 
+    /// Address and value of `scx_root`; none in the old layout.
+    pub(crate) fn root_pointer(&self, kernel: &Kernel) -> Result<Option<(Kva, u64)>> {
+        match self.layout {
+            ScxLayout::Root => Ok(Some((self.root, kernel.read_u64(self.root)?))),
+            ScxLayout::Globals => Ok(None),
+        }
+    }
+
     /// Address and size of the number that one of these names: a global, or a member of the scheduler.
     pub(crate) fn number(
         &self,

@@ -1,0 +1,302 @@
+//! Where everything that a sample reads lies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::sample::{CpuSnapshot, MonitorSample, SchedStatSnapshot, WatchedField};
+use crate::bpf::MapField;
+use crate::btf::Field;
+use crate::sched::ScxPlaces;
+use crate::{Error, Gpa, Kernel, Kva, Object, Optional as _, PhysMem, Result, bytes};
+
+/// A number in physical memory.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    gpa: Gpa,
+    size: usize,
+    field: Field,
+}
+
+impl Place {
+    /// None when this kernel lacks the member.
+    fn find(object: &Object<'_>, path: &'static str) -> Result<Option<Self>> {
+        let Some(field) = object.field(path).optional()? else {
+            return Ok(None);
+        };
+        Self::at(object.kernel(), object.kva(), field).map(Some)
+    }
+
+    fn at(kernel: &Kernel, base: Kva, field: Field) -> Result<Self> {
+        let size = bytes::size(field.size);
+        let (gpa, run) = kernel.translate(base.wrapping_add(field.offset))?;
+        if size > 8 || run < field.size {
+            return Err(Error::Implausible {
+                what: "size of a sampled number",
+                value: field.size,
+            });
+        }
+        Ok(Self { gpa, size, field })
+    }
+
+    fn read(&self, memory: &dyn PhysMem) -> Result<u64> {
+        let mut raw = [0; 8];
+        let part = raw.get_mut(..self.size).unwrap_or_default();
+        memory.read(self.gpa, part)?;
+        Ok(self.field.decode(part))
+    }
+
+    fn read_u32(place: Option<&Self>, memory: &dyn PhysMem) -> Result<Option<u32>> {
+        place
+            .map(|place| place.read(memory).map(bytes::low32))
+            .transpose()
+    }
+}
+
+/// One CPU's places.
+#[derive(Debug)]
+struct CpuPlan {
+    cpu: u32,
+    nr_running: Place,
+    clock: Place,
+    curr: Place,
+    idle: Place,
+    scx_nr_running: Option<Place>,
+    local_dsq_depth: Option<Place>,
+    scx_flags: Option<Place>,
+    avg_irq: Option<Place>,
+    schedstat: Option<[Place; 7]>,
+}
+
+/// Places that move when another scheduler attaches.
+#[derive(Debug, Default)]
+struct ScxPlan {
+    /// `scx_root`'s place and the value for which the rest holds; none in the layout of globals.
+    root: Option<(Kva, u64)>,
+    exit_kind: Option<Kva>,
+    /// Per event: name and each CPU's counter.
+    events: Vec<(String, Vec<Gpa>)>,
+}
+
+/// Takes samples of a kernel.
+#[derive(Debug)]
+pub struct Sampler {
+    kernel: Arc<Kernel>,
+    cpus: Vec<CpuPlan>,
+    scx: ScxPlan,
+    watched: Vec<(WatchedField, MapField)>,
+}
+
+impl Sampler {
+    /// Resolves the plan for all CPUs that are online now.
+    ///
+    /// # Errors
+    /// When runqueues cannot be found, as before the guest has set its per-CPU areas up: try again later.
+    pub fn new(kernel: Arc<Kernel>) -> Result<Self> {
+        let cpus = kernel
+            .online_cpus()
+            .into_iter()
+            .map(|cpu| CpuPlan::resolve(&kernel, cpu))
+            .collect::<Result<Vec<_>>>()?;
+        let scx = ScxPlan::resolve(&kernel)?;
+        Ok(Self {
+            kernel,
+            cpus,
+            scx,
+            watched: Vec::new(),
+        })
+    }
+
+    /// The kernel that it samples.
+    #[must_use]
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        &self.kernel
+    }
+
+    /// Samples a map's member too, under this name.
+    pub fn watch(&mut self, label: impl Into<String>, field: MapField) {
+        let label = label.into();
+        self.watched.push((WatchedField { label }, field));
+    }
+
+    /// Names of the members that are watched.
+    #[must_use]
+    pub fn watched(&self) -> Vec<WatchedField> {
+        self.watched.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Takes a sample. `vcpu_cpu_time_ns` is what the host gave each vCPU so far, by CPU number; empty when unknown.
+    ///
+    /// # Errors
+    /// When memory that the plan names is gone. A scheduler that is being replaced costs its counters, not the sample.
+    pub fn sample(&mut self, elapsed_ms: u64, vcpu_cpu_time_ns: &[u64]) -> Result<MonitorSample> {
+        self.follow_scheduler();
+        let memory = &**self.kernel.memory();
+        let cpus = self
+            .cpus
+            .iter()
+            .map(|plan| {
+                let mut snapshot = plan.read(memory)?;
+                snapshot.vcpu_cpu_time_ns = vcpu_cpu_time_ns.get(plan.cpu as usize).copied();
+                Ok(snapshot)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(MonitorSample {
+            elapsed_ms,
+            cpus,
+            events: self.scx.read_events(memory),
+            exit_kind: self
+                .scx
+                .exit_kind
+                .and_then(|kva| self.kernel.read_u32(kva).ok()),
+            watched: self
+                .watched
+                .iter()
+                .map(|(_, field)| field.read(&self.kernel).ok())
+                .collect(),
+        })
+    }
+
+    /// Resolves sched_ext's places anew when `scx_root` points elsewhere.
+    fn follow_scheduler(&mut self) {
+        let Some((root, known)) = self.scx.root else {
+            return;
+        };
+        let now = self.kernel.read_u64(root).unwrap_or(0);
+        if now != known {
+            // While a scheduler is half there, try again at the next sample.
+            self.scx = ScxPlan::resolve(&self.kernel).unwrap_or(ScxPlan {
+                root: Some((root, 0)),
+                ..ScxPlan::default()
+            });
+        }
+    }
+}
+
+impl CpuPlan {
+    fn resolve(kernel: &Kernel, cpu: u32) -> Result<Self> {
+        let rq = kernel.object("rq", kernel.per_cpu_symbol("runqueues", cpu)?)?;
+        let find = |path| Place::find(&rq, path);
+        let need = |path: &'static str| {
+            find(path)?.ok_or_else(|| Error::NoField {
+                ty: "struct rq".to_owned(),
+                path: path.to_owned(),
+            })
+        };
+        const SCHEDSTAT: [&str; 7] = [
+            "rq_sched_info.run_delay",
+            "rq_sched_info.pcount",
+            "sched_count",
+            "yld_count",
+            "sched_goidle",
+            "ttwu_count",
+            "ttwu_local",
+        ];
+        let schedstat = SCHEDSTAT
+            .into_iter()
+            .map(find)
+            .collect::<Result<Option<Vec<_>>>>()?;
+        Ok(Self {
+            cpu,
+            nr_running: need("nr_running")?,
+            clock: need("clock")?,
+            curr: need("curr")?,
+            idle: need("idle")?,
+            scx_nr_running: find("scx.nr_running")?,
+            local_dsq_depth: find("scx.local_dsq.nr")?,
+            scx_flags: find("scx.flags")?,
+            avg_irq: find("avg_irq.util_avg")?,
+            schedstat: schedstat.and_then(|places| places.try_into().ok()),
+        })
+    }
+
+    fn read(&self, memory: &dyn PhysMem) -> Result<CpuSnapshot> {
+        let optional = |place: &Option<Place>| Place::read_u32(place.as_ref(), memory);
+        Ok(CpuSnapshot {
+            cpu: self.cpu,
+            nr_running: bytes::low32(self.nr_running.read(memory)?),
+            rq_clock: self.clock.read(memory)?,
+            is_idle: self.curr.read(memory)? == self.idle.read(memory)?,
+            scx_nr_running: optional(&self.scx_nr_running)?,
+            local_dsq_depth: optional(&self.local_dsq_depth)?,
+            scx_flags: optional(&self.scx_flags)?,
+            avg_irq_util: optional(&self.avg_irq)?,
+            schedstat: match &self.schedstat {
+                Some(places) => Some(read_schedstat(places, memory)?),
+                None => None,
+            },
+            vcpu_cpu_time_ns: None,
+        })
+    }
+}
+
+fn read_schedstat(places: &[Place; 7], memory: &dyn PhysMem) -> Result<SchedStatSnapshot> {
+    let mut values = [0; 7];
+    for (value, place) in values.iter_mut().zip(places) {
+        *value = place.read(memory)?;
+    }
+    let [
+        run_delay,
+        pcount,
+        sched_count,
+        yld_count,
+        sched_goidle,
+        ttwu_count,
+        ttwu_local,
+    ] = values;
+    Ok(SchedStatSnapshot {
+        run_delay,
+        pcount,
+        sched_count,
+        yld_count,
+        sched_goidle,
+        ttwu_count,
+        ttwu_local,
+    })
+}
+
+impl ScxPlan {
+    fn resolve(kernel: &Kernel) -> Result<Self> {
+        let Some(places) = ScxPlaces::find(kernel)? else {
+            return Ok(Self::default());
+        };
+        let exit_kind = places.number(kernel, "scx_exit_kind", ("exit_kind", 4))?;
+        let mut plan = Self {
+            root: places.root_pointer(kernel)?,
+            exit_kind: exit_kind.map(|(kva, _)| kva),
+            events: Vec::new(),
+        };
+        let (Some(pointer), Some(ty)) = (
+            kernel.event_pointer()?,
+            kernel.btf().find_struct("scx_event_stats"),
+        ) else {
+            return Ok(plan);
+        };
+        let cpus = kernel.possible_cpus();
+        for member in ty.members() {
+            let places = cpus
+                .iter()
+                .map(|&cpu| {
+                    let at = kernel.per_cpu(pointer, cpu)?;
+                    let at = at.wrapping_add(u64::from(member.bit_offset / 8));
+                    Ok(kernel.translate(at)?.0)
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let name = member.name.strip_prefix("SCX_EV_").unwrap_or(member.name);
+            plan.events.push((name.to_ascii_lowercase(), places));
+        }
+        Ok(plan)
+    }
+
+    fn read_events(&self, memory: &dyn PhysMem) -> BTreeMap<String, i64> {
+        self.events
+            .iter()
+            .map(|(name, places)| {
+                let sum = places.iter().fold(0_i64, |sum, &gpa| {
+                    let value = memory.read_u64(gpa).unwrap_or(0);
+                    sum.wrapping_add(value.cast_signed())
+                });
+                (name.clone(), sum)
+            })
+            .collect()
+    }
+}
