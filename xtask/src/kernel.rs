@@ -64,6 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let options = BuildOptions {
         jobs,
         log: sh::log_path("kernel-build")?,
+        min_free_bytes: BuildOptions::MIN_FREE_BYTES,
     };
     let mut bar = Bar::new();
     let kernel = build(&Cache::open_default(), &source, &options, &mut bar)?;

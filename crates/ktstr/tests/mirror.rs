@@ -184,6 +184,7 @@ fn build_from(
     let options = BuildOptions {
         jobs: 1,
         log: dir.path().join("build.log"),
+        min_free_bytes: 1,
     };
     let mut steps = Steps::default();
     let result = build(cache, &server.source(), &options, &mut steps);

@@ -132,6 +132,18 @@ pub enum KernelError {
         /// The checksum of what came.
         found: String,
     },
+    /// A build would fill the disk.
+    #[error(
+        "{path} has {free_mib} MiB free, a kernel build needs {need_mib} MiB; free some, or set XDG_CACHE_HOME to another disk", path = path.display()
+    )]
+    NoSpace {
+        /// The cache.
+        path: PathBuf,
+        /// What is free.
+        free_mib: u64,
+        /// What is needed.
+        need_mib: u64,
+    },
     /// The user stopped it; nothing was kept.
     #[error("stopped by the user; nothing was kept")]
     Cancelled,
