@@ -1,2 +1,96 @@
-//! Placeholder for the first commit of the layout.
-fn main() {}
+//! `cargo ktstr`: run scheduler tests, look at their results, manage kernels.
+//!
+//! Each subcommand is a module with its arguments and its `run`; this file only dispatches. Knows the framework's host
+//! side (kernels, sidecars, descriptions of test binaries); nothing of VMs, devices or guests.
+
+mod completions;
+mod exit;
+mod interrupt;
+mod kernel;
+mod locks;
+mod output;
+mod progress;
+mod project;
+mod replay;
+mod runs;
+mod test;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use exit::Exit;
+
+/// Test Linux process schedulers: run tests in VMs, look at their results, manage test kernels.
+#[derive(Debug, Parser)]
+#[command(name = "cargo-ktstr", bin_name = "cargo ktstr", version)]
+#[command(after_help = "Start with `cargo ktstr kernel build`, then `cargo ktstr test`.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the tests of this workspace, each in its own VM.
+    Test(Box<test::Options>),
+    /// Run the failed tests of the last run again.
+    Replay(replay::Options),
+    /// List, build and clean test kernels.
+    Kernel(kernel::Options),
+    /// Show who holds VM slots and kernels.
+    Locks(locks::Options),
+    /// Print the tab completion of a shell.
+    Completions(completions::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done if even this cannot be printed.
+            let _ = error.print();
+            return exit::of_usage(&error).into();
+        }
+    };
+    if let Err(error) = interrupt::install() {
+        eprintln!("cargo ktstr: failed to watch for signals: {error}");
+        return Exit::Fail.into();
+    }
+    let done = match cli.command {
+        Command::Test(options) => test::run(&options),
+        Command::Replay(options) => replay::run(&options),
+        Command::Kernel(options) => kernel::run(&options),
+        Command::Locks(options) => locks::run(&options),
+        Command::Completions(options) => completions::run(&options, &mut Cli::command()),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("cargo ktstr: {error:#}");
+            interrupt::requested()
+                .map_or(Exit::Fail, Exit::Interrupted)
+                .into()
+        }
+    }
+}
+
+/// Cargo calls `cargo-ktstr ktstr test`; a user may call `cargo-ktstr test`.
+fn arguments() -> Vec<OsString> {
+    let mut args: Vec<OsString> = std::env::args_os().collect();
+    if args.get(1).is_some_and(|arg| arg == "ktstr") {
+        args.remove(1);
+    }
+    args
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,101 @@
+//! `cargo ktstr replay`: the failed tests of a run, again.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use crate::exit::Exit;
+use crate::output::{self, shell_word};
+use crate::project::Project;
+use crate::runs::{self, RunDir};
+use crate::test::{self, cases_of};
+
+/// Which run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The run; the last one by default.
+    #[arg(long)]
+    run: Option<String>,
+    /// Only print the commands.
+    #[arg(long)]
+    dry_run: bool,
+    /// The project, when it is not here.
+    #[arg(long, value_name = "PATH")]
+    manifest_path: Option<PathBuf>,
+}
+
+/// Reads what `cargo ktstr test` would.
+#[derive(Debug, Parser)]
+struct Again {
+    #[command(flatten)]
+    test: test::Options,
+}
+
+/// Runs them, one `cargo ktstr test` per kernel.
+pub(crate) fn run(options: &Options) -> Result<Exit> {
+    let project = Project::find(options.manifest_path.as_deref())?;
+    let mut exit = Exit::Pass;
+    let mut found = false;
+    for dir in runs::select(&project.runs_root(), options.run.as_deref())? {
+        let Some(args) = arguments(&dir)? else {
+            continue;
+        };
+        found = true;
+        let words: Vec<String> = args.iter().map(|word| shell_word(word)).collect();
+        output::print(&format!("cargo ktstr test {}\n", words.join(" ")))?;
+        if options.dry_run {
+            continue;
+        }
+        let again = Again::try_parse_from(std::iter::once(String::from("test")).chain(args))
+            .context("the run's manifest holds arguments that this version does not know")?;
+        exit = worse(exit, test::run(&again.test)?);
+        if matches!(exit, Exit::Interrupted(_)) {
+            break;
+        }
+    }
+    if !found {
+        eprintln!("cargo ktstr: nothing failed in that run");
+    }
+    Ok(exit)
+}
+
+/// Arguments that run what failed in this directory; `None` when nothing did.
+fn arguments(dir: &RunDir) -> Result<Option<Vec<String>>> {
+    let failed: Vec<String> = cases_of(dir, &[])?
+        .into_iter()
+        .filter(|case| case.is_bad() && case.sidecar.is_some())
+        .map(|case| case.name)
+        .collect();
+    if failed.is_empty() {
+        return Ok(None);
+    }
+    let mut args = Vec::new();
+    if let Some(manifest) = &dir.manifest {
+        args.extend(manifest.selection.iter().cloned());
+        for (flag, value) in [
+            ("--kernel", &manifest.kernel),
+            ("--engine", &manifest.engine),
+        ] {
+            args.extend(
+                value
+                    .iter()
+                    .flat_map(|value| [flag.to_owned(), value.clone()]),
+            );
+        }
+    }
+    args.extend([String::from("--include-ignored"), String::from("--exact")]);
+    args.extend(failed);
+    Ok(Some(args))
+}
+
+/// Fail before inconclusive before pass; an interrupt before all.
+fn worse(a: Exit, b: Exit) -> Exit {
+    let rank = |exit: Exit| match exit {
+        Exit::Pass => 0,
+        Exit::Inconclusive => 1,
+        Exit::Fail | Exit::Usage => 2,
+        Exit::Interrupted(_) => 3,
+    };
+    if rank(b) > rank(a) { b } else { a }
+}

@@ -1,0 +1,285 @@
+//! Runs on disk: one directory per run and kernel, with a manifest beside the sidecars.
+//!
+//! `target/ktstr/<run>[.<kernel>]/.run.json` says what was asked for; the sidecars say what came. A directory without a
+//! manifest comes from a plain `cargo test` and is a run, too.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use ktstr::host::artifacts::write_atomic;
+use ktstr::host::sidecar::{Pool, collect_pool};
+use serde::{Deserialize, Serialize};
+
+use crate::project::git;
+
+/// The manifest's file name; hidden, so that nobody takes it for a sidecar.
+const MANIFEST: &str = ".run.json";
+const SCHEMA: &str = "ktstr.run/1";
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) schema: String,
+    /// Shared by the directories of one `cargo ktstr test`, one per kernel.
+    pub(crate) run: String,
+    /// What `--kernel` resolved to, as `KTSTR_KERNEL` takes it; absent when tests chose by themselves.
+    pub(crate) kernel: Option<String>,
+    pub(crate) kernel_label: String,
+    pub(crate) engine: Option<String>,
+    /// Arguments that select packages and binaries, for reruns.
+    pub(crate) selection: Vec<String>,
+    pub(crate) commit: Option<String>,
+    pub(crate) dirty: bool,
+    pub(crate) host: Host,
+    /// Seconds since the epoch.
+    pub(crate) started_at: u64,
+    pub(crate) ended_at: Option<u64>,
+    pub(crate) exit_code: Option<u8>,
+}
+
+/// Where it ran.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Host {
+    pub(crate) cpu: String,
+    pub(crate) cpus: usize,
+    pub(crate) kernel: String,
+}
+
+impl Host {
+    /// This host.
+    pub(crate) fn here() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let cpu = cpuinfo
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(':'))
+            .map(|(_, name)| name.trim().to_owned());
+        Self {
+            cpu: cpu.unwrap_or_default(),
+            cpus: crate::kernel::cpus(),
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+        }
+    }
+}
+
+impl Manifest {
+    /// A run that begins now in this repository.
+    pub(crate) fn begin(run: &str, workspace: &Path) -> Self {
+        Self {
+            schema: SCHEMA.to_owned(),
+            run: run.to_owned(),
+            kernel: None,
+            kernel_label: String::new(),
+            engine: None,
+            selection: Vec::new(),
+            commit: git(workspace, &["rev-parse", "HEAD"]),
+            dirty: git(
+                workspace,
+                &["status", "--porcelain", "--untracked-files=no"],
+            )
+            .is_some_and(|changes| !changes.is_empty()),
+            host: Host::here(),
+            started_at: now(),
+            ended_at: None,
+            exit_code: None,
+        }
+    }
+
+    /// Writes it into its directory.
+    ///
+    /// # Errors
+    /// When the directory or the file cannot be written.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        let json = serde_json::to_vec_pretty(self).context("failed to serialise the manifest")?;
+        write_atomic(&dir.join(MANIFEST), &json).with_context(|| {
+            format!(
+                "the run's directory {} cannot be written; is the disk full?",
+                dir.display()
+            )
+        })
+    }
+}
+
+/// Seconds since the epoch.
+pub(crate) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// A new run's name: time, then who, so that two at once differ and names sort by time.
+pub(crate) fn new_run_id() -> String {
+    format!("{}-{}", stamp(now()), std::process::id())
+}
+
+/// `20260131-235959`, UTC.
+pub(crate) fn stamp(seconds: u64) -> String {
+    let days = seconds / 86_400;
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let (year, month, day) = civil(days);
+    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+}
+
+/// Day of the common era from days since 1970 (the usual era arithmetic on a year that begins in March).
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let of_era = shifted % 146_097;
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// One directory of results.
+#[derive(Debug, Clone)]
+pub(crate) struct RunDir {
+    pub(crate) path: PathBuf,
+    /// Absent for a plain `cargo test`.
+    pub(crate) manifest: Option<Manifest>,
+    /// Seconds since the epoch.
+    pub(crate) at: u64,
+}
+
+impl RunDir {
+    /// Reads a directory's manifest, if it has a good one.
+    pub(crate) fn open(path: PathBuf) -> Self {
+        let manifest = fs::read(path.join(MANIFEST))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Manifest>(&bytes).ok())
+            .filter(|manifest| manifest.schema == SCHEMA);
+        let modified = || {
+            let time = path.metadata().and_then(|meta| meta.modified()).ok()?;
+            Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
+        };
+        let at = manifest
+            .as_ref()
+            .map(|manifest| manifest.started_at)
+            .or_else(modified);
+        Self {
+            at: at.unwrap_or(0),
+            path,
+            manifest,
+        }
+    }
+
+    /// The directory's name.
+    pub(crate) fn name(&self) -> String {
+        self.path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The run that it belongs to.
+    pub(crate) fn run(&self) -> String {
+        self.manifest
+            .as_ref()
+            .map_or_else(|| self.name(), |manifest| manifest.run.clone())
+    }
+
+    /// Its sidecars.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub(crate) fn pool(&self) -> Result<Pool> {
+        collect_pool(&self.path).with_context(|| format!("failed to list {}", self.path.display()))
+    }
+}
+
+/// Every run, oldest first. A directory counts when it holds a manifest or a sidecar.
+pub(crate) fn all(root: &Path) -> Vec<RunDir> {
+    let mut dirs: Vec<RunDir> = fs::read_dir(root)
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .map(RunDir::open)
+        .filter(|dir| {
+            dir.manifest.is_some() || dir.pool().is_ok_and(|pool| !pool.sidecars.is_empty())
+        })
+        .collect();
+    dirs.sort_by_key(|dir| (dir.at, dir.name()));
+    dirs
+}
+
+/// The directories of one run: the named one, else the last.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn select(root: &Path, run: Option<&str>) -> Result<Vec<RunDir>> {
+    let all = all(root);
+    let wanted = match run {
+        Some(run) => run.to_owned(),
+        None => all.last().map(RunDir::run).with_context(|| {
+            format!(
+                "there are no results in {} yet; run `cargo ktstr test`",
+                root.display()
+            )
+        })?,
+    };
+    let chosen: Vec<RunDir> = all
+        .iter()
+        .filter(|dir| dir.run() == wanted || dir.name() == wanted)
+        .cloned()
+        .collect();
+    if chosen.is_empty() {
+        let mut names: Vec<String> = all.iter().rev().map(RunDir::run).collect();
+        names.dedup();
+        names.truncate(8);
+        anyhow::bail!(
+            "there is no run '{wanted}' in {}; the latest are: {}",
+            root.display(),
+            names.join(", ")
+        );
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_are_calendar_time() {
+        assert_eq!(stamp(0), "19700101-000000");
+        assert_eq!(stamp(951_827_696), "20000229-123456");
+        assert_eq!(stamp(1_767_225_599), "20251231-235959");
+    }
+
+    #[test]
+    fn the_last_run_has_all_its_kernels() {
+        let root = tempfile::tempdir().unwrap();
+        for (dir, run, at) in [("a", "a", 1), ("b.k1", "b", 2), ("b.k2", "b", 2)] {
+            let manifest = Manifest {
+                started_at: at,
+                ..Manifest::begin(run, root.path())
+            };
+            fs::create_dir(root.path().join(dir)).unwrap();
+            manifest.write(&root.path().join(dir)).unwrap();
+        }
+        fs::create_dir(root.path().join("no-run")).unwrap();
+        let last: Vec<_> = select(root.path(), None)
+            .unwrap()
+            .iter()
+            .map(RunDir::name)
+            .collect();
+        assert_eq!(last, ["b.k1", "b.k2"]);
+        assert_eq!(select(root.path(), Some("a")).unwrap().len(), 1);
+        let error = select(root.path(), Some("c")).unwrap_err().to_string();
+        assert!(
+            error.contains("no run 'c'") && error.contains("b, a"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,181 @@
+//! Running without cargo-nextest: cargo builds, then each test of ktstr gets a process of its own, as under nextest.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use serde::Deserialize;
+
+use super::{Other, Pass, RunnerReport};
+use crate::{interrupt, project};
+
+/// A built test binary.
+#[derive(Debug, Clone)]
+pub(crate) struct Binary {
+    pub(crate) path: PathBuf,
+    /// Its package's directory: where tests run.
+    pub(crate) dir: PathBuf,
+    /// The target's name.
+    pub(crate) name: String,
+}
+
+/// Builds the selected test binaries.
+///
+/// # Errors
+/// When cargo cannot be run; `Ok(None)` when the build failed, which cargo has told by itself.
+pub(crate) fn build(selection: &super::Selection) -> Result<Option<Vec<Binary>>> {
+    let output = {
+        let mut command = project::cargo();
+        command
+            .args([
+                "test",
+                "--no-run",
+                "--message-format=json-render-diagnostics",
+            ])
+            .args(selection.cargo_arguments())
+            .stderr(Stdio::inherit());
+        command.output().context("failed to run cargo")?
+    };
+    if !output.status.success() {
+        return Ok(None);
+    }
+    #[derive(Deserialize)]
+    struct Message {
+        reason: String,
+        executable: Option<PathBuf>,
+        manifest_path: Option<PathBuf>,
+        target: Option<Target>,
+        profile: Option<Profile>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct Profile {
+        test: bool,
+    }
+    let mut binaries: Vec<Binary> = Vec::new();
+    for line in output.stdout.split(|byte| *byte == b'\n') {
+        let Ok(message) = serde_json::from_slice::<Message>(line) else {
+            continue;
+        };
+        let is_test = message.profile.is_some_and(|profile| profile.test);
+        if message.reason != "compiler-artifact" || !is_test {
+            continue;
+        }
+        if let (Some(path), Some(manifest)) = (message.executable, message.manifest_path) {
+            let dir = manifest.parent().map(PathBuf::from).unwrap_or_default();
+            let name = message.target.map(|target| target.name).unwrap_or_default();
+            binaries.push(Binary { path, dir, name });
+        }
+    }
+    binaries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Some(binaries))
+}
+
+/// Names of a binary's tests that are to be run.
+fn list(binary: &Binary, pass: &Pass<'_>) -> Result<Vec<String>> {
+    let list = |ignored: bool| -> Result<Vec<String>> {
+        let mut command = Command::new(&binary.path);
+        command
+            .args(["--list", "--format", "terse"])
+            .current_dir(&binary.dir);
+        if ignored {
+            command.arg("--ignored");
+        }
+        let output = command
+            .output()
+            .with_context(|| format!("failed to run {}", binary.path.display()))?;
+        if !output.status.success() {
+            bail!(
+                "{} cannot list its tests: {}",
+                binary.name,
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(text
+            .lines()
+            .filter_map(|line| line.strip_suffix(": test"))
+            .map(str::to_owned)
+            .collect())
+    };
+    let selection = &pass.options.selection;
+    let ignored = list(true)?;
+    let wanted = |name: &String| {
+        let is_ignored = ignored.contains(name);
+        let by_flag = match (selection.ignored, selection.include_ignored) {
+            (true, _) => is_ignored,
+            (_, true) => true,
+            _ => !is_ignored,
+        };
+        by_flag && selection.matches(name)
+    };
+    let mut names: Vec<String> = list(false)?.into_iter().filter(wanted).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Runs the tests of a pass.
+///
+/// # Errors
+/// When cargo or a test binary cannot be run.
+pub(super) fn run(pass: &Pass<'_>) -> Result<RunnerReport> {
+    let mut report = RunnerReport::default();
+    let Some(binaries) = build(&pass.options.selection)? else {
+        report.broken = Some(String::from(
+            "the tests could not be built; the compiler's words are above",
+        ));
+        return Ok(report);
+    };
+    let mut index = 0;
+    for binary in &binaries {
+        for name in list(binary, pass)? {
+            let mine = pass.options.shard.is_none_or(|shard| shard.has(index));
+            index += 1;
+            if !mine {
+                continue;
+            }
+            let test = run_one(binary, &name, pass)?;
+            let stop = test.failed && pass.options.fail_fast;
+            report.tests.push(test);
+            if stop || interrupt::requested().is_some() {
+                return Ok(report);
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn run_one(binary: &Binary, name: &str, pass: &Pass<'_>) -> Result<Other> {
+    let started = Instant::now();
+    let mut command = Command::new(&binary.path);
+    command
+        .args(["--exact", name, "--include-ignored"])
+        .args(&pass.options.runner_args)
+        .current_dir(&binary.dir)
+        .env("CARGO_MANIFEST_DIR", &binary.dir)
+        .envs(pass.env.iter().map(|(name, value)| (*name, value)));
+    if pass.options.json
+        || pass
+            .options
+            .ktap
+            .as_ref()
+            .is_some_and(|path| path.as_os_str() == "-")
+    {
+        command.stdout(Stdio::null());
+    }
+    let status = interrupt::run(&mut command)?;
+    Ok(Other {
+        name: name.to_owned(),
+        failed: !status.success(),
+        message: if status.success() {
+            String::new()
+        } else {
+            format!("{} ended with {status}", binary.name)
+        },
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}

@@ -1,0 +1,317 @@
+//! `cargo ktstr test`
+
+mod cargo;
+mod case;
+mod junit;
+mod ktap;
+mod nextest;
+mod select;
+mod summary;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+use ktstr::host::artifacts::write_atomic;
+use ktstr::host::kernel::Cache;
+use ktstr::model::verdict::Outcome;
+
+use crate::exit::Exit;
+use crate::kernel::{self, KernelSpec, Resolved};
+use crate::project::Project;
+use crate::runs::{self, Manifest, RunDir};
+use crate::{interrupt, output};
+
+pub(crate) use case::{Case, cases_of};
+pub(crate) use select::{Selection, Shard};
+
+/// What to run, on what, and what to leave behind.
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = format!("A KERNEL is {}.\n\nExit codes: 0 all passed or skipped, 1 a failure, 2 nothing failed but something \
+    could not be judged, 64 a wrong command line.", kernel::FORMS))]
+pub(crate) struct Options {
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// A kernel to test on; each one named is one more pass over the tests.
+    #[arg(long = "kernel", short = 'k', value_name = "KERNEL")]
+    pub(crate) kernels: Vec<String>,
+    /// What runs the VMs; auto takes KVM where it is genuine.
+    #[arg(long, value_enum)]
+    pub(crate) engine: Option<Engine>,
+    /// This binary in place of every scheduler that tests name.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) scheduler: Option<PathBuf>,
+    /// What runs the tests; auto takes cargo-nextest where it is installed.
+    #[arg(long, value_enum, default_value_t = Runner::Auto)]
+    pub(crate) runner: Runner,
+    /// Run only the k-th of n parts of the tests, as 1/3.
+    #[arg(long, value_name = "K/N")]
+    pub(crate) shard: Option<Shard>,
+    /// Stop at the first failure.
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
+    /// Write a JUnit report.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Write a KTAP report; - for standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ktap: Option<PathBuf>,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Show what passing tests print, too.
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+    /// Passed to the runner as they are.
+    #[arg(last = true, value_name = "RUNNER ARGS")]
+    pub(crate) runner_args: Vec<OsString>,
+}
+
+/// What runs the VMs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Engine {
+    Auto,
+    Kvm,
+    Tcg,
+}
+
+impl Engine {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// What runs the tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Runner {
+    Auto,
+    Nextest,
+    Cargo,
+}
+
+/// A test of the run that left no sidecar: one that is none of ktstr's, or whose process died.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Other {
+    pub(crate) name: String,
+    pub(crate) failed: bool,
+    pub(crate) message: String,
+    pub(crate) seconds: f64,
+}
+
+/// What a runner has to say beside the sidecars.
+#[derive(Debug, Default)]
+pub(crate) struct RunnerReport {
+    /// Every test that it ran, also those with a sidecar.
+    pub(crate) tests: Vec<Other>,
+    /// Why it could not run tests at all (the build failed).
+    pub(crate) broken: Option<String>,
+}
+
+/// One pass over the tests.
+pub(crate) struct Pass<'a> {
+    pub(crate) options: &'a Options,
+    pub(crate) dir: PathBuf,
+    pub(crate) env: Vec<(&'static str, OsString)>,
+}
+
+/// Runs the tests on every kernel and tells how it went.
+pub(crate) fn run(options: &Options) -> Result<Exit> {
+    options.selection.check()?;
+    let project = Project::find(options.selection.manifest_path.as_deref())?;
+    let kernels = kernels(&options.kernels)?;
+    let finished = run_all(options, &project, &kernels, &project.runs_root())?;
+    finished.tell(options)
+}
+
+/// All kernels that were named, or the one that tests take by themselves.
+pub(crate) fn kernels(named: &[String]) -> Result<Vec<Resolved>> {
+    if named.is_empty() {
+        return Ok(vec![kernel::resolve_default()?]);
+    }
+    let cache = Cache::open_default();
+    let specs: Vec<KernelSpec> = named
+        .iter()
+        .map(|text| KernelSpec::parse(text))
+        .collect::<Result<_, _>>()?;
+    let mut kernels = Vec::new();
+    for spec in &specs {
+        kernels.extend(kernel::resolve(spec, &cache, kernel::cpus())?);
+    }
+    Ok(kernels)
+}
+
+/// A run that is over.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) run: String,
+    pub(crate) dirs: Vec<RunDir>,
+    pub(crate) cases: Vec<Case>,
+    /// What kept the runner from running.
+    pub(crate) broken: Vec<String>,
+    pub(crate) seconds: f64,
+}
+
+/// One pass per kernel, each with a directory of its own below `root`.
+///
+/// # Errors
+/// When a pass cannot begin; a failing test is no error.
+pub(crate) fn run_all(
+    options: &Options,
+    project: &Project,
+    kernels: &[Resolved],
+    root: &std::path::Path,
+) -> Result<Finished> {
+    let started = Instant::now();
+    let run = runs::new_run_id();
+    let runner = choose_runner(options)?;
+    let mut finished = Finished {
+        run: run.clone(),
+        dirs: Vec::new(),
+        cases: Vec::new(),
+        broken: Vec::new(),
+        seconds: 0.0,
+    };
+    for kernel in kernels {
+        let name = if kernels.len() > 1 {
+            format!("{run}.{}", kernel.label)
+        } else {
+            run.clone()
+        };
+        let dir = root.join(name);
+        if kernels.len() > 1 {
+            eprintln!("cargo ktstr: kernel {}", kernel.label);
+        }
+        let mut manifest = Manifest {
+            kernel: kernel.value.clone(),
+            kernel_label: kernel.label.clone(),
+            engine: options.engine.map(|engine| engine.as_str().to_owned()),
+            selection: options.selection.rerun_arguments(),
+            ..Manifest::begin(&run, &project.workspace_root)
+        };
+        manifest.write(&dir)?;
+        let pass = Pass {
+            options,
+            dir: dir.clone(),
+            env: environment(options, kernel, &dir),
+        };
+        let report = match runner {
+            Runner::Cargo => cargo::run(&pass)?,
+            _ => nextest::run(&pass)?,
+        };
+        let opened = RunDir::open(dir.clone());
+        let cases = cases_of(&opened, &report.tests)?;
+        manifest.ended_at = Some(runs::now());
+        manifest.exit_code = Some(exit_of(&cases, report.broken.is_some()).code());
+        manifest.write(&dir)?;
+        finished.dirs.push(RunDir::open(dir));
+        finished.cases.extend(cases);
+        finished.broken.extend(report.broken);
+        if interrupt::requested().is_some() {
+            break;
+        }
+    }
+    finished.seconds = started.elapsed().as_secs_f64();
+    Ok(finished)
+}
+
+impl Finished {
+    /// Writes reports, prints the summary, and says how it ended.
+    fn tell(&self, options: &Options) -> Result<Exit> {
+        let mut told = false;
+        if let Some(path) = &options.junit {
+            write_atomic(path, junit::render(&self.cases).as_bytes())?;
+        }
+        if let Some(path) = &options.ktap {
+            let text = ktap::render(&self.cases);
+            if path.as_os_str() == "-" {
+                output::print(&text)?;
+                told = true;
+            } else {
+                write_atomic(path, text.as_bytes())?;
+            }
+        }
+        if options.json {
+            output::print_json(&summary::Json::new(self))?;
+        } else if told {
+            eprint!("{}", summary::render(self));
+        } else {
+            output::print(&summary::render(self))?;
+        }
+        if let Some(signal) = interrupt::requested() {
+            return Ok(Exit::Interrupted(signal));
+        }
+        Ok(self.exit(options))
+    }
+
+    /// The worst verdict; no test at all is a failure, unless a shard had none.
+    pub(crate) fn exit(&self, options: &Options) -> Exit {
+        if self.cases.is_empty() && self.broken.is_empty() && options.shard.is_none() {
+            eprintln!(
+                "cargo ktstr: no test matches; `cargo ktstr test` runs all, add --include-ignored for ignored ones"
+            );
+            return Exit::Fail;
+        }
+        exit_of(&self.cases, !self.broken.is_empty())
+    }
+}
+
+fn exit_of(cases: &[Case], broken: bool) -> Exit {
+    let worst = cases
+        .iter()
+        .map(|case| case.verdict)
+        .max()
+        .unwrap_or(Outcome::Skip);
+    if broken { Exit::Fail } else { worst.into() }
+}
+
+fn choose_runner(options: &Options) -> Result<Runner> {
+    match options.runner {
+        Runner::Cargo => Ok(Runner::Cargo),
+        Runner::Nextest => {
+            nextest::version().context("cargo-nextest is not installed; `cargo install cargo-nextest --locked` installs it, \
+                or use --runner cargo")?;
+            Ok(Runner::Nextest)
+        }
+        Runner::Auto => match nextest::version() {
+            Some(_) => Ok(Runner::Nextest),
+            None if options.selection.needs_nextest() => {
+                anyhow::bail!(
+                    "filter expressions (-E) need cargo-nextest; `cargo install cargo-nextest --locked` installs it"
+                )
+            }
+            None => Ok(Runner::Cargo),
+        },
+    }
+}
+
+fn environment(
+    options: &Options,
+    kernel: &Resolved,
+    dir: &std::path::Path,
+) -> Vec<(&'static str, OsString)> {
+    let mut env: Vec<(&'static str, OsString)> = vec![("KTSTR_SIDECAR_DIR", dir.into())];
+    if let Some(value) = &kernel.value {
+        env.push(("KTSTR_KERNEL", value.into()));
+        // It would win over the one that was asked for.
+        env.push(("KTSTR_TEST_KERNEL", OsString::new()));
+    }
+    if let Some(engine) = options.engine {
+        env.push(("KTSTR_ENGINE", engine.as_str().into()));
+    }
+    if let Some(scheduler) = &options.scheduler {
+        let path = scheduler
+            .canonicalize()
+            .unwrap_or_else(|_| scheduler.clone());
+        env.push(("KTSTR_SCHEDULER", path.into()));
+    }
+    if options.verbose {
+        env.push(("KTSTR_VERBOSE", "1".into()));
+    }
+    env
+}

@@ -1,0 +1,195 @@
+//! Which tests: packages, binaries, filters, and the k-th of n parts.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Result, bail};
+
+/// Which tests to build and run.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Selection {
+    /// Only tests whose name contains one of these.
+    #[arg(value_name = "FILTER")]
+    pub(crate) filters: Vec<String>,
+    /// Filters are whole names.
+    #[arg(long, requires = "filters")]
+    pub(crate) exact: bool,
+    /// A filter expression of cargo-nextest.
+    #[arg(long = "filter-expr", short = 'E', value_name = "EXPR", conflicts_with_all = ["filters", "exact"])]
+    pub(crate) expressions: Vec<String>,
+    /// Also run ignored tests.
+    #[arg(long)]
+    pub(crate) include_ignored: bool,
+    /// Run ignored tests only.
+    #[arg(long, conflicts_with = "include_ignored")]
+    pub(crate) ignored: bool,
+    /// Only this package.
+    #[arg(long, short, value_name = "SPEC", help_heading = "Packages")]
+    pub(crate) package: Vec<String>,
+    /// All packages of the workspace.
+    #[arg(long, help_heading = "Packages")]
+    pub(crate) workspace: bool,
+    /// Only this test target.
+    #[arg(long, value_name = "NAME", help_heading = "Packages")]
+    pub(crate) test: Vec<String>,
+    /// Only this binary target (for test binaries that are [[bin]]s).
+    #[arg(long, value_name = "NAME", help_heading = "Packages")]
+    pub(crate) bin: Vec<String>,
+    /// Features to turn on.
+    #[arg(long, short = 'F', value_name = "FEATURES", help_heading = "Packages")]
+    pub(crate) features: Vec<String>,
+    /// All features.
+    #[arg(long, help_heading = "Packages")]
+    pub(crate) all_features: bool,
+    /// No default features.
+    #[arg(long, help_heading = "Packages")]
+    pub(crate) no_default_features: bool,
+    /// Build optimised.
+    #[arg(long, short, help_heading = "Packages")]
+    pub(crate) release: bool,
+    /// The project, when it is not here.
+    #[arg(long, value_name = "PATH", help_heading = "Packages")]
+    pub(crate) manifest_path: Option<PathBuf>,
+    /// Build without the network.
+    #[arg(long, help_heading = "Packages")]
+    pub(crate) offline: bool,
+    /// Cargo.lock must not change.
+    #[arg(long, help_heading = "Packages")]
+    pub(crate) locked: bool,
+}
+
+impl Selection {
+    /// What clap cannot see.
+    ///
+    /// # Errors
+    /// When a filter makes no sense.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(bad) = self
+            .filters
+            .iter()
+            .find(|filter| filter.is_empty() || filter.starts_with('-'))
+        {
+            bail!(
+                "'{bad}' is no filter; a filter is part of a test's name, such as 'steady' or '@4cpu-2llc'"
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether only cargo-nextest can do it.
+    pub(crate) fn needs_nextest(&self) -> bool {
+        !self.expressions.is_empty()
+    }
+
+    /// What cargo takes to build the same: packages, targets, features.
+    pub(crate) fn cargo_arguments(&self) -> Vec<String> {
+        let mut args = Vec::new();
+        let mut pairs = |flag: &str, values: &[String]| {
+            args.extend(
+                values
+                    .iter()
+                    .flat_map(|value| [flag.to_owned(), value.clone()]),
+            );
+        };
+        pairs("--package", &self.package);
+        pairs("--test", &self.test);
+        pairs("--bin", &self.bin);
+        pairs("--features", &self.features);
+        let flags = [
+            ("--workspace", self.workspace),
+            ("--all-features", self.all_features),
+            ("--no-default-features", self.no_default_features),
+            ("--release", self.release),
+            ("--offline", self.offline),
+            ("--locked", self.locked),
+        ];
+        args.extend(
+            flags
+                .iter()
+                .filter(|(_, on)| *on)
+                .map(|(flag, _)| (*flag).to_owned()),
+        );
+        if let Some(manifest) = &self.manifest_path {
+            args.extend([
+                String::from("--manifest-path"),
+                manifest.display().to_string(),
+            ]);
+        }
+        args
+    }
+
+    /// What a rerun of one of the tests needs to build the same.
+    pub(crate) fn rerun_arguments(&self) -> Vec<String> {
+        self.cargo_arguments()
+    }
+
+    /// Whether a test of that name is wanted, by the filters alone.
+    pub(crate) fn matches(&self, name: &str) -> bool {
+        let hit = |filter: &String| {
+            if self.exact {
+                name == filter
+            } else {
+                name.contains(filter.as_str())
+            }
+        };
+        self.filters.is_empty() || self.filters.iter().any(hit)
+    }
+}
+
+/// The k-th of n parts, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shard {
+    pub(crate) k: usize,
+    pub(crate) n: usize,
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text
+            .split_once('/')
+            .and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+        match parts {
+            Some((k, n)) if (1..=n).contains(&k) => Ok(Self { k, n }),
+            _ => Err(format!(
+                "'{text}' is no shard; expected K/N with K from 1 to N, such as 1/3"
+            )),
+        }
+    }
+}
+
+impl Shard {
+    /// Whether the test at this place of the sorted list belongs to it: dealt out in turn, as nextest does.
+    pub(crate) fn has(self, index: usize) -> bool {
+        index % self.n == self.k - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_share_every_test_once() {
+        for index in 0..20 {
+            let owners = (1..=3).filter(|k| Shard { k: *k, n: 3 }.has(index)).count();
+            assert_eq!(owners, 1);
+        }
+        for bad in ["0/3", "4/3", "1", "a/b", "1/0"] {
+            assert!(bad.parse::<Shard>().unwrap_err().contains(bad));
+        }
+        assert_eq!("2/3".parse(), Ok(Shard { k: 2, n: 3 }));
+    }
+
+    #[test]
+    fn filters_are_parts_unless_exact() {
+        let mut selection = Selection {
+            filters: vec!["ab".into(), "x".into()],
+            ..Selection::default()
+        };
+        assert!(selection.matches("cabin") && selection.matches("x") && !selection.matches("y"));
+        selection.exact = true;
+        assert!(!selection.matches("cabin") && selection.matches("ab"));
+    }
+}

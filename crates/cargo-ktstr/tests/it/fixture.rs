@@ -1,0 +1,191 @@
+//! A small project whose test binary behaves like one of ktstr's, without VMs: it lists, runs and leaves sidecars.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// What the fake tests do is in their names.
+const HARNESS: &str = r##"
+use std::{env, fs, process};
+const TESTS: &[(&str, bool)] = &[("fails", false), ("hangs", true), ("passes", false), ("skips", false), ("unsure", true), ("dies", true)];
+fn main() {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    let only_ignored = has("--ignored");
+    if has("--list") {
+        for (name, ignored) in TESTS { if !only_ignored || *ignored { println!("{name}: test"); } }
+        return;
+    }
+    let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let dir = env::var("KTSTR_SIDECAR_DIR").expect("a directory");
+    let mut code = 0;
+    for (name, ignored) in TESTS {
+        let by_flag = if only_ignored { *ignored } else { has("--include-ignored") || !ignored };
+        let by_name = filters.is_empty() || filters.iter().any(|filter| if has("--exact") { filter.as_str() == *name } else { name.contains(filter.as_str()) });
+        if !(by_flag && by_name) { continue; }
+        let (verdict, outcome, message) = match *name {
+            "passes" => ("Pass", 0, "null".to_string()),
+            "skips" => ("Skip", 0, "null".to_string()),
+            "unsure" => ("Inconclusive", 2, "\"ktstr_test 'unsure' inconclusive:\\n  no samples\"".to_string()),
+            "dies" => process::abort(),
+            "hangs" => {
+                fs::write(format!("{dir}/hangs.pid"), process::id().to_string()).unwrap();
+                loop { std::thread::park(); }
+            }
+            _ => ("Fail", 1, "\"BUG SUMMARY: queue seven is gone\\nktstr_test 'fails' failed:\"".to_string()),
+        };
+        let floor = if verdict == "Skip" { "Skip" } else { "Pass" };
+        let details = if verdict == "Pass" { String::new() } else { format!("{{\"outcome\":\"{verdict}\",\"kind\":\"Other\",\"message\":\"because of {name}\"}}") };
+        let skip = if verdict == "Skip" { "\"no such device\"" } else { "null" };
+        let metric = env::var("FAKE_METRIC").unwrap_or("100.0".into());
+        let json = format!("{{\"schema\":\"ktstr.sidecar/1\",\"test\":\"{name}\",\"verdict\":\"{verdict}\",\"skip_reason\":{skip},\"engine\":\"tcg\",\"engine_why\":\"asked for\",\"topology\":\"1n1l2c1t\",\"scheduler\":null,\"scheduler_source\":null,\"kernel\":null,\"kernel_release\":\"6.12\",\"boot_ms\":1,\"scenario_ms\":2,\"vm_ms\":3,\"cleanup_ms\":1,\"initramfs_bytes\":1,\"initramfs_ms\":1,\"total_ms\":1500,\"exit_reason\":null,\"timed_out\":false,\"stage\":null,\"message\":{message},\"result\":{{\"floor\":\"{floor}\",\"details\":[{details}],\"info_notes\":[],\"stats\":{{\"cgroups\":[],\"phases\":[],\"ext_metrics\":{{\"ops_per_s\":{metric}}}}}}},\"started_at\":1}}");
+        if let Err(error) = fs::write(format!("{dir}/{name}.json"), json) { eprintln!("no sidecar: {error}"); code = 1; }
+        if outcome != 0 { fs::write(format!("{dir}/{name}.failure-dump.json"), "{}").ok(); }
+        code = code.max(outcome);
+    }
+    process::exit(code);
+}
+"##;
+
+/// The project, its target directory and a home of its own.
+pub(crate) struct Project {
+    dir: tempfile::TempDir,
+}
+
+impl Project {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("project");
+        fs::create_dir_all(root.join("src")).unwrap();
+        fs::create_dir_all(root.join("tests")).unwrap();
+        let manifest = "[package]\nname = \"fake\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ndoctest = false\ntest = false\n\n\
+                        [[test]]\nname = \"sched\"\nharness = false\n\n[workspace]\n";
+        fs::write(root.join("Cargo.toml"), manifest).unwrap();
+        fs::write(root.join("src/lib.rs"), "").unwrap();
+        fs::write(root.join("tests/sched.rs"), HARNESS).unwrap();
+        fs::write(root.join("bzImage"), "no real kernel").unwrap();
+        Self { dir }
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.dir.path().join("project")
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache/ktstr")
+    }
+
+    pub(crate) fn runs(&self) -> PathBuf {
+        self.root().join("target/ktstr")
+    }
+
+    /// `cargo ktstr ARGS` in the project.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = ktstr(args);
+        command
+            .current_dir(self.root())
+            .env("XDG_CACHE_HOME", self.dir.path().join("cache"))
+            .env("CARGO_NET_OFFLINE", "true");
+        command
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        Ran::new(self.command(args).output().unwrap())
+    }
+}
+
+/// The binary as cargo calls it, in an environment without the caller's choices.
+pub(crate) fn ktstr(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-ktstr"));
+    command.arg("ktstr").args(args).stdin(Stdio::null());
+    for name in [
+        "KTSTR_KERNEL",
+        "KTSTR_TEST_KERNEL",
+        "KTSTR_KERNEL_MIRROR",
+        "KTSTR_ENGINE",
+        "KTSTR_SIDECAR_DIR",
+        "KTSTR_RUN_ID",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET_DIR",
+    ] {
+        command.env_remove(name);
+    }
+    // This test may itself run under nextest, which must not leak into the inner one.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("NEXTEST") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A command that ended.
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    pub(crate) fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn exits(&self, code: i32) -> &Self {
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// On either stream.
+    #[track_caller]
+    pub(crate) fn says(&self, needles: &[&str]) -> &Self {
+        for needle in needles {
+            assert!(
+                self.stdout.contains(needle) || self.stderr.contains(needle),
+                "{needle:?} is not in stdout:\n{}\nstderr:\n{}",
+                self.stdout,
+                self.stderr
+            );
+        }
+        self
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| {
+            panic!("{error} in:\n{}\nstderr:\n{}", self.stdout, self.stderr)
+        })
+    }
+}
+
+/// Everything below a directory, for "nothing was left".
+pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut open = vec![dir.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(&dir)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+        {
+            if entry.path().is_dir() {
+                open.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    files.sort();
+    files
+}

@@ -1,0 +1,302 @@
+//! `cargo ktstr kernel` on trees and packages in miniature.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::fixture::{Project, Ran, files_below};
+
+/// A tree whose Makefile does what Linux's does: its configuration takes the whole fragment.
+fn mini_tree(dir: &Path, name: &str) -> PathBuf {
+    let tree = dir.join(name);
+    fs::create_dir_all(&tree).unwrap();
+    let fragment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ktstr/assets/ktstr.kconfig");
+    let kept: String = fs::read_to_string(fragment)
+        .unwrap()
+        .lines()
+        .filter(|line| !line.ends_with("=n"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(tree.join("config.in"), kept).unwrap();
+    let makefile = "allnoconfig:\n\tcp config.in $(O)/.config\nbzImage:\n\tmkdir -p $(O)/arch/x86/boot \
+        $(O)/include/config\n\techo image > $(O)/arch/x86/boot/bzImage\n\techo 9.9 > $(O)/include/config/kernel.release\n\
+        \t@test -z \"$(wildcard wait)\" || (touch waiting; cat wait)\n\
+        vmlinux:\n\tcp /bin/true $(O)/vmlinux\n";
+    fs::write(tree.join("Makefile"), makefile).unwrap();
+    tree
+}
+
+fn built_key(ran: &Ran) -> String {
+    let path = PathBuf::from(ran.stdout.trim());
+    path.parent()
+        .unwrap()
+        .file_name()
+        .unwrap()
+        .to_string_lossy()
+        .into_owned()
+}
+
+#[test]
+fn build_list_and_clean() {
+    let project = Project::new();
+    mini_tree(&project.root(), "linux");
+    project
+        .run(&["kernel", "list"])
+        .exits(0)
+        .says(&["no kernels", "kernel build"]);
+    let built = project.run(&["kernel", "build", "./linux"]);
+    built.exits(0);
+    let key = built_key(&built);
+    assert!(key.starts_with("linux-"), "{key}");
+    let again = project.run(&["kernel", "build", "./linux"]);
+    assert_eq!(
+        again.stdout, built.stdout,
+        "the second one comes from the cache"
+    );
+    project
+        .run(&["kernel", "list"])
+        .exits(0)
+        .says(&[&key, "9.9", "good"]);
+    let json = project.run(&["kernel", "list", "--json"]).exits(0).json();
+    assert_eq!(
+        (json[0]["key"].as_str(), json[0]["in_use"].as_bool()),
+        (Some(key.as_str()), Some(false))
+    );
+    project.run(&["test", "--kernel", &key, "passes"]).exits(0);
+
+    project.run(&["kernel", "clean"]).exits(1).says(&["--keep"]);
+    project
+        .run(&["kernel", "clean", "nope"])
+        .exits(1)
+        .says(&["nope", &key]);
+    project.run(&["kernel", "clean", "--keep", "1"]).exits(0);
+    project
+        .run(&["kernel", "clean", &key, "--dry-run"])
+        .exits(0)
+        .says(&["would remove"]);
+    project
+        .run(&["kernel", "clean", &key])
+        .exits(0)
+        .says(&["removed"]);
+    assert_eq!(
+        project.run(&["kernel", "list", "--json"]).json(),
+        serde_json::json!([])
+    );
+}
+
+#[test]
+fn an_entry_in_use_is_left_alone() {
+    let project = Project::new();
+    mini_tree(&project.root(), "linux");
+    let key = built_key(&project.run(&["kernel", "build", "./linux"]));
+    let lock = fs::File::open(project.cache().join(format!("kernels/.{key}.lock"))).unwrap();
+    lock.lock_shared().unwrap();
+    project.run(&["kernel", "list"]).says(&["in use"]);
+    project
+        .run(&["kernel", "clean", "--all"])
+        .exits(1)
+        .says(&["in use", &key, "locks"]);
+    let waiter = project
+        .command(&["kernel", "clean", "--all", "--wait"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(lock);
+    Ran::new(waiter.wait_with_output().unwrap())
+        .exits(0)
+        .says(&["removed"]);
+}
+
+#[test]
+fn damaged_entries_are_shown_and_cleaned() {
+    let project = Project::new();
+    mini_tree(&project.root(), "linux");
+    let key = built_key(&project.run(&["kernel", "build", "./linux"]));
+    fs::write(
+        project.cache().join(format!("kernels/{key}/bzImage")),
+        "other",
+    )
+    .unwrap();
+    fs::create_dir(project.cache().join("kernels/.build-left")).unwrap();
+    project.run(&["kernel", "list"]).exits(0).says(&["damaged"]);
+    project
+        .run(&["test", "--kernel", &key])
+        .exits(1)
+        .says(&["damaged", "clean --damaged"]);
+    project
+        .run(&["kernel", "clean", "--damaged"])
+        .exits(0)
+        .says(&[&key, "leftover"]);
+    assert!(!project.cache().join("kernels/.build-left").exists());
+}
+
+#[test]
+fn a_git_tag_is_fetched_once() {
+    let project = Project::new();
+    let tree = mini_tree(&project.root(), "repository");
+    for args in [
+        vec!["init", "--quiet"],
+        vec!["add", "."],
+        vec![
+            "-c",
+            "user.name=t",
+            "-c",
+            "user.email=t@example.invalid",
+            "commit",
+            "--quiet",
+            "-m",
+            "one",
+        ],
+        vec!["tag", "v9.9"],
+    ] {
+        assert!(
+            Command::new("git")
+                .arg("-C")
+                .arg(&tree)
+                .args(args)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+    let spec = format!("git+file://{}#tag=v9.9", tree.display());
+    let first = project.run(&["kernel", "build", &spec]);
+    first.exits(0).says(&["fetching v9.9"]);
+    let second = project.run(&["kernel", "build", &spec]);
+    assert!(!second.stderr.contains("fetching"), "{}", second.stderr);
+    let missing = format!("git+file://{}#tag=v0", tree.display());
+    project
+        .run(&["kernel", "build", &missing])
+        .exits(1)
+        .says(&["v0"]);
+    let left = files_below(&project.cache().join("git"));
+    assert!(
+        !left
+            .iter()
+            .any(|path| path.to_string_lossy().contains(".clone-")),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_package_without_what_guests_need_is_refused_by_option() {
+    let project = Project::new();
+    let debian = |name: &str, config: &str| {
+        let root = project.root().join(name);
+        fs::create_dir_all(root.join("DEBIAN")).unwrap();
+        fs::create_dir_all(root.join("boot")).unwrap();
+        let control = format!(
+            "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: t <t@example.invalid>\nDescription: t\n"
+        );
+        fs::write(root.join("DEBIAN/control"), control).unwrap();
+        fs::write(root.join("boot/vmlinuz-9.9"), "image").unwrap();
+        fs::write(root.join("boot/config-9.9"), config).unwrap();
+        let made = Command::new("dpkg-deb")
+            .arg("--build")
+            .arg(&root)
+            .output()
+            .unwrap();
+        assert!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        format!("./{name}.deb")
+    };
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        eprintln!("skipped: there is no dpkg-deb on this host");
+        return;
+    }
+    let good = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_DEVTMPFS=y\nCONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_VIRTIO_CONSOLE=y\n\
+                CONFIG_VIRTIO_PCI=y\nCONFIG_SCHED_CLASS_EXT=y\n";
+    let package = debian("good", good);
+    let built = project.run(&["kernel", "build", &package]);
+    built.exits(0);
+    assert_eq!(fs::read(built.stdout.trim()).unwrap(), b"image");
+    let package = debian(
+        "modular",
+        &good.replace("VIRTIO_CONSOLE=y", "VIRTIO_CONSOLE=m"),
+    );
+    project
+        .run(&["kernel", "build", &package])
+        .exits(1)
+        .says(&["CONFIG_VIRTIO_CONSOLE is m", "built in"]);
+    fs::write(project.root().join("junk.deb"), "junk").unwrap();
+    project
+        .run(&["kernel", "build", "./junk.deb"])
+        .exits(1)
+        .says(&["junk.deb"]);
+}
+
+#[test]
+fn without_a_mirror_the_error_names_it() {
+    let project = Project::new();
+    let refused = |spec: &str| {
+        let output = project
+            .command(&["kernel", "build", spec])
+            .env("KTSTR_KERNEL_MIRROR", "http://127.0.0.1:9")
+            .output()
+            .unwrap();
+        Ran::new(output)
+            .exits(1)
+            .says(&["127.0.0.1:9", "KTSTR_KERNEL_MIRROR"]);
+    };
+    for spec in ["6.12", "6.12.30", "6.12..6.14"] {
+        refused(spec);
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_and_leaves_nothing() {
+    let project = Project::new();
+    mini_tree(&project.root(), "linux");
+    let disk = project.root().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=1m", "none"])
+        .arg(&disk)
+        .output()
+        .unwrap();
+    if !mounted.status.success() {
+        eprintln!(
+            "skipped: a tmpfs cannot be mounted here: {}",
+            String::from_utf8_lossy(&mounted.stderr)
+        );
+        return;
+    }
+    let unmount = Unmount(disk.clone());
+    let ran = project
+        .command(&["kernel", "build", "./linux"])
+        .env("XDG_CACHE_HOME", &disk)
+        .output()
+        .unwrap();
+    Ran::new(ran).exits(1).says(&["free", "XDG_CACHE_HOME"]);
+    let left: Vec<_> = files_below(&disk)
+        .into_iter()
+        .filter(|path| path.extension().is_none_or(|e| e != "lock"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    // Results on the full disk: built elsewhere, the run's own directory cannot be made.
+    project
+        .run(&["test", "--kernel", "./bzImage", "passes"])
+        .exits(0);
+    fs::rename(project.runs(), project.root().join("old-runs")).unwrap();
+    std::os::unix::fs::symlink(&disk, project.runs()).unwrap();
+    fs::write(disk.join("filler"), vec![0; 2 << 20]).unwrap_err();
+    project
+        .run(&["test", "--kernel", "./bzImage", "passes"])
+        .exits(1)
+        .says(&["disk full", "No space left"]);
+    fs::remove_file(disk.join("filler")).unwrap();
+    drop(unmount);
+}
+
+struct Unmount(PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}

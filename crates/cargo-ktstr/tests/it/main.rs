@@ -1,0 +1,8 @@
+//! The real binary, as its users call it.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod fixture;
+mod interrupt;
+mod kernels;
+mod surface;
+mod test_command;
