@@ -5,9 +5,15 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ktstr_wire::{Message, Opaque, ScenarioEnd, SnapshotKind, SnapshotRequest, StepMark};
+use ktstr_wire::{
+    KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest, KernelTarget as WireTarget,
+    KernelValue, Message, Opaque, ScenarioEnd, SnapshotKind, SnapshotRequest, StepMark,
+};
 
-use crate::model::transport::{HostRequest, ScenarioEvent, StepFigures, Transport, TransportError};
+use crate::model::scenario::{KernelPlace, KernelTarget};
+use crate::model::transport::{
+    HostRequest, KernelBatch, ScenarioEvent, StepFigures, Transport, TransportError,
+};
 use crate::model::verdict::AssertResult;
 
 /// A connection that carries wire messages; init's link to the test's process is one.
@@ -83,6 +89,81 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
             Some(other) => Err(TransportError::Refused(format!("answered with {other:?}"))),
             None => Err(TransportError::Deadline(deadline)),
         }
+    }
+
+    fn kernel_op(
+        &self,
+        batch: &KernelBatch,
+        deadline: Duration,
+    ) -> Result<Vec<Vec<u8>>, TransportError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let reply = self
+            .link
+            .request(&kernel_message(batch, id), deadline)
+            .map_err(TransportError::Broken)?;
+        match reply {
+            Some(Message::KernelOpReply(reply)) => {
+                reply.result.map_err(TransportError::Refused)?;
+                Ok(reply.values.into_iter().map(bytes_of).collect())
+            }
+            Some(other) => Err(TransportError::Refused(format!("answered with {other:?}"))),
+            None => Err(TransportError::Deadline(deadline)),
+        }
+    }
+}
+
+fn kernel_message(batch: &KernelBatch, id: u32) -> Message {
+    let writes = batch.entries.iter().any(|(_, bytes)| bytes.is_some());
+    let entries = batch.entries.iter().map(|(target, bytes)| KernelOpEntry {
+        target: wire_target(target),
+        value: KernelValue::Bytes(
+            bytes
+                .clone()
+                .unwrap_or_else(|| vec![0; target.len as usize]),
+        ),
+    });
+    Message::KernelOpRequest(KernelOpRequest {
+        id,
+        mode: if batch.cold {
+            KernelOpMode::Cold
+        } else {
+            KernelOpMode::Hot
+        },
+        direction: if writes {
+            KernelOpDirection::Write
+        } else {
+            KernelOpDirection::Read
+        },
+        tag: batch.tag.clone(),
+        entries: entries.collect(),
+    })
+}
+
+fn wire_target(target: &KernelTarget) -> WireTarget {
+    match target.place.clone() {
+        KernelPlace::Symbol(name) => WireTarget::Symbol(name),
+        KernelPlace::Direct(address) => WireTarget::Direct(address),
+        KernelPlace::Kva(address) => WireTarget::Kva(address),
+        KernelPlace::PerCpu { symbol, field, cpu } => {
+            WireTarget::PerCpuField { symbol, field, cpu }
+        }
+        KernelPlace::Task {
+            pid,
+            start_time_ns,
+            field,
+        } => WireTarget::TaskField {
+            pid,
+            start_time_ns,
+            field,
+        },
+    }
+}
+
+fn bytes_of(value: KernelValue) -> Vec<u8> {
+    match value {
+        KernelValue::U32(value) | KernelValue::OrU32(value) => value.to_le_bytes().to_vec(),
+        KernelValue::U64(value) => value.to_le_bytes().to_vec(),
+        KernelValue::Bytes(bytes) => bytes,
     }
 }
 
@@ -180,6 +261,46 @@ mod tests {
             "refused by the host: frozen"
         );
         assert_eq!(capture(None), "no answer from the host within 2000 ms");
+    }
+
+    /// Answers every kernel operation with one value and keeps the request.
+    #[derive(Debug, Default)]
+    struct Memory(Mutex<Vec<Message>>);
+
+    impl MessageLink for Memory {
+        fn send(&self, _: &Message) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn request(&self, message: &Message, _: Duration) -> io::Result<Option<Message>> {
+            self.0.lock().unwrap().push(message.clone());
+            Ok(Some(Message::KernelOpReply(ktstr_wire::KernelOpReply {
+                id: 1,
+                result: Ok(()),
+                values: vec![KernelValue::U32(7)],
+            })))
+        }
+    }
+
+    #[test]
+    fn a_kernel_read_asks_for_bytes_and_yields_them() {
+        let transport = LinkTransport::new(Memory::default());
+        let batch = KernelBatch {
+            tag: "t".into(),
+            cold: true,
+            entries: vec![(KernelTarget::symbol("jiffies", 8), None)],
+        };
+        let read = transport.kernel_op(&batch, Duration::from_secs(1)).unwrap();
+        assert_eq!(read, [vec![7, 0, 0, 0]]);
+        let sent = transport.link.0.lock().unwrap();
+        let [Message::KernelOpRequest(request)] = sent.as_slice() else {
+            panic!("{sent:?}")
+        };
+        assert_eq!(
+            (request.mode, request.direction),
+            (KernelOpMode::Cold, KernelOpDirection::Read)
+        );
+        assert_eq!(request.entries[0].value, KernelValue::Bytes(vec![0; 8]));
     }
 
     #[test]

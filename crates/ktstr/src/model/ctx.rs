@@ -36,6 +36,9 @@ pub struct TestPlan {
     /// Whether a scheduler was declared, so that its absence is a finding.
     #[serde(default)]
     pub has_scheduler: bool,
+    /// Whether the host answers requests (snapshots, kernel memory); without, asking would only wait for the deadline.
+    #[serde(default)]
+    pub answers_requests: bool,
 }
 
 fn default_root() -> PathBuf {
@@ -53,6 +56,7 @@ impl TestPlan {
             assert: Assert::DEFAULT,
             workload_root: default_root(),
             has_scheduler: false,
+            answers_requests: false,
         }
     }
 }
@@ -85,6 +89,11 @@ impl Ctx {
     /// The way to the host; `None` when the function runs outside a guest.
     pub fn transport(&self) -> Option<&dyn Transport> {
         self.transport.as_deref()
+    }
+
+    /// The way to the host for requests; `None` when nobody would answer.
+    pub fn requests(&self) -> Option<&dyn Transport> {
+        self.transport().filter(|_| self.plan.answers_requests)
     }
 
     /// Name of the test.

@@ -183,8 +183,8 @@ pub struct WorkerReport {
     pub cpuset: Option<CpuSet>,
     /// The longest time without progress.
     pub longest_gap: Gap,
-    /// Most CPU time that one iteration took: on a quiet machine about the same for all; a long one means that
-    /// the vCPU itself was stopped from outside.
+    /// The most by which one iteration took more CPU time than four usual ones: the vCPU itself was stopped from
+    /// outside, for the guest charges that time to whoever runs.
     pub longest_stall_ns: u64,
     /// Wake-up latencies, for work types that sleep.
     pub wake: WakeLatencies,

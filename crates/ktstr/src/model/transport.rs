@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::scenario::KernelTarget;
+
 /// The figures at a step's start or end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StepFigures {
@@ -56,6 +58,17 @@ pub enum HostRequest {
     },
 }
 
+/// A batch of reads or writes of kernel memory; either all targets are of one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelBatch {
+    /// Name under which the host keeps the reply.
+    pub tag: String,
+    /// Whether the guest is frozen meanwhile.
+    pub cold: bool,
+    /// Where, and what to write there; `None` reads.
+    pub entries: Vec<(KernelTarget, Option<Vec<u8>>)>,
+}
+
 /// Why the host could not be told or asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -87,4 +100,17 @@ pub trait Transport: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the host refuses, does not answer in time, or cannot be reached.
     fn request(&self, request: &HostRequest, deadline: Duration) -> Result<(), TransportError>;
+
+    /// Has the host read or write kernel memory; the bytes read, one entry for each of the batch.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    fn kernel_op(
+        &self,
+        batch: &KernelBatch,
+        deadline: Duration,
+    ) -> Result<Vec<Vec<u8>>, TransportError> {
+        let _ = (batch, deadline);
+        Err(TransportError::NotSupported)
+    }
 }

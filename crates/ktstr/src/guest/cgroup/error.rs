@@ -50,6 +50,22 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
+    /// A threaded cgroup at the top: the workload root would become a threaded domain, and all else in it invalid.
+    #[error(
+        "cgroup {name:?} cannot be threaded: it has no parent in the scenario; name it \"parent/{name}\""
+    )]
+    NoDomain {
+        /// The name.
+        name: String,
+    },
+    /// The kernel did not report all tasks frozen.
+    #[error("cgroup {} is not frozen after {after_ms} ms (cgroup.events)", path.display())]
+    NotFrozen {
+        /// Its directory.
+        path: PathBuf,
+        /// How long it had.
+        after_ms: u128,
+    },
     /// The directory could not be removed.
     #[error("failed to remove cgroup {} (tasks in it: {tasks:?})", path.display())]
     Remove {

@@ -1,5 +1,6 @@
 //! The manager: paths, control files, placement, removal.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -14,6 +15,8 @@ use crate::model::scenario::CpuMax;
 
 /// How long a removal waits for the last task to leave.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
+/// How long the tasks of a cgroup have to reach the freezer.
+const FREEZE_TIME: Duration = Duration::from_secs(5);
 /// How long a busy cgroup is given between two attempts.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 /// Attempts on a busy cgroup.
@@ -36,6 +39,8 @@ pub struct CgroupManager {
     made_root: bool,
     /// In the order made: a parent always before its children.
     made: Vec<String>,
+    /// Those that hold threads, not processes.
+    threaded: BTreeSet<String>,
     files: Files,
 }
 
@@ -50,6 +55,7 @@ impl CgroupManager {
             root: root.to_owned(),
             made_root,
             made: Vec::new(),
+            threaded: BTreeSet::new(),
             files: Files::Kernel,
         };
         fs::create_dir_all(root).map_err(|source| CgroupError::Create {
@@ -71,6 +77,7 @@ impl CgroupManager {
             root: root.to_owned(),
             made_root: false,
             made: Vec::new(),
+            threaded: BTreeSet::new(),
             files: Files::Plain,
         }
     }
@@ -199,34 +206,85 @@ impl CgroupManager {
         self.write(name, "cpu.max", &value)
     }
 
-    /// Freezes a cgroup or thaws it. The kernel does it soon, not at once.
+    /// Freezes a cgroup or thaws it, and waits until the kernel says that it is so.
     ///
     /// # Errors
-    /// When there is no such cgroup or the kernel refuses.
+    /// When there is no such cgroup, the kernel refuses, or a task cannot be frozen in time.
     pub fn set_frozen(&self, name: &str, frozen: bool) -> Result<(), CgroupError> {
-        self.write(name, "cgroup.freeze", if frozen { "1" } else { "0" })
+        self.write(name, "cgroup.freeze", if frozen { "1" } else { "0" })?;
+        // Below a frozen one a thawed cgroup stays frozen: only the freeze is waited for.
+        if frozen && self.files == Files::Kernel {
+            await_frozen(self.path(name)?)?;
+        }
+        Ok(())
     }
 
-    /// Moves a process into a cgroup.
+    /// Makes a cgroup hold threads; their process stays in the nearest cgroup above that does not.
+    ///
+    /// # Errors
+    /// When there is no such cgroup, it has no parent here, or the kernel refuses.
+    pub fn set_threaded(&mut self, name: &str) -> Result<(), CgroupError> {
+        if !name.contains('/') {
+            return Err(CgroupError::NoDomain {
+                name: name.to_owned(),
+            });
+        }
+        if !self.threaded.contains(name) {
+            self.write(name, "cgroup.type", "threaded")?;
+            self.threaded.insert(name.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The cgroup that holds the processes whose threads are in `name`: itself unless it is threaded.
+    pub fn domain_of<'n>(&self, name: &'n str) -> &'n str {
+        let mut name = name;
+        while let (true, Some((parent, _))) = (self.threaded.contains(name), name.rsplit_once('/'))
+        {
+            name = parent;
+        }
+        name
+    }
+
+    /// Whether a cgroup holds threads.
+    pub fn is_threaded(&self, name: &str) -> bool {
+        self.threaded.contains(name)
+    }
+
+    /// Moves a process into a cgroup; into a threaded one, a single thread.
     ///
     /// # Errors
     /// When there is no such cgroup or the kernel refuses.
-    pub fn place(&self, name: &str, pid: i32) -> Result<(), CgroupError> {
-        self.write(name, "cgroup.procs", &pid.to_string())
+    pub fn place(&self, name: &str, id: i32) -> Result<(), CgroupError> {
+        self.write(name, self.members_file(name), &id.to_string())
     }
 
-    /// Processes in a cgroup.
+    fn members_file(&self, name: &str) -> &'static str {
+        if self.threaded.contains(name) {
+            "cgroup.threads"
+        } else {
+            "cgroup.procs"
+        }
+    }
+
+    /// Processes in a cgroup; of a threaded one, threads.
     ///
     /// # Errors
     /// When there is no such cgroup or its list cannot be read.
     pub fn procs(&self, name: &str) -> Result<Vec<i32>, CgroupError> {
-        let file = self.path(name)?.join("cgroup.procs");
-        let text =
-            fs::read_to_string(&file).map_err(|source| CgroupError::Read { file, source })?;
-        Ok(text
-            .lines()
-            .filter_map(|line| line.trim().parse().ok())
-            .collect())
+        let file = self.path(name)?.join(self.members_file(name));
+        read_ids(file)
+    }
+
+    /// All threads in a cgroup.
+    ///
+    /// # Errors
+    /// As [`procs`](Self::procs).
+    pub fn threads(&self, name: &str) -> Result<Vec<i32>, CgroupError> {
+        if self.files != Files::Kernel {
+            return self.procs(name);
+        }
+        read_ids(self.path(name)?.join("cgroup.threads"))
     }
 
     /// Moves all processes from one cgroup to another; the processes moved.
@@ -294,6 +352,7 @@ impl CgroupManager {
             }
         }
         self.made.retain(|made| made != name);
+        self.threaded.remove(name);
         Ok(())
     }
 
@@ -352,6 +411,33 @@ impl Drop for CgroupManager {
             let _ = fs::remove_dir(&self.root);
         }
     }
+}
+
+/// Waits until the kernel says that all tasks of a cgroup are frozen.
+fn await_frozen(path: PathBuf) -> Result<(), CgroupError> {
+    let until = Instant::now() + FREEZE_TIME;
+    while read_event(&path, "frozen") != Some(true) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let after_ms = FREEZE_TIME.as_millis();
+            return Err(CgroupError::NotFrozen { path, after_ms });
+        }
+        await_event(&path, left.min(BUSY_PAUSE));
+    }
+    Ok(())
+}
+
+fn read_ids(file: PathBuf) -> Result<Vec<i32>, CgroupError> {
+    let text = fs::read_to_string(&file).map_err(|source| CgroupError::Read { file, source })?;
+    let ids = text.lines().filter_map(|line| line.trim().parse().ok());
+    Ok(ids.collect())
+}
+
+/// One line of `cgroup.events`; `None` when it cannot be read.
+fn read_event(dir: &Path, event: &str) -> Option<bool> {
+    let text = fs::read_to_string(dir.join("cgroup.events")).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(event));
+    Some(value?.trim() == "1")
 }
 
 /// Waits until the cgroup's `cgroup.events` changes (populated, frozen), at most `limit`.

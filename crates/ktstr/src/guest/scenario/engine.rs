@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::ScenarioError;
+use super::payload::Payload;
 use super::timeline::{Iterations, Timeline, figures_of};
 use crate::guest::cgroup::CgroupManager;
 use crate::guest::liveness::{Liveness, Wake};
@@ -13,7 +14,7 @@ use crate::model::checks::{Assert, evaluate};
 use crate::model::cpuset::CpuSet;
 use crate::model::ctx::Ctx;
 use crate::model::report::{WorkerExit, WorkerReport, ns_to_ms};
-use crate::model::scenario::{Backdrop, HoldSpec, Step};
+use crate::model::scenario::{Backdrop, HoldSpec, Op, Step};
 use crate::model::transport::{ScenarioEvent, StepFigures};
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
@@ -51,7 +52,8 @@ pub(super) struct Engine<'a> {
     pub(super) counts_pages: bool,
     pub(super) result: AssertResult,
     reports: Vec<WorkerReport>,
-    liveness: Liveness,
+    pub(super) payloads: Vec<Payload>,
+    pub(super) liveness: Liveness,
     timeline: Timeline,
     /// Set once nothing further is begun.
     halted: bool,
@@ -70,6 +72,7 @@ impl<'a> Engine<'a> {
             counts_pages: false,
             result: AssertResult::pass(),
             reports: Vec::new(),
+            payloads: Vec::new(),
             liveness: Liveness::new(ctx.scheduler_pid(), ctx.has_scheduler()),
             timeline: Timeline::begin(),
             halted: false,
@@ -139,14 +142,28 @@ impl<'a> Engine<'a> {
     }
 
     fn apply_ops(&mut self, index: u16, step: &Step) {
-        for op in &step.ops {
+        let mut rest = step.ops.as_slice();
+        while let Some(op) = rest.first() {
             self.check_scheduler();
             if self.halted {
+                let skipped: Vec<&str> = rest.iter().map(Op::name).collect();
+                self.result.note(format!(
+                    "step {index}: not carried out, because the scenario had ended: {}",
+                    skipped.join(", ")
+                ));
                 return;
             }
-            if let Err(error) = self.apply(op, Scope::Step) {
+            let cold = |op: &&Op| matches!(op, Op::WriteKernelCold { .. });
+            let batch: Vec<&Op> = rest.iter().take_while(cold).collect();
+            let done = if batch.len() > 1 {
+                self.apply_cold_writes(&batch)
+            } else {
+                self.apply(op, Scope::Step)
+            };
+            if let Err(error) = done {
                 self.fault(&format!("step {index}: {}", op.name()), &error);
             }
+            rest = &rest[batch.len().max(1)..];
         }
     }
 
@@ -206,7 +223,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn scheduler_ended(&mut self, end: crate::guest::liveness::SchedulerEnd) {
+    pub(super) fn scheduler_ended(&mut self, end: crate::guest::liveness::SchedulerEnd) {
         let elapsed_ms = self.timeline.elapsed_ms();
         self.result
             .push(end.detail(self.ctx.scheduler_pid(), elapsed_ms));
@@ -260,6 +277,7 @@ impl<'a> Engine<'a> {
             .rev()
             .cloned()
             .collect();
+        self.end_payloads(scope);
         self.stop_where(|live| live.scope == scope || mine.contains(&live.group.spec().cgroup));
         for name in mine {
             // A side cgroup may be gone with its owner by now.

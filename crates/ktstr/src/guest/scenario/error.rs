@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use super::bpf::PinError;
+use super::payload::PayloadError;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::WorkerError;
 use crate::model::scenario::CpusetError;
@@ -25,6 +27,12 @@ pub enum ScenarioError {
     /// The host said no, or nothing.
     #[error(transparent)]
     Host(#[from] TransportError),
+    /// A program of the guest.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
+    /// A BPF map that was not pinned.
+    #[error(transparent)]
+    Pin(#[from] PinError),
     /// Something that needs what this run lacks.
     #[error("{what}: not supported by this run")]
     NotSupported {
@@ -70,6 +78,7 @@ impl ScenarioError {
                 (Outcome::Inconclusive, DetailKind::NotSupported)
             }
             Self::Host(_) => (Outcome::Inconclusive, DetailKind::Other),
+            Self::Payload(fault) => (Outcome::Fail, fault.kind()),
             Self::Worker(WorkerError::NotReady { .. }) => (Outcome::Fail, DetailKind::Starved),
             _ => (Outcome::Fail, DetailKind::Setup),
         };
@@ -85,6 +94,6 @@ impl ScenarioError {
 
     /// Whether the scenario may go on without this part.
     pub(super) fn is_bearable(&self) -> bool {
-        self.detail("").outcome < Outcome::Fail
+        self.detail("").outcome < Outcome::Fail || matches!(self, Self::Payload(_))
     }
 }

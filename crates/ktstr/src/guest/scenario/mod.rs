@@ -7,13 +7,17 @@
 //! A hold ends at once when the scheduler or a worker dies; later steps are not begun then. Whatever happens, the
 //! cgroups and workers that were made are gone when an executor returns, and what they measured is in the result.
 
+mod bpf;
 mod engine;
 mod error;
 mod ops;
+mod payload;
 mod setup;
 mod timeline;
 
+pub use bpf::PinError;
 pub use error::ScenarioError;
+pub use payload::PayloadError;
 
 use anyhow::Context;
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::ScenarioError;
+use super::bpf;
 use super::engine::{Engine, Scope};
 use super::setup::affinity_sets;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::kernel_cpuset;
 use crate::model::cpuset::CpuSet;
-use crate::model::scenario::{CpusetSpec, Op};
-use crate::model::transport::{HostRequest, TransportError};
+use crate::model::scenario::{CpusetSpec, KernelTarget, Op};
+use crate::model::transport::{HostRequest, KernelBatch, TransportError};
 use crate::model::work::Affinity;
 
 /// How long the host has to take a snapshot or set a watch.
@@ -42,10 +43,80 @@ impl Engine<'_> {
             Op::WatchSnapshot { symbol } => self.ask_host(&HostRequest::Watch {
                 symbol: symbol.clone(),
             }),
-            other => Err(ScenarioError::NotSupported {
-                what: other.name().to_owned(),
+            Op::ReadKernelHot { tag, target } => self.read_kernel(tag, target, false),
+            Op::ReadKernelCold { tag, target } => self.read_kernel(tag, target, true),
+            Op::WriteKernelHot { target, bytes } => {
+                self.write_kernel(vec![(target.clone(), bytes.clone())], false)
+            }
+            Op::WriteKernelCold { target, bytes } => {
+                self.write_kernel(vec![(target.clone(), bytes.clone())], true)
+            }
+            Op::RunPayload { payload, args } => self.run_payload(payload, args, scope),
+            Op::WaitPayload { payload } => self.wait_payload(payload),
+            Op::KillPayload { payload } => self.kill_payload(payload),
+            Op::PinBpfMap { map, path } => Ok(bpf::pin_map(map, path)?),
+            Op::AttachScheduler
+            | Op::DetachScheduler
+            | Op::RestartScheduler
+            | Op::ReplaceScheduler { .. } => Err(ScenarioError::NotSupported {
+                what: op.name().to_owned(),
             }),
         }
+    }
+
+    /// Carries out cold writes that follow each other as one batch: one freeze for all.
+    pub(super) fn apply_cold_writes(&mut self, ops: &[&Op]) -> Result<(), ScenarioError> {
+        let writes = ops.iter().filter_map(|op| match op {
+            Op::WriteKernelCold { target, bytes } => Some((target.clone(), bytes.clone())),
+            _ => None,
+        });
+        self.write_kernel(writes.collect(), true)
+    }
+
+    fn read_kernel(
+        &mut self,
+        tag: &str,
+        target: &KernelTarget,
+        cold: bool,
+    ) -> Result<(), ScenarioError> {
+        let values = self.kernel_op(&KernelBatch {
+            tag: tag.to_owned(),
+            cold,
+            entries: vec![(target.clone(), None)],
+        })?;
+        let hex: Vec<String> = values
+            .iter()
+            .flatten()
+            .take(64)
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        self.result.note(format!(
+            "kernel memory [{tag}] {:?}: {}",
+            target.place,
+            hex.join(" ")
+        ));
+        Ok(())
+    }
+
+    fn write_kernel(
+        &mut self,
+        writes: Vec<(KernelTarget, Vec<u8>)>,
+        cold: bool,
+    ) -> Result<(), ScenarioError> {
+        let entries = writes
+            .into_iter()
+            .map(|(target, bytes)| (target, Some(bytes)));
+        self.kernel_op(&KernelBatch {
+            tag: "write".to_owned(),
+            cold,
+            entries: entries.collect(),
+        })?;
+        Ok(())
+    }
+
+    fn kernel_op(&mut self, batch: &KernelBatch) -> Result<Vec<Vec<u8>>, ScenarioError> {
+        let host = self.ctx.requests().ok_or(TransportError::NotSupported)?;
+        Ok(host.kernel_op(batch, HOST_TIME)?)
     }
 
     fn remove_cgroup(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
@@ -70,15 +141,26 @@ impl Engine<'_> {
 
     /// Workers may still be seen on the old CPUs until the kernel has moved them: both sets are allowed.
     fn change_cpuset(&mut self, cgroup: &str, cpus: CpuSet) -> Result<(), ScenarioError> {
-        self.cgroups.set_cpuset(cgroup, &cpus)?;
+        for name in self.with_sides(cgroup) {
+            self.cgroups.set_cpuset(&name, &cpus)?;
+            self.cpusets.insert(name, cpus.clone());
+        }
         self.widen(cgroup, &cpus);
-        self.cpusets.insert(cgroup.to_owned(), cpus);
         Ok(())
     }
 
+    /// A cgroup and those beside it that its workers move to by themselves.
+    fn with_sides(&self, cgroup: &str) -> Vec<String> {
+        let mut names = self.sides_of(cgroup);
+        names.push(cgroup.to_owned());
+        names
+    }
+
     fn clear_cpuset(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
-        self.cgroups.clear_cpuset(cgroup)?;
-        self.cpusets.remove(cgroup);
+        for name in self.with_sides(cgroup) {
+            self.cgroups.clear_cpuset(&name)?;
+            self.cpusets.remove(&name);
+        }
         let all = self.cpuset_of(cgroup).cloned();
         let all = all.unwrap_or_else(|| self.ctx.topology().all());
         self.widen(cgroup, &all);
@@ -114,7 +196,7 @@ impl Engine<'_> {
         if sets.is_empty() {
             sets.push(cpus);
         }
-        for (index, pid) in self.cgroups.procs(cgroup)?.into_iter().enumerate() {
+        for (index, pid) in self.cgroups.threads(cgroup)?.into_iter().enumerate() {
             bind(pid, &sets[index % sets.len()])?;
         }
         Ok(())
@@ -144,15 +226,20 @@ impl Engine<'_> {
     }
 
     fn freeze(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
-        self.cgroups.set_frozen(cgroup, true)?;
-        self.frozen.insert(cgroup.to_owned());
+        // Before the freeze, so that no moment of it counts; a freeze that fails is undone at the tear-down.
         self.excuse(cgroup, true);
+        for name in self.with_sides(cgroup) {
+            self.frozen.insert(name.clone());
+            self.cgroups.set_frozen(&name, true)?;
+        }
         Ok(())
     }
 
     fn unfreeze(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
-        self.cgroups.set_frozen(cgroup, false)?;
-        self.frozen.remove(cgroup);
+        for name in self.with_sides(cgroup) {
+            self.cgroups.set_frozen(&name, false)?;
+            self.frozen.remove(&name);
+        }
         self.excuse(cgroup, false);
         Ok(())
     }
@@ -199,7 +286,7 @@ impl Engine<'_> {
     }
 
     fn ask_host(&mut self, request: &HostRequest) -> Result<(), ScenarioError> {
-        let host = self.ctx.transport().ok_or(TransportError::NotSupported)?;
+        let host = self.ctx.requests().ok_or(TransportError::NotSupported)?;
         Ok(host.request(request, HOST_TIME)?)
     }
 }

@@ -9,7 +9,7 @@ use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::{GroupSpec, WorkerGroup};
 use crate::model::cpuset::{CpuMap, CpuSet};
 use crate::model::scenario::CgroupDef;
-use crate::model::work::{Affinity, WorkSpec, WorkerCount};
+use crate::model::work::{Affinity, CloneMode, WorkSpec, WorkerCount};
 
 /// How long workers have to come to the barrier: forks of many workers on a slow guest take seconds.
 const READY_TIME: Duration = Duration::from_secs(20);
@@ -50,6 +50,9 @@ impl Engine<'_> {
             .map(|spec| spec.resolve(&map))
             .transpose()?;
         self.add_cgroup(&def.name, scope)?;
+        if def.threaded {
+            self.cgroups.set_threaded(&def.name)?;
+        }
         if let Some(cpus) = cpus {
             self.cgroups.set_cpuset(&def.name, &cpus)?;
             self.cpusets.insert(def.name.clone(), cpus);
@@ -106,6 +109,7 @@ impl Engine<'_> {
         work: &WorkSpec,
         scope: Scope,
     ) -> Result<Option<WorkerGroup>, ScenarioError> {
+        let threads_only = cgroup.is_some_and(|name| self.cgroups.is_threaded(name));
         let map = self.ctx.topology();
         let cpuset = cgroup.and_then(|name| self.cpuset_of(name)).cloned();
         let cpus = cpuset.clone().unwrap_or_else(|| map.all());
@@ -124,7 +128,11 @@ impl Engine<'_> {
         spec.cgroup = cgroup.unwrap_or_default().to_owned();
         spec.cpuset = cpuset;
         spec.mem_policy = work.mem_policy.clone().unwrap_or_default();
-        spec.clone_mode = work.clone_mode;
+        spec.clone_mode = if threads_only {
+            CloneMode::Thread
+        } else {
+            work.clone_mode
+        };
         spec.count_pages = self.counts_pages;
         spec.disk = self.ctx.transport().and_then(|_| guest_disk());
         if work.work_type.moves_between_cgroups() {
@@ -135,8 +143,9 @@ impl Engine<'_> {
         }
         let group = WorkerGroup::spawn(spec)?;
         if let Some(name) = cgroup {
+            let domain = self.cgroups.domain_of(name);
             for pid in group.pids() {
-                self.cgroups.place(name, pid)?;
+                self.cgroups.place(domain, pid)?;
             }
         }
         Ok(Some(group))
@@ -171,6 +180,13 @@ impl Engine<'_> {
     ) -> Result<(), ScenarioError> {
         for group in &mut groups {
             group.make_ready(READY_TIME)?;
+            let name = &group.spec().cgroup;
+            // Threads exist only now; until here they were in the cgroup of their process.
+            if self.cgroups.is_threaded(name) {
+                for tid in group.tids() {
+                    self.cgroups.place(name, tid)?;
+                }
+            }
         }
         for mut group in groups {
             group.start();

@@ -5,8 +5,8 @@ use crate::guest::cgroup::CgroupManager;
 use crate::model::checks::Assert;
 use crate::model::cpuset::CpuMap;
 use crate::model::ctx::{Ctx, TestPlan};
-use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, Op, Step};
-use crate::model::transport::{HostRequest, ScenarioEvent, Transport, TransportError};
+use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelTarget, Op, Step};
+use crate::model::transport::{HostRequest, KernelBatch, ScenarioEvent, Transport, TransportError};
 use crate::model::verdict::{AssertResult, DetailKind, Outcome};
 use crate::model::work::{WorkSpec, WorkType};
 use std::process::{Command, Stdio};
@@ -272,6 +272,189 @@ fn mistakes_have_defined_outcomes() {
         DetailKind::NotSupported,
         &["AttachScheduler"],
     );
+}
+
+/// Every operation that names a cgroup refuses one that is not there, and says which there are; removing it is fine.
+#[test]
+fn unknown_cgroups_are_named() {
+    let x = || "x".to_owned();
+    let ops = [
+        Op::StopCgroup { cgroup: x() },
+        Op::ClearCpuset { cgroup: x() },
+        Op::SwapCpusets {
+            a: x(),
+            b: "a".into(),
+        },
+        Op::Spawn {
+            cgroup: Some(x()),
+            work: WorkSpec::new(WorkType::SpinWait).workers(1),
+        },
+        Op::SetAffinity {
+            cgroup: x(),
+            affinity: crate::model::work::Affinity::SingleCpu,
+        },
+        Op::MoveAllTasks {
+            from: x(),
+            to: "a".into(),
+        },
+        Op::MoveAllTasks {
+            from: "a".into(),
+            to: x(),
+        },
+        Op::FreezeCgroup { cgroup: x() },
+        Op::UnfreezeCgroup { cgroup: x() },
+        Op::CaptureCgroupProcs {
+            tag: "t".into(),
+            cgroup: x(),
+        },
+    ];
+    for op in ops {
+        let name = op.name();
+        let made = Op::AddCgroup { name: "a".into() };
+        let result = run(vec![Step::new(vec![made, op], SHORT)]);
+        check(&result, Outcome::Fail, DetailKind::Setup, &[name, "\"x\""]);
+    }
+    let removed = Op::RemoveCgroup { cgroup: x() };
+    assert!(run(vec![Step::new(vec![removed], SHORT)]).is_pass());
+}
+
+#[test]
+fn removing_a_cgroup_with_workers_stops_and_reports_them() {
+    let backdrop = Backdrop::new(vec![CgroupDef::named("a/b").workers(2)]);
+    let ops = vec![Op::RemoveCgroup { cgroup: "a".into() }];
+    let steps = vec![Step::new(Vec::new(), SHORT), Step::new(ops, SHORT)];
+    let result = run_in(&Ctx::new(plan(), None), backdrop, steps, Assert::NONE);
+    assert!(result.is_pass(), "{result:#?}");
+    let [gone] = result.stats.cgroups.as_slice() else {
+        panic!("{:?}", result.stats)
+    };
+    assert_eq!((gone.name.as_str(), gone.workers), ("a/b", 2));
+    assert!(gone.iterations > 0);
+}
+
+#[test]
+fn operations_after_the_schedulers_death_are_told_and_left_out() {
+    let mut scheduler = Command::new("true").spawn().unwrap();
+    let pid = i32::try_from(scheduler.id()).unwrap();
+    scheduler.wait().unwrap();
+    let ops = vec![
+        Op::AddCgroup { name: "a".into() },
+        Op::FreezeCgroup { cgroup: "a".into() },
+    ];
+    let result = run_in(
+        &Ctx::new(plan(), Some(pid)),
+        Backdrop::EMPTY,
+        vec![Step::new(ops, SHORT)],
+        Assert::NONE,
+    );
+    check(
+        &result,
+        Outcome::Fail,
+        DetailKind::SchedulerDiedUnknownReason,
+        &["died"],
+    );
+    let told = "not carried out, because the scenario had ended: AddCgroup, FreezeCgroup";
+    assert!(
+        result.info_notes.iter().any(|note| note.contains(told)),
+        "{:?}",
+        result.info_notes
+    );
+}
+
+#[test]
+fn payloads_run_and_their_ends_are_told() {
+    let start = |args: &[&str]| Op::RunPayload {
+        payload: "/bin/sh".into(),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+    };
+    let wait = || Op::WaitPayload {
+        payload: "/bin/sh".into(),
+    };
+    let kill = || Op::KillPayload {
+        payload: "/bin/sh".into(),
+    };
+    let run_ops = |ops: Vec<Op>| run(vec![Step::new(ops, SHORT)]);
+    let good = run_ops(vec![start(&["-c", "echo fine"]), wait()]);
+    assert!(good.is_pass(), "{good:#?}");
+    assert!(good.info_notes.iter().any(|note| note.contains("fine")));
+    let bad = run_ops(vec![start(&["-c", "exit 3"]), wait()]);
+    check(
+        &bad,
+        Outcome::Fail,
+        DetailKind::Other,
+        &["exited with status 3"],
+    );
+    let killed = run_ops(vec![start(&["-c", "sleep 1000"]), kill(), kill()]);
+    check(
+        &killed,
+        Outcome::Fail,
+        DetailKind::Setup,
+        &["no payload", "there are:"],
+    );
+    let slow = run_ops(vec![start(&["-c", "sleep 1000"]), wait()]);
+    check(
+        &slow,
+        Outcome::Fail,
+        DetailKind::Other,
+        &["did not end within 1000 ms"],
+    );
+    let left = Instant::now();
+    assert!(run_ops(vec![start(&["-c", "sleep 1000"])]).is_pass());
+    assert!(left.elapsed() < Duration::from_secs(30), "left running");
+    let none = run_ops(vec![Op::RunPayload {
+        payload: "/no/such/program".into(),
+        args: Vec::new(),
+    }]);
+    check(&none, Outcome::Fail, DetailKind::Setup, &["did not start"]);
+}
+
+/// A host that answers kernel operations and keeps them.
+#[derive(Debug, Default)]
+struct Memory(Mutex<Vec<KernelBatch>>);
+
+impl Transport for Memory {
+    fn event(&self, _: &ScenarioEvent) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn request(&self, _: &HostRequest, _: Duration) -> Result<(), TransportError> {
+        Ok(())
+    }
+
+    fn kernel_op(&self, batch: &KernelBatch, _: Duration) -> Result<Vec<Vec<u8>>, TransportError> {
+        self.0.lock().unwrap().push(batch.clone());
+        Ok(vec![vec![0xab, 0xcd]])
+    }
+}
+
+#[test]
+fn neighbouring_cold_writes_are_one_batch() {
+    let host = Arc::new(Memory::default());
+    let mut plan = plan();
+    plan.answers_requests = true;
+    let ctx = Ctx::new(plan, None).with_transport(host.clone());
+    let target = || KernelTarget::symbol("scx_watchdog_timeout", 8);
+    let write = || Op::WriteKernelCold {
+        target: target(),
+        bytes: vec![1],
+    };
+    let read = Op::ReadKernelHot {
+        tag: "t".into(),
+        target: target(),
+    };
+    let ops = vec![write(), write(), read, write()];
+    let result = run_in(
+        &ctx,
+        Backdrop::EMPTY,
+        vec![Step::new(ops, SHORT)],
+        Assert::NONE,
+    );
+    assert!(result.is_pass(), "{result:#?}");
+    let batches = host.0.lock().unwrap();
+    let sizes: Vec<_> = batches.iter().map(|b| (b.cold, b.entries.len())).collect();
+    assert_eq!(sizes, [(true, 2), (false, 1), (true, 1)]);
+    let noted = result.info_notes.iter().any(|note| note.ends_with("ab cd"));
+    assert!(noted, "{:?}", result.info_notes);
 }
 
 #[test]

@@ -17,6 +17,11 @@ use crate::model::work::WorkLoop;
 /// Longest sleep in one go: bounds how late a worker notices a stop whose wake-up it missed.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
 
+/// An iteration is a stall as far as it takes longer than this many usual ones.
+const STALL_FACTOR: u64 = 4;
+/// Iterations after which it is known what is usual.
+const STALL_WARM_UP: u64 = 8;
+
 /// One worker's measurement, from the opening of the barrier on.
 #[derive(Debug)]
 pub(super) struct Meter<'a> {
@@ -29,6 +34,8 @@ pub(super) struct Meter<'a> {
     base_ns: u64,
     cpu_ns: u64,
     cpu: Option<u32>,
+    /// CPU time that an iteration usually takes: a moving average.
+    typical_ns: u64,
     /// State of a small generator, for the choice of wake-ups that are kept and for the work types' own choices.
     choice: u64,
 }
@@ -50,6 +57,7 @@ impl<'a> Meter<'a> {
             base_ns: start_ns,
             cpu_ns,
             cpu: None,
+            typical_ns: 0,
             choice: start_ns ^ (index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15),
         }
     }
@@ -82,11 +90,24 @@ impl<'a> Meter<'a> {
     /// An iteration that did `units` of work is over.
     pub(super) fn tick(&mut self, units: u64) {
         let on_cpu_ns = self.progress();
-        if on_cpu_ns > self.slot.stall_ns.load(Relaxed) {
-            self.slot.stall_ns.store(on_cpu_ns, Relaxed);
-        }
+        self.note_stall(on_cpu_ns);
         self.slot.iterations.fetch_add(1, Relaxed);
         self.slot.work_units.fetch_add(units, Relaxed);
+    }
+
+    /// Notes by how much an iteration took longer than usual: the vCPU was stopped from outside. An iteration that is long
+    /// by nature is no stall.
+    fn note_stall(&mut self, on_cpu_ns: u64) {
+        let seen = self.slot.iterations.load(Relaxed);
+        let usual_ns = self.typical_ns.saturating_mul(STALL_FACTOR);
+        if seen >= STALL_WARM_UP {
+            let stall_ns = on_cpu_ns.saturating_sub(usual_ns);
+            self.slot.stall_ns.fetch_max(stall_ns, Relaxed);
+        }
+        self.typical_ns = match self.typical_ns {
+            0 => on_cpu_ns,
+            typical_ns => (typical_ns * 7 + on_cpu_ns.min(usual_ns)) / 8,
+        };
     }
 
     /// Notes that the worker runs: gap, CPU time, CPU. Returns the CPU time since the last note.

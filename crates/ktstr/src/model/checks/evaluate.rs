@@ -31,7 +31,7 @@ pub fn evaluate(assert: &Assert, reports: &[WorkerReport]) -> AssertResult {
     result.stats.cgroups = summarize(reports);
     if stall_ns >= gap::NOTEWORTHY_STALL_NS {
         result.note(format!(
-            "the machine below stopped a vCPU for up to {:.0} ms (one worker iteration used that much CPU time)",
+            "the machine below stopped a vCPU for up to {:.0} ms (one worker iteration used that much more CPU time than usual)",
             ns_to_ms(stall_ns)
         ));
     }

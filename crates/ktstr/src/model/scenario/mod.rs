@@ -9,12 +9,12 @@ mod cpuset_spec;
 mod op;
 
 pub use cpuset_spec::{CpusetError, CpusetSpec};
-pub use op::{KernelTarget, Op};
+pub use op::{KernelPlace, KernelTarget, Op};
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-use super::work::{Affinity, SchedPolicy, WorkSpec, WorkType, WorkerCount};
+use super::work::{Affinity, CloneMode, MemPolicy, SchedPolicy, WorkSpec, WorkType, WorkerCount};
 
 /// Workers of a cgroup whose definition does not say.
 pub const DEFAULT_WORKERS: usize = 2;
@@ -44,6 +44,11 @@ pub struct CgroupDef {
     pub comm: Option<String>,
     /// CPUs of each work that does not say.
     pub affinity: Affinity,
+    /// NUMA nodes of each work's memory that does not say.
+    pub mem_policy: MemPolicy,
+    /// Whether the cgroup is a threaded one. It needs a parent in the scenario, which holds the workers' process, and
+    /// its works are threads, whatever they say.
+    pub threaded: bool,
 }
 
 /// `cpu.max`: at most `quota` of CPU time in each `period`.
@@ -70,6 +75,8 @@ impl CgroupDef {
             nice: 0,
             comm: None,
             affinity: Affinity::Inherit,
+            mem_policy: MemPolicy::Default,
+            threaded: false,
         }
     }
 
@@ -150,6 +157,20 @@ impl CgroupDef {
         self
     }
 
+    /// Sets the NUMA nodes of each work's memory that does not say.
+    #[must_use]
+    pub fn mem_policy(mut self, policy: MemPolicy) -> Self {
+        self.mem_policy = policy;
+        self
+    }
+
+    /// Makes it a threaded cgroup.
+    #[must_use]
+    pub fn threaded(mut self) -> Self {
+        self.threaded = true;
+        self
+    }
+
     /// The works with everything filled in that they leave to the cgroup.
     pub fn resolved_works(&self) -> Vec<WorkSpec> {
         let spinning = [WorkSpec::new(WorkType::SpinWait)];
@@ -172,6 +193,15 @@ impl CgroupDef {
                 .affinity
                 .clone()
                 .or_else(|| Some(self.affinity.clone())),
+            mem_policy: work
+                .mem_policy
+                .clone()
+                .or_else(|| Some(self.mem_policy.clone())),
+            clone_mode: if self.threaded {
+                CloneMode::Thread
+            } else {
+                work.clone_mode
+            },
             ..work.clone()
         }
     }

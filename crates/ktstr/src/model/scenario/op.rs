@@ -5,13 +5,53 @@ use serde::{Deserialize, Serialize};
 use super::super::work::{Affinity, WorkSpec};
 use super::{CgroupDef, CpusetSpec};
 
+/// A place in the guest kernel's memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum KernelPlace {
+    /// A symbol by name.
+    Symbol(String),
+    /// An address in the direct map.
+    Direct(u64),
+    /// Any kernel virtual address.
+    Kva(u64),
+    /// A field of a per-CPU variable.
+    PerCpu {
+        /// The variable.
+        symbol: String,
+        /// Dotted path in it.
+        field: String,
+        /// Which CPU's.
+        cpu: u32,
+    },
+    /// A field of a task, identified so that a reused pid is noticed.
+    Task {
+        /// The task's pid.
+        pid: i32,
+        /// Its start time, nanoseconds since boot.
+        start_time_ns: u64,
+        /// Dotted path in `struct task_struct`.
+        field: String,
+    },
+}
+
 /// Kernel memory that an operation reads or writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelTarget {
-    /// A symbol, or a dotted path into a BPF map's value.
-    pub path: String,
-    /// Bytes to read or write, at most 1 MiB.
+    /// Where.
+    pub place: KernelPlace,
+    /// Bytes to read, at most 1 MiB; a write has the length of its bytes.
     pub len: u32,
+}
+
+impl KernelTarget {
+    /// `len` bytes at a symbol.
+    pub fn symbol(name: impl Into<String>, len: u32) -> Self {
+        Self {
+            place: KernelPlace::Symbol(name.into()),
+            len,
+        }
+    }
 }
 
 /// One operation. Names of cgroups are relative to the workload root.
@@ -52,7 +92,7 @@ pub enum Op {
     CaptureSnapshot { tag: String },
     /// Asks the host for a snapshot whenever a symbol is written.
     WatchSnapshot { symbol: String },
-    /// Records the processes of a cgroup under a tag.
+    /// Notes the processes of a cgroup under a tag.
     CaptureCgroupProcs { tag: String, cgroup: String },
     /// Reads kernel memory while the guest runs.
     ReadKernelHot { tag: String, target: KernelTarget },
@@ -68,11 +108,11 @@ pub enum Op {
         target: KernelTarget,
         bytes: Vec<u8>,
     },
-    /// Starts a payload.
+    /// Starts a program of the guest; it ends with the step, or by one of the two below.
     RunPayload { payload: String, args: Vec<String> },
-    /// Waits for a payload's end.
+    /// Waits for a payload's end, at most for the test's duration; a status other than 0 fails the test.
     WaitPayload { payload: String },
-    /// Ends a payload.
+    /// Kills a payload and all that it started; one that has ended is fine.
     KillPayload { payload: String },
     /// Starts the test's scheduler.
     AttachScheduler,
@@ -82,7 +122,7 @@ pub enum Op {
     RestartScheduler,
     /// Puts a staged scheduler in the place of the present one.
     ReplaceScheduler { scheduler: String },
-    /// Pins a BPF map.
+    /// Pins the BPF map of this name (15 bytes, as the kernel cuts it) in a BPF file system.
     PinBpfMap { map: String, path: String },
 }
 

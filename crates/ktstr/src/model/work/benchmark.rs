@@ -30,6 +30,13 @@ impl SchbenchSpec {
         sleep: Duration::from_micros(100),
         requests_per_sec: 0,
     };
+
+    /// Smaller requests, so that a guest without hardware support answers many of them.
+    pub const SMALL: Self = Self {
+        cache_footprint_kib: 32,
+        operations: 1,
+        ..Self::DEFAULT
+    };
 }
 
 /// Taobench: fast threads serve a cache; what is missing goes to slow threads that fetch it.

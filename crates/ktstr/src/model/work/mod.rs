@@ -233,8 +233,8 @@ impl WorkType {
         },
         Self::FanOutCompute {
             fan: 4,
-            kib: 256,
-            ops: 5,
+            kib: 32,
+            ops: 1,
             sleep: Duration::from_micros(100),
         },
         Self::PipeIo,
@@ -308,7 +308,7 @@ impl WorkType {
             burst: 16,
         },
         Self::Mixed,
-        Self::Schbench(SchbenchSpec::DEFAULT),
+        Self::Schbench(SchbenchSpec::SMALL),
         Self::Taobench(TaobenchSpec::DEFAULT),
     ];
 

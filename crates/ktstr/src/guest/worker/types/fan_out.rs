@@ -33,11 +33,13 @@ pub(super) fn prepare<'a>(
     match *work {
         WorkType::FanOutCompute { kib, ops, .. } => {
             let mut matrices = Matrices::new(kib);
-            let compute = move || (0..ops).for_each(|_| matrices.multiply());
+            let compute = move |meter: &Meter<'_>| {
+                (0..ops).for_each(|_| matrices.multiply(|| !meter.stopping()));
+            };
             body(move |meter: &mut Meter<'_>| follow(leader, compute, meter))
         }
         WorkType::FutexFanOut { spin: steps, .. } => {
-            body(move |meter: &mut Meter<'_>| follow(leader, || spin(steps), meter))
+            body(move |meter: &mut Meter<'_>| follow(leader, |_| spin(steps), meter))
         }
         _ => Err(Errno::INVAL),
     }
@@ -62,12 +64,12 @@ fn lead(fan: u32, pause: Duration, leader: usize, meter: &mut Meter<'_>) {
     }
 }
 
-fn follow(leader: usize, mut work: impl FnMut(), meter: &mut Meter<'_>) {
+fn follow(leader: usize, mut work: impl FnMut(&Meter<'_>), meter: &mut Meter<'_>) {
     let [rounds, at_work, ..] = &meter.slot_of(leader).words;
     let mut seen = 0;
     while meter.await_word(rounds, |round| round != seen) {
         seen = rounds.load(Relaxed);
-        work();
+        work(meter);
         meter.tick(1);
         if at_work.fetch_sub(1, AcqRel) == 1 {
             meter.call(leader);

@@ -102,7 +102,7 @@ fn serve(spec: &SchbenchSpec, post: &Post, seat: &Seat, mut crew: Crew<'_>) {
         crew.record(WAKEUP, late_ns);
         crew.woken(late_ns);
         crew.sleep(spec.sleep);
-        (0..spec.operations).for_each(|_| matrices.multiply());
+        (0..spec.operations).for_each(|_| matrices.multiply(|| !crew.stopping()));
         if crew.stopping() {
             return;
         }
