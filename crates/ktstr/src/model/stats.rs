@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::report::LatencySummary;
+
 /// Figures of all cgroups and phases of a scenario.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ScenarioStats {
@@ -79,6 +81,12 @@ pub struct CgroupStats {
     pub wake_count: u64,
     /// Time runnable but not running, of all workers (schedstat).
     pub run_delay_ms: Option<f64>,
+    /// Percentiles of what benchmarks measured: of each kind, the worker with the highest 99th percentile.
+    #[serde(default)]
+    pub latencies: Vec<LatencySummary>,
+    /// Share of pages on the workers' own NUMA nodes, 0 to 1.
+    #[serde(default)]
+    pub page_locality: Option<f64>,
 }
 
 impl CgroupStats {
@@ -101,6 +109,17 @@ impl CgroupStats {
         if let Some(p99) = self.wake_p99_ns {
             line.push_str(&format!(", p99 wake-up {} us", p99 / 1000));
         }
+        for latency in &self.latencies {
+            line.push_str(&format!(
+                ", {} p50 {} us p99 {} us",
+                latency.name,
+                latency.p50_ns / 1000,
+                latency.p99_ns / 1000
+            ));
+        }
+        if let Some(locality) = self.page_locality {
+            line.push_str(&format!(", {:.1} % of pages local", locality * 100.0));
+        }
         line
     }
 }
@@ -118,6 +137,50 @@ pub struct PhaseStats {
     pub end_ms: u64,
     /// Iterations done in between, per cgroup.
     pub iterations: BTreeMap<String, u64>,
+    /// What each cgroup's workers did in between.
+    #[serde(default)]
+    pub cgroups: BTreeMap<String, PhaseFigures>,
+}
+
+/// What the workers of one cgroup did in one step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct PhaseFigures {
+    /// Iterations.
+    pub iterations: u64,
+    /// Work units.
+    pub work_units: u64,
+    /// CPU time that the workers noted themselves.
+    pub cpu_time_ms: f64,
+    /// Changes of CPU that the workers noticed.
+    pub migrations: u64,
+    /// Wake-ups that were measured.
+    pub wake_count: u64,
+}
+
+impl PhaseFigures {
+    /// What came on top of `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            iterations: self.iterations.saturating_sub(before.iterations),
+            work_units: self.work_units.saturating_sub(before.work_units),
+            cpu_time_ms: (self.cpu_time_ms - before.cpu_time_ms).max(0.0),
+            migrations: self.migrations.saturating_sub(before.migrations),
+            wake_count: self.wake_count.saturating_sub(before.wake_count),
+        }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            iterations: self.iterations.saturating_add(other.iterations),
+            work_units: self.work_units.saturating_add(other.work_units),
+            cpu_time_ms: self.cpu_time_ms + other.cpu_time_ms,
+            migrations: self.migrations.saturating_add(other.migrations),
+            wake_count: self.wake_count.saturating_add(other.wake_count),
+        }
+    }
 }
 
 impl PhaseStats {

@@ -118,6 +118,9 @@ pub struct AssertDetail {
     pub kind: DetailKind,
     /// One line (or a few) for the user, with units.
     pub message: String,
+    /// How long the host would have to have stopped a vCPU to explain this finding; `None`: no stall explains it.
+    #[serde(default)]
+    pub explained_by_stall_ns: Option<u64>,
 }
 
 impl AssertDetail {
@@ -127,7 +130,15 @@ impl AssertDetail {
             outcome,
             kind,
             message: message.into(),
+            explained_by_stall_ns: None,
         }
+    }
+
+    /// Same, and a stall of a vCPU of this length would explain it.
+    #[must_use]
+    pub fn explained_by_stall_ns(mut self, stall_ns: u64) -> Self {
+        self.explained_by_stall_ns = Some(stall_ns);
+        self
     }
 
     /// A finding that fails the test.
@@ -232,6 +243,27 @@ impl AssertResult {
     pub fn with_note(mut self, text: impl Into<String>) -> Self {
         self.note(text);
         self
+    }
+
+    /// Turns failures that a stall of a vCPU of this length explains into Inconclusive ones, with the reason; how many.
+    ///
+    /// For whoever knows of a stall that the guest could not see: the host, which sees the run delay of vCPU threads.
+    /// `reason` says where the stall was seen, with its figure.
+    pub fn excuse_by_stall(&mut self, stall_ns: u64, reason: &str) -> usize {
+        let mut excused = 0;
+        for detail in &mut self.details {
+            let explained = detail
+                .explained_by_stall_ns
+                .is_some_and(|ns| ns <= stall_ns);
+            if detail.outcome == Outcome::Fail && explained {
+                detail.outcome = Outcome::Inconclusive;
+                detail.message.push_str(", but ");
+                detail.message.push_str(reason);
+                detail.message.push_str(", which may explain it");
+                excused += 1;
+            }
+        }
+        excused
     }
 
     /// Takes over all of `other`; the verdict becomes the higher of both.
@@ -343,6 +375,23 @@ mod tests {
         assert!(result.is_fail());
         assert_eq!(result.skip_details().count(), 1);
         assert_eq!(result.outcome().exit_code(), 1);
+    }
+
+    #[test]
+    fn a_stall_excuses_only_what_it_explains() {
+        let mut result = AssertResult::pass();
+        let fail = |text: &str| AssertDetail::fail(DetailKind::Stuck, text);
+        result.push(fail("short").explained_by_stall_ns(1_000));
+        result.push(fail("long").explained_by_stall_ns(3_000));
+        assert_eq!(result.excuse_by_stall(2_000, "vCPU 0 waited 2 us"), 1);
+        assert!(result.is_fail());
+        assert_eq!(
+            result.inconclusive_details().next().unwrap().message,
+            "short, but vCPU 0 waited 2 us, which may explain it"
+        );
+        result.push(fail("isolation"));
+        assert_eq!(result.excuse_by_stall(u64::MAX, "all"), 1);
+        assert_eq!(result.failure_details().count(), 1);
     }
 
     #[test]

@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use super::ScenarioError;
 use super::payload::Payload;
-use super::timeline::{Iterations, Timeline, figures_of};
+use super::steal;
+use super::timeline::{Done, Timeline, figures_of};
 use crate::guest::cgroup::CgroupManager;
 use crate::guest::liveness::{Liveness, Wake};
 use crate::guest::sys::{self, monotonic_ns};
 use crate::guest::worker::WorkerGroup;
-use crate::model::checks::{Assert, evaluate};
+use crate::model::checks::{Assert, Circumstances, evaluate_in};
 use crate::model::cpuset::CpuSet;
 use crate::model::ctx::Ctx;
 use crate::model::report::{WorkerExit, WorkerReport, ns_to_ms};
 use crate::model::scenario::{Backdrop, HoldSpec, Op, Step};
+use crate::model::stats::PhaseFigures;
 use crate::model::transport::{ScenarioEvent, StepFigures};
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
@@ -55,6 +57,8 @@ pub(super) struct Engine<'a> {
     pub(super) payloads: Vec<Payload>,
     pub(super) liveness: Liveness,
     timeline: Timeline,
+    /// Steal time by CPU when the scenario began.
+    steal_start: Vec<u64>,
     /// Set once nothing further is begun.
     halted: bool,
     _priority: sys::PriorityGuard,
@@ -75,6 +79,7 @@ impl<'a> Engine<'a> {
             payloads: Vec::new(),
             liveness: Liveness::new(ctx.scheduler_pid(), ctx.has_scheduler()),
             timeline: Timeline::begin(),
+            steal_start: steal::by_cpu(),
             halted: false,
             // Under the scheduler that is tested, this process might never run again to see it.
             _priority: sys::PriorityGuard::above_tested(ctx.transport().is_some()),
@@ -105,7 +110,7 @@ impl<'a> Engine<'a> {
         self.tear_down(Scope::Backdrop);
         self.tell(ScenarioEvent::End {
             elapsed_ms: self.timeline.elapsed_ms(),
-            total_iterations: total(&self.iterations()),
+            total_iterations: total(&self.done()),
         });
         self.finish(assert)
     }
@@ -123,7 +128,7 @@ impl<'a> Engine<'a> {
     }
 
     fn run_step(&mut self, index: u16, step: &Step) {
-        let before = self.iterations();
+        let before = self.done();
         self.timeline.open_phase(index, &step.name, before);
         self.apply_ops(index, step);
         if !self.halted
@@ -136,7 +141,7 @@ impl<'a> Engine<'a> {
         self.hold(index, step);
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepEnd(mark));
-        let after = self.iterations();
+        let after = self.done();
         self.timeline.close_phase(&after);
         self.tear_down(Scope::Step);
     }
@@ -236,14 +241,15 @@ impl<'a> Engine<'a> {
         self.halted |= !error.is_bearable();
     }
 
-    /// Iterations of all workers so far by cgroup, also of those that are gone.
-    fn iterations(&self) -> Iterations {
-        let mut all = Iterations::new();
-        let gone = self.reports.iter().map(|r| (&r.cgroup, r.iterations));
+    /// What all workers did so far by cgroup, also those that are gone.
+    fn done(&self) -> Done {
+        let mut all = Done::new();
+        let gone = self.reports.iter().map(|r| (&r.cgroup, figures(r)));
         let live = self.live.iter();
-        let live = live.map(|live| (&live.group.spec().cgroup, live.group.iterations()));
+        let live = live.map(|live| (&live.group.spec().cgroup, live.group.figures()));
         for (cgroup, done) in gone.chain(live) {
-            *all.entry(cgroup.clone()).or_default() += done;
+            let sum = all.entry(cgroup.clone()).or_default();
+            *sum = sum.plus(done);
         }
         all
     }
@@ -254,7 +260,7 @@ impl<'a> Engine<'a> {
             elapsed_ms: u32::try_from(self.timeline.elapsed_ms()).unwrap_or(u32::MAX),
             cgroup_count: narrow(self.cgroups.names().len()),
             worker_count: narrow(self.live.iter().map(|l| l.group.spec().count).sum()),
-            total_iterations: total(&self.iterations()),
+            total_iterations: total(&self.done()),
             ..figures_of(index, step)
         }
     }
@@ -322,7 +328,10 @@ impl<'a> Engine<'a> {
 
     fn finish(mut self, assert: &Assert) -> AssertResult {
         let mut result = std::mem::take(&mut self.result);
-        result.merge(evaluate(assert, &self.reports));
+        let circumstances = Circumstances {
+            guest_steal_ns: steal::most(&self.steal_start, &steal::by_cpu()),
+        };
+        result.merge(evaluate_in(assert, &self.reports, circumstances));
         result.stats.phases = self.timeline.into_phases();
         result
     }
@@ -333,10 +342,19 @@ fn after(time: Duration) -> u64 {
     monotonic_ns().saturating_add(ns)
 }
 
-fn total(iterations: &Iterations) -> u64 {
-    iterations
-        .values()
-        .fold(0, |sum, done| sum.saturating_add(*done))
+fn total(done: &Done) -> u64 {
+    let each = done.values().map(|figures| figures.iterations);
+    each.fold(0, u64::saturating_add)
+}
+
+fn figures(report: &WorkerReport) -> PhaseFigures {
+    PhaseFigures {
+        iterations: report.iterations,
+        work_units: report.work_units,
+        cpu_time_ms: ns_to_ms(report.cpu_time_ns),
+        migrations: report.migrations,
+        wake_count: report.wake.count,
+    }
 }
 
 /// What a worker's end means, if it did not just stop when asked.

@@ -13,6 +13,7 @@ mod error;
 mod ops;
 mod payload;
 mod setup;
+mod steal;
 mod timeline;
 
 pub use bpf::PinError;

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 
 use crate::guest::sys::monotonic_ns;
 use crate::model::scenario::{Op, Step};
-use crate::model::stats::PhaseStats;
+use crate::model::stats::{PhaseFigures, PhaseStats};
 use crate::model::transport::StepFigures;
 
-/// Iterations per cgroup up to some moment.
-pub(super) type Iterations = BTreeMap<String, u64>;
+/// What was done per cgroup up to some moment.
+pub(super) type Done = BTreeMap<String, PhaseFigures>;
 
 /// Time since the scenario's start, and the phase that is under way.
 #[derive(Debug)]
 pub(super) struct Timeline {
     start_ns: u64,
-    open: Option<(PhaseStats, Iterations)>,
+    open: Option<(PhaseStats, Done)>,
     closed: Vec<PhaseStats>,
 }
 
@@ -36,7 +36,7 @@ impl Timeline {
     }
 
     /// A phase begins; `so_far` is what was done before it.
-    pub(super) fn open_phase(&mut self, step_index: u16, name: &str, so_far: Iterations) {
+    pub(super) fn open_phase(&mut self, step_index: u16, name: &str, so_far: Done) {
         let name = if name.is_empty() {
             format!("step {step_index}")
         } else {
@@ -52,19 +52,23 @@ impl Timeline {
     }
 
     /// The phase ends; `so_far` is what was done until now, phases before it included.
-    pub(super) fn close_phase(&mut self, so_far: &Iterations) {
+    pub(super) fn close_phase(&mut self, so_far: &Done) {
         let end_ms = self.elapsed_ms();
         let Some((mut phase, before)) = self.open.take() else {
             return;
         };
         phase.end_ms = end_ms;
-        phase.iterations = so_far
+        phase.cgroups = so_far
             .iter()
             .map(|(cgroup, total)| {
-                let done = total.saturating_sub(before.get(cgroup).copied().unwrap_or(0));
-                (cgroup.clone(), done)
+                let before = before.get(cgroup).copied().unwrap_or_default();
+                (cgroup.clone(), total.since(before))
             })
-            .filter(|(_, done)| *done > 0)
+            .filter(|(_, done)| done.iterations > 0)
+            .collect();
+        let iterations = phase.cgroups.iter();
+        phase.iterations = iterations
+            .map(|(cgroup, done)| (cgroup.clone(), done.iterations))
             .collect();
         self.closed.push(phase);
     }

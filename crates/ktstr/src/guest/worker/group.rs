@@ -17,6 +17,8 @@ use super::page::{ASLEEP, Control, Slot, phase, state};
 use super::types;
 use crate::guest::sys::{self, Forked, Shared};
 use crate::model::cpuset::CpuSet;
+use crate::model::report::ns_to_ms;
+use crate::model::stats::PhaseFigures;
 use crate::model::work::{CloneMode, MemPolicy, SchedPolicy, WorkType};
 
 /// How often the parent looks for workers that died before they were ready.
@@ -316,6 +318,18 @@ impl WorkerGroup {
             .iter()
             .map(|slot| slot.iterations.load(Relaxed))
             .fold(0, u64::saturating_add)
+    }
+
+    /// What all workers did so far.
+    pub fn figures(&self) -> PhaseFigures {
+        let each = self.slots.iter().map(|slot| PhaseFigures {
+            iterations: slot.iterations.load(Relaxed),
+            work_units: slot.work_units.load(Relaxed),
+            cpu_time_ms: ns_to_ms(slot.noted_cpu_ns()),
+            migrations: slot.migrations.load(Relaxed),
+            wake_count: slot.wake_count.load(Relaxed),
+        });
+        each.fold(PhaseFigures::default(), PhaseFigures::plus)
     }
 
     /// Iterations of the worker that did fewest.

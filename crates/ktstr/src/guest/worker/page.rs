@@ -114,6 +114,14 @@ impl Slot {
             .collect()
     }
 
+    /// CPU time in the window, as the worker last noted it.
+    pub(super) fn noted_cpu_ns(&self) -> u64 {
+        let start = self.cpu_start_ns.load(Ordering::Relaxed);
+        self.cpu_now_ns
+            .load(Ordering::Relaxed)
+            .saturating_sub(start)
+    }
+
     /// The longest gap that the worker noticed itself, its start counted from `start_ns`.
     pub(super) fn noticed_gap(&self, start_ns: u64) -> Gap {
         let cpu = self.gap_cpu.load(Ordering::Relaxed).checked_sub(1);

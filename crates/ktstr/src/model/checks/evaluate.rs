@@ -1,15 +1,25 @@
 //! Judges all reports: per cgroup in the order in which the cgroups first appear, then the whole run.
 
 use super::super::cpuset::CpuSet;
-use super::super::report::{WorkerReport, ns_to_ms, percentile_ns};
+use super::super::report::{LatencySummary, WorkerReport, ns_to_ms, percentile_ns};
 use super::super::stats::CgroupStats;
 use super::super::verdict::{AssertDetail, AssertResult, DetailKind};
-use super::{Assert, gap, worker};
+use super::gap::{Circumstances, Stall};
+use super::{Assert, worker};
 
 /// Holds `reports` against `assert`; the result also carries the stats per cgroup.
 ///
 /// With worker checks asked for but no worker at all, the result is Inconclusive.
 pub fn evaluate(assert: &Assert, reports: &[WorkerReport]) -> AssertResult {
+    evaluate_in(assert, reports, Circumstances::default())
+}
+
+/// Same, knowing what the machine below did meanwhile: what it explains is Inconclusive, not a failure.
+pub fn evaluate_in(
+    assert: &Assert,
+    reports: &[WorkerReport],
+    circumstances: Circumstances,
+) -> AssertResult {
     let mut result = AssertResult::pass();
     if reports.is_empty() && assert.asks_of_workers() {
         result.push(AssertDetail::inconclusive(
@@ -17,23 +27,20 @@ pub fn evaluate(assert: &Assert, reports: &[WorkerReport]) -> AssertResult {
             "worker checks were asked for, but the scenario started no worker; add a CgroupDef with workers",
         ));
     }
-    let stall_ns = gap::host_stall_ns(reports);
+    let stall = Stall::of(reports, circumstances);
     for (name, members) in by_cgroup(reports) {
         let cgroup = worker::Cgroup {
             name,
             members: &members,
-            host_stall_ns: stall_ns,
+            stall,
         };
         for detail in worker::check(assert, &cgroup) {
             result.push(detail);
         }
     }
     result.stats.cgroups = summarize(reports);
-    if stall_ns >= gap::NOTEWORTHY_STALL_NS {
-        result.note(format!(
-            "the machine below stopped a vCPU for up to {:.0} ms (one worker iteration used that much more CPU time than usual)",
-            ns_to_ms(stall_ns)
-        ));
+    if stall.is_noteworthy() {
+        result.note(format!("{} in one go", stall.reason()));
     }
     result
 }
@@ -95,7 +102,22 @@ fn summarize_one(name: &str, members: &[&WorkerReport]) -> CgroupStats {
         wake_p99_ns: percentile_ns(&wake, 99.0),
         wake_count: members.iter().map(|m| m.wake.count).sum(),
         run_delay_ms: run_delay.map(ns_to_ms),
+        latencies: worst_latencies(members),
+        page_locality: super::pages::locality(members),
     }
+}
+
+/// Of each kind of latency, that of the worker with the highest 99th percentile: percentiles do not add up.
+fn worst_latencies(members: &[&WorkerReport]) -> Vec<LatencySummary> {
+    let mut worst: Vec<LatencySummary> = Vec::new();
+    for latency in members.iter().flat_map(|m| &m.latencies) {
+        match worst.iter_mut().find(|other| other.name == latency.name) {
+            Some(other) if other.p99_ns >= latency.p99_ns => {}
+            Some(other) => other.clone_from(latency),
+            None => worst.push(latency.clone()),
+        }
+    }
+    worst
 }
 
 /// Highest less lowest off-CPU share; `None` unless at least two workers have a window.

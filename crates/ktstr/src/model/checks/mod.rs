@@ -5,9 +5,13 @@
 
 mod evaluate;
 mod gap;
+mod monitor;
+mod pages;
 mod worker;
 
-pub use evaluate::{evaluate, summarize};
+pub use evaluate::{evaluate, evaluate_in, summarize};
+pub use gap::Circumstances;
+pub use monitor::{CpuSample, MonitorSample, evaluate_monitor};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,15 +1,32 @@
 //! The checks of one cgroup's workers; each yields details with the measured value, the limit and the unit.
 
+use std::time::Duration;
+
 use super::super::report::{WorkerReport, percentile_ns};
 use super::super::verdict::{AssertDetail, DetailKind, Outcome};
 use super::evaluate::{sorted_wakes, spread};
-use super::{Assert, gap};
+use super::gap::Stall;
+use super::{Assert, gap, pages};
 
 /// The workers of one cgroup.
 pub(super) struct Cgroup<'a> {
     pub(super) name: &'a str,
     pub(super) members: &'a [&'a WorkerReport],
-    pub(super) host_stall_ns: u64,
+    pub(super) stall: Stall,
+}
+
+impl Cgroup<'_> {
+    /// A failure that a stall of `excess_ns` explains: Inconclusive where such a one was seen.
+    fn failure(&self, kind: DetailKind, mut message: String, excess_ns: u64) -> AssertDetail {
+        let mut outcome = Outcome::Fail;
+        if excess_ns <= self.stall.ns && self.stall.is_noteworthy() {
+            outcome = Outcome::Inconclusive;
+            message.push_str(", but ");
+            message.push_str(&self.stall.reason());
+            message.push_str(", which may explain it");
+        }
+        AssertDetail::new(outcome, kind, message).explained_by_stall_ns(excess_ns)
+    }
 }
 
 /// All checks that `assert` asks for.
@@ -32,7 +49,7 @@ pub(super) fn check(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
     found.extend(throughput_cv(assert, cgroup));
     found.extend(migrations(assert, cgroup));
     found.extend(wake_latency(assert, cgroup));
-    found.extend(unmeasured(assert, cgroup));
+    found.extend(pages::check(assert, cgroup));
     found
 }
 
@@ -45,7 +62,7 @@ fn who(cgroup: &Cgroup<'_>, report: &WorkerReport) -> String {
     )
 }
 
-fn label(name: &str) -> String {
+pub(super) fn label(name: &str) -> String {
     if name.is_empty() {
         "no cgroup".to_owned()
     } else {
@@ -54,32 +71,27 @@ fn label(name: &str) -> String {
 }
 
 fn starved(cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
-    cgroup
-        .members
-        .iter()
-        .filter(|m| m.work_units == 0)
-        .map(|m| {
-            let window_ms = m.wall_time_ns / 1_000_000;
-            if m.wall_time_ns == 0 {
-                return AssertDetail::inconclusive(
-                    DetailKind::Starved,
-                    format!(
-                        "{} has an empty window, so its progress is unknown",
-                        who(cgroup, m)
-                    ),
-                );
-            }
-            AssertDetail::fail(
+    let idle = cgroup.members.iter().filter(|m| m.work_units == 0);
+    idle.map(|m| {
+        if m.wall_time_ns == 0 {
+            return AssertDetail::inconclusive(
                 DetailKind::Starved,
-                format!("{} did 0 work units in {window_ms} ms", who(cgroup, m)),
-            )
-        })
+                format!(
+                    "{} has an empty window, so its progress is unknown",
+                    who(cgroup, m)
+                ),
+            );
+        }
+        let window_ms = m.wall_time_ns / 1_000_000;
+        let message = format!("{} did 0 work units in {window_ms} ms", who(cgroup, m));
+        cgroup.failure(DetailKind::Starved, message, m.wall_time_ns)
+    })
 }
 
 fn gaps(cgroup: &Cgroup<'_>, limit_ms: u64) -> impl Iterator<Item = AssertDetail> {
     cgroup.members.iter().filter_map(move |m| {
         let gap = m.longest_gap;
-        let (outcome, why) = gap::judge(&gap, limit_ms, cgroup.host_stall_ns)?;
+        let (outcome, why, excess_ns) = gap::judge(&gap, limit_ms, &cgroup.stall)?;
         let mut message = format!(
             "{} made no progress for {:.0} ms {} (limit {limit_ms} ms)",
             who(cgroup, m),
@@ -90,7 +102,8 @@ fn gaps(cgroup: &Cgroup<'_>, limit_ms: u64) -> impl Iterator<Item = AssertDetail
             message.push_str(", ");
             message.push_str(&why);
         }
-        Some(AssertDetail::new(outcome, DetailKind::Stuck, message))
+        let detail = AssertDetail::new(outcome, DetailKind::Stuck, message);
+        Some(detail.explained_by_stall_ns(excess_ns))
     })
 }
 
@@ -120,31 +133,25 @@ fn unfair(cgroup: &Cgroup<'_>, limit: f64, asked: bool) -> Option<AssertDetail> 
     let (low, high) = shares.fold((f64::MAX, f64::MIN), |(low, high), share| {
         (low.min(share), high.max(share))
     });
-    let mut message = format!(
+    let message = format!(
         "{}: off-CPU shares of {} workers spread over {spread_pct:.1} percentage points, \
          {low:.1} % to {high:.1} % (limit {limit:.1})",
         label(cgroup.name),
         cgroup.members.len(),
     );
-    let mut outcome = Outcome::Fail;
-    let stolen_pct = stall_share_pct(cgroup);
-    if spread_pct - stolen_pct <= limit {
-        outcome = Outcome::Inconclusive;
-        message.push_str(&format!(
-            ", but the host stopped a vCPU for up to {stolen_pct:.1} % of the window"
-        ));
-    }
-    Some(AssertDetail::new(outcome, DetailKind::Unfair, message))
+    let windows = cgroup.members.iter().map(|m| m.wall_time_ns);
+    let shortest_ns = windows.filter(|ns| *ns > 0).min().unwrap_or(0);
+    let excess_ns = share_ns(shortest_ns, (spread_pct - limit) / 100.0);
+    Some(cgroup.failure(DetailKind::Unfair, message, excess_ns))
 }
 
-/// The longest stall by the host as a share of the shortest window; 0 when it is too short to speak of.
-fn stall_share_pct(cgroup: &Cgroup<'_>) -> f64 {
-    let windows = cgroup.members.iter().map(|m| m.wall_time_ns);
-    let shortest_ns = windows.filter(|ns| *ns > 0).min().unwrap_or(u64::MAX);
-    if cgroup.host_stall_ns < gap::NOTEWORTHY_STALL_NS {
-        return 0.0;
-    }
-    cgroup.host_stall_ns as f64 * 100.0 / shortest_ns as f64
+/// A share (0 to 1) of a time, rounded up.
+fn share_ns(time_ns: u64, share: f64) -> u64 {
+    let share = if share.is_finite() { share } else { 1.0 };
+    let part = Duration::from_nanos(time_ns).mul_f64(share.clamp(0.0, 1.0));
+    u64::try_from(part.as_nanos())
+        .unwrap_or(u64::MAX)
+        .saturating_add(1)
 }
 
 fn isolation(cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
@@ -181,20 +188,27 @@ fn rates(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
         ];
         for (limit, rate, unit) in asked {
             let Some(limit) = limit else { continue };
-            found.extend(rate_detail(&who(cgroup, m), limit, rate, unit));
+            found.extend(rate_detail(cgroup, m, (limit, rate, unit)));
         }
     }
     found
 }
 
-fn rate_detail(who: &str, limit: f64, rate: Option<f64>, unit: &str) -> Option<AssertDetail> {
+fn rate_detail(
+    cgroup: &Cgroup<'_>,
+    member: &WorkerReport,
+    (limit, rate, unit): (f64, Option<f64>, &str),
+) -> Option<AssertDetail> {
+    let who = who(cgroup, member);
     let Some(rate) = rate else {
         let message = format!("{who} has an empty window, so its {unit} per second are unknown");
         return Some(AssertDetail::inconclusive(DetailKind::Benchmark, message));
     };
     (rate < limit).then(|| {
         let message = format!("{who} did {rate:.1} {unit}/s (at least {limit:.1} {unit}/s asked)");
-        AssertDetail::fail(DetailKind::Benchmark, message)
+        // Without so much of the window, the rate would have been reached.
+        let missing_ns = share_ns(member.wall_time_ns, 1.0 - rate / limit);
+        cgroup.failure(DetailKind::Benchmark, message, missing_ns)
     })
 }
 
@@ -249,49 +263,11 @@ fn p99_detail(cgroup: &Cgroup<'_>, p99: Option<u64>, limit: u64) -> Option<Asser
     if p99 <= limit {
         return None;
     }
-    let (outcome, why) = if p99.saturating_sub(cgroup.host_stall_ns) <= limit
-        && cgroup.host_stall_ns >= gap::NOTEWORTHY_STALL_NS
-    {
-        (
-            Outcome::Inconclusive,
-            ", but the host stopped a vCPU for longer",
-        )
-    } else {
-        (Outcome::Fail, "")
-    };
-    let message = format!("p99 wake latency of {name} is {p99} ns (limit {limit} ns){why}");
-    Some(AssertDetail::new(outcome, DetailKind::Benchmark, message))
+    let message = format!("p99 wake latency of {name} is {p99} ns (limit {limit} ns)");
+    Some(cgroup.failure(DetailKind::Benchmark, message, p99 - limit))
 }
 
-/// NUMA checks need page counts, which no work type delivers yet: asking is Inconclusive, not a silent pass.
-fn unmeasured(assert: &Assert, cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
-    let name = label(cgroup.name);
-    [
-        (
-            assert.min_page_locality,
-            DetailKind::PageLocality,
-            "min_page_locality",
-        ),
-        (
-            assert.max_cross_node_migration_ratio,
-            DetailKind::CrossNodeMigration,
-            "max_cross_node_migration_ratio",
-        ),
-        (
-            assert.max_slow_tier_ratio,
-            DetailKind::SlowTier,
-            "max_slow_tier_ratio",
-        ),
-    ]
-    .into_iter()
-    .filter_map(move |(limit, kind, check)| {
-        limit.map(|_| {
-            AssertDetail::inconclusive(kind, format!("{check} of {name}: no page was counted"))
-        })
-    })
-}
-
-fn ratio_detail(
+pub(super) fn ratio_detail(
     kind: DetailKind,
     what: &str,
     ratio: Option<f64>,
