@@ -1,4 +1,8 @@
 //! Workloads, operations and checks in a real guest.
+#![expect(
+    clippy::print_stdout,
+    reason = "the figures of the work types are this test's product"
+)]
 
 use ktstr::model::work::WorkType;
 use ktstr_tests::CaseRun;

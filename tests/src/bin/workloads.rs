@@ -2,8 +2,11 @@
 //!
 //! Every case is ignored by default, because some fail on purpose.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use ktstr::prelude::*;
 
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
@@ -114,8 +117,24 @@ fn dynamic_twenty_steps(ctx: &Ctx) -> Result<AssertResult> {
         CgroupDef::named("deep/er/est").workers(0),
     ]);
     let result = execute_scenario(ctx, backdrop, dynamic_steps())?;
-    ktstr_tests::nothing_is_left(ctx)?;
+    nothing_is_left(ctx)?;
     Ok(result)
+}
+
+/// After a scenario: no cgroup of it, and no child of this process.
+fn nothing_is_left(ctx: &Ctx) -> Result<()> {
+    if let Ok(entries) = fs::read_dir(ctx.workload_root()) {
+        let cgroups = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let left: Vec<PathBuf> = cgroups.filter(|path| path.is_dir()).collect();
+        ensure!(left.is_empty(), "cgroups left behind: {left:?}");
+    }
+    let own = format!("\nPPid:\t{}\n", std::process::id());
+    for entry in fs::read_dir("/proc")? {
+        let status = entry?.path().join("status");
+        let status = fs::read_to_string(status).unwrap_or_default();
+        ensure!(!status.contains(&own), "a child is left behind:\n{status}");
+    }
+    Ok(())
 }
 
 ktstr::test_main!();
