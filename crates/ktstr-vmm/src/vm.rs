@@ -486,7 +486,24 @@ impl RunningVm {
     /// # Errors
     /// When the engine has no slot left, or the VM is gone.
     pub fn watch(&self, watch: Watch) -> Result<WatchId> {
-        self.vm.watch(watch)
+        self.vm.watch(watch, false)
+    }
+
+    /// As [`watch`](Self::watch), but a hit stops the guest, and it stands still until [`release_hit`](Self::release_hit): for
+    /// a look at the very moment. Freeze it to be sure that every vCPU has stopped, and for registers.
+    ///
+    /// # Errors
+    /// When the engine has no slot left, or the VM is gone.
+    pub fn watch_and_hold(&self, watch: Watch) -> Result<WatchId> {
+        self.vm.watch(watch, true)
+    }
+
+    /// Lets the guest run on after a hit of [`watch_and_hold`](Self::watch_and_hold).
+    ///
+    /// # Errors
+    /// When no hit is held, the engine does not answer within `deadline`, or the VM is gone.
+    pub fn release_hit(&self, deadline: Duration) -> Result<()> {
+        self.vm.release_hit(deadline)
     }
 
     /// Ends a watch.

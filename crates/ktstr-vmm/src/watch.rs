@@ -24,7 +24,7 @@ pub struct Watch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WatchId(pub(crate) u32);
 
-/// A watch was hit; the guest runs on.
+/// A watch was hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchHit {
     /// Which watch.
@@ -33,4 +33,6 @@ pub struct WatchHit {
     pub vcpu: u32,
     /// The instruction pointer after the hit (at it, for [`WatchKind::Exec`]).
     pub rip: u64,
+    /// The guest stands still until [`release_hit`](crate::RunningVm::release_hit).
+    pub held: bool,
 }

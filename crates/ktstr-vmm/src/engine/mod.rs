@@ -75,8 +75,12 @@ impl EngineVm {
         both!(self, vm => vm.registers(deadline))
     }
 
-    pub(crate) fn watch(&self, watch: Watch) -> Result<WatchId> {
-        both!(self, vm => vm.watch(watch))
+    pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
+        both!(self, vm => vm.watch(watch, hold))
+    }
+
+    pub(crate) fn release_hit(&self, deadline: Duration) -> Result<()> {
+        both!(self, vm => vm.release_hit(deadline))
     }
 
     pub(crate) fn unwatch(&self, id: WatchId) -> Result<()> {

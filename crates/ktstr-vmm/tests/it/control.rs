@@ -156,6 +156,47 @@ fn a_watchpoint_fires_once_per_write() {
 }
 
 #[test]
+fn a_held_hit_shows_memory_before_the_write_is_followed_by_another() {
+    let script = "sym=$($bb grep ' panic_on_oops$' /proc/kallsyms); base=$($bb grep ' _text$' /proc/kallsyms)\n\
+        echo ${sym%% *} >&3; read line <&3; for i in 1 0 1; do echo $i > /proc/sys/kernel/panic_on_oops; done; echo done >&3; read line <&3";
+    let (mut vm, mut port) = ready(script);
+    port.get_mut().write_all(b"go\n").unwrap();
+    let mut line = String::new();
+    port.read_line(&mut line).unwrap();
+    let gva =
+        u64::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("no address: {line:?}"));
+    assert!(vm.release_hit(DEADLINE).is_err(), "nothing is held");
+    vm.watch_and_hold(Watch {
+        gva,
+        len: 4,
+        kind: WatchKind::Write,
+    })
+    .unwrap();
+    port.get_mut().write_all(b"go\n").unwrap();
+    // nokaslr: the kernel lies where it was linked to, at 16 MiB and __START_KERNEL_map.
+    let gpa = gva - 0xffff_ffff_8000_0000;
+    for expected in [1u32, 0, 1] {
+        let hit = vm.next_watch_hit(DEADLINE).expect("a hit per write");
+        assert!(hit.held);
+        // Freezes nest inside of a held hit, and their end does not let the guest go.
+        for _ in 0..3 {
+            let guard = vm.freeze(DEADLINE).unwrap();
+            assert_eq!(guard.registers().unwrap().len(), 1);
+            let mut word = [0; 4];
+            vm.memory().read(gpa, &mut word).unwrap();
+            assert_eq!(u32::from_le_bytes(word), expected);
+        }
+        assert_eq!(vm.next_watch_hit(Duration::from_millis(20)), None);
+        vm.release_hit(DEADLINE).unwrap();
+    }
+    let mut line = String::new();
+    port.read_line(&mut line).unwrap();
+    assert_eq!(line, "done\n");
+    port.get_mut().write_all(b"end\n").unwrap();
+    assert_eq!(vm.wait().unwrap().reason, ExitReason::PowerOff);
+}
+
+#[test]
 fn a_drop_ends_the_guest() {
     let (vm, mut port) = ready("");
     let started = Instant::now();

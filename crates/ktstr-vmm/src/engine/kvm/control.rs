@@ -88,6 +88,17 @@ impl Control {
         self.changed.notify_all();
     }
 
+    /// For a vCPU thread: announces its hits, after asking every vCPU to park once per hit that holds the guest.
+    pub(super) fn hold(&self, holds: u32) {
+        for _ in 0..holds {
+            self.gate.close();
+        }
+        if holds > 0 {
+            self.kicker.kick_all();
+        }
+        self.watches.announce();
+    }
+
     /// Moves the deadline, by the time of a freeze.
     pub(super) fn add_frozen(&self, time: Duration) {
         self.lock().frozen += time;

@@ -1,6 +1,6 @@
 //! Watches as the four debug registers, which every vCPU arms for itself (Intel SDM 3B §17.2).
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,9 +20,22 @@ const MAX_HITS: usize = 4096;
 #[derive(Debug, Default)]
 struct State {
     slots: [Option<(WatchId, Watch)>; SLOTS],
+    /// Watches whose hits stop the guest.
+    holding: HashSet<WatchId>,
+    /// Held hits that were not released yet.
+    held: u32,
     next_id: u32,
     hits: VecDeque<WatchHit>,
     ended: bool,
+}
+
+/// What a debug exit means for its vCPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Hit {
+    /// An execution breakpoint was hit, whose instruction has not run yet.
+    pub(crate) executed: bool,
+    /// So many hits want the guest to stand still.
+    pub(crate) holds: u32,
 }
 
 /// The watches of a VM and their hits.
@@ -40,7 +53,7 @@ impl Watches {
     }
 
     /// Takes a slot; vCPUs arm it when they next enter the guest.
-    pub(crate) fn add(&self, watch: Watch) -> Result<WatchId> {
+    pub(crate) fn add(&self, watch: Watch, hold: bool) -> Result<WatchId> {
         let refused = |reason: String| Error::Refused {
             what: format!("watch {:#x}", watch.gva),
             reason,
@@ -67,6 +80,9 @@ impl Watches {
             )));
         };
         *slot = Some((id, watch));
+        if hold {
+            state.holding.insert(id);
+        }
         state.next_id = state.next_id.wrapping_add(1);
         self.epoch.fetch_add(1, Ordering::Release);
         Ok(id)
@@ -86,6 +102,7 @@ impl Watches {
             });
         };
         *slot = None;
+        state.holding.remove(&id);
         self.epoch.fetch_add(1, Ordering::Release);
         Ok(())
     }
@@ -100,10 +117,10 @@ impl Watches {
         Some(registers(&self.lock().slots))
     }
 
-    /// A debug exit on `vcpu` with these `dr6` and instruction pointer; tells whether an execution breakpoint was hit.
-    pub(crate) fn hit(&self, vcpu: u32, dr6: u64, rip: u64) -> bool {
+    /// A debug exit on `vcpu` with these `dr6` and instruction pointer.
+    pub(crate) fn hit(&self, vcpu: u32, dr6: u64, rip: u64) -> Hit {
         let mut state = self.lock();
-        let mut executed = false;
+        let mut hit = Hit::default();
         for index in 0..SLOTS {
             let Some(Some((id, watch))) = state.slots.get(index).copied() else {
                 continue;
@@ -111,13 +128,35 @@ impl Watches {
             if dr6 >> index & 1 == 0 {
                 continue;
             }
-            executed |= watch.kind == WatchKind::Exec;
+            hit.executed |= watch.kind == WatchKind::Exec;
             if state.hits.len() < MAX_HITS {
-                state.hits.push_back(WatchHit { id, vcpu, rip });
+                let held = state.holding.contains(&id);
+                state.held += u32::from(held);
+                hit.holds += u32::from(held);
+                state.hits.push_back(WatchHit {
+                    id,
+                    vcpu,
+                    rip,
+                    held,
+                });
             }
         }
+        hit
+    }
+
+    /// Tells whoever waits; apart from [`hit`](Self::hit), so that the gate is closed first.
+    pub(crate) fn announce(&self) {
         self.came.notify_all();
-        executed
+    }
+
+    /// Takes one held hit back.
+    pub(crate) fn release(&self) -> Result<()> {
+        let mut state = self.lock();
+        state.held = state.held.checked_sub(1).ok_or_else(|| Error::Refused {
+            what: String::from("release a hit"),
+            reason: String::from("none is held"),
+        })?;
+        Ok(())
     }
 
     /// No hit will come any more.
@@ -187,7 +226,7 @@ mod tests {
     #[test]
     fn a_four_byte_write_watch_is_dr7_0xd0703() {
         let watches = Watches::default();
-        watches.add(write(0xffff_8000, 4)).unwrap();
+        watches.add(write(0xffff_8000, 4), false).unwrap();
         let mut epoch = 0;
         let debug = watches.to_arm(&mut epoch).unwrap();
         assert_eq!(debug.arch.debugreg[0], 0xffff_8000);
@@ -199,11 +238,11 @@ mod tests {
     fn hits_name_their_watch_and_slots_return() {
         let watches = Watches::default();
         let ids: Vec<WatchId> = (0..4)
-            .map(|n| watches.add(write(n * 8, 8)).unwrap())
+            .map(|n| watches.add(write(n * 8, 8), false).unwrap())
             .collect();
-        let error = watches.add(write(64, 8)).unwrap_err().to_string();
+        let error = watches.add(write(64, 8), false).unwrap_err().to_string();
         assert!(error.contains("all 4 debug registers"), "{error}");
-        assert!(!watches.hit(3, 0b100, 0x1234));
+        assert_eq!(watches.hit(3, 0b100, 0x1234), Hit::default());
         let hit = watches.next(Duration::ZERO).unwrap();
         assert_eq!((hit.id, hit.vcpu, hit.rip), (ids[2], 3, 0x1234));
         watches.remove(ids[2]).unwrap();
@@ -213,9 +252,13 @@ mod tests {
             len: 0,
             kind: WatchKind::Exec,
         };
-        let exec = watches.add(exec).unwrap();
-        assert!(watches.hit(0, 0b100, 1));
-        assert_eq!(watches.next(Duration::ZERO).unwrap().id, exec);
+        let exec = watches.add(exec, true).unwrap();
+        let hit = watches.hit(0, 0b100, 1);
+        assert!(hit.executed && hit.holds == 1, "{hit:?}");
+        let hit = watches.next(Duration::ZERO).unwrap();
+        assert!(hit.held && hit.id == exec, "{hit:?}");
+        watches.release().unwrap();
+        watches.release().unwrap_err();
         watches.end();
         assert_eq!(watches.next(Duration::from_secs(60)), None);
     }
@@ -223,7 +266,7 @@ mod tests {
     #[test]
     fn odd_watches_are_refused() {
         let watches = Watches::default();
-        watches.add(write(2, 4)).unwrap_err();
-        watches.add(write(0, 3)).unwrap_err();
+        watches.add(write(2, 4), false).unwrap_err();
+        watches.add(write(0, 3), false).unwrap_err();
     }
 }

@@ -106,9 +106,11 @@ impl Thread<'_> {
                 Next::Run => {}
                 Next::Complete => complete = true,
                 Next::Debug { dr6, pc } => {
-                    if self.control.watches.hit(self.index, dr6, pc) {
+                    let hit = self.control.watches.hit(self.index, dr6, pc);
+                    if hit.executed {
                         step_over(vcpu);
                     }
+                    self.control.hold(hit.holds);
                 }
                 Next::End(end) => return Err(end),
             }

@@ -211,9 +211,15 @@ impl KvmVm {
         Ok(self.control.gate.registers())
     }
 
-    pub(crate) fn watch(&self, watch: Watch) -> Result<WatchId> {
+    pub(crate) fn release_hit(&self, _deadline: Duration) -> Result<()> {
+        self.control.watches.release()?;
+        self.control.gate.open();
+        self.gone("release a hit")
+    }
+
+    pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
         self.gone("watch")?;
-        let id = self.control.watches.add(watch)?;
+        let id = self.control.watches.add(watch, hold)?;
         self.control.kicker.kick_all();
         Ok(id)
     }

@@ -1,13 +1,18 @@
-//! Watchpoints through QEMU's gdb stub (GDB manual, appendix E: remote serial protocol).
+//! Watchpoints through QEMU's gdb stub (GDB manual, appendix E: remote serial protocol), and with them all stopping and
+//! going on: a hit stops the guest as a freeze does, so one place must know both.
 //!
-//! The stub is attached at the first watch. One mutex guards the connection: whoever sends a packet reads its reply under
-//! it and handles the stops that come in between. A pump thread sleeps in `poll` without the mutex and handles stops that come
-//! by themselves: it records the hit and lets the guest run on.
+//! ```text
+//!             hit               freezes > 0, or the hit is held
+//!   running ------> stopped ------------------------------------> stands still
+//!      ^               | otherwise                                     | last freeze ended and hit released
+//!      +--step over a breakpoint, cont---------------------------------+
+//! ```
 //!
-//! Replies are not acknowledged: over a socket none is lost, and QEMU takes the next packet for an acknowledgement
-//! (gdbstub.c, `gdb_read_byte`).
+//! The stub is attached at the first watch. Locks are taken in this order: `still`, then `link`. A pump thread sleeps in `poll`
+//! without either and handles stops that come by themselves. Replies are not acknowledged: over a socket none is lost, and
+//! QEMU takes the next packet for an acknowledgement (gdbstub.c, `gdb_read_byte`).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -37,9 +42,22 @@ pub(super) struct Gdb {
 
 #[derive(Debug)]
 struct Shared {
+    qmp: Arc<Qmp>,
+    still: Mutex<Still>,
     link: Mutex<Link>,
     hits: Mutex<VecDeque<WatchHit>>,
     hit: Condvar,
+}
+
+/// Why the guest stands still.
+#[derive(Debug, Default)]
+struct Still {
+    /// Freezes in force.
+    freezes: u32,
+    /// A held hit was not released yet.
+    held: bool,
+    /// The vCPU at a breakpoint, which would fire again at once.
+    at_breakpoint: Option<Stop>,
 }
 
 #[derive(Debug)]
@@ -48,11 +66,14 @@ struct Link {
     buffer: Vec<u8>,
     attached: bool,
     watches: HashMap<WatchId, Watch>,
+    holding: HashSet<WatchId>,
+    /// Hits that were seen while a reply was awaited.
+    stops: VecDeque<Stop>,
     next_id: u32,
 }
 
 /// A stop that the stub reported.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Stop {
     signal: u8,
     thread: Option<u32>,
@@ -60,16 +81,20 @@ struct Stop {
 }
 
 impl Gdb {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(super) fn new(stream: UnixStream, qmp: Arc<Qmp>) -> Self {
         let link = Link {
             stream,
             buffer: Vec::new(),
             attached: false,
             watches: HashMap::new(),
+            holding: HashSet::new(),
+            stops: VecDeque::new(),
             next_id: 1,
         };
         Self {
             shared: Arc::new(Shared {
+                qmp,
+                still: Mutex::default(),
                 link: Mutex::new(link),
                 hits: Mutex::default(),
                 hit: Condvar::new(),
@@ -77,7 +102,37 @@ impl Gdb {
         }
     }
 
-    pub(super) fn watch(&self, qmp: &Qmp, watch: Watch) -> Result<WatchId> {
+    /// Stops the guest; each call needs its [`cont`](Self::cont).
+    pub(super) fn stop(&self, deadline: Duration) -> Result<()> {
+        let mut still = self.shared.still();
+        if still.freezes == 0 && !still.held {
+            // A guest that a hit has stopped already takes no notice.
+            self.shared.qmp.execute("stop", &Value::Null, deadline)?;
+        }
+        still.freezes += 1;
+        Ok(())
+    }
+
+    /// Takes one [`stop`](Self::stop) back.
+    pub(super) fn cont(&self, deadline: Duration) -> Result<()> {
+        let mut still = self.shared.still();
+        still.freezes = still.freezes.saturating_sub(1);
+        self.shared.settle(&mut still, deadline)
+    }
+
+    /// Ends the standstill of a held hit.
+    pub(super) fn release_hit(&self, deadline: Duration) -> Result<()> {
+        let mut still = self.shared.still();
+        if !std::mem::take(&mut still.held) {
+            return Err(Error::Refused {
+                what: String::from("release a hit"),
+                reason: String::from("none is held"),
+            });
+        }
+        self.shared.settle(&mut still, deadline)
+    }
+
+    pub(super) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
         if watch.kind == WatchKind::Write {
             let len = u64::from(watch.len);
             if !matches!(watch.len, 1 | 2 | 4 | 8) || !watch.gva.is_multiple_of(len) {
@@ -88,25 +143,30 @@ impl Gdb {
                 });
             }
         }
-        let mut link = self.shared.link();
-        self.attach(qmp, &mut link)?;
-        let id = WatchId(link.next_id);
-        link.next_id += 1;
-        self.edit(qmp, &mut link, 'Z', watch)?;
-        link.watches.insert(id, watch);
-        Ok(id)
+        self.attach()?;
+        self.edit('Z', watch, |link| {
+            let id = WatchId(link.next_id);
+            link.next_id += 1;
+            link.watches.insert(id, watch);
+            if hold {
+                link.holding.insert(id);
+            }
+            id
+        })
     }
 
-    pub(super) fn unwatch(&self, qmp: &Qmp, id: WatchId) -> Result<()> {
-        let mut link = self.shared.link();
-        let Some(watch) = link.watches.remove(&id) else {
+    pub(super) fn unwatch(&self, id: WatchId) -> Result<()> {
+        let Some(watch) = self.shared.link().watches.get(&id).copied() else {
             let what = String::from("end a watch");
             return Err(Error::Refused {
                 what,
                 reason: String::from("there is none with this id"),
             });
         };
-        self.edit(qmp, &mut link, 'z', watch)
+        self.edit('z', watch, |link| {
+            link.watches.remove(&id);
+            link.holding.remove(&id);
+        })
     }
 
     pub(super) fn next_hit(&self, deadline: Duration) -> Option<WatchHit> {
@@ -132,11 +192,19 @@ impl Gdb {
         }
     }
 
-    fn attach(&self, qmp: &Qmp, link: &mut MutexGuard<'_, Link>) -> Result<()> {
+    fn attach(&self) -> Result<()> {
+        let still = self.shared.still();
+        let mut link = self.shared.link();
         if link.attached {
             return Ok(());
         }
-        start_gdb_stub(qmp, REPLY_DEADLINE)?;
+        start_gdb_stub(&self.shared.qmp, REPLY_DEADLINE)?;
+        if still.freezes == 0 && !still.held {
+            // Attaching stopped the guest.
+            self.shared
+                .qmp
+                .execute("cont", &Value::Null, REPLY_DEADLINE)?;
+        }
         let pump_stream = link
             .stream
             .try_clone()
@@ -150,27 +218,22 @@ impl Gdb {
             .map_err(Error::system("start a thread"))
     }
 
-    /// Inserts or removes a watch while the guest is stopped: a packet to a running guest would stop it anyway.
-    fn edit(
-        &self,
-        qmp: &Qmp,
-        link: &mut MutexGuard<'_, Link>,
-        verb: char,
-        watch: Watch,
-    ) -> Result<()> {
-        qmp.execute("stop", &Value::Null, REPLY_DEADLINE)?;
-        let answer = self.shared.exchange(link, &point(verb, watch));
-        qmp.execute("cont", &Value::Null, REPLY_DEADLINE)?;
-        match answer?.as_str() {
-            "OK" => Ok(()),
-            other => {
-                let what = format!("watch {:#x}", watch.gva);
-                Err(Error::Refused {
-                    what,
-                    reason: format!("the gdb stub said '{other}'"),
-                })
-            }
-        }
+    /// Inserts or removes a watch while the guest is stopped: a packet to a running guest would stop it anyway. `done` runs
+    /// before the guest goes on, so that no hit meets a watch that is not known yet.
+    fn edit<T>(&self, verb: char, watch: Watch, done: impl FnOnce(&mut Link) -> T) -> Result<T> {
+        self.stop(REPLY_DEADLINE)?;
+        let mut link = self.shared.link();
+        let answer = exchange(&mut link, &point(verb, watch));
+        let edited = answer.and_then(|answer| match answer.as_str() {
+            "OK" => Ok(done(&mut link)),
+            other => Err(Error::Refused {
+                what: format!("watch {:#x}", watch.gva),
+                reason: format!("the gdb stub said '{other}'"),
+            }),
+        });
+        drop(link);
+        self.cont(REPLY_DEADLINE)?;
+        edited
     }
 }
 
@@ -182,23 +245,53 @@ fn point(verb: char, watch: Watch) -> String {
     }
 }
 
+/// Sends a packet and returns its reply; hits that come first are kept for [`Shared::settle`].
+fn exchange(link: &mut Link, packet: &str) -> Result<String> {
+    link.send(packet)?;
+    loop {
+        let reply = link.receive(REPLY_DEADLINE)?;
+        match parse_stop(&reply) {
+            Some(stop) => link.note(stop),
+            None => return Ok(reply),
+        }
+    }
+}
+
+fn rip(link: &mut Link, stop: &Stop) -> Option<u64> {
+    if let Some(thread) = stop.thread {
+        exchange(link, &format!("Hgp1.{thread:x}")).ok()?;
+    }
+    let registers = exchange(link, "g").ok()?;
+    parse_le_hex(registers.get(RIP_AT..)?)
+}
+
+/// A breakpoint would fire again at once: it is lifted for one step of its vCPU.
+fn step_over(link: &mut Link, stop: &Stop) -> Result<()> {
+    let Some(rip) = rip(link, stop) else {
+        return Ok(());
+    };
+    let here = link
+        .watches
+        .values()
+        .copied()
+        .find(|watch| watch.kind == WatchKind::Exec && watch.gva == rip);
+    let (Some(watch), Some(thread)) = (here, stop.thread) else {
+        return Ok(());
+    };
+    exchange(link, &point('z', watch))?;
+    link.send(&format!("vCont;s:p1.{thread:x}"))?;
+    // The step's own stop.
+    link.receive(REPLY_DEADLINE)?;
+    exchange(link, &point('Z', watch)).map(drop)
+}
+
 impl Shared {
-    fn link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    fn still(&self) -> MutexGuard<'_, Still> {
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a packet and returns its reply; stops that come first are handled.
-    fn exchange(&self, link: &mut Link, packet: &str) -> Result<String> {
-        link.send(packet)?;
-        loop {
-            let reply = link.receive(REPLY_DEADLINE)?;
-            match parse_stop(&reply) {
-                // A stop by request of the monitor; whoever asked for it will resume.
-                Some(stop) if stop.signal != SIGTRAP => {}
-                Some(stop) => self.record(link, &stop),
-                None => return Ok(reply),
-            }
-        }
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pump(&self, stream: &UnixStream) {
@@ -209,61 +302,45 @@ impl Shared {
                 Err(_) => return,
                 Ok(_) => {}
             }
+            let mut still = self.still();
             let mut link = self.link();
             // The bytes may have been a reply that the mutex's holder took.
             let Some(packets) = link.receive_ready() else {
                 return;
             };
-            for packet in packets {
-                let Some(stop) = parse_stop(&packet).filter(|stop| stop.signal == SIGTRAP) else {
-                    continue;
-                };
-                if let Err(error) = self.handle_hit(&mut link, &stop) {
-                    tracing::warn!(%error, "a watch hit could not be handled");
-                }
+            for stop in packets.iter().filter_map(|packet| parse_stop(packet)) {
+                link.note(stop);
+            }
+            let any = !link.stops.is_empty();
+            drop(link);
+            if any && let Err(error) = self.settle(&mut still, REPLY_DEADLINE) {
+                tracing::warn!(%error, "a watch hit could not be handled");
             }
         }
     }
 
-    /// Records a hit and lets the guest run on.
-    fn handle_hit(&self, link: &mut Link, stop: &Stop) -> Result<()> {
-        self.record(link, stop);
-        if stop.watch_gva.is_none() {
-            self.step_over(link, stop)?;
+    /// Records the hits that came, and lets the guest run on unless something holds it.
+    fn settle(&self, still: &mut Still, deadline: Duration) -> Result<()> {
+        let mut link = self.link();
+        while let Some(stop) = link.stops.pop_front() {
+            let rip = rip(&mut link, &stop).unwrap_or(0);
+            still.held |= self.record(&link, &stop, rip);
+            if stop.watch_gva.is_none() {
+                still.at_breakpoint = Some(stop);
+            }
         }
-        link.send("vCont;c")
-    }
-
-    /// A breakpoint would fire again at once: it is lifted for one step of its vCPU.
-    fn step_over(&self, link: &mut Link, stop: &Stop) -> Result<()> {
-        let Some(rip) = self.rip(link, stop) else {
+        if still.freezes > 0 || still.held {
             return Ok(());
-        };
-        let here = link
-            .watches
-            .values()
-            .copied()
-            .find(|watch| watch.kind == WatchKind::Exec && watch.gva == rip);
-        let (Some(watch), Some(thread)) = (here, stop.thread) else {
-            return Ok(());
-        };
-        self.exchange(link, &point('z', watch))?;
-        link.send(&format!("vCont;s:p1.{thread:x}"))?;
-        // The step's own stop.
-        link.receive(REPLY_DEADLINE)?;
-        self.exchange(link, &point('Z', watch)).map(drop)
-    }
-
-    fn rip(&self, link: &mut Link, stop: &Stop) -> Option<u64> {
-        if let Some(thread) = stop.thread {
-            self.exchange(link, &format!("Hgp1.{thread:x}")).ok()?;
         }
-        let registers = self.exchange(link, "g").ok()?;
-        parse_le_hex(registers.get(RIP_AT..)?)
+        if let Some(stop) = still.at_breakpoint.take() {
+            step_over(&mut link, &stop)?;
+        }
+        drop(link);
+        self.qmp.execute("cont", &Value::Null, deadline).map(drop)
     }
 
-    fn record(&self, link: &mut Link, stop: &Stop) {
-        let rip = self.rip(link, stop).unwrap_or(0);
+    /// Tells whether the hit holds the guest.
+    fn record(&self, link: &Link, stop: &Stop, rip: u64) -> bool {
         let found = link
             .watches
             .iter()
@@ -274,20 +351,34 @@ impl Shared {
                 (WatchKind::Exec, None) => watch.gva == rip,
                 _ => false,
             });
-        let Some((id, _)) = found else { return };
-        let vcpu = stop.thread.map_or(0, |thread| thread.saturating_sub(1));
+        let Some((id, _)) = found else { return false };
+        let hit = WatchHit {
+            id: *id,
+            vcpu: stop.thread.map_or(0, |thread| thread.saturating_sub(1)),
+            rip,
+            held: link.holding.contains(id),
+        };
+        let held = hit.held;
         let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
         if hits.len() == MAX_HITS {
             hits.pop_front();
         }
-        hits.push_back(WatchHit { id: *id, vcpu, rip });
+        hits.push_back(hit);
         self.hit.notify_all();
+        held
     }
 }
 
 const SIGTRAP: u8 = 5;
 
 impl Link {
+    /// Keeps a hit. Other stops are somebody's request, who will let the guest go on.
+    fn note(&mut self, stop: Stop) {
+        if stop.signal == SIGTRAP {
+            self.stops.push_back(stop);
+        }
+    }
+
     fn send(&mut self, packet: &str) -> Result<()> {
         let sum = packet.bytes().fold(0u8, u8::wrapping_add);
         let text = format!("${packet}#{sum:02x}");

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::args::Fds;
 use self::gdb::Gdb;
@@ -172,7 +172,7 @@ impl TcgVm {
         threads.push(named("ktstr-qemu", move || {
             watcher.watch(child, reader, stderr)
         })?);
-        let gdb = Gdb::new(gdb_host);
+        let gdb = Gdb::new(gdb_host, Arc::clone(&qmp));
         let vm = Self {
             shared,
             qmp,
@@ -232,11 +232,11 @@ impl TcgVm {
     }
 
     pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
-        self.qmp.execute("stop", &Value::Null, deadline).map(drop)
+        self.gdb.stop(deadline)
     }
 
     pub(crate) fn cont(&self, deadline: Duration) -> Result<()> {
-        self.qmp.execute("cont", &Value::Null, deadline).map(drop)
+        self.gdb.cont(deadline)
     }
 
     pub(crate) fn registers(&self, deadline: Duration) -> Result<Vec<VcpuRegs>> {
@@ -251,12 +251,16 @@ impl TcgVm {
         Ok(regs)
     }
 
-    pub(crate) fn watch(&self, watch: Watch) -> Result<WatchId> {
-        self.gdb.watch(&self.qmp, watch)
+    pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
+        self.gdb.watch(watch, hold)
     }
 
     pub(crate) fn unwatch(&self, id: WatchId) -> Result<()> {
-        self.gdb.unwatch(&self.qmp, id)
+        self.gdb.unwatch(id)
+    }
+
+    pub(crate) fn release_hit(&self, deadline: Duration) -> Result<()> {
+        self.gdb.release_hit(deadline)
     }
 
     pub(crate) fn next_watch_hit(&self, deadline: Duration) -> Option<WatchHit> {
@@ -533,8 +537,7 @@ fn start_gdb_stub(qmp: &Qmp, deadline: Duration) -> Result<()> {
             reason: reply,
         });
     }
-    // Attaching stops the guest.
-    qmp.execute("cont", &json!({}), deadline).map(drop)
+    Ok(())
 }
 
 #[cfg(test)]
