@@ -45,14 +45,20 @@ impl Verdict {
     }
 
     fn judge(&mut self, holds: Option<bool>, text: impl FnOnce() -> String) {
+        self.judge_as(DetailKind::Other, holds, text);
+    }
+
+    /// Notes whether something holds; `None`: it could not be told.
+    pub(crate) fn judge_as(
+        &mut self,
+        kind: DetailKind,
+        holds: Option<bool>,
+        text: impl FnOnce() -> String,
+    ) {
         match holds {
             Some(true) => self.held += 1,
-            Some(false) => self
-                .result
-                .push(AssertDetail::fail(DetailKind::Other, text())),
-            None => self
-                .result
-                .push(AssertDetail::inconclusive(DetailKind::Other, text())),
+            Some(false) => self.result.push(AssertDetail::fail(kind, text())),
+            None => self.result.push(AssertDetail::inconclusive(kind, text())),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod report;
 pub mod result;
 pub mod role;
 pub mod scenario;
+pub mod series;
 pub mod stage;
 pub mod stats;
 pub mod transport;

@@ -11,7 +11,7 @@ pub struct ScenarioStats {
     /// Per cgroup, over the whole life of its workers.
     pub cgroups: Vec<CgroupStats>,
     /// Per step, in time order.
-    pub phases: Vec<PhaseStats>,
+    pub phases: Vec<PhaseBucket>,
     /// Named figures from anywhere else (payloads, claims).
     pub ext_metrics: BTreeMap<String, f64>,
 }
@@ -124,9 +124,12 @@ impl CgroupStats {
     }
 }
 
-/// Figures of one step: what all live workers did between its start and its end.
+/// One step of a scenario: what all live workers did between its start and its end, and what samples saw meanwhile.
+///
+/// The guest makes them from its own clock and counters; the host adds the samples
+/// ([`add_samples`](super::series::add_samples)), or makes them from the boundaries' frames when no result arrived.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct PhaseStats {
+pub struct PhaseBucket {
     /// 0 is the baseline before the first step, k + 1 is step k.
     pub step_index: u16,
     /// The step's name, or its number.
@@ -140,6 +143,41 @@ pub struct PhaseStats {
     /// What each cgroup's workers did in between.
     #[serde(default)]
     pub cgroups: BTreeMap<String, PhaseFigures>,
+    /// Samples taken in between.
+    #[serde(default)]
+    pub samples: usize,
+    /// What the samples' numbers were, by path.
+    #[serde(default)]
+    pub metrics: BTreeMap<String, MetricSummary>,
+}
+
+/// One number over the samples of a phase.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct MetricSummary {
+    /// Samples that have it.
+    pub count: usize,
+    /// Lowest.
+    pub min: f64,
+    /// Highest.
+    pub max: f64,
+    /// Mean.
+    pub mean: f64,
+    /// Of the last sample: of a counter, where it got to.
+    pub last: f64,
+}
+
+impl MetricSummary {
+    /// Of these values in time order; `None` without any.
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let last = *values.last()?;
+        Some(Self {
+            count: values.len(),
+            min: values.iter().copied().reduce(f64::min)?,
+            max: values.iter().copied().reduce(f64::max)?,
+            mean: values.iter().sum::<f64>() / values.len() as f64,
+            last,
+        })
+    }
 }
 
 /// What the workers of one cgroup did in one step.
@@ -183,7 +221,7 @@ impl PhaseFigures {
     }
 }
 
-impl PhaseStats {
+impl PhaseBucket {
     /// Length of the phase.
     pub fn duration_ms(&self) -> u64 {
         self.end_ms.saturating_sub(self.start_ms)
@@ -206,9 +244,9 @@ mod tests {
 
     #[test]
     fn a_phase_without_length_has_no_rate() {
-        let mut phase = PhaseStats {
+        let mut phase = PhaseBucket {
             iterations: BTreeMap::from([("a".into(), 500), ("b".into(), 500)]),
-            ..PhaseStats::default()
+            ..PhaseBucket::default()
         };
         assert_eq!(phase.iteration_rate(), None);
         phase.end_ms = 2_000;

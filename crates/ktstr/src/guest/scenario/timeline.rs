@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::guest::sys::monotonic_ns;
 use crate::model::scenario::{Op, Step};
-use crate::model::stats::{PhaseFigures, PhaseStats};
+use crate::model::stats::{PhaseBucket, PhaseFigures};
 use crate::model::transport::StepFigures;
 
 /// What was done per cgroup up to some moment.
@@ -14,8 +14,8 @@ pub(super) type Done = BTreeMap<String, PhaseFigures>;
 #[derive(Debug)]
 pub(super) struct Timeline {
     start_ns: u64,
-    open: Option<(PhaseStats, Done)>,
-    closed: Vec<PhaseStats>,
+    open: Option<(PhaseBucket, Done)>,
+    closed: Vec<PhaseBucket>,
 }
 
 impl Timeline {
@@ -42,11 +42,11 @@ impl Timeline {
         } else {
             name.to_owned()
         };
-        let phase = PhaseStats {
+        let phase = PhaseBucket {
             step_index,
             name,
             start_ms: self.elapsed_ms(),
-            ..PhaseStats::default()
+            ..PhaseBucket::default()
         };
         self.open = Some((phase, so_far));
     }
@@ -73,7 +73,7 @@ impl Timeline {
         self.closed.push(phase);
     }
 
-    pub(super) fn into_phases(self) -> Vec<PhaseStats> {
+    pub(super) fn into_phases(self) -> Vec<PhaseBucket> {
         self.closed
     }
 }

@@ -1,0 +1,86 @@
+//! Phases: what was sampled between the boundaries of a scenario.
+
+use std::collections::BTreeMap;
+
+use super::{Sample, SampleSeries, numbers_in};
+use crate::model::result::TimelineMark;
+use crate::model::stats::{MetricSummary, PhaseBucket};
+
+/// Phases from the boundaries' frames alone, for a run whose guest sent no result. The baseline before the first step is
+/// bucket 0; a step without an end ends with the next boundary, the last one with the scenario.
+pub fn buckets_of(marks: &[TimelineMark]) -> Vec<PhaseBucket> {
+    let mut buckets: Vec<PhaseBucket> = Vec::new();
+    let mut open: Option<(PhaseBucket, u64)> = None;
+    let mut close = |open: &mut Option<(PhaseBucket, u64)>, end_ms: u64, total: u64| {
+        if let Some((mut bucket, before)) = open.take() {
+            bucket.end_ms = end_ms;
+            let done = total.saturating_sub(before);
+            bucket.iterations.insert(String::new(), done);
+            buckets.push(bucket);
+        }
+    };
+    for mark in marks {
+        match mark {
+            TimelineMark::StepStart(step) => {
+                let start_ms = u64::from(step.elapsed_ms);
+                close(&mut open, start_ms, step.total_iterations);
+                let bucket = PhaseBucket {
+                    step_index: step.step_index,
+                    name: format!("step {}", step.step_index),
+                    start_ms,
+                    ..PhaseBucket::default()
+                };
+                open = Some((bucket, step.total_iterations));
+            }
+            TimelineMark::StepEnd(step) => {
+                close(&mut open, u64::from(step.elapsed_ms), step.total_iterations);
+            }
+            TimelineMark::Terminal {
+                elapsed_ms,
+                total_iterations,
+            } => close(&mut open, *elapsed_ms, *total_iterations),
+        }
+    }
+    let Some(first) = buckets.first() else {
+        return buckets;
+    };
+    let baseline = PhaseBucket {
+        name: "baseline".to_owned(),
+        end_ms: first.start_ms,
+        ..PhaseBucket::default()
+    };
+    buckets.insert(0, baseline);
+    buckets
+}
+
+/// Puts each sample's numbers into the phase that it belongs to. Doing it again changes nothing.
+///
+/// A sample belongs to the step that it is stamped with; without a stamp, to the phase of the time for which it was planned.
+pub fn add_samples(buckets: &mut [PhaseBucket], series: &SampleSeries) {
+    for bucket in buckets {
+        let mine: Vec<&Sample> = series.iter().filter(|s| belongs(s, bucket)).collect();
+        bucket.samples = mine.len();
+        bucket.metrics = metrics_of(&mine);
+    }
+}
+
+fn belongs(sample: &Sample, bucket: &PhaseBucket) -> bool {
+    if let Some(step) = sample.step_index {
+        return step == bucket.step_index;
+    }
+    let planned = sample.boundary_offset_ms;
+    planned.is_some_and(|at_ms| (bucket.start_ms..bucket.end_ms).contains(&at_ms))
+}
+
+fn metrics_of(samples: &[&Sample]) -> BTreeMap<String, MetricSummary> {
+    let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for stats in samples.iter().filter_map(|s| s.stats.as_ref().ok()) {
+        numbers_in(stats, String::new(), &mut |path, number| {
+            values.entry(path).or_default().push(number);
+        });
+    }
+    values
+        .into_iter()
+        .filter_map(|(path, values)| Some((path, MetricSummary::of(&values)?)))
+        .collect()
+}

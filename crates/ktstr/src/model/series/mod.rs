@@ -1,0 +1,283 @@
+//! Samples of a run over time, the numbers in them, and checks of how those numbers move.
+//!
+//! ```text
+//! SampleSeries ─ stats_path / report_path / project ─▶ Column ─ nondecreasing, rate_within, … ─▶ Verdict
+//!       └─ by_step, add_samples ─▶ PhaseBucket
+//! ```
+//!
+//! ```
+//! use ktstr::Verdict;
+//! use ktstr::model::series::{Sample, SampleSeries};
+//!
+//! let sample = |ms, count| Sample::new(format!("periodic_{ms:03}"), ms).with_stats(serde_json::json!({ "enqueued": count }));
+//! let series = SampleSeries::new(vec![sample(0, 10), sample(100, 25), sample(200, 31)]);
+//! let mut verdict = Verdict::new();
+//! series.stats_path("enqueued").unit("tasks").strictly_increasing(&mut verdict);
+//! assert!(verdict.into_result().is_pass());
+//! ```
+
+mod bucket;
+mod column;
+mod each;
+mod temporal;
+
+pub use bucket::{add_samples, buckets_of};
+pub use column::{Column, Point};
+pub use each::Each;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Why a sample has no statistics of the scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MissingStatsReason {
+    /// The test has no scheduler that could be asked.
+    NoSchedulerBinary,
+    /// No scheduler was there to answer.
+    NoScheduler {
+        /// What was found instead.
+        reason: String,
+    },
+    /// The guest was frozen.
+    DuringFreeze,
+    /// The run ended first.
+    Cancelled,
+    /// The scheduler answered with an error.
+    SchedulerError {
+        /// Its error number.
+        errno: i32,
+        /// Its words.
+        args: String,
+    },
+    /// The answer has no statistics in it.
+    MissingResponse,
+    /// The question is too long.
+    RequestTooLarge,
+    /// The answer is too long.
+    ResponseTooLarge,
+}
+
+impl fmt::Display for MissingStatsReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSchedulerBinary => f.write_str("the test has no scheduler binary"),
+            Self::NoScheduler { reason } => write!(f, "no scheduler answered: {reason}"),
+            Self::DuringFreeze => f.write_str("the guest was frozen"),
+            Self::Cancelled => f.write_str("the run ended first"),
+            Self::SchedulerError { errno, args } => {
+                write!(f, "the scheduler answered with error {errno}: {args}")
+            }
+            Self::MissingResponse => f.write_str("the answer has no statistics"),
+            Self::RequestTooLarge => f.write_str("the question is too long"),
+            Self::ResponseTooLarge => f.write_str("the answer is too long"),
+        }
+    }
+}
+
+/// One capture: what was read of the kernel, and what the scheduler said of itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// Its name.
+    pub tag: String,
+    /// Time since the run's start.
+    pub elapsed_ms: u64,
+    /// Time since the scenario's start for which it was planned; `None`: not planned.
+    pub boundary_offset_ms: Option<u64>,
+    /// Step during which it was taken; 0 is the baseline before step 1, `None`: not stamped.
+    pub step_index: Option<u16>,
+    /// The kernel's state.
+    pub report: Value,
+    /// The scheduler's statistics.
+    pub stats: Result<Value, MissingStatsReason>,
+}
+
+impl Sample {
+    /// A sample without content.
+    pub fn new(tag: impl Into<String>, elapsed_ms: u64) -> Self {
+        Self {
+            tag: tag.into(),
+            elapsed_ms,
+            boundary_offset_ms: None,
+            step_index: None,
+            report: Value::Null,
+            stats: Err(MissingStatsReason::NoSchedulerBinary),
+        }
+    }
+
+    /// With these statistics.
+    #[must_use]
+    pub fn with_stats(mut self, stats: Value) -> Self {
+        self.stats = Ok(stats);
+        self
+    }
+
+    /// With this state of the kernel.
+    #[must_use]
+    pub fn with_report(mut self, report: Value) -> Self {
+        self.report = report;
+        self
+    }
+
+    /// Taken during this step.
+    #[must_use]
+    pub fn in_step(mut self, step_index: u16) -> Self {
+        self.step_index = Some(step_index);
+        self
+    }
+
+    /// Whether the framework took it periodically: `periodic_` and exactly three digits.
+    pub fn is_periodic(&self) -> bool {
+        let digits = self.tag.strip_prefix("periodic_");
+        digits.is_some_and(|d| d.len() == 3 && d.bytes().all(|b| b.is_ascii_digit()))
+    }
+}
+
+/// Samples in time order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SampleSeries {
+    samples: Vec<Sample>,
+}
+
+impl SampleSeries {
+    /// These samples, in time order; those of one moment stay as they are.
+    pub fn new(mut samples: Vec<Sample>) -> Self {
+        samples.sort_by_key(|sample| sample.elapsed_ms);
+        Self { samples }
+    }
+
+    /// The samples.
+    pub fn iter(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.iter()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.samples.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    /// Only those that the framework took periodically.
+    #[must_use]
+    pub fn periodic_only(&self) -> Self {
+        let periodic = self.samples.iter().filter(|sample| sample.is_periodic());
+        Self {
+            samples: periodic.cloned().collect(),
+        }
+    }
+
+    /// By the step during which they were taken; those without a stamp are left out.
+    pub fn by_step(&self) -> BTreeMap<u16, Self> {
+        let mut steps: BTreeMap<u16, Self> = BTreeMap::new();
+        for sample in &self.samples {
+            if let Some(step) = sample.step_index {
+                steps.entry(step).or_default().samples.push(sample.clone());
+            }
+        }
+        steps
+    }
+
+    /// A number of each sample; the error says why a sample has none.
+    pub fn project(
+        &self,
+        label: impl Into<String>,
+        number: impl Fn(&Sample) -> Result<f64, String>,
+    ) -> Column {
+        let points = self.samples.iter().map(|sample| Point {
+            tag: sample.tag.clone(),
+            at_ms: sample.elapsed_ms,
+            step_index: sample.step_index,
+            value: number(sample),
+        });
+        Column::new(label, points.collect())
+    }
+
+    /// A number of the scheduler's statistics, by dotted path.
+    pub fn stats_path(&self, path: &str) -> Column {
+        self.project(path, |sample| match &sample.stats {
+            Ok(stats) => number_at(stats, path),
+            Err(reason) => Err(reason.to_string()),
+        })
+    }
+
+    /// A number of the kernel's state, by dotted path.
+    pub fn report_path(&self, path: &str) -> Column {
+        self.project(path, |sample| number_at(&sample.report, path))
+    }
+
+    /// Paths of all numbers in the samples' statistics.
+    pub fn stats_members(&self) -> Vec<String> {
+        let mut paths = BTreeMap::new();
+        for stats in self.samples.iter().filter_map(|s| s.stats.as_ref().ok()) {
+            numbers_in(stats, String::new(), &mut |path, _| {
+                paths.insert(path, ());
+            });
+        }
+        paths.into_keys().collect()
+    }
+}
+
+/// The number at a dotted path; a part may be a field or an index. Truth values are 0 and 1.
+fn number_at(value: &Value, path: &str) -> Result<f64, String> {
+    let mut place = value;
+    for part in path.split('.') {
+        let next = match place {
+            Value::Array(items) => part.parse::<usize>().ok().and_then(|i| items.get(i)),
+            other => other.get(part),
+        };
+        place =
+            next.ok_or_else(|| format!("no {part:?} in {path:?}; there are: {}", names(place)))?;
+    }
+    match place {
+        Value::Bool(truth) => Ok(f64::from(u8::from(*truth))),
+        other => other
+            .as_f64()
+            .ok_or_else(|| format!("{path:?} is no number: {other}")),
+    }
+}
+
+fn names(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => fields.keys().cloned().collect::<Vec<_>>().join(", "),
+        Value::Array(items) => format!("indices below {}", items.len()),
+        other => format!("nothing (it is {other})"),
+    }
+}
+
+/// Calls `found` for all numbers below `value`, with their paths.
+fn numbers_in(value: &Value, path: String, found: &mut impl FnMut(String, f64)) {
+    let below = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
+    match value {
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                numbers_in(field, below(name), found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                numbers_in(item, below(&index.to_string()), found);
+            }
+        }
+        Value::Number(number) => {
+            if let Some(number) = number.as_f64() {
+                found(path, number);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests;
