@@ -8,6 +8,7 @@ mod bench;
 mod ci;
 mod demo;
 mod kernel;
+mod lab;
 mod setup;
 mod sh;
 mod tidy;
@@ -41,6 +42,8 @@ enum Command {
     },
     /// Run every check, and list all that failed.
     Ci,
+    /// Run a command in a VM whose /dev/kvm is genuine.
+    Lab(lab::Options),
     /// Check what no compiler checks: arrows between crates, file length, names.
     Tidy,
     /// Measure the budgets of the design.
@@ -53,6 +56,10 @@ fn main() -> ExitCode {
         Command::Kernel(options) => kernel::run(&options),
         Command::Demo { scheduler } => demo::run(scheduler.as_deref()),
         Command::Ci => ci::run(),
+        Command::Lab(options) => match lab::run(&options) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Tidy => tidy::run(),
         Command::Bench => bench::run(),
     };

@@ -40,6 +40,7 @@ pub struct VmBuilder {
     deadline: Duration,
     engine: EngineChoice,
     performance_mode: bool,
+    nested: bool,
     qemu: PathBuf,
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Config {
     pub(crate) node_mib: Vec<u32>,
     pub(crate) ports: Vec<String>,
     pub(crate) deadline: Duration,
+    /// The guest may run guests of its own.
+    pub(crate) nested: bool,
     pub(crate) qemu: PathBuf,
 }
 
@@ -80,6 +83,7 @@ impl Vm {
             deadline: Duration::from_secs(60),
             engine: EngineChoice::Auto,
             performance_mode: false,
+            nested: false,
             qemu: PathBuf::from(tcg::DEFAULT_QEMU),
         }
     }
@@ -180,6 +184,13 @@ impl VmBuilder {
         self
     }
 
+    /// Lets the guest run guests of its own: on tcg its CPU has SVM with nested paging, on kvm what the host passes on.
+    #[must_use]
+    pub fn nested(mut self, on: bool) -> Self {
+        self.nested = on;
+        self
+    }
+
     /// The emulator of the tcg engine; `qemu-system-x86_64` unless set.
     #[must_use]
     pub fn qemu(mut self, program: impl Into<PathBuf>) -> Self {
@@ -239,6 +250,7 @@ impl VmBuilder {
                     node_mib,
                     ports: self.ports,
                     deadline: self.deadline,
+                    nested: self.nested,
                     qemu,
                 },
                 engine,

@@ -49,7 +49,7 @@ pub struct Probe {
 /// tens with its exits, a host without supervisor mode about 2000.
 const EMULATED: Duration = Duration::from_nanos(200);
 /// Whether this build has the kvm engine.
-const HAS_KVM_ENGINE: bool = false;
+const HAS_KVM_ENGINE: bool = true;
 
 /// Finds out what `Auto` means on this machine; measured once per process.
 ///

@@ -3,4 +3,5 @@
 
 mod baremetal;
 mod guest;
+mod linux;
 mod stock_kernel;

@@ -25,7 +25,7 @@ const EXPECTED: [&str; 9] = [
 ];
 
 /// `KTSTR_TEST_KERNEL`, or the image of any cached kernel.
-fn kernel() -> Option<PathBuf> {
+pub(crate) fn kernel() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("KTSTR_TEST_KERNEL") {
         return Some(named.into());
     }

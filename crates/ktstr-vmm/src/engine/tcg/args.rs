@@ -29,7 +29,14 @@ pub(super) fn arguments(config: &Config, fds: &Fds) -> Vec<OsString> {
         .flag("-S");
     args.pair("-display", "none")
         .pair("-accel", "tcg,thread=multi")
-        .pair("-cpu", "max");
+        .pair(
+            "-cpu",
+            if config.nested {
+                "max,+svm,+npt"
+            } else {
+                "max"
+            },
+        );
     args.pair("-smp", smp(&config.topology));
     memory(&mut args, config, fds);
     args.0.push("-kernel".into());
@@ -146,6 +153,7 @@ mod tests {
             topology,
             ports: vec!["a,b".into()],
             deadline: Duration::from_secs(1),
+            nested: false,
             qemu: "qemu".into(),
         };
         let memory = (20..).take(nodes).collect();

@@ -1,0 +1,86 @@
+//! Linux under our VMM: needs a genuine /dev/kvm, so elsewhere these run in `cargo xtask lab`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ktstr_vmm::initramfs::Builder;
+use ktstr_vmm::{Engine, EngineChoice, ExitReason, Initrd, Topology, Vm, VmBuilder, VmExit, probe};
+
+use crate::stock_kernel::kernel;
+
+const PROLOGUE: &str = "#!/bin/busybox sh\nbb=/bin/busybox\n$bb mkdir -p /proc /sys /dev /tmp\n\
+    $bb mount -t proc p /proc; $bb mount -t sysfs s /sys; $bb mount -t devtmpfs d /dev\n";
+
+/// A guest that runs `script` and powers off; `None` where KVM cannot run a kernel, which is said.
+pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
+    let found = probe();
+    if found.engine != Engine::Kvm {
+        println!("skipped: {}; run this in `cargo xtask lab`", found.why);
+        return None;
+    }
+    let Some(kernel) = kernel() else {
+        println!("skipped: no kernel; run `cargo xtask kernel`, or set KTSTR_TEST_KERNEL");
+        return None;
+    };
+    let mut builder = Builder::new();
+    builder
+        .file("/bin/busybox", Path::new("/bin/busybox"), 0o755)
+        .unwrap();
+    let init = format!("{PROLOGUE}{script}\n$bb poweroff -f\n");
+    builder.bytes("/init", init.into_bytes(), 0o755).unwrap();
+    let initramfs = builder.build().unwrap();
+    let vm = Vm::builder()
+        .kernel(kernel)
+        .initrd(Initrd::Bytes(initramfs.into_bytes()))
+        .cmdline("console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr")
+        .engine(EngineChoice::Kvm)
+        .topology(topology.parse::<Topology>().unwrap())
+        .memory_mib(256)
+        .deadline(Duration::from_secs(180));
+    Some(vm)
+}
+
+/// Runs it to its end; the exit must be a power off, and the console hold `expected`.
+#[track_caller]
+pub(crate) fn check(vm: VmBuilder, expected: &[&str]) -> VmExit {
+    let exit = vm.build().unwrap().run().unwrap();
+    let console = String::from_utf8_lossy(&exit.com1).into_owned();
+    assert_eq!(exit.reason, ExitReason::PowerOff, "{console}");
+    for line in expected {
+        assert!(console.contains(line), "no '{line}' in:\n{console}");
+    }
+    println!("{:?}, cleanup {:?}", exit.duration, exit.cleanup_duration);
+    exit
+}
+
+#[test]
+fn one_vcpu_boots_to_init_and_powers_off() {
+    let Some(vm) = linux("echo cpus $($bb nproc)", "1n1l1c1t") else {
+        return;
+    };
+    check(vm, &["cpus 1"]);
+}
+
+#[test]
+fn two_vcpus_boot_to_init_and_power_off() {
+    let Some(vm) = linux("echo cpus $($bb nproc)", "1n2l1c1t") else {
+        return;
+    };
+    check(vm, &["cpus 2"]);
+}
+
+#[test]
+fn a_panic_and_a_reboot_are_told_apart() {
+    let ends = [
+        ("$bb reboot -f", ExitReason::Reboot),
+        ("echo c >/proc/sysrq-trigger", ExitReason::Panic),
+    ];
+    for (script, expected) in ends {
+        let Some(vm) = linux(script, "1n1l1c1t") else {
+            return;
+        };
+        let exit = vm.build().unwrap().run().unwrap();
+        let console = String::from_utf8_lossy(&exit.com1);
+        assert_eq!(exit.reason, expected, "{console}");
+    }
+}
