@@ -144,6 +144,14 @@ impl CgroupManager {
             }
             _ => self.made.push(name.to_owned()),
         }
+        #[cfg(test)]
+        if self.files == Files::Plain {
+            let mut options = fs::OpenOptions::new();
+            let _ = options
+                .create(true)
+                .append(true)
+                .open(path.join("cgroup.procs"));
+        }
         Ok(())
     }
 

@@ -88,5 +88,17 @@ pub fn execute_scenario_with(
     Ok(engine::Engine::new(ctx, cgroups).run(&backdrop, &steps, &assert))
 }
 
+/// Runs a scenario over a given manager.
+#[cfg(test)]
+pub(in crate::guest) fn run_in(
+    ctx: &Ctx,
+    cgroups: CgroupManager,
+    backdrop: &Backdrop,
+    steps: &[Step],
+    assert: &Assert,
+) -> AssertResult {
+    engine::Engine::new(ctx, cgroups).run(backdrop, steps, assert)
+}
+
 #[cfg(test)]
 mod tests;
