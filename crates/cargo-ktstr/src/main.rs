@@ -4,6 +4,7 @@
 //! side (kernels, sidecars, descriptions of test binaries); nothing of VMs, devices or guests.
 
 mod completions;
+mod delta;
 mod exit;
 mod interrupt;
 mod kernel;
@@ -12,7 +13,9 @@ mod output;
 mod progress;
 mod project;
 mod replay;
+mod results;
 mod runs;
+mod stats;
 mod test;
 
 use std::ffi::OsString;
@@ -37,6 +40,10 @@ enum Command {
     Test(Box<test::Options>),
     /// Run the failed tests of the last run again.
     Replay(replay::Options),
+    /// Show the last run, or a metric over all runs.
+    Stats(stats::Options),
+    /// Tell whether one revision is faster or slower than another.
+    PerfDelta(Box<delta::Options>),
     /// List, build and clean test kernels.
     Kernel(kernel::Options),
     /// Show who holds VM slots and kernels.
@@ -61,6 +68,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Test(options) => test::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Stats(options) => stats::run(&options),
+        Command::PerfDelta(options) => delta::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Locks(options) => locks::run(&options),
         Command::Completions(options) => completions::run(&options, &mut Cli::command()),

@@ -1,13 +1,14 @@
 //! Running without cargo-nextest: cargo builds, then each test of ktstr gets a process of its own, as under nextest.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::{Other, Pass, RunnerReport};
+use super::{Other, Pass, RunnerReport, Selection};
 use crate::{interrupt, project};
 
 /// A built test binary.
@@ -20,11 +21,21 @@ pub(crate) struct Binary {
     pub(crate) name: String,
 }
 
-/// Builds the selected test binaries.
+/// Another place to build than the working directory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    pub(crate) root: &'a Path,
+    pub(crate) target: &'a Path,
+}
+
+/// Builds the selected test binaries; `None` when the build failed, which cargo has told by itself.
 ///
 /// # Errors
-/// When cargo cannot be run; `Ok(None)` when the build failed, which cargo has told by itself.
-pub(crate) fn build(selection: &super::Selection) -> Result<Option<Vec<Binary>>> {
+/// When cargo cannot be run.
+pub(crate) fn build(
+    selection: &Selection,
+    place: Option<&Place<'_>>,
+) -> Result<Option<Vec<Binary>>> {
     let output = {
         let mut command = project::cargo();
         command
@@ -35,6 +46,11 @@ pub(crate) fn build(selection: &super::Selection) -> Result<Option<Vec<Binary>>>
             ])
             .args(selection.cargo_arguments())
             .stderr(Stdio::inherit());
+        if let Some(place) = place {
+            command
+                .current_dir(place.root)
+                .env("CARGO_TARGET_DIR", place.target);
+        }
         command.output().context("failed to run cargo")?
     };
     if !output.status.success() {
@@ -76,7 +92,10 @@ pub(crate) fn build(selection: &super::Selection) -> Result<Option<Vec<Binary>>>
 }
 
 /// Names of a binary's tests that are to be run.
-fn list(binary: &Binary, pass: &Pass<'_>) -> Result<Vec<String>> {
+///
+/// # Errors
+/// When the binary cannot be run.
+pub(crate) fn list(binary: &Binary, selection: &Selection) -> Result<Vec<String>> {
     let list = |ignored: bool| -> Result<Vec<String>> {
         let mut command = Command::new(&binary.path);
         command
@@ -102,7 +121,6 @@ fn list(binary: &Binary, pass: &Pass<'_>) -> Result<Vec<String>> {
             .map(str::to_owned)
             .collect())
     };
-    let selection = &pass.options.selection;
     let ignored = list(true)?;
     let wanted = |name: &String| {
         let is_ignored = ignored.contains(name);
@@ -124,7 +142,7 @@ fn list(binary: &Binary, pass: &Pass<'_>) -> Result<Vec<String>> {
 /// When cargo or a test binary cannot be run.
 pub(super) fn run(pass: &Pass<'_>) -> Result<RunnerReport> {
     let mut report = RunnerReport::default();
-    let Some(binaries) = build(&pass.options.selection)? else {
+    let Some(binaries) = build(&pass.options.selection, None)? else {
         report.broken = Some(String::from(
             "the tests could not be built; the compiler's words are above",
         ));
@@ -132,7 +150,7 @@ pub(super) fn run(pass: &Pass<'_>) -> Result<RunnerReport> {
     };
     let mut index = 0;
     for binary in &binaries {
-        for name in list(binary, pass)? {
+        for name in list(binary, &pass.options.selection)? {
             let mine = pass.options.shard.is_none_or(|shard| shard.has(index));
             index += 1;
             if !mine {
@@ -151,20 +169,14 @@ pub(super) fn run(pass: &Pass<'_>) -> Result<RunnerReport> {
 
 fn run_one(binary: &Binary, name: &str, pass: &Pass<'_>) -> Result<Other> {
     let started = Instant::now();
-    let mut command = Command::new(&binary.path);
-    command
-        .args(["--exact", name, "--include-ignored"])
-        .args(&pass.options.runner_args)
-        .current_dir(&binary.dir)
-        .env("CARGO_MANIFEST_DIR", &binary.dir)
-        .envs(pass.env.iter().map(|(name, value)| (*name, value)));
-    if pass.options.json
-        || pass
-            .options
-            .ktap
-            .as_ref()
-            .is_some_and(|path| path.as_os_str() == "-")
-    {
+    let mut command = command(binary, name, &pass.env);
+    command.args(&pass.options.runner_args);
+    let to_stdout = pass
+        .options
+        .ktap
+        .as_ref()
+        .is_some_and(|path| path.as_os_str() == "-");
+    if pass.options.json || to_stdout {
         command.stdout(Stdio::null());
     }
     let status = interrupt::run(&mut command)?;
@@ -178,4 +190,24 @@ fn run_one(binary: &Binary, name: &str, pass: &Pass<'_>) -> Result<Other> {
         },
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Runs one test and nothing else; what it has to say is in its sidecar.
+///
+/// # Errors
+/// When the binary cannot be run.
+pub(crate) fn run_alone(binary: &Binary, name: &str, env: &[(&str, OsString)]) -> Result<()> {
+    let mut command = command(binary, name, env);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    interrupt::run(&mut command).map(drop)
+}
+
+fn command(binary: &Binary, name: &str, env: &[(&str, OsString)]) -> Command {
+    let mut command = Command::new(&binary.path);
+    command
+        .args(["--exact", name, "--include-ignored"])
+        .current_dir(&binary.dir)
+        .env("CARGO_MANIFEST_DIR", &binary.dir)
+        .envs(env.iter().map(|(name, value)| (*name, value)));
+    command
 }

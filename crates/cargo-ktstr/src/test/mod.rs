@@ -1,6 +1,6 @@
 //! `cargo ktstr test`
 
-mod cargo;
+pub(crate) mod cargo;
 mod case;
 mod junit;
 mod ktap;

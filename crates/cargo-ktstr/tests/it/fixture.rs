@@ -8,6 +8,15 @@ use std::process::{Command, Output, Stdio};
 const HARNESS: &str = r##"
 use std::{env, fs, process};
 const TESTS: &[(&str, bool)] = &[("fails", false), ("hangs", true), ("passes", false), ("skips", false), ("unsure", true), ("dies", true)];
+const SPEED: f64 = 1000.0;
+/// About 3 % of noise that depends only on the place of the record and a seed, so that a run can be told again.
+fn noise(dir: &str) -> f64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hash = DefaultHasher::new();
+    (dir.rsplit('/').next(), env::var("FAKE_SEED").ok()).hash(&mut hash);
+    let unit = hash.finish() as f64 / u64::MAX as f64;
+    1.0 + 0.1 * (unit - 0.5)
+}
 fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
@@ -37,8 +46,8 @@ fn main() {
         let floor = if verdict == "Skip" { "Skip" } else { "Pass" };
         let details = if verdict == "Pass" { String::new() } else { format!("{{\"outcome\":\"{verdict}\",\"kind\":\"Other\",\"message\":\"because of {name}\"}}") };
         let skip = if verdict == "Skip" { "\"no such device\"" } else { "null" };
-        let metric = env::var("FAKE_METRIC").unwrap_or("100.0".into());
-        let json = format!("{{\"schema\":\"ktstr.sidecar/1\",\"test\":\"{name}\",\"verdict\":\"{verdict}\",\"skip_reason\":{skip},\"engine\":\"tcg\",\"engine_why\":\"asked for\",\"topology\":\"1n1l2c1t\",\"scheduler\":null,\"scheduler_source\":null,\"kernel\":null,\"kernel_release\":\"6.12\",\"boot_ms\":1,\"scenario_ms\":2,\"vm_ms\":3,\"cleanup_ms\":1,\"initramfs_bytes\":1,\"initramfs_ms\":1,\"total_ms\":1500,\"exit_reason\":null,\"timed_out\":false,\"stage\":null,\"message\":{message},\"result\":{{\"floor\":\"{floor}\",\"details\":[{details}],\"info_notes\":[],\"stats\":{{\"cgroups\":[],\"phases\":[],\"ext_metrics\":{{\"ops_per_s\":{metric}}}}}}},\"started_at\":1}}");
+        let metric = SPEED * noise(&dir);
+        let json = format!("{{\"schema\":\"ktstr.sidecar/1\",\"test\":\"{name}\",\"verdict\":\"{verdict}\",\"skip_reason\":{skip},\"engine\":\"tcg\",\"engine_why\":\"asked for\",\"topology\":\"1n1l2c1t\",\"scheduler\":null,\"scheduler_source\":null,\"kernel\":null,\"kernel_release\":\"6.12\",\"boot_ms\":1,\"scenario_ms\":2,\"vm_ms\":3,\"cleanup_ms\":1,\"initramfs_bytes\":1,\"initramfs_ms\":1,\"total_ms\":1500,\"exit_reason\":null,\"timed_out\":false,\"stage\":null,\"message\":{message},\"result\":{{\"floor\":\"{floor}\",\"details\":[{details}],\"info_notes\":[],\"stats\":{{\"cgroups\":[],\"phases\":[],\"ext_metrics\":{{\"ops_per_s\":{metric:.3}}}}}}},\"started_at\":1}}");
         if let Err(error) = fs::write(format!("{dir}/{name}.json"), json) { eprintln!("no sidecar: {error}"); code = 1; }
         if outcome != 0 { fs::write(format!("{dir}/{name}.failure-dump.json"), "{}").ok(); }
         code = code.max(outcome);
@@ -65,6 +74,30 @@ impl Project {
         fs::write(root.join("tests/sched.rs"), HARNESS).unwrap();
         fs::write(root.join("bzImage"), "no real kernel").unwrap();
         Self { dir }
+    }
+
+    /// Makes the project a repository with one commit per speed; `HEAD~1` is the first of two.
+    pub(crate) fn commit_speeds(&self, speeds: &[u32]) {
+        fs::write(self.root().join(".gitignore"), "target\n").unwrap();
+        self.git(&["init", "--quiet"]);
+        for speed in speeds {
+            let harness =
+                HARNESS.replace("SPEED: f64 = 1000.0", &format!("SPEED: f64 = {speed}.0"));
+            fs::write(self.root().join("tests/sched.rs"), harness).unwrap();
+            self.git(&["add", "."]);
+            let name = ["-c", "user.name=t", "-c", "user.email=t@example.invalid"];
+            self.git(&[&name[..], &["commit", "--quiet", "-m", "speed"]].concat());
+        }
+    }
+
+    pub(crate) fn git(&self, args: &[&str]) {
+        let status = Command::new("git")
+            .arg("-C")
+            .arg(self.root())
+            .args(args)
+            .status()
+            .unwrap();
+        assert!(status.success(), "git {args:?}");
     }
 
     pub(crate) fn root(&self) -> PathBuf {

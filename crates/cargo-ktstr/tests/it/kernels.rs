@@ -289,6 +289,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         .run(&["test", "--kernel", "./bzImage", "passes"])
         .exits(1)
         .says(&["disk full", "No space left"]);
+    project.run(&["stats"]).exits(1).says(&["index.sqlite"]);
     fs::remove_file(disk.join("filler")).unwrap();
     drop(unmount);
 }

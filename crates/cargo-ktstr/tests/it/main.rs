@@ -4,5 +4,6 @@
 mod fixture;
 mod interrupt;
 mod kernels;
+mod results;
 mod surface;
 mod test_command;

@@ -5,6 +5,11 @@ use crate::fixture::{Project, Ran, ktstr};
 const COMMANDS: &[&[&str]] = &[
     &["test"],
     &["replay"],
+    &["stats"],
+    &["stats", "last-run"],
+    &["stats", "trend"],
+    &["stats", "list-metrics"],
+    &["perf-delta"],
     &["kernel", "list"],
     &["kernel", "build"],
     &["kernel", "clean"],

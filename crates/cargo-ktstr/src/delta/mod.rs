@@ -1,0 +1,443 @@
+//! `cargo ktstr perf-delta`: is revision B faster or slower than A?
+
+mod report;
+mod revisions;
+mod rng;
+mod statistics;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use ktstr::host::sidecar::{Sidecar, collect_pool};
+use ktstr::model::verdict::Outcome;
+
+use crate::exit::Exit;
+use crate::kernel::Resolved;
+use crate::project::Project;
+use crate::results::{Polarity, metrics_of, polarity};
+use crate::test::cargo::{self, Binary};
+use crate::test::{Engine, Selection};
+use crate::{interrupt, output, runs, test};
+
+use revisions::Side;
+use rng::Rng;
+use statistics::{Delta, Finding, Pairs, Rules, compare, fewest_pairs, judge, more_pairs};
+
+/// What to compare, and how sure to be.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Runs A and B in pairs, next to each other and in random order, so that drift of the host meets both.\n\n\
+    Exit codes: 0 no regression, 1 a regression or a failing test, 2 nothing regressed but something could not be told \
+    (--allow-unsure makes that 0)."
+)]
+pub(crate) struct Options {
+    /// The base: a revision, or . for the working tree.
+    a: String,
+    /// The revision to judge.
+    #[arg(default_value = revisions::WORKTREE)]
+    b: String,
+    #[command(flatten)]
+    selection: Selection,
+    /// Pairs of runs; by default as many as it takes for a finding to be possible, at least 10.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
+    pairs: Option<u16>,
+    /// A metric to compare [default: iterations_per_s and wake_p99_ns].
+    #[arg(long = "metric", short, value_name = "NAME")]
+    metrics: Vec<String>,
+    /// Smallest change that matters, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
+    threshold: f64,
+    /// Smallest change that matters, in the metric's unit; both thresholds must be passed.
+    #[arg(long, value_name = "AMOUNT", default_value_t = 0.0)]
+    threshold_abs: f64,
+    /// Chance of any false alarm if A and B are the same.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
+    alpha: f64,
+    /// The kernel to test on.
+    #[arg(long, short)]
+    kernel: Option<String>,
+    /// What runs the VMs.
+    #[arg(long, value_enum)]
+    engine: Option<Engine>,
+    /// Unsure is good enough.
+    #[arg(long)]
+    allow_unsure: bool,
+    /// Repeat the order of an earlier comparison.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is compared when nothing is said, where a test has it.
+const DEFAULT_METRICS: [&str; 2] = ["iterations_per_s", "wake_p99_ns"];
+/// Fewer pairs tell only large changes.
+const LEAST_PAIRS: usize = 10;
+
+/// One question and its answer.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Row {
+    pub(crate) test: String,
+    pub(crate) metric: String,
+    pub(crate) polarity: Polarity,
+    #[serde(flatten)]
+    pub(crate) delta: Delta,
+    pub(crate) verdict: Verdict,
+    /// This many more pairs would tell a change of the threshold's size.
+    pub(crate) more_pairs: Option<usize>,
+}
+
+/// A finding with its direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Regression,
+    Improvement,
+    /// Changed, and nobody knows which way is better.
+    Changed,
+    Same,
+    Unsure,
+}
+
+/// All values, by test and metric.
+type Values = BTreeMap<(String, String), Pairs>;
+
+/// Compares and tells.
+pub(crate) fn run(options: &Options) -> Result<Exit> {
+    options.selection.check()?;
+    let rules = rules(options)?;
+    let project = Project::find(options.selection.manifest_path.as_deref())?;
+    let named: Vec<String> = options.kernel.iter().cloned().collect();
+    let kernels = test::kernels(&named)?;
+    let [kernel] = kernels.as_slice() else {
+        bail!(
+            "--kernel names {} kernels; compare on one at a time",
+            kernels.len()
+        );
+    };
+    let seed = options
+        .seed
+        .unwrap_or_else(|| runs::now() << 16 ^ u64::from(std::process::id()));
+    let id = runs::new_run_id();
+    let mut bench = Bench {
+        options,
+        sides: [
+            Side::prepare(&options.a, &project)?,
+            Side::prepare(&options.b, &project)?,
+        ],
+        env: environment(options, kernel),
+        dir: project.runs_root().join(format!("perf-{id}")),
+        rng: Rng::new(seed),
+        failures: Vec::new(),
+    };
+    let common = bench.build()?;
+    let (pairs, values) = bench.measure(&common, &rules)?;
+    let rows = answer(&values, &rules, &mut bench.rng);
+    let exit = exit(&rows, &bench.failures, options);
+    let report = report::Report {
+        schema: "ktstr.perf-delta/1",
+        a: bench.sides[0].label(),
+        b: bench.sides[1].label(),
+        kernel: kernel.label.clone(),
+        pairs,
+        seed,
+        alpha: rules.alpha,
+        threshold: rules.relative,
+        directory: bench.dir,
+        failures: bench.failures,
+        rows,
+    };
+    if options.json {
+        output::print_json(&report)?;
+    } else {
+        output::print(&report::render(&report))?;
+    }
+    Ok(interrupt::requested().map_or(exit, Exit::Interrupted))
+}
+
+fn rules(options: &Options) -> Result<Rules> {
+    if !(options.alpha > 0.0 && options.alpha < 0.5) {
+        bail!(
+            "--alpha is {}; expected a share between 0 and 0.5, such as 0.05",
+            options.alpha
+        );
+    }
+    if !(options.threshold >= 0.0 && options.threshold_abs >= 0.0) {
+        bail!("thresholds are sizes; expected 0 or more");
+    }
+    Ok(Rules {
+        alpha: options.alpha,
+        relative: options.threshold / 100.0,
+        absolute: options.threshold_abs,
+    })
+}
+
+fn environment(options: &Options, kernel: &Resolved) -> Vec<(&'static str, OsString)> {
+    let mut env: Vec<(&'static str, OsString)> = Vec::new();
+    if let Some(value) = &kernel.value {
+        env.extend([
+            ("KTSTR_KERNEL", value.into()),
+            ("KTSTR_TEST_KERNEL", OsString::new()),
+        ]);
+    }
+    if let Some(engine) = options.engine {
+        env.push(("KTSTR_ENGINE", engine.as_str().into()));
+    }
+    env
+}
+
+/// One test on both sides.
+#[derive(Debug)]
+struct Common {
+    name: String,
+    binaries: [Binary; 2],
+}
+
+struct Bench<'a> {
+    options: &'a Options,
+    sides: [Side; 2],
+    env: Vec<(&'static str, OsString)>,
+    dir: PathBuf,
+    rng: Rng,
+    /// Tests that failed, and how; they are left out.
+    failures: Vec<String>,
+}
+
+impl Bench<'_> {
+    /// Builds both sides and finds the tests that both have.
+    fn build(&self) -> Result<Vec<Common>> {
+        let mut lists: Vec<BTreeMap<(String, String), Binary>> = Vec::new();
+        for side in &self.sides {
+            eprintln!("cargo ktstr: building {}", side.label());
+            let selection = Selection {
+                manifest_path: None,
+                ..self.options.selection.clone()
+            };
+            let place = cargo::Place {
+                root: &side.root,
+                target: &side.target,
+            };
+            let Some(binaries) = cargo::build(&selection, Some(&place))? else {
+                bail!(
+                    "{} does not build; the compiler's words are above",
+                    side.label()
+                );
+            };
+            let mut list = BTreeMap::new();
+            for binary in binaries {
+                for name in cargo::list(&binary, &selection)? {
+                    list.insert((binary.name.clone(), name), binary.clone());
+                }
+            }
+            lists.push(list);
+        }
+        let [a, b] = lists.as_slice() else {
+            bail!("two sides were built")
+        };
+        let common: Vec<Common> = a
+            .iter()
+            .filter_map(|(key, binary)| {
+                Some(Common {
+                    name: key.1.clone(),
+                    binaries: [binary.clone(), b.get(key)?.clone()],
+                })
+            })
+            .collect();
+        let alone = a.len() + b.len() - 2 * common.len();
+        if alone > 0 {
+            eprintln!("cargo ktstr: {alone} tests exist on one side only and are left out");
+        }
+        if common.is_empty() {
+            bail!("no test matches on both sides; ignored ones need --include-ignored");
+        }
+        Ok(common)
+    }
+
+    /// One run that does not count per side (it also builds schedulers), then the pairs.
+    fn measure(&mut self, common: &[Common], rules: &Rules) -> Result<(usize, Values)> {
+        let mut values = Values::new();
+        let mut chosen: Vec<(&Common, Vec<String>)> = Vec::new();
+        for test in common {
+            eprintln!("cargo ktstr: warming up {}", test.name);
+            let first = self.pair(test, "warm-up", [0, 1])?;
+            if let Some([a, b]) = first {
+                let metrics = self.choose(&test.name, &a, &b)?;
+                chosen.push((test, metrics));
+            }
+            if interrupt::requested().is_some() {
+                return Ok((0, values));
+            }
+        }
+        let questions: usize = chosen.iter().map(|(_, metrics)| metrics.len()).sum();
+        if questions == 0 && self.failures.is_empty() {
+            bail!(
+                "no test that was run leaves a sidecar with figures; perf-delta compares tests of ktstr only"
+            );
+        }
+        let least = fewest_pairs(questions, rules.alpha);
+        let pairs = self
+            .options
+            .pairs
+            .map_or(LEAST_PAIRS.max(least + 2), usize::from);
+        if pairs < least {
+            eprintln!(
+                "cargo ktstr: {pairs} pairs cannot tell anything for {questions} comparisons; it takes at least {least}"
+            );
+        }
+        let mut done = 0;
+        for pair in 0..pairs {
+            eprintln!("cargo ktstr: pair {} of {pairs}", pair + 1);
+            for (test, metrics) in &chosen {
+                let order = if self.rng.coin() { [0, 1] } else { [1, 0] };
+                let Some(both) = self.pair(test, &format!("pair-{:03}", pair + 1), order)? else {
+                    continue;
+                };
+                add(&mut values, &test.name, metrics, &both);
+            }
+            if interrupt::requested().is_some() {
+                break;
+            }
+            done += 1;
+        }
+        Ok((done, values))
+    }
+
+    /// Runs a test on both sides in this order; `None` when either did not pass.
+    fn pair(
+        &mut self,
+        test: &Common,
+        name: &str,
+        order: [usize; 2],
+    ) -> Result<Option<[BTreeMap<String, f64>; 2]>> {
+        let mut found: [Option<BTreeMap<String, f64>>; 2] = [None, None];
+        for index in order {
+            let (Some(side), Some(binary)) = (self.sides.get(index), test.binaries.get(index))
+            else {
+                continue;
+            };
+            let dir = self
+                .dir
+                .join(format!("{name}-{}", if index == 0 { "a" } else { "b" }));
+            let mut env = self.env.clone();
+            env.push(("KTSTR_SIDECAR_DIR", dir.clone().into()));
+            env.push(("CARGO_TARGET_DIR", side.target.clone().into()));
+            std::fs::create_dir_all(&dir)
+                .with_context(|| format!("failed to create {}", dir.display()))?;
+            cargo::run_alone(binary, &test.name, &env)?;
+            if interrupt::requested().is_some() {
+                return Ok(None);
+            }
+            match record(&dir, &test.name)? {
+                Some(sidecar) if sidecar.verdict == Outcome::Pass => {
+                    if let Some(slot) = found.get_mut(index) {
+                        *slot = Some(metrics_of(&sidecar));
+                    }
+                }
+                Some(sidecar) => {
+                    let text = format!(
+                        "{} on {}: {} ({name})",
+                        test.name,
+                        side.label(),
+                        sidecar.verdict
+                    );
+                    self.failures.push(text);
+                }
+                None => self.failures.push(format!(
+                    "{} on {}: no record ({name})",
+                    test.name,
+                    side.label()
+                )),
+            }
+        }
+        let [a, b] = found;
+        Ok(a.zip(b).map(|(a, b)| [a, b]))
+    }
+
+    /// The metrics to compare: those asked for, which must exist, or those of the usual ones that do.
+    fn choose(
+        &self,
+        test: &str,
+        a: &BTreeMap<String, f64>,
+        b: &BTreeMap<String, f64>,
+    ) -> Result<Vec<String>> {
+        let both = |name: &&String| a.contains_key(*name) && b.contains_key(*name);
+        if self.options.metrics.is_empty() {
+            let usual = DEFAULT_METRICS.map(str::to_owned);
+            return Ok(usual.iter().filter(both).cloned().collect());
+        }
+        if let Some(missing) = self.options.metrics.iter().find(|name| !both(name)) {
+            let have: Vec<&str> = a.keys().map(String::as_str).collect();
+            bail!(
+                "test '{test}' has no metric '{missing}'; it has {}",
+                have.join(", ")
+            );
+        }
+        Ok(self.options.metrics.clone())
+    }
+}
+
+fn record(dir: &Path, test: &str) -> Result<Option<Sidecar>> {
+    let pool = collect_pool(dir).with_context(|| format!("failed to list {}", dir.display()))?;
+    Ok(pool
+        .sidecars
+        .into_iter()
+        .find(|sidecar| sidecar.test == test))
+}
+
+fn add(values: &mut Values, test: &str, metrics: &[String], both: &[BTreeMap<String, f64>; 2]) {
+    let [a, b] = both;
+    for metric in metrics {
+        // A pair counts whole or not at all.
+        if let (Some(a), Some(b)) = (a.get(metric), b.get(metric)) {
+            let pairs = values.entry((test.to_owned(), metric.clone())).or_default();
+            pairs.a.push(*a);
+            pairs.b.push(*b);
+        }
+    }
+}
+
+fn answer(values: &Values, rules: &Rules, rng: &mut Rng) -> Vec<Row> {
+    let compared: Vec<(&(String, String), Delta)> = values
+        .iter()
+        .filter_map(|(key, pairs)| Some((key, compare(pairs, rules.alpha, rng)?)))
+        .collect();
+    let deltas: Vec<Delta> = compared.iter().map(|(_, delta)| delta.clone()).collect();
+    let findings = judge(&deltas, rules);
+    let row = |(((test, metric), delta), finding): ((&(String, String), Delta), Finding)| {
+        let polarity = polarity(metric);
+        let verdict = match (finding, polarity) {
+            (Finding::Same, _) => Verdict::Same,
+            (Finding::Unsure, _) => Verdict::Unsure,
+            (Finding::Changed, Polarity::Unknown) => Verdict::Changed,
+            (Finding::Changed, Polarity::Higher) if delta.change < 0.0 => Verdict::Regression,
+            (Finding::Changed, Polarity::Lower) if delta.change > 0.0 => Verdict::Regression,
+            (Finding::Changed, _) => Verdict::Improvement,
+        };
+        let more = (verdict == Verdict::Unsure)
+            .then(|| more_pairs(&delta, deltas.len(), rules))
+            .flatten();
+        Row {
+            test: test.clone(),
+            metric: metric.clone(),
+            polarity,
+            delta,
+            verdict,
+            more_pairs: more,
+        }
+    };
+    compared.into_iter().zip(findings).map(row).collect()
+}
+
+fn exit(rows: &[Row], failures: &[String], options: &Options) -> Exit {
+    let any = |verdict: Verdict| rows.iter().any(|row| row.verdict == verdict);
+    if any(Verdict::Regression) || !failures.is_empty() {
+        Exit::Fail
+    } else if (any(Verdict::Unsure) || rows.is_empty()) && !options.allow_unsure {
+        Exit::Inconclusive
+    } else {
+        Exit::Pass
+    }
+}

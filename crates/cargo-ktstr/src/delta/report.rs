@@ -1,0 +1,81 @@
+//! The comparison as people and tools read it.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Row, Verdict};
+use crate::output;
+use crate::results::unit;
+use crate::stats::number;
+
+/// All of it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) schema: &'static str,
+    pub(crate) a: String,
+    pub(crate) b: String,
+    pub(crate) kernel: String,
+    pub(crate) pairs: usize,
+    pub(crate) seed: u64,
+    pub(crate) alpha: f64,
+    pub(crate) threshold: f64,
+    /// Every record that went in.
+    pub(crate) directory: PathBuf,
+    pub(crate) failures: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// For people.
+pub(crate) fn render(report: &Report) -> String {
+    let mut text = format!(
+        "A {}\nB {}\non {}, {} pairs\n\n",
+        report.a, report.b, report.kernel, report.pairs
+    );
+    let level = format!("{:.0} % INTERVAL", (1.0 - report.alpha) * 100.0);
+    let mut table = output::table([
+        "TEST", "METRIC", "A", "B", "CHANGE", &level, "EFFECT", "P", "VERDICT",
+    ]);
+    for row in &report.rows {
+        let delta = &row.delta;
+        table.add_row([
+            row.test.clone(),
+            row.metric.clone(),
+            format!("{} {}", number(delta.median_a), unit(&row.metric)),
+            format!("{} {}", number(delta.median_b), unit(&row.metric)),
+            percent(delta.change),
+            format!("{} .. {}", percent(delta.low), percent(delta.high)),
+            format!("{:+.2}", delta.effect),
+            format!("{:.4}", delta.p),
+            verdict(row),
+        ]);
+    }
+    text.push_str(&output::lines(&table));
+    for failure in &report.failures {
+        text.push_str(&format!("did not pass, left out: {failure}\n"));
+    }
+    text.push_str(&format!(
+        "\nIf A and B were the same, the chance of any alarm in this table would be at most {:.1} %.\n\
+         Smallest change that matters: {:.1} %. Order of runs: --seed {}. Records: {}\n",
+        report.alpha * 100.0,
+        report.threshold * 100.0,
+        report.seed,
+        report.directory.display()
+    ));
+    text
+}
+
+fn percent(share: f64) -> String {
+    format!("{:+.1} %", share * 100.0)
+}
+
+fn verdict(row: &Row) -> String {
+    match (row.verdict, row.more_pairs) {
+        (Verdict::Regression, _) => String::from("REGRESSION"),
+        (Verdict::Improvement, _) => String::from("improvement"),
+        (Verdict::Changed, _) => String::from("changed"),
+        (Verdict::Same, _) => String::from("same"),
+        (Verdict::Unsure, Some(more)) => format!("unsure: {more} more pairs would tell"),
+        (Verdict::Unsure, None) => String::from("unsure: too noisy for any number of runs"),
+    }
+}

@@ -1,0 +1,204 @@
+//! Against data whose truth is known.
+
+use super::*;
+
+const RULES: Rules = Rules {
+    alpha: 0.05,
+    relative: 0.05,
+    absolute: 0.0,
+};
+
+/// Bootstrap resamples that tests can afford unoptimised.
+const FEW: usize = 200;
+
+/// Noise as hosts make it: mostly small, sometimes a run that is far off, and a drift that both of a pair share.
+fn pairs(n: usize, slowdown: f64, noise: f64, rng: &mut Rng) -> Pairs {
+    let normal = |rng: &mut Rng| (0..12).map(|_| rng.unit()).sum::<f64>() - 6.0;
+    let mut made = Pairs::default();
+    for _ in 0..n {
+        let drift = 1.0 + 0.3 * rng.unit();
+        let mut one = |truth: f64| {
+            let outlier = if rng.below(20) == 0 {
+                1.0 + rng.unit()
+            } else {
+                1.0
+            };
+            truth * drift * (noise * normal(rng)).exp() / outlier
+        };
+        let (a, b) = (one(1000.0), one(1000.0 * slowdown));
+        made.a.push(a);
+        made.b.push(b);
+    }
+    made
+}
+
+fn ask(made: &Pairs, rng: &mut Rng) -> (Delta, Finding) {
+    let delta = compare_with(made, RULES.alpha, FEW, rng).unwrap();
+    let finding = judge(std::slice::from_ref(&delta), &RULES)[0];
+    (delta, finding)
+}
+
+#[test]
+fn equal_revisions_raise_alarms_within_the_stated_rate() {
+    let mut rng = Rng::new(1);
+    for n in [6, 10, 12] {
+        let trials = 300;
+        // Any significant difference counts, also one too small to matter: the rate is the test's own.
+        let alarms = (0..trials)
+            .filter(|_| {
+                Ranks::of(&log_ratios(&pairs(n, 1.0, 0.05, &mut rng))).p(&mut rng) <= RULES.alpha
+            })
+            .count();
+        // 5 % of 300 is 15; 27 is more than three standard deviations above.
+        assert!(alarms <= 27, "{alarms} alarms in {trials} with {n} pairs");
+    }
+}
+
+fn log_ratios(made: &Pairs) -> Vec<f64> {
+    made.a
+        .iter()
+        .zip(&made.b)
+        .map(|(a, b)| (b / a).ln())
+        .collect()
+}
+
+#[test]
+fn the_rate_holds_for_all_questions_together() {
+    let mut rng = Rng::new(2);
+    let trials = 100;
+    let mut alarms = 0;
+    for _ in 0..trials {
+        let deltas: Vec<Delta> = (0..8)
+            .map(|_| {
+                compare_with(&pairs(10, 1.0, 0.08, &mut rng), RULES.alpha, 1, &mut rng).unwrap()
+            })
+            .collect();
+        alarms += usize::from(judge(&deltas, &RULES).contains(&Finding::Changed));
+    }
+    assert!(alarms <= 12, "{alarms} of {trials} families had an alarm");
+}
+
+#[test]
+fn ten_percent_slower_is_found() {
+    let mut rng = Rng::new(3);
+    let trials = 100;
+    let found = (0..trials)
+        .filter(|_| ask(&pairs(12, 0.9, 0.03, &mut rng), &mut rng).1 == Finding::Changed)
+        .count();
+    assert!(found >= 85, "found {found} of {trials}");
+    let (delta, _) = ask(&pairs(40, 0.9, 0.03, &mut rng), &mut rng);
+    assert!((-0.12..-0.08).contains(&delta.change), "{}", delta.change);
+    assert!(
+        delta.low < delta.change && delta.change < delta.high && delta.effect < -0.7,
+        "{} {} {} {}",
+        delta.low,
+        delta.change,
+        delta.high,
+        delta.effect
+    );
+}
+
+#[test]
+fn the_interval_covers_the_truth() {
+    let mut rng = Rng::new(4);
+    let trials = 200;
+    let covers = (0..trials)
+        .filter(|_| {
+            let (delta, _) = ask(&pairs(20, 0.9, 0.05, &mut rng), &mut rng);
+            (delta.low..=delta.high).contains(&-0.1)
+        })
+        .count();
+    // Percentile bootstrap with 20 pairs: nominal 95 %, a little less in truth.
+    assert!(covers >= 176, "{covers} of {trials}");
+}
+
+#[test]
+fn a_small_certain_change_is_the_same_and_a_noisy_one_is_unsure() {
+    let mut rng = Rng::new(5);
+    assert_eq!(
+        ask(&pairs(40, 0.99, 0.002, &mut rng), &mut rng).1,
+        Finding::Same
+    );
+    let (delta, finding) = ask(&pairs(6, 1.0, 0.3, &mut rng), &mut rng);
+    assert_eq!(finding, Finding::Unsure);
+    let more = more_pairs(&delta, 1, &RULES).unwrap();
+    assert!((15..2000).contains(&more), "{more}");
+}
+
+#[test]
+fn the_promised_number_of_runs_tells() {
+    let mut rng = Rng::new(6);
+    let noise = 0.056;
+    let mut delta = ask(&pairs(60, 1.0, noise, &mut rng), &mut rng).0;
+    delta.pairs = 0;
+    let n = more_pairs(&delta, 1, &RULES).unwrap();
+    let trials = 60;
+    let significant = (0..trials)
+        .filter(|_| {
+            let made = pairs(n, 1.05, noise, &mut rng);
+            Ranks::of(&log_ratios(&made)).p(&mut rng) <= RULES.alpha
+        })
+        .count();
+    // Four of five are promised; the outliers cost a little.
+    assert!(
+        (40..=57).contains(&significant),
+        "{significant} of {trials} with {n} pairs"
+    );
+}
+
+#[test]
+fn too_few_pairs_can_never_alarm() {
+    assert_eq!(fewest_pairs(1, 0.05), 6);
+    assert_eq!(fewest_pairs(10, 0.05), 9);
+    let made = Pairs {
+        a: vec![100.0; 5],
+        b: vec![50.0, 51.0, 52.0, 53.0, 54.0],
+    };
+    let (delta, finding) = ask(&made, &mut Rng::new(7));
+    assert_eq!((delta.p, finding), (2.0 / 32.0, Finding::Unsure));
+    // Noether's least, 11 pairs for an undisturbed difference, less the five that are there.
+    assert_eq!(more_pairs(&delta, 1, &RULES), Some(6));
+}
+
+#[test]
+fn what_has_no_ratio_has_no_answer() {
+    let zero = Pairs {
+        a: vec![0.0, 1.0, 2.0],
+        b: vec![1.0, 1.0, 1.0],
+    };
+    assert_eq!(compare(&zero, 0.05, &mut Rng::new(8)), None);
+    let equal = Pairs {
+        a: vec![3.0; 8],
+        b: vec![3.0; 8],
+    };
+    let (delta, finding) = ask(&equal, &mut Rng::new(9));
+    assert_eq!((delta.p, delta.change, finding), (1.0, 0.0, Finding::Same));
+}
+
+#[test]
+fn both_thresholds_must_be_passed() {
+    let made = Pairs {
+        a: vec![100.0; 8],
+        b: (0..8).map(|i| 89.0 + f64::from(i) / 10.0).collect(),
+    };
+    let delta = compare(&made, 0.05, &mut Rng::new(10)).unwrap();
+    let with = |relative, absolute| {
+        judge(
+            std::slice::from_ref(&delta),
+            &Rules {
+                relative,
+                absolute,
+                ..RULES
+            },
+        )[0]
+    };
+    assert_eq!(with(0.05, 5.0), Finding::Changed);
+    assert_eq!(with(0.2, 0.0), Finding::Same);
+    assert_eq!(with(0.05, 50.0), Finding::Same);
+}
+
+#[test]
+fn quantiles_are_the_tables() {
+    assert!((normal_quantile(0.975) - 1.959_964).abs() < 1e-3);
+    assert!((normal_quantile(0.995) - 2.575_829).abs() < 1e-3);
+}

@@ -1,0 +1,7 @@
+//! Results over time: figures of a sidecar by name, and an index of all runs.
+
+mod index;
+mod metrics;
+
+pub(crate) use index::{Index, Point};
+pub(crate) use metrics::{Polarity, metrics_of, polarity, unit};
