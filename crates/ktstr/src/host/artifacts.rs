@@ -10,7 +10,13 @@ use std::time::SystemTime;
 use super::config::HostConfig;
 
 /// Suffixes of the files that one test may leave.
-pub const ARTIFACT_SUFFIXES: [&str; 4] = ["json", "failure-dump.json", "dmesg", "console"];
+pub const ARTIFACT_SUFFIXES: [&str; 5] = [
+    "json",
+    "failure-dump.json",
+    "timeline.json",
+    "dmesg",
+    "console",
+];
 
 /// An artifact that could not be written or removed.
 #[derive(Debug, thiserror::Error)]

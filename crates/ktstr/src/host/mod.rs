@@ -17,3 +17,4 @@ pub mod runner;
 pub mod scheduler;
 mod session;
 pub mod sidecar;
+pub mod timeline;

@@ -12,6 +12,7 @@ use super::message::{self, Console, Parts, bug_summary};
 use super::scheduler::{ResolveSource, resolve_scheduler};
 use super::session::{self, Session, SessionTimes};
 use super::sidecar::{SIDECAR_SCHEMA, Sidecar};
+use super::timeline::Timeline;
 use crate::model::call::call;
 use crate::model::ctx::Ctx;
 use crate::model::entry::KtstrTestEntry;
@@ -110,6 +111,7 @@ fn judge(
     evidence.times = times;
     vm.entry_name = Some(entry.name.to_owned());
     vm.artifact_dir = Some(dir.to_owned());
+    leave_timeline(&vm, dir, entry.name);
     let guest = guest_result(&vm);
     let deadlines = evidence
         .deadlines
@@ -134,6 +136,13 @@ fn run_on_host(entry: &KtstrTestEntry) -> AssertResult {
     let mut result = call(&ctx, entry.func);
     result.note("host_only: no VM was booted");
     result
+}
+
+/// For reports; its loss is told and changes nothing.
+fn leave_timeline(vm: &VmResult, dir: &Path, test: &str) {
+    if let Err(error) = Timeline::of(vm).write(dir, test) {
+        tracing::warn!(%error, source = %error.source, "the timeline is lost");
+    }
 }
 
 /// Genuine skips: what this host cannot give, with the reason.

@@ -126,7 +126,9 @@ fn is_sidecar_name(path: &Path) -> bool {
         .file_name()
         .map(|name| name.to_string_lossy())
         .unwrap_or_default();
-    name.ends_with(".json") && !name.ends_with(".failure-dump.json") && !name.starts_with('.')
+    // A test's name has no dot; `t.failure-dump.json` and its like are other artifacts.
+    name.strip_suffix(".json")
+        .is_some_and(|test| !test.is_empty() && !test.contains('.'))
 }
 
 fn read(path: &Path) -> Result<Sidecar, String> {
