@@ -4,6 +4,10 @@
     reason = "the figures of the work types are this test's product"
 )]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
 use ktstr::model::work::WorkType;
 use ktstr_tests::CaseRun;
 
@@ -71,4 +75,133 @@ fn twenty_dynamic_steps_leave_nothing_behind() {
         threads.workers == 2 && threads.iterations > 0,
         "{threads:?}"
     );
+}
+
+#[test]
+fn canned_scenarios_run_under_eevdf() {
+    run("canned_under_eevdf").exits(0);
+}
+
+#[test]
+fn canned_scenarios_run_under_the_fixture() {
+    run("canned_under_the_fixture").exits(0);
+}
+
+/// Milliseconds in "made no progress for N ms", the longest.
+fn longest_gap_ms(run: &CaseRun) -> u64 {
+    let parts = run.text.split("made no progress for ").skip(1);
+    let gaps = parts.filter_map(|rest| rest.split_once(" ms")?.0.parse().ok());
+    gaps.max()
+        .unwrap_or_else(|| panic!("no gap in:\n{}", run.text))
+}
+
+/// The fixture serves half of the tasks every 1.5 s only: gaps of that length, and shares far apart.
+#[test]
+fn starvation_trips_gap_and_spread_and_fairness_does_not() {
+    run("fair_crowd").exits(0);
+    let run = run("starved_crowd");
+    run.exits(1)
+        .says(&["Stuck:", "(limit 1000 ms)", "Unfair:", "percentage points"]);
+    let gap_ms = longest_gap_ms(&run);
+    assert!(
+        (1_000..=4_500).contains(&gap_ms),
+        "{gap_ms} ms:\n{}",
+        run.text
+    );
+}
+
+/// The kernel's watchdog ejects the scheduler 5 s after the stall, and until then the stalled worker stood still.
+#[test]
+fn a_stall_trips_not_stuck() {
+    let run = run("stalled_crowd");
+    run.exits(1)
+        .says(&["Stuck:", "(limit 3000 ms)", "SchedulerCrashed"]);
+    let gap_ms = longest_gap_ms(&run);
+    assert!(
+        (3_000..=12_000).contains(&gap_ms),
+        "{gap_ms} ms:\n{}",
+        run.text
+    );
+}
+
+#[test]
+fn isolation_trips_on_a_worker_that_left_its_cpuset() {
+    run("escaping_worker")
+        .exits(1)
+        .says(&["Isolation:", "ran on cpus 1 outside its cpuset 0"]);
+}
+
+#[test]
+fn a_scheduler_that_ignores_cpusets_is_thrown_out_by_the_kernel() {
+    let run = run("straying_scheduler");
+    run.exits(1).says(&["SchedulerCrashed"]);
+    assert!(!run.text.contains("Isolation:"), "{}", run.text);
+}
+
+#[test]
+fn rates_latencies_and_migrations_trip_and_hold() {
+    run("checks_trip_and_hold").exits(0);
+}
+
+#[test]
+fn pages_are_counted_where_they_are() {
+    run("pages_at_home").exits(0);
+    run("pages_abroad").exits(1).says(&[
+        "PageLocality:",
+        "pages are on its own nodes (at least 90.0 % asked)",
+    ]);
+    run("pages_on_the_move").exits(1).says(&[
+        "CrossNodeMigration:",
+        "pages migrated between nodes per page of cgroup pages",
+    ]);
+}
+
+/// Two burning threads for each CPU of the host; they stop when dropped.
+struct Burner {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Burner {
+    fn light() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+        let burn = |stop: Arc<AtomicBool>| {
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            }
+        };
+        let threads = (0..2 * cpus).map(|_| std::thread::spawn(burn(Arc::clone(&stop))));
+        let threads = threads.collect();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Burner {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// On a host that burns, a fair scheduler never fails at the default limits: it passes, or the reason why it cannot be judged is
+/// told.
+#[test]
+fn a_busy_host_makes_no_wrong_failure() {
+    let _burner = Burner::light();
+    for round in 1..=5 {
+        let run = run("honest");
+        println!("round {round}: exit code {:?}", run.code);
+        match run.code {
+            Some(0) => {}
+            Some(2) => {
+                run.says(&["the host st"]);
+            }
+            _ => panic!("round {round}:\n{}", run.text),
+        }
+    }
 }

@@ -10,6 +10,9 @@ use anyhow::ensure;
 use ktstr::prelude::*;
 
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
+declare_scheduler!(STARVING, { name: "starving", binary: "scx-fixture", sched_args: ["--starve-pct", "50"] });
+declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_args: ["--stall", "--fault-after-ms", "1000"] });
+declare_scheduler!(STRAYING, { name: "straying", binary: "scx-fixture", sched_args: ["--ignore-cpusets", "--fault-after-ms", "1000"] });
 
 const SECOND: HoldSpec = HoldSpec::Fixed(Duration::from_secs(1));
 
@@ -119,6 +122,262 @@ fn dynamic_twenty_steps(ctx: &Ctx) -> Result<AssertResult> {
     let result = execute_scenario(ctx, backdrop, dynamic_steps())?;
     nothing_is_left(ctx)?;
     Ok(result)
+}
+
+/// Every canned scenario, one after the other.
+fn canned(ctx: &Ctx) -> Result<AssertResult> {
+    let mut all = AssertResult::pass();
+    for canned in scenarios::ALL.into_iter().flatten() {
+        let result = canned.run(ctx)?;
+        let name = format!("{}::{}", canned.family, canned.name);
+        ensure!(result.is_pass(), "{name}: {:#?}", result.details);
+        nothing_is_left(ctx)?;
+        all.note(format!(
+            "{name}: {} iterations",
+            result.stats.total_iterations()
+        ));
+    }
+    Ok(all)
+}
+
+#[ktstr_test(
+    topology = "1n2l2c1t",
+    duration_s = 1,
+    watchdog_timeout_s = 180,
+    ignore
+)]
+fn canned_under_eevdf(ctx: &Ctx) -> Result<AssertResult> {
+    canned(ctx)
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n2l2c1t", duration_s = 1, watchdog_timeout_s = 180, ignore)]
+fn canned_under_the_fixture(ctx: &Ctx) -> Result<AssertResult> {
+    canned(ctx)
+}
+
+fn crowd(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("crowd").workers(4)])
+}
+
+/// The fair fixture under limits that the starving one breaks.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 6, max_gap_ms = 1000, max_spread_pct = 35.0, ignore)]
+fn fair_crowd(ctx: &Ctx) -> Result<AssertResult> {
+    crowd(ctx)
+}
+
+#[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 6, max_gap_ms = 1000, max_spread_pct = 35.0, ignore)]
+fn starved_crowd(ctx: &Ctx) -> Result<AssertResult> {
+    crowd(ctx)
+}
+
+#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, not_stuck, ignore)]
+fn stalled_crowd(ctx: &Ctx) -> Result<AssertResult> {
+    crowd(ctx)
+}
+
+/// The kernel throws out a scheduler that ignores cpusets: its workers never leave theirs.
+#[ktstr_test(scheduler = STRAYING, topology = "1n2l1c1t", duration_s = 6, isolation, ignore)]
+fn straying_scheduler(ctx: &Ctx) -> Result<AssertResult> {
+    let on = |llc| CgroupDef::named(format!("llc{llc}")).cpuset(CpusetSpec::Llc(llc));
+    execute_defs(ctx, vec![on(0), on(1)])
+}
+
+/// Lifts its own cgroup's cpuset behind the scenario's back, and runs on every CPU in turn.
+fn escape(worker: &mut dyn WorkLoop) {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let path = own.trim().rsplit_once("::/").map_or("", |(_, path)| path);
+    let _ = fs::write(format!("/sys/fs/cgroup/{path}/cpuset.cpus"), "0-1");
+    for cpu in [0, 1].into_iter().cycle() {
+        if worker.stopping() {
+            return;
+        }
+        let mut set = rustix::thread::CpuSet::new();
+        set.set(cpu);
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+        worker.sleep(Duration::from_millis(1));
+        worker.tick(1);
+    }
+}
+
+#[ktstr_test(topology = "1n2l1c1t", duration_s = 2, isolation, ignore)]
+fn escaping_worker(ctx: &Ctx) -> Result<AssertResult> {
+    let work = WorkType::Custom(CustomWork::new("Escape", escape));
+    let def = CgroupDef::named("cell").cpuset(CpusetSpec::Llc(0));
+    execute_defs(ctx, vec![def.workers(1).work(work)])
+}
+
+/// One check: work, the limits that it keeps, those that it breaks, and what the finding says.
+struct Trial {
+    work: WorkType,
+    keeps: Assert,
+    breaks: Assert,
+    kind: DetailKind,
+    says: &'static str,
+}
+
+fn trial(work: &str, keeps: Assert, breaks: Assert, kind: DetailKind, says: &'static str) -> Trial {
+    Trial {
+        work: WorkType::from_name(work).expect("a work type"),
+        keeps,
+        breaks,
+        kind,
+        says,
+    }
+}
+
+const NONE: Assert = Assert::NONE;
+
+/// The checks of rates, latencies and migrations: what they say does not depend on the machine's speed.
+fn trials() -> Vec<Trial> {
+    use DetailKind::{Benchmark, Migration, Unfair};
+    vec![
+        trial(
+            "SpinWait",
+            NONE.min_work_rate(1.0),
+            NONE.min_work_rate(1e15),
+            Benchmark,
+            "work units/s",
+        ),
+        trial(
+            "YieldHeavy",
+            NONE.min_iteration_rate(1.0),
+            NONE.min_iteration_rate(1e15),
+            Benchmark,
+            "iterations/s",
+        ),
+        trial(
+            "AffinityChurn",
+            NONE.max_migration_ratio(1.1),
+            NONE.max_migration_ratio(0.01),
+            Migration,
+            "migrations per iteration",
+        ),
+        trial(
+            "FutexPingPong",
+            NONE.max_p99_wake_latency_ns(10_000_000_000),
+            NONE.max_p99_wake_latency_ns(10),
+            Benchmark,
+            "ns (limit 10 ns)",
+        ),
+        trial(
+            "TimerLatency",
+            NONE.max_wake_latency_cv(1e6),
+            NONE.max_wake_latency_cv(1e-6),
+            Benchmark,
+            "variation of wake latencies",
+        ),
+        trial(
+            "FutexFanOut",
+            NONE.max_throughput_cv(1e6),
+            NONE.max_throughput_cv(1e-9),
+            Unfair,
+            "variation of work rates",
+        ),
+    ]
+}
+
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 1, watchdog_timeout_s = 60, ignore)]
+fn checks_trip_and_hold(ctx: &Ctx) -> Result<AssertResult> {
+    for Trial {
+        work,
+        keeps,
+        breaks,
+        kind,
+        says,
+    } in trials()
+    {
+        let name = work.name();
+        let run = |assert: &Assert| {
+            let spec = WorkSpec::new(work.clone()).workers(work.info().group_size);
+            let def = CgroupDef::named(name).work(spec);
+            let steps = vec![Step::with_defs(vec![def], HoldSpec::FULL)];
+            execute_steps_with(ctx, steps, Some(assert))
+        };
+        let held = run(&keeps)?;
+        ensure!(
+            held.is_pass(),
+            "{name} under {keeps:?}: {:#?}",
+            held.details
+        );
+        let broken = run(&breaks)?;
+        let found = broken
+            .details_of_kind(kind)
+            .any(|d| d.message.contains(says));
+        ensure!(
+            found,
+            "{name}: no {kind:?} with {says:?} in {:#?}",
+            broken.details
+        );
+        // On a machine that stalls, the same finding may be Inconclusive.
+        ensure!(!broken.is_pass(), "{name} passes under {breaks:?}");
+    }
+    Ok(AssertResult::pass())
+}
+
+/// Workers on node 0 with their memory there, and on node 1.
+fn pages(ctx: &Ctx, node: u32) -> Result<AssertResult> {
+    let work = WorkType::CachePressure {
+        kib: 4_096,
+        stride: 64,
+    };
+    let spec = WorkSpec::new(work)
+        .workers(1)
+        .mem_policy(MemPolicy::Bind(vec![node]));
+    let def = CgroupDef::named("pages")
+        .cpuset(CpusetSpec::Numa(0))
+        .work(spec);
+    execute_defs(ctx, vec![def])
+}
+
+#[ktstr_test(
+    topology = "2n2l1c1t",
+    duration_s = 1,
+    memory_mib = 512,
+    min_page_locality = 0.9,
+    ignore
+)]
+fn pages_at_home(ctx: &Ctx) -> Result<AssertResult> {
+    pages(ctx, 0)
+}
+
+#[ktstr_test(
+    topology = "2n2l1c1t",
+    duration_s = 1,
+    memory_mib = 512,
+    min_page_locality = 0.9,
+    ignore
+)]
+fn pages_abroad(ctx: &Ctx) -> Result<AssertResult> {
+    pages(ctx, 1)
+}
+
+#[ktstr_test(
+    topology = "2n2l1c1t",
+    duration_s = 2,
+    memory_mib = 512,
+    max_cross_node_migration_ratio = 0.5,
+    ignore
+)]
+fn pages_on_the_move(ctx: &Ctx) -> Result<AssertResult> {
+    let work = WorkType::NumaWorkingSetSweep {
+        kib: 4_096,
+        interval: Duration::from_millis(100),
+    };
+    execute_defs(ctx, vec![CgroupDef::named("pages").workers(1).work(work)])
+}
+
+/// What a test of a fair scheduler usually asks, for a host that is busy with other things.
+#[ktstr_test(topology = "1n2l2c1t", duration_s = 4, not_stuck, isolation, ignore)]
+fn honest(ctx: &Ctx) -> Result<AssertResult> {
+    let on = |llc| CgroupDef::named(format!("llc{llc}")).cpuset(CpusetSpec::Llc(llc));
+    execute_defs(
+        ctx,
+        vec![
+            on(0),
+            on(1),
+            CgroupDef::named("pair").work(WorkType::FUTEX_PING_PONG),
+        ],
+    )
 }
 
 /// After a scenario: no cgroup of it, and no child of this process.

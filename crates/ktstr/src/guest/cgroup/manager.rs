@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -424,13 +424,14 @@ impl Drop for CgroupManager {
 /// Waits until the kernel says that all tasks of a cgroup are frozen.
 fn await_frozen(path: PathBuf) -> Result<(), CgroupError> {
     let until = Instant::now() + FREEZE_TIME;
-    while read_event(&path, "frozen") != Some(true) {
+    let mut events = Events::open(&path);
+    while events.value("frozen") != Some(true) {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             let after_ms = FREEZE_TIME.as_millis();
             return Err(CgroupError::NotFrozen { path, after_ms });
         }
-        await_event(&path, left.min(BUSY_PAUSE));
+        events.await_change(left.min(BUSY_PAUSE));
     }
     Ok(())
 }
@@ -441,22 +442,42 @@ fn read_ids(file: PathBuf) -> Result<Vec<i32>, CgroupError> {
     Ok(ids.collect())
 }
 
-/// One line of `cgroup.events`; `None` when it cannot be read.
-fn read_event(dir: &Path, event: &str) -> Option<bool> {
-    let text = fs::read_to_string(dir.join("cgroup.events")).ok()?;
-    let value = text.lines().find_map(|line| line.strip_prefix(event));
-    Some(value?.trim() == "1")
+/// A cgroup's `cgroup.events`: what is true now, and a wait for its change.
+struct Events(Option<fs::File>);
+
+impl Events {
+    fn open(dir: &Path) -> Self {
+        Self(fs::File::open(dir.join("cgroup.events")).ok())
+    }
+
+    /// One line of the file; `None` when it cannot be read.
+    fn value(&mut self, event: &str) -> Option<bool> {
+        let file = self.0.as_mut()?;
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0)).ok()?;
+        file.read_to_string(&mut text).ok()?;
+        let value = text.lines().find_map(|line| line.strip_prefix(event));
+        Some(value?.trim() == "1")
+    }
+
+    /// Waits until the file has changed since it was read, at most `limit`. One that was never read counts as changed
+    /// (kernel: `kernfs_generic_poll`), and a caller that does not read would spin.
+    fn await_change(&self, limit: Duration) {
+        let timeout = Timespec::try_from(limit).ok();
+        let mut fds: Vec<PollFd<'_>> = self
+            .0
+            .iter()
+            .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI))
+            .collect();
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
 }
 
 /// Waits until the cgroup's `cgroup.events` changes (populated, frozen), at most `limit`.
 fn await_event(dir: &Path, limit: Duration) {
-    let events = fs::File::open(dir.join("cgroup.events"));
-    let timeout = Timespec::try_from(limit).ok();
-    let mut fds: Vec<PollFd<'_>> = events
-        .iter()
-        .map(|file| PollFd::from_borrowed_fd(file.as_fd(), PollFlags::PRI))
-        .collect();
-    let _ = poll(&mut fds, timeout.as_ref());
+    let mut events = Events::open(dir);
+    let _ = events.value("populated");
+    events.await_change(limit);
 }
 
 fn check_name(name: &str) -> Result<(), CgroupError> {

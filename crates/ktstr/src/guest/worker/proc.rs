@@ -22,16 +22,21 @@ pub(super) fn run_time_ns((pid, tid): (i32, i32)) -> Option<RunTime> {
     })
 }
 
-/// A process's pages by node, ascending; `None` without NUMA in the kernel.
+/// A process's own pages by node, ascending; `None` without NUMA in the kernel.
 pub(super) fn pages_by_node(pid: i32) -> Option<Vec<(u32, u64)>> {
     let text = fs::read_to_string(format!("/proc/{pid}/numa_maps")).ok()?;
     Some(parse_numa_maps(&text))
 }
 
 /// The `N<node>=<pages>` fields of all mappings (kernel: `show_numa_map`), each page counted in its own size.
+///
+/// Only what the process made itself: pages of files, and mappings with pages that others map too (`mapmax`), lie where
+/// somebody else touched them first.
 fn parse_numa_maps(text: &str) -> Vec<(u32, u64)> {
     let mut all = std::collections::BTreeMap::new();
-    for field in text.split_ascii_whitespace() {
+    let foreign = |line: &&str| line.contains(" file=") || line.contains(" mapmax=");
+    let own = text.lines().filter(|line| !foreign(line));
+    for field in own.flat_map(str::split_ascii_whitespace) {
         let Some((node, pages)) = field.strip_prefix('N').and_then(|f| f.split_once('=')) else {
             continue;
         };
@@ -93,8 +98,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numa_maps_add_up_over_mappings() {
+    fn numa_maps_add_up_over_own_mappings() {
         let text = "56049cdaa000 default file=/bin/cat mapped=2 N0=2 kernelpagesize_kB=4\n\
+                    7e00 default anon=9 dirty=9 mapmax=2 active=0 N0=9 kernelpagesize_kB=4\n\
+                    7d00 default heap anon=2 dirty=2 active=0 N0=2 kernelpagesize_kB=4\n\
                     7f00 bind:1 anon=7 dirty=7 N0=3 N1=4 kernelpagesize_kB=4\n";
         assert_eq!(parse_numa_maps(text), [(0, 5), (1, 4)]);
         assert_eq!(parse_numa_maps(""), []);
