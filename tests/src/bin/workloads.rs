@@ -267,7 +267,7 @@ fn trials() -> Vec<Trial> {
             "variation of wake latencies",
         ),
         trial(
-            "FutexFanOut",
+            "PriorityInversion",
             NONE.max_throughput_cv(1e6),
             NONE.max_throughput_cv(1e-9),
             Unfair,
