@@ -11,6 +11,7 @@ pub mod result;
 pub mod role;
 pub mod scenario;
 pub mod series;
+pub mod snapshot;
 pub mod stage;
 pub mod stats;
 pub mod transport;

@@ -1,0 +1,39 @@
+//! What happened to captures, for whoever wonders where one went.
+
+/// One happening.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BridgeEvent {
+    /// A capture was asked for and could not be made.
+    CaptureUnavailable {
+        /// Its name.
+        tag: String,
+        /// Why.
+        reason: String,
+    },
+    /// A capture replaced an older one of the same name.
+    Overwrite {
+        /// The name.
+        tag: String,
+    },
+    /// The oldest capture made room.
+    Eviction {
+        /// Its name.
+        tag: String,
+    },
+    /// The order of captures was found damaged, and was mended.
+    DrainOrderingInvariantViolation {
+        /// What was found.
+        detail: String,
+    },
+    /// More captures were found than may be kept.
+    CapInvariantViolation {
+        /// How many.
+        found: usize,
+    },
+    /// Older events were dropped; always the last one.
+    EventLogTruncated {
+        /// How many.
+        dropped_count: u64,
+    },
+}
