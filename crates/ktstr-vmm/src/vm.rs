@@ -555,7 +555,7 @@ impl RunningVm {
     }
 
     /// Ends the VM now; [`wait`](Self::wait) then gives what is left.
-    pub fn kill(&mut self) {
+    pub fn kill(&self) {
         self.vm.kill();
     }
 

@@ -5,12 +5,13 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::link::{LinkTransport, MessageLink};
 use crate::model::call::call;
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::find_test;
-use crate::model::transport::Transport;
+use crate::model::transport::{FAILURE_TAG, HostRequest, Transport};
 use crate::model::verdict::{AssertResult, Outcome};
 
 /// Environment variable in which init names the scheduler's process.
@@ -117,6 +118,11 @@ pub fn run_function<L: MessageLink + 'static>(
         ctx = ctx.with_transport(Arc::clone(transport) as Arc<dyn Transport>);
     }
     let result = call(&ctx, function);
+    if result.is_fail()
+        && let Some(transport) = &transport
+    {
+        ask_for_failure_capture(transport.as_ref());
+    }
     let sent = match &transport {
         Some(transport) => transport.send_result(&result),
         None => {
@@ -133,6 +139,19 @@ pub fn run_function<L: MessageLink + 'static>(
             );
             exit_status(Outcome::Fail)
         }
+    }
+}
+
+/// How long a failing test waits for the host's look at it.
+const CAPTURE_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The scheduler still runs: its state now is what the failure's reader wants to see.
+fn ask_for_failure_capture(transport: &dyn Transport) {
+    let request = HostRequest::Capture {
+        tag: FAILURE_TAG.to_owned(),
+    };
+    if let Err(error) = transport.request(&request, CAPTURE_DEADLINE) {
+        eprintln!("the failing test's state was not captured: {error}");
     }
 }
 

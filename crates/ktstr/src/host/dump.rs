@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use ktstr_monitor::FailureDumpReport;
 use serde::Serialize;
 
 use super::artifacts::{ArtifactError, write_atomic};
 
-/// Names the layout; a reader checks it first.
-pub(super) const DUMP_SCHEMA: &str = "ktstr.failure-dump/1";
+pub(super) use ktstr_monitor::DUMP_SCHEMA;
 
 /// A dump without captured state: it says that it is one, and why.
 #[derive(Debug, Clone, Serialize)]
@@ -23,6 +23,39 @@ pub(super) struct PlaceholderDump<'a> {
     pub(super) exit_reason: Option<&'a str>,
 }
 
+/// A captured state with the run it belongs to. The schema's name is the report's own.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct CapturedDump<'a> {
+    pub(super) test: &'a str,
+    /// What made the capture.
+    pub(super) trigger: &'a str,
+    pub(super) stage: Option<&'a str>,
+    pub(super) bug_summary: Option<&'a str>,
+    pub(super) engine: Option<String>,
+    pub(super) exit_reason: Option<&'a str>,
+    #[serde(flatten)]
+    pub(super) report: &'a FailureDumpReport,
+}
+
+/// Writes the captured state as this test's dump.
+///
+/// # Errors
+/// When the file cannot be written.
+pub(super) fn write_dump(dir: &Path, dump: &CapturedDump<'_>) -> Result<PathBuf, ArtifactError> {
+    write(dir, dump.test, dump)
+}
+
+fn write(dir: &Path, test: &str, dump: &impl Serialize) -> Result<PathBuf, ArtifactError> {
+    let path = dir.join(format!("{test}.failure-dump.json"));
+    let json = serde_json::to_vec_pretty(dump).map_err(|e| ArtifactError {
+        action: "serialise",
+        path: path.clone(),
+        source: std::io::Error::other(e),
+    })?;
+    write_atomic(&path, &json)?;
+    Ok(path)
+}
+
 /// Writes the placeholder unless a real dump is already there.
 ///
 /// # Errors
@@ -35,13 +68,7 @@ pub(super) fn ensure_dump(
     if path.is_file() {
         return Ok(path);
     }
-    let json = serde_json::to_vec_pretty(dump).map_err(|e| ArtifactError {
-        action: "serialise",
-        path: path.clone(),
-        source: std::io::Error::other(e),
-    })?;
-    write_atomic(&path, &json)?;
-    Ok(path)
+    write(dir, dump.test, dump)
 }
 
 #[cfg(test)]

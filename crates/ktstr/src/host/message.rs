@@ -27,7 +27,8 @@ pub(super) struct Parts {
     pub(super) timeline: Vec<String>,
     pub(super) output: String,
     pub(super) scheduler_log: String,
-    /// The kernel's own dump of sched_ext's state, if the log holds one.
+    /// The captured state, as far as a message has room for it.
+    pub(super) dump: Vec<String>,
     pub(super) artifacts: Vec<String>,
 }
 
@@ -75,6 +76,7 @@ pub(super) fn render(parts: &Parts) -> String {
         "scheduler log",
         &scheduler_log_lines(&parts.scheduler_log),
     );
+    section(&mut out, "sched_ext dump", &parts.dump);
     section(&mut out, "artifacts", &parts.artifacts);
     let _ = writeln!(out, "engine: {}", parts.engine);
     out

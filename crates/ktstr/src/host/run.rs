@@ -5,12 +5,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::artifacts::{clear_stale, sidecar_dir, write_atomic};
 use super::config::HostConfig;
-use super::dump::{DUMP_SCHEMA, PlaceholderDump, ensure_dump};
+use super::coordinator::Failure;
+use super::dump::{CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump};
+use super::dump_text;
 use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_exit};
 use super::kernel::{Kernel, resolve_test_kernel};
 use super::message::{self, Console, Parts, bug_summary};
 use super::scheduler::{ResolveSource, resolve_scheduler};
-use super::session::{self, Session, SessionTimes};
+use super::session::{self, Ran, Session, SessionTimes};
 use super::sidecar::{SIDECAR_SCHEMA, Sidecar};
 use super::timeline::Timeline;
 use crate::model::call::call;
@@ -38,6 +40,10 @@ struct Evidence {
     kernel_image: Option<PathBuf>,
     scheduler_source: Option<ResolveSource>,
     deadlines: Option<Deadlines>,
+    /// The state that was captured for a failure.
+    failure: Option<Failure>,
+    /// Why the guest's kernel could not be looked into.
+    blind: Option<String>,
 }
 
 /// Runs one test and stores its record. Never panics on what a guest, a file or a user did.
@@ -107,8 +113,14 @@ fn judge(
 
     let session = Session::prepare(entry, config, &kernel, scheduler.as_deref())?;
     evidence.deadlines = Some(session.deadlines());
-    let (mut vm, times) = session.run()?;
+    let Ran {
+        mut vm,
+        times,
+        outcome,
+    } = session.run()?;
     evidence.times = times;
+    evidence.failure = outcome.failure;
+    evidence.blind = outcome.blind;
     vm.entry_name = Some(entry.name.to_owned());
     vm.artifact_dir = Some(dir.to_owned());
     leave_timeline(&vm, dir, entry.name);
@@ -374,18 +386,51 @@ fn leave_evidence(
             keep(write_atomic(&dmesg, kmsg.as_bytes()).map(|()| dmesg));
         }
     }
-    let stage = evidence.vm.as_ref().map(|vm| vm.stages().label);
+    keep(leave_dump(entry, result, evidence, dir));
+    lines
+}
+
+/// The captured state, or a placeholder that says why there is none.
+fn leave_dump(
+    entry: &KtstrTestEntry,
+    result: &AssertResult,
+    evidence: &Evidence,
+    dir: &Path,
+) -> Result<PathBuf, super::artifacts::ArtifactError> {
+    let vm = evidence.vm.as_ref();
+    let stage = vm.map(|vm| vm.stages().label);
     let summary = summary_of(evidence);
+    let engine = vm.map(|vm| vm.engine.to_string());
+    let exit_reason = vm.map(|vm| vm.exit_reason.as_str());
+    let captured = evidence.failure.as_ref();
+    if let Some(failure) = captured.filter(|failure| !failure.report.is_placeholder) {
+        return write_dump(
+            dir,
+            &CapturedDump {
+                test: entry.name,
+                trigger: &failure.trigger,
+                stage,
+                bug_summary: summary.as_deref(),
+                engine,
+                exit_reason,
+                report: &failure.report,
+            },
+        );
+    }
     let first = result
         .failure_details()
         .chain(result.inconclusive_details())
         .next();
+    let why = captured
+        .and_then(|failure| failure.report.reason.clone())
+        .or_else(|| evidence.blind.clone())
+        .unwrap_or_else(|| String::from("no state was captured"));
     let reason = match (stage, first) {
-        (Some(stage), Some(detail)) => format!("no state was captured; {stage}; {detail}"),
+        (Some(stage), Some(detail)) => format!("{why}; {stage}; {detail}"),
         (None, Some(detail)) => format!("no VM ran; {detail}"),
-        _ => String::from("no state was captured"),
+        _ => why,
     };
-    keep(ensure_dump(
+    ensure_dump(
         dir,
         &PlaceholderDump {
             schema: DUMP_SCHEMA,
@@ -394,11 +439,10 @@ fn leave_evidence(
             reason,
             stage,
             bug_summary: summary.as_deref(),
-            engine: evidence.vm.as_ref().map(|vm| vm.engine.to_string()),
-            exit_reason: evidence.vm.as_ref().map(|vm| vm.exit_reason.as_str()),
+            engine,
+            exit_reason,
         },
-    ));
-    lines
+    )
 }
 
 fn summary_of(evidence: &Evidence) -> Option<String> {
@@ -448,6 +492,9 @@ fn message_parts(
         timeline: vm.map(session::timeline_lines).unwrap_or_default(),
         output: vm.map(|vm| vm.output.clone()).unwrap_or_default(),
         scheduler_log: vm.map(VmResult::scheduler_log).unwrap_or_default(),
+        dump: evidence.failure.as_ref().map_or_else(Vec::new, |failure| {
+            dump_text::lines(&failure.trigger, &failure.report)
+        }),
         artifacts,
     }
 }

@@ -1,19 +1,19 @@
 //! One boot of a test's VM: prepare, start, follow, collect.
 
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ktstr_init::FRAME_PORT;
-use ktstr_vmm::{Engine, ExitReason, Initrd, PortStream, RunningVm, Vm, VmExit};
+use ktstr_vmm::{Engine, ExitReason, Initrd, Vm, VmExit};
 use ktstr_wire::Message;
 
 use super::boot::{self, GuestFiles};
 use super::config::HostConfig;
-use super::drain::{Drain, Drained};
+use super::coordinator::{self, GuestView, Orders, Outcome};
+use super::drain::Drained;
 use super::evaluate::Deadlines;
-use super::kernel::Kernel;
+use super::kernel::{Cache, Kernel};
 use crate::model::ctx::TestPlan;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::result::{TimelineMark, VmResult};
@@ -31,8 +31,13 @@ pub(super) struct SessionTimes {
 pub(super) struct Session {
     vm: Vm,
     deadlines: Deadlines,
+    orders: Orders,
+    view: GuestView,
     times: SessionTimes,
 }
+
+/// Time for the capture of a guest that has used up its own.
+const LAST_LOOK: Duration = Duration::from_secs(30);
 
 /// The VM's deadline: what the test may take, and head-room for boot and power-off that grows with the vCPUs and
 /// with the engine's slowness (measured on tcg: 1.8 s for one vCPU, 7 s for eight, on an idle host).
@@ -90,12 +95,24 @@ impl Session {
         }
         let deadlines = deadlines_of(entry, Engine::Tcg);
         let vm = builder
-            .deadline(deadlines.vm)
+            // The coordinator ends the guest after a last look; this is for a coordinator that cannot.
+            .deadline(deadlines.vm + LAST_LOOK)
             .build()
             .context("failed to build the VM")?;
+        let orders = Orders {
+            deadline: Instant::now() + deadlines.vm,
+            snapshots: entry.num_snapshots,
+            duration: deadlines.duration,
+        };
+        let view = GuestView {
+            vmlinux: kernel.vmlinux.clone(),
+            btf_cache: Some(Cache::open_default().root().with_file_name("btf")),
+        };
         Ok(Self {
             vm,
             deadlines,
+            orders,
+            view,
             times,
         })
     }
@@ -108,61 +125,49 @@ impl Session {
     ///
     /// # Errors
     /// When the VM cannot be started or waited for.
-    pub(super) fn run(self) -> anyhow::Result<(VmResult, SessionTimes)> {
+    pub(super) fn run(self) -> anyhow::Result<Ran> {
         let started = Instant::now();
         let engine_why = self.vm.engine_why().to_owned();
         let mut running = self.vm.start().context("failed to start the VM")?;
         let port = running
             .take_port(FRAME_PORT)
             .context("the VM has no frame port")?;
-        let follower = thread::Builder::new()
-            .name(String::from("ktstr-frames"))
-            .spawn(move || follow(port, started))
-            .context("failed to start the frame thread")?;
+        let orders = Orders {
+            deadline: started + self.deadlines.vm,
+            ..self.orders
+        };
+        let followed = coordinator::follow(&running, port, self.view, started, orders)?;
         let exit = running.wait().context("failed to wait for the VM's end");
         let ended = Instant::now();
-        // Closing the VM closes its ports, which ends the follower.
-        stop(running, exit.is_err());
-        let drained = follower
-            .join()
-            .map_err(|_| anyhow::anyhow!("the frame thread panicked"))?;
+        // Closing the VM closes its ports, which ends the frame thread.
+        drop(running);
+        let (drained, outcome) = followed.frames()?;
         let mut times = self.times;
         times.kernel_release = drained
             .sys_ready
             .as_ref()
             .map(|(_, ready)| ready.kernel_release.clone());
-        let mut result = assemble(exit?, drained);
-        result.engine_why = engine_why;
-        result.cleanup_duration = Some(ended.elapsed());
-        Ok((result, times))
-    }
-}
-
-fn stop(mut running: RunningVm, kill: bool) {
-    if kill {
-        running.kill();
-    }
-}
-
-fn follow(mut port: PortStream, started: Instant) -> Drained {
-    let mut drain = Drain::new(started);
-    if let Err(error) = drain.read_to_end(&mut port, echo) {
-        tracing::warn!(%error, "the frame port broke");
-    }
-    drain.finish()
-}
-
-/// What the guest prints is told at once, for whoever watches with `--nocapture`.
-fn echo(message: &Message) {
-    match message {
-        Message::Stdout(bytes) | Message::Stderr(bytes) => {
-            tracing::debug!(target: "ktstr::guest", "{}", String::from_utf8_lossy(bytes).trim_end());
+        let mut vm = assemble(exit?, drained);
+        vm.engine_why = engine_why;
+        if outcome.timed_out {
+            vm.timed_out = true;
+            vm.exit_reason = ExitReason::Deadline.to_string();
         }
-        Message::Lifecycle(life) => {
-            tracing::debug!(stage = life.stage.as_str(), detail = %life.detail, "guest")
-        }
-        _ => {}
+        vm.periodic_target = self.orders.snapshots;
+        vm.periodic_fired = outcome.periodic_fired;
+        vm.periodic_real = u32::try_from(outcome.bridge.periodic_real_count()).unwrap_or(u32::MAX);
+        vm.snapshot_bridge = outcome.bridge.clone();
+        vm.cleanup_duration = Some(ended.elapsed());
+        Ok(Ran { vm, times, outcome })
     }
+}
+
+/// What one boot left.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) vm: VmResult,
+    pub(super) times: SessionTimes,
+    pub(super) outcome: Outcome,
 }
 
 fn assemble(exit: VmExit, drained: Drained) -> VmResult {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use ktstr_vmm::Engine;
 use ktstr_wire::{Message, Stage, StepMark};
 
+use super::snapshot::SnapshotBridge;
 use super::stage::{StageSummary, summarize_stages};
 
 /// One frame of the guest, in the order of its arrival.
@@ -156,6 +157,8 @@ pub struct VmResult {
     pub cleanup_duration: Option<Duration>,
     /// From the start of the VM to the guest's SysReady.
     pub boot_duration: Option<Duration>,
+    /// Captures by name.
+    pub snapshot_bridge: SnapshotBridge,
     /// Periodic captures that fired, placeholders included.
     pub periodic_fired: u32,
     /// Periodic captures with real content.
@@ -193,6 +196,7 @@ impl VmResult {
             crash_message: None,
             cleanup_duration: None,
             boot_duration: None,
+            snapshot_bridge: SnapshotBridge::default(),
             periodic_fired: 0,
             periodic_real: 0,
             periodic_target: 0,

@@ -42,6 +42,9 @@ pub enum ScenarioEvent {
     },
 }
 
+/// Name under which a failing test asks for the capture that its failure message shows.
+pub const FAILURE_TAG: &str = "ktstr.failure";
+
 /// Something that only the host can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

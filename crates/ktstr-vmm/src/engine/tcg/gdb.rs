@@ -45,8 +45,26 @@ struct Shared {
     qmp: Arc<Qmp>,
     still: Mutex<Still>,
     link: Mutex<Link>,
-    hits: Mutex<VecDeque<WatchHit>>,
+    hits: Mutex<Hits>,
     hit: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Hits {
+    queue: VecDeque<WatchHit>,
+    /// No more will come.
+    ended: bool,
+}
+
+/// Tells waiters that the VM has ended.
+#[derive(Debug)]
+pub(super) struct HitsEnd(Arc<Shared>);
+
+impl HitsEnd {
+    pub(super) fn end(&self) {
+        self.0.hits().ended = true;
+        self.0.hit.notify_all();
+    }
 }
 
 /// Why the guest stands still.
@@ -100,6 +118,11 @@ impl Gdb {
                 hit: Condvar::new(),
             }),
         }
+    }
+
+    /// For whoever sees the VM's end.
+    pub(super) fn hits_end(&self) -> HitsEnd {
+        HitsEnd(Arc::clone(&self.shared))
     }
 
     /// Stops the guest; each call needs its [`cont`](Self::cont).
@@ -171,14 +194,13 @@ impl Gdb {
 
     pub(super) fn next_hit(&self, deadline: Duration) -> Option<WatchHit> {
         let until = Instant::now() + deadline;
-        let mut hits = self
-            .shared
-            .hits
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut hits = self.shared.hits();
         loop {
-            if let Some(hit) = hits.pop_front() {
+            if let Some(hit) = hits.queue.pop_front() {
                 return Some(hit);
+            }
+            if hits.ended {
+                return None;
             }
             let left = until
                 .checked_duration_since(Instant::now())
@@ -290,6 +312,10 @@ impl Shared {
         self.still.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn hits(&self) -> MutexGuard<'_, Hits> {
+        self.hits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -359,11 +385,11 @@ impl Shared {
             held: link.holding.contains(id),
         };
         let held = hit.held;
-        let mut hits = self.hits.lock().unwrap_or_else(PoisonError::into_inner);
-        if hits.len() == MAX_HITS {
-            hits.pop_front();
+        let mut hits = self.hits();
+        if hits.queue.len() == MAX_HITS {
+            hits.queue.pop_front();
         }
-        hits.push_back(hit);
+        hits.queue.push_back(hit);
         self.hit.notify_all();
         held
     }

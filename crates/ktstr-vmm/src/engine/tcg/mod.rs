@@ -168,11 +168,12 @@ impl TcgVm {
         threads.push(named("ktstr-deadline", move || {
             deadline_keeper.keep_deadline()
         })?);
-        let watcher = Arc::clone(&shared);
-        threads.push(named("ktstr-qemu", move || {
-            watcher.watch(child, reader, stderr)
-        })?);
         let gdb = Gdb::new(gdb_host, Arc::clone(&qmp));
+        let (watcher, hits_end) = (Arc::clone(&shared), gdb.hits_end());
+        threads.push(named("ktstr-qemu", move || {
+            watcher.watch(child, reader, stderr);
+            hits_end.end();
+        })?);
         let vm = Self {
             shared,
             qmp,

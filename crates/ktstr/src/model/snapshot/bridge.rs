@@ -299,6 +299,11 @@ impl SnapshotBridge {
         self.lock().drain_events()
     }
 
+    /// Keeps an event.
+    pub fn record_event(&self, event: BridgeEvent) {
+        self.lock().event(event);
+    }
+
     /// Events kept.
     #[must_use]
     pub fn event_count(&self) -> usize {

@@ -1,0 +1,228 @@
+//! The machine of a running VM.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ktstr_monitor::{
+    Attach, DumpOptions, Error, FailureDumpReport, Gpa, Kernel, PhysMem, Range, VcpuRegisters,
+};
+use ktstr_vmm::{
+    GuestMemory, PortStream, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchKind,
+};
+use ktstr_wire::{FrameWriter, KernelOpMode, KernelOpRequest, KernelValue, Message};
+
+use super::{Machine, WatchToken, kernel_op};
+
+/// How long vCPUs may take to stop, and to go on.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
+/// Functions that take a scheduler down, at whose entry all of its state still stands: up to 6.15, and from 6.16 on
+/// (`kernel/sched/ext.c`).
+const EXIT_FUNCTIONS: [&str; 3] = [
+    "scx_ops_disable_workfn",
+    "scx_disable_workfn",
+    "scx_root_disable",
+];
+
+/// The VM's memory as the monitor reads it.
+#[derive(Debug)]
+struct VmMemory(GuestMemory);
+
+impl PhysMem for VmMemory {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> ktstr_monitor::Result<()> {
+        let len = buffer.len();
+        self.0
+            .read(gpa.0, buffer)
+            .map_err(|_| Error::NoMemory { gpa, len })
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        let ranges = self.0.ranges().into_iter();
+        ranges
+            .map(|range| Range {
+                gpa: Gpa(range.gpa),
+                len: range.len,
+            })
+            .collect()
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> ktstr_monitor::Result<()> {
+        let len = bytes.len();
+        self.0
+            .write(gpa.0, bytes)
+            .map_err(|_| Error::NoMemory { gpa, len })
+    }
+}
+
+/// How to look into a guest.
+#[derive(Debug, Clone, Default)]
+pub(in crate::host) struct GuestView {
+    /// The kernel's ELF; without it, types and symbols are found in the guest's memory.
+    pub(in crate::host) vmlinux: Option<PathBuf>,
+    /// Where indexed BTF is kept.
+    pub(in crate::host) btf_cache: Option<PathBuf>,
+}
+
+/// A running VM.
+#[derive(Debug)]
+pub(super) struct Live<'vm> {
+    vm: &'vm RunningVm,
+    view: GuestView,
+    /// Found once; a failure is final for this guest.
+    kernel: Option<Result<Arc<Kernel>, String>>,
+    replies: Option<FrameWriter<PortStream>>,
+    tokens: HashMap<WatchId, WatchToken>,
+}
+
+impl<'vm> Live<'vm> {
+    pub(super) fn new(vm: &'vm RunningVm, view: GuestView, port: &PortStream) -> Self {
+        let replies = port.try_clone().map(FrameWriter::new);
+        if let Err(error) = &replies {
+            tracing::warn!(%error, "the guest's requests cannot be answered");
+        }
+        Self {
+            vm,
+            view,
+            kernel: None,
+            replies: replies.ok(),
+            tokens: HashMap::new(),
+        }
+    }
+
+    /// The coordinator's name for a hit.
+    pub(super) fn token_of(&self, hit: &WatchHit) -> WatchToken {
+        // A hit without a watch is released like any other.
+        self.tokens.get(&hit.id).copied().unwrap_or(WatchToken(0))
+    }
+
+    fn kernel(&mut self) -> Result<Arc<Kernel>, String> {
+        if let Some(known) = &self.kernel {
+            return known.clone();
+        }
+        let found = self.attach();
+        self.kernel = Some(found.clone());
+        found
+    }
+
+    fn attach(&self) -> Result<Arc<Kernel>, String> {
+        // One moment's CR3 is enough: the kernel's half is the same in all page tables.
+        let cr3 = self
+            .frozen(|registers| registers.first().map_or(0, |vcpu| vcpu.cr3))
+            .unwrap_or(0);
+        let memory: Arc<dyn PhysMem> = Arc::new(VmMemory(self.vm.memory()));
+        let mut attach = Attach::new(memory).cr3(cr3);
+        if let Some(vmlinux) = &self.view.vmlinux {
+            attach = attach.vmlinux(vmlinux);
+        }
+        if let Some(dir) = &self.view.btf_cache {
+            attach = attach.btf_cache(dir);
+        }
+        attach
+            .attach()
+            .map(Arc::new)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Runs `look` while every vCPU stands still.
+    fn frozen<T>(&self, look: impl FnOnce(&[VcpuRegs]) -> T) -> Result<T, String> {
+        let guard = self
+            .vm
+            .freeze(FREEZE_DEADLINE)
+            .map_err(|error| error.to_string())?;
+        let registers = guard.registers().map_err(|error| error.to_string())?;
+        let seen = look(&registers);
+        guard.resume().map_err(|error| error.to_string())?;
+        Ok(seen)
+    }
+
+    fn watch_at(&mut self, gva: u64, kind: WatchKind) -> Result<WatchToken, String> {
+        let watch = Watch { gva, len: 4, kind };
+        let id = self
+            .vm
+            .watch_and_hold(watch)
+            .map_err(|error| error.to_string())?;
+        let number = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX - 1);
+        let token = WatchToken(number + 1);
+        self.tokens.insert(id, token);
+        Ok(token)
+    }
+}
+
+impl Machine for Live<'_> {
+    fn prepare(&mut self) -> Result<WatchToken, String> {
+        let kernel = self.kernel()?;
+        let exit = EXIT_FUNCTIONS
+            .into_iter()
+            .find_map(|name| kernel.symbol(name).ok());
+        let exit = exit.ok_or_else(|| {
+            format!(
+                "this kernel has none of {}: a scheduler's exit cannot be seen",
+                EXIT_FUNCTIONS.join(", ")
+            )
+        })?;
+        self.watch_at(exit.0, WatchKind::Exec)
+    }
+
+    fn capture(&mut self) -> Result<FailureDumpReport, String> {
+        let kernel = self.kernel()?;
+        self.frozen(|registers| capture(&kernel, registers))
+    }
+
+    fn capture_dead(&mut self) -> Result<FailureDumpReport, String> {
+        let kernel = self.kernel()?;
+        Ok(capture(&kernel, &[]))
+    }
+
+    fn watch(&mut self, symbol: &str) -> Result<WatchToken, String> {
+        let kernel = self.kernel()?;
+        let kva = kernel_op::symbol(&kernel, symbol)?;
+        if !kva.0.is_multiple_of(4) {
+            return Err(format!(
+                "'{symbol}' lies at {kva}, which is not aligned to the 4 bytes of a watch"
+            ));
+        }
+        self.watch_at(kva.0, WatchKind::Write)
+    }
+
+    fn release(&mut self) {
+        if let Err(error) = self.vm.release_hit(FREEZE_DEADLINE) {
+            tracing::debug!(%error, "a hit could not be released");
+        }
+    }
+
+    fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
+        let kernel = self.kernel()?;
+        match request.mode {
+            KernelOpMode::Hot => kernel_op::run(&kernel, request),
+            KernelOpMode::Cold => self.frozen(|_| kernel_op::run(&kernel, request))?,
+        }
+    }
+
+    fn reply(&mut self, reply: &Message) {
+        let Some(replies) = &mut self.replies else {
+            return;
+        };
+        if let Err(error) = replies.send(reply, 0) {
+            tracing::debug!(%error, "a reply did not reach the guest");
+        }
+    }
+
+    fn kill(&mut self) {
+        self.vm.kill();
+    }
+}
+
+fn capture(kernel: &Kernel, registers: &[VcpuRegs]) -> FailureDumpReport {
+    let registers: Vec<VcpuRegisters> = registers
+        .iter()
+        .map(|vcpu| VcpuRegisters {
+            vcpu: vcpu.vcpu,
+            rip: vcpu.rip,
+            rsp: vcpu.rsp,
+            rflags: vcpu.rflags,
+            cr3: vcpu.cr3,
+        })
+        .collect();
+    FailureDumpReport::capture(kernel, &registers, &DumpOptions::default())
+}

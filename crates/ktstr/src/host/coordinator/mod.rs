@@ -1,0 +1,421 @@
+//! The one place that watches a running guest: frames, watch hits, timers and the guest's end come here as events, one at
+//! a time, and each is done with before the next is looked at.
+//!
+//! ```text
+//!   frame thread --Message--+                      +--> bridge (captures by name)
+//!   hit thread ----Hit------+--> Coordinator ------+--> failure (the capture that a failed test shows)
+//!   exit thread ---Ended----+    (one thread)      +--> replies to the guest
+//!   next_wake() ---tick-----+         |
+//!                                     +--> Machine: freeze, read, watch, reply; each with a deadline of its own
+//! ```
+//!
+//! Rules: one freeze at a time, because one thread asks for them; every request gets one reply, with data or a reason, because
+//! it is answered before the next event; nothing waits without a deadline, because only `Machine` waits and it has one.
+
+mod driver;
+mod kernel_op;
+mod live;
+mod periodic;
+#[cfg(test)]
+mod simulation;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ktstr_monitor::FailureDumpReport;
+use ktstr_wire::{
+    KernelOpReply, KernelOpRequest, KernelValue, MAX_TEXT, Message, SnapshotKind, SnapshotReply,
+    SnapshotRequest,
+};
+
+pub(super) use driver::follow;
+pub(super) use live::GuestView;
+use periodic::Periodic;
+
+use crate::model::snapshot::{
+    AccessorState, BridgeEvent, MAX_USER_WATCHES, MissingStatsReason, SnapshotBridge, SnapshotEntry,
+};
+use crate::model::transport::FAILURE_TAG;
+
+/// Names a watch between machine and coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct WatchToken(pub(super) u32);
+
+/// What a coordinator does with a VM. Every call ends within a deadline of its own; a reason is one line.
+pub(super) trait Machine {
+    /// Finds the kernel in memory and watches for the scheduler's exit.
+    fn prepare(&mut self) -> Result<WatchToken, String>;
+    /// Freezes the guest, reads its state, lets it go on as before.
+    fn capture(&mut self) -> Result<FailureDumpReport, String>;
+    /// The same of a guest that has ended.
+    fn capture_dead(&mut self) -> Result<FailureDumpReport, String>;
+    /// Holds the guest at each write to a symbol.
+    fn watch(&mut self, symbol: &str) -> Result<WatchToken, String>;
+    /// Ends the standstill at a hit.
+    fn release(&mut self);
+    /// Reads or writes kernel memory.
+    fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String>;
+    /// Answers the guest, if it still lives.
+    fn reply(&mut self, reply: &Message);
+    /// Ends the guest.
+    fn kill(&mut self);
+}
+
+/// What can happen.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A frame that concerns the coordinator.
+    Message(Message),
+    /// The guest stands still at a watch.
+    Hit(WatchToken),
+    /// The guest has ended; `panicked` when its kernel did.
+    Ended {
+        /// Its kernel panicked.
+        panicked: bool,
+    },
+}
+
+/// The capture that a failed test shows.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// What made it.
+    pub(super) trigger: String,
+    worth: Worth,
+    pub(super) report: Arc<FailureDumpReport>,
+}
+
+/// How much a capture says about a failure; of several, the first of the most telling kind is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Placeholder,
+    /// Of a guest whose scheduler is in charge, or was never there.
+    State,
+    /// A scheduler left by itself or on request.
+    Exit,
+    /// The kernel threw a scheduler out.
+    Error,
+}
+
+/// `SCX_EXIT_DONE`: the exit is behind, and nothing is left to see (`enum scx_exit_kind`).
+const EXIT_DONE: u64 = 1;
+/// `SCX_EXIT_ERROR` and all behind it.
+const EXIT_ERROR: u64 = 1024;
+
+impl Worth {
+    /// `None` for the kernel's second visit to an exit that is over.
+    fn of(report: &FailureDumpReport, is_exit: bool) -> Option<Self> {
+        if report.is_placeholder {
+            return Some(Self::Placeholder);
+        }
+        let kind = report.scx.as_ref().and_then(|scx| scx.exit_kind);
+        match kind {
+            Some(EXIT_DONE) if is_exit => None,
+            Some(EXIT_ERROR..) if is_exit => Some(Self::Error),
+            _ if is_exit => Some(Self::Exit),
+            _ => Some(Self::State),
+        }
+    }
+}
+
+/// What a run leaves behind.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) bridge: SnapshotBridge,
+    pub(super) failure: Option<Failure>,
+    pub(super) timed_out: bool,
+    pub(super) periodic_fired: u32,
+    /// Why kernel memory could not be read, if so.
+    pub(super) blind: Option<String>,
+}
+
+/// What the coordinator is told before the start.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Orders {
+    /// When the guest has had its time.
+    pub(super) deadline: Instant,
+    /// Periodic captures.
+    pub(super) snapshots: u32,
+    /// The scenario's length.
+    pub(super) duration: Duration,
+}
+
+#[derive(Debug)]
+enum Use {
+    Exit,
+    User { symbol: String, hits: u32 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Coordinator<M> {
+    machine: M,
+    bridge: SnapshotBridge,
+    watches: HashMap<WatchToken, Use>,
+    failure: Option<Failure>,
+    periodic: Periodic,
+    deadline: Instant,
+    timed_out: bool,
+    ended: bool,
+    scenario: Option<Instant>,
+    step: u16,
+    /// The test has said how it ended: what follows is the guest taking itself down.
+    finished: bool,
+    prepared: bool,
+    blind: Option<String>,
+}
+
+impl<M: Machine> Coordinator<M> {
+    pub(super) fn new(machine: M, orders: Orders) -> Self {
+        Self {
+            machine,
+            bridge: SnapshotBridge::default(),
+            watches: HashMap::new(),
+            failure: None,
+            periodic: Periodic::new(orders.snapshots, orders.duration),
+            deadline: orders.deadline,
+            timed_out: false,
+            ended: false,
+            scenario: None,
+            step: 0,
+            finished: false,
+            prepared: false,
+            blind: None,
+        }
+    }
+
+    /// When [`tick`](Self::tick) is due, at the latest; `None` when only the guest's end is waited for, which the engine's
+    /// own deadline bounds.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let deadline = (!self.timed_out && !self.ended).then_some(self.deadline);
+        match (self.periodic.due(), deadline) {
+            (Some(due), Some(deadline)) => Some(due.min(deadline)),
+            (due, deadline) => due.or(deadline),
+        }
+    }
+
+    /// One event.
+    pub(super) fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Message(message) => self.message(&message, now),
+            Event::Hit(token) => self.hit(token, now),
+            Event::Ended { panicked } => self.end(panicked),
+        }
+    }
+
+    /// What is due.
+    pub(super) fn tick(&mut self, now: Instant) {
+        if now >= self.deadline && !self.timed_out && !self.ended {
+            self.timed_out = true;
+            self.periodic.stop();
+            self.keep_failure("the VM's deadline", false);
+            self.machine.kill();
+        }
+        if let Some(shot) = self.periodic.fire(now) {
+            let captured = self.machine.capture();
+            self.periodic.note(captured.is_ok());
+            let offset = now.saturating_duration_since(shot.due);
+            self.store(shot.tag, captured, now, Some(millis(offset)));
+        }
+    }
+
+    /// What is left behind.
+    pub(super) fn finish(self) -> Outcome {
+        Outcome {
+            bridge: self.bridge,
+            failure: self.failure,
+            timed_out: self.timed_out,
+            periodic_fired: self.periodic.fired(),
+            blind: self.blind,
+        }
+    }
+
+    fn message(&mut self, message: &Message, now: Instant) {
+        match message {
+            Message::SysReady(_) => self.prepare(),
+            Message::ScenarioStart => {
+                self.scenario = Some(now);
+                self.periodic.start(now);
+            }
+            Message::ScenarioPause => self.periodic.pause(now),
+            Message::ScenarioResume => self.periodic.resume(now),
+            Message::ScenarioEnd(_) => self.periodic.stop(),
+            Message::Stimulus(mark) => self.step = mark.step_index,
+            Message::TestResult(_) | Message::Exit(_) => self.finished = true,
+            Message::SnapshotRequest(request) => {
+                let result = self.snapshot(request, now).map_err(short);
+                let id = request.id;
+                self.machine
+                    .reply(&Message::SnapshotReply(SnapshotReply { id, result }));
+            }
+            Message::KernelOpRequest(request) => {
+                let reply = self.kernel_op(request);
+                self.bridge
+                    .record_kernel_op_reply(&request.tag, reply.clone());
+                self.machine.reply(&Message::KernelOpReply(reply));
+            }
+            _ => {}
+        }
+    }
+
+    fn prepare(&mut self) {
+        if std::mem::replace(&mut self.prepared, true) {
+            return;
+        }
+        match self.machine.prepare() {
+            Ok(token) => {
+                self.watches.insert(token, Use::Exit);
+                self.bridge.set_accessor_state(AccessorState::Ready);
+            }
+            Err(reason) => {
+                tracing::debug!(reason, "kernel memory cannot be read");
+                self.bridge
+                    .set_accessor_state(AccessorState::Failed(reason.clone()));
+                self.blind = Some(reason);
+            }
+        }
+    }
+
+    fn snapshot(&mut self, request: &SnapshotRequest, now: Instant) -> Result<(), String> {
+        match request.kind {
+            SnapshotKind::Capture if request.tag == FAILURE_TAG => {
+                self.keep_failure("the test's own verdict", false);
+                Ok(())
+            }
+            SnapshotKind::Capture => {
+                let captured = self.machine.capture();
+                let answer = captured.as_ref().map(drop).map_err(Clone::clone);
+                self.store(request.tag.clone(), captured, now, None);
+                answer
+            }
+            SnapshotKind::Watch => self.watch(&request.tag),
+        }
+    }
+
+    fn watch(&mut self, symbol: &str) -> Result<(), String> {
+        let user = |watch: &&Use| matches!(watch, Use::User { .. });
+        let mine =
+            |watch: &Use| matches!(watch, Use::User { symbol: known, .. } if known == symbol);
+        if self.watches.values().any(mine) {
+            return Err(format!("'{symbol}' is watched already"));
+        }
+        if self.watches.values().filter(user).count() >= MAX_USER_WATCHES {
+            return Err(format!(
+                "all {MAX_USER_WATCHES} watches of this scenario are taken; '{symbol}' would be one more"
+            ));
+        }
+        let token = self.machine.watch(symbol)?;
+        let symbol = symbol.to_owned();
+        self.watches.insert(token, Use::User { symbol, hits: 0 });
+        Ok(())
+    }
+
+    fn kernel_op(&mut self, request: &KernelOpRequest) -> KernelOpReply {
+        let (result, values) = match self.machine.kernel_op(request) {
+            Ok(values) => (Ok(()), values),
+            Err(reason) => (Err(short(reason)), Vec::new()),
+        };
+        KernelOpReply {
+            id: request.id,
+            result,
+            values,
+        }
+    }
+
+    fn hit(&mut self, token: WatchToken, now: Instant) {
+        match self.watches.get_mut(&token) {
+            // An exit that the test itself does not expect any more is the guest taking itself down.
+            Some(Use::Exit) if !self.finished => self.keep_failure("the scheduler's exit", true),
+            Some(Use::Exit) | None => {}
+            Some(Use::User { symbol, hits }) => {
+                *hits += 1;
+                let tag = format!("{symbol}#{hits}");
+                let captured = self.machine.capture();
+                self.store(tag, captured, now, None);
+            }
+        }
+        self.machine.release();
+    }
+
+    fn end(&mut self, panicked: bool) {
+        self.ended = true;
+        self.periodic.stop();
+        if panicked && self.failure.is_none() {
+            let captured = self.machine.capture_dead();
+            self.set_failure("the guest's kernel panic", captured, false);
+        }
+    }
+
+    /// Captures the state that a failed test will show, unless an exit has shown more already.
+    fn keep_failure(&mut self, trigger: &str, is_exit: bool) {
+        if self.failure.is_some() && !is_exit {
+            return;
+        }
+        let captured = self.machine.capture();
+        self.set_failure(trigger, captured, is_exit);
+    }
+
+    fn set_failure(
+        &mut self,
+        trigger: &str,
+        captured: Result<FailureDumpReport, String>,
+        is_exit: bool,
+    ) {
+        let report = captured.unwrap_or_else(|reason| {
+            FailureDumpReport::placeholder(format!("{trigger}: no state was captured: {reason}"))
+        });
+        let Some(worth) = Worth::of(&report, is_exit) else {
+            return;
+        };
+        if self.failure.as_ref().is_none_or(|old| worth > old.worth) {
+            self.failure = Some(Failure {
+                trigger: trigger.to_owned(),
+                worth,
+                report: Arc::new(report),
+            });
+        }
+    }
+
+    fn store(
+        &mut self,
+        tag: String,
+        captured: Result<FailureDumpReport, String>,
+        now: Instant,
+        boundary_offset_ms: Option<i64>,
+    ) {
+        let report = captured.unwrap_or_else(|reason| {
+            self.bridge.record_event(BridgeEvent::CaptureUnavailable {
+                tag: tag.clone(),
+                reason: reason.clone(),
+            });
+            FailureDumpReport::placeholder(reason)
+        });
+        let elapsed = self
+            .scenario
+            .map(|start| millis(now.saturating_duration_since(start)));
+        self.bridge.store_entry(SnapshotEntry {
+            tag,
+            report: Arc::new(report),
+            stats: Err(MissingStatsReason::NotRequested),
+            elapsed_ms: elapsed.and_then(|ms| u64::try_from(ms).ok()),
+            boundary_offset_ms,
+            step_index: self.scenario.map(|_| self.step),
+        });
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A reason as long as the wire takes.
+fn short(reason: String) -> String {
+    if reason.len() <= MAX_TEXT {
+        return reason;
+    }
+    let cut = (0..=MAX_TEXT - 3)
+        .rev()
+        .find(|at| reason.is_char_boundary(*at))
+        .unwrap_or(0);
+    format!("{}…", reason.get(..cut).unwrap_or_default())
+}

@@ -1,0 +1,419 @@
+//! The coordinator against a simulated VM: every order of events, every failure.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use ktstr_wire::{Opaque, ScenarioEnd, SysReady};
+use proptest::prelude::*;
+
+use super::*;
+
+/// What the simulated machine was asked, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Call {
+    Prepare,
+    Capture,
+    CaptureDead,
+    Watch(String),
+    Release,
+    KernelOp(u32),
+    Reply(u32, bool),
+    Kill,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    calls: Vec<Call>,
+    /// A freeze is in force: no other may begin.
+    frozen: bool,
+    fails: bool,
+    dead: bool,
+    watches: u32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Simulated(Rc<RefCell<World>>);
+
+impl Simulated {
+    fn call(&self, call: Call) -> Result<(), String> {
+        let mut world = self.0.borrow_mut();
+        world.calls.push(call);
+        if world.dead {
+            Err(String::from("the VM is gone"))
+        } else if world.fails {
+            Err(String::from("vCPU 1 did not park within 5 s"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn frozen<T>(&self, call: Call, look: impl FnOnce() -> T) -> Result<T, String> {
+        assert!(!self.0.borrow().frozen, "two freezes at a time");
+        self.0.borrow_mut().frozen = true;
+        let done = self.call(call);
+        self.0.borrow_mut().frozen = false;
+        done.map(|()| look())
+    }
+}
+
+impl Machine for Simulated {
+    fn prepare(&mut self) -> Result<WatchToken, String> {
+        self.call(Call::Prepare).map(|()| WatchToken(1))
+    }
+    fn capture(&mut self) -> Result<FailureDumpReport, String> {
+        self.frozen(Call::Capture, FailureDumpReport::default)
+    }
+    fn capture_dead(&mut self) -> Result<FailureDumpReport, String> {
+        self.0.borrow_mut().calls.push(Call::CaptureDead);
+        Ok(FailureDumpReport::default())
+    }
+    fn watch(&mut self, symbol: &str) -> Result<WatchToken, String> {
+        self.call(Call::Watch(symbol.to_owned()))?;
+        let mut world = self.0.borrow_mut();
+        world.watches += 1;
+        Ok(WatchToken(1 + world.watches))
+    }
+    fn release(&mut self) {
+        self.0.borrow_mut().calls.push(Call::Release);
+    }
+    fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
+        self.frozen(Call::KernelOp(request.id), || vec![KernelValue::U32(7)])
+    }
+    fn reply(&mut self, reply: &Message) {
+        let (id, ok) = match reply {
+            Message::SnapshotReply(reply) => (reply.id, reply.result.is_ok()),
+            Message::KernelOpReply(reply) => (reply.id, reply.result.is_ok()),
+            other => panic!("{other:?} is no reply"),
+        };
+        self.0.borrow_mut().calls.push(Call::Reply(id, ok));
+    }
+    fn kill(&mut self) {
+        self.0.borrow_mut().calls.push(Call::Kill);
+    }
+}
+
+/// One thing that the outside world does.
+#[derive(Debug, Clone)]
+enum Step {
+    Boot,
+    Start,
+    Pause,
+    Resume,
+    End,
+    Result,
+    Capture(String),
+    Watch(String),
+    KernelOp,
+    ExitHit,
+    UserHit(u32),
+    Wait(u64),
+    MachineFails(bool),
+    GuestDies { panicked: bool },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let tag = prop::sample::select(vec!["a", "b", "periodic_000", FAILURE_TAG]);
+    let symbol = prop::sample::select(vec!["w", "x", "y", "z"]);
+    let step = prop_oneof![
+        2 => Just(Step::Boot),
+        2 => Just(Step::Start),
+        1 => Just(Step::Pause),
+        1 => Just(Step::Resume),
+        1 => Just(Step::End),
+        1 => Just(Step::Result),
+        4 => tag.prop_map(|tag| Step::Capture(tag.to_owned())),
+        4 => symbol.prop_map(|symbol| Step::Watch(symbol.to_owned())),
+        3 => Just(Step::KernelOp),
+        2 => Just(Step::ExitHit),
+        3 => (0u32..6).prop_map(Step::UserHit),
+        4 => (0u64..30_000).prop_map(Step::Wait),
+        2 => any::<bool>().prop_map(Step::MachineFails),
+        1 => any::<bool>().prop_map(|panicked| Step::GuestDies { panicked }),
+    ];
+    prop::collection::vec(step, 0..40)
+}
+
+struct Run {
+    world: Rc<RefCell<World>>,
+    coordinator: Coordinator<Simulated>,
+    now: Instant,
+    deadline: Instant,
+    asked: Vec<u32>,
+    hits: usize,
+}
+
+const LIFE: Duration = Duration::from_secs(60);
+
+impl Run {
+    fn new(snapshots: u32) -> Self {
+        let machine = Simulated::default();
+        let now = Instant::now();
+        let orders = Orders {
+            deadline: now + LIFE,
+            snapshots,
+            duration: Duration::from_secs(10),
+        };
+        Self {
+            world: Rc::clone(&machine.0),
+            coordinator: Coordinator::new(machine, orders),
+            now,
+            deadline: now + LIFE,
+            asked: Vec::new(),
+            hits: 0,
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.coordinator.handle(event, self.now);
+        self.coordinator.tick(self.now);
+    }
+
+    fn message(&mut self, message: Message) {
+        self.event(Event::Message(message));
+    }
+
+    fn request(&mut self, kind: SnapshotKind, tag: &str) {
+        let id = u32::try_from(self.asked.len()).unwrap();
+        self.asked.push(id);
+        let tag = tag.to_owned();
+        self.message(Message::SnapshotRequest(SnapshotRequest { id, kind, tag }));
+    }
+
+    fn kernel_op(&mut self) {
+        let id = u32::try_from(self.asked.len()).unwrap();
+        self.asked.push(id);
+        self.message(Message::KernelOpRequest(KernelOpRequest {
+            id,
+            mode: ktstr_wire::KernelOpMode::Cold,
+            direction: ktstr_wire::KernelOpDirection::Read,
+            tag: "op".into(),
+            entries: Vec::new(),
+        }));
+    }
+
+    fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while let Some(wake) = self.coordinator.next_wake().filter(|wake| *wake <= until) {
+            self.now = wake.max(self.now);
+            let before = self.world.borrow().calls.len();
+            self.coordinator.tick(self.now);
+            let after = self.world.borrow().calls.len();
+            assert!(after > before, "a wake-up with nothing to do");
+        }
+        self.now = until;
+    }
+
+    /// Does one step; false once the guest has ended.
+    fn step(&mut self, step: Step) -> bool {
+        match step {
+            Step::Boot => self.message(Message::SysReady(SysReady {
+                kernel_release: "6.12".into(),
+                page_size: 4096,
+                text_addr: None,
+            })),
+            Step::Start => self.message(Message::ScenarioStart),
+            Step::Pause => self.message(Message::ScenarioPause),
+            Step::Resume => self.message(Message::ScenarioResume),
+            Step::End => self.message(Message::ScenarioEnd(ScenarioEnd {
+                elapsed_ms: 1,
+                total_iterations: 1,
+            })),
+            Step::Result => self.message(Message::TestResult(Opaque { body: Vec::new() })),
+            Step::Capture(tag) => self.request(SnapshotKind::Capture, &tag),
+            Step::Watch(symbol) => self.request(SnapshotKind::Watch, &symbol),
+            Step::KernelOp => self.kernel_op(),
+            Step::ExitHit => {
+                self.hits += 1;
+                self.event(Event::Hit(WatchToken(1)));
+            }
+            Step::UserHit(number) => {
+                self.hits += 1;
+                self.event(Event::Hit(WatchToken(2 + number)));
+            }
+            Step::Wait(ms) => self.wait(Duration::from_millis(ms)),
+            Step::MachineFails(fails) => self.world.borrow_mut().fails = fails,
+            Step::GuestDies { panicked } => {
+                self.world.borrow_mut().dead = true;
+                self.event(Event::Ended { panicked });
+                return false;
+            }
+        }
+        true
+    }
+
+    fn count(&self, wanted: impl Fn(&Call) -> bool) -> usize {
+        self.world
+            .borrow()
+            .calls
+            .iter()
+            .filter(|call| wanted(call))
+            .count()
+    }
+
+    /// What must hold after any history.
+    fn check(&self) {
+        let mut replied: Vec<u32> = Vec::new();
+        for call in &self.world.borrow().calls {
+            if let Call::Reply(id, _) = call {
+                replied.push(*id);
+            }
+        }
+        assert_eq!(
+            replied, self.asked,
+            "each request is answered once, in order"
+        );
+        assert_eq!(
+            self.count(|call| *call == Call::Release),
+            self.hits,
+            "each hit is released once"
+        );
+        assert!(self.count(|call| *call == Call::Prepare) <= 1);
+        let late = self.now >= self.deadline && !self.world.borrow().dead;
+        if late {
+            assert_eq!(
+                self.count(|call| *call == Call::Kill),
+                1,
+                "a guest past its deadline is killed once"
+            );
+        }
+        assert!(self.world.borrow().watches <= 3);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #[test]
+    fn any_history_keeps_the_rules(steps in steps(), snapshots in 0u32..8) {
+        let mut run = Run::new(snapshots);
+        for step in steps {
+            if !run.step(step) {
+                break;
+            }
+        }
+        run.check();
+        let fired = run.coordinator.periodic.fired();
+        prop_assert!(fired <= snapshots);
+        let outcome = run.coordinator.finish();
+        prop_assert!(outcome.bridge.periodic_real_count() <= usize::try_from(fired).unwrap() + 1);
+    }
+}
+
+/// All orders of a small life: boot, request, hit, death; each with a machine that works and one that fails.
+#[test]
+fn every_order_of_a_small_life_keeps_the_rules() {
+    let all = [
+        Step::Boot,
+        Step::Capture("a".into()),
+        Step::Watch("w".into()),
+        Step::KernelOp,
+        Step::ExitHit,
+        Step::Wait(61_000),
+        Step::GuestDies { panicked: true },
+    ];
+    let mut orders = 0;
+    permutations(&mut all.clone(), 0, &mut |steps| {
+        for fails in [false, true] {
+            let mut run = Run::new(2);
+            run.world.borrow_mut().fails = fails;
+            for step in steps {
+                if !run.step(step.clone()) {
+                    break;
+                }
+            }
+            run.check();
+            orders += 1;
+        }
+    });
+    assert_eq!(orders, 5040 * 2);
+}
+
+fn permutations(steps: &mut [Step], from: usize, visit: &mut impl FnMut(&[Step])) {
+    if from == steps.len() {
+        visit(steps);
+        return;
+    }
+    for at in from..steps.len() {
+        steps.swap(from, at);
+        permutations(steps, from + 1, visit);
+        steps.swap(from, at);
+    }
+}
+
+#[test]
+fn a_schedulers_exit_is_kept_and_the_guests_own_end_is_not() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::ExitHit);
+    assert_eq!(
+        run.coordinator.failure.as_ref().unwrap().trigger,
+        "the scheduler's exit"
+    );
+    // What the test itself asks for later does not replace it.
+    run.step(Step::Capture(FAILURE_TAG.into()));
+    assert_eq!(run.count(|call| *call == Call::Capture), 1);
+
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Result);
+    run.step(Step::ExitHit);
+    assert!(run.coordinator.failure.is_none());
+}
+
+#[test]
+fn a_dead_guest_still_shows_its_panic() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::GuestDies { panicked: true });
+    let failure = run.coordinator.finish().failure.unwrap();
+    assert!(!failure.report.is_placeholder);
+    assert_eq!(failure.trigger, "the guest's kernel panic");
+}
+
+#[test]
+fn a_fourth_watch_and_a_second_of_the_same_are_refused_with_the_reason() {
+    let mut run = Run::new(0);
+    for symbol in ["w", "x", "w", "y", "z"] {
+        run.step(Step::Watch(symbol.into()));
+    }
+    let answers: Vec<bool> = run
+        .world
+        .borrow()
+        .calls
+        .iter()
+        .filter_map(|call| match call {
+            Call::Reply(_, ok) => Some(*ok),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(answers, [true, true, false, true, false]);
+}
+
+#[test]
+fn each_write_is_a_capture_of_its_own() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Watch("w".into()));
+    for _ in 0..3 {
+        run.step(Step::UserHit(0));
+    }
+    let tags: Vec<String> = run
+        .coordinator
+        .bridge
+        .drain_ordered()
+        .into_iter()
+        .map(|(tag, _)| tag)
+        .collect();
+    assert_eq!(tags, ["w#1", "w#2", "w#3"]);
+}
+
+#[test]
+fn a_failed_deadline_capture_still_kills_and_says_why() {
+    let mut run = Run::new(0);
+    run.step(Step::MachineFails(true));
+    run.step(Step::Wait(61_000));
+    assert_eq!(run.count(|call| *call == Call::Kill), 1);
+    let outcome = run.coordinator.finish();
+    let report = outcome.failure.unwrap().report;
+    assert!(outcome.timed_out && report.is_placeholder);
+    assert!(report.reason.as_ref().unwrap().contains("vCPU 1"));
+}
