@@ -55,6 +55,12 @@ fn every_work_type_runs_under_the_fixture() {
     every_work_type("work_types_under_the_fixture");
 }
 
+/// The worst place: threads of one process, real-time ones among them, and no second CPU for the engine that ends them.
+#[test]
+fn every_work_type_runs_as_threads_on_one_cpu() {
+    every_work_type("threads_on_one_cpu");
+}
+
 #[test]
 fn twenty_dynamic_steps_leave_nothing_behind() {
     let run = run("dynamic_twenty_steps");

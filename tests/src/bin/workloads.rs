@@ -14,26 +14,35 @@ declare_scheduler!(STARVING, { name: "starving", binary: "scx-fixture", sched_ar
 declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_args: ["--stall", "--fault-after-ms", "1000"] });
 declare_scheduler!(STRAYING, { name: "straying", binary: "scx-fixture", sched_args: ["--ignore-cpusets", "--fault-after-ms", "1000"] });
 
-const SECOND: HoldSpec = HoldSpec::Fixed(Duration::from_secs(1));
+/// How long each work type runs alone.
+const ALONE: HoldSpec = HoldSpec::Fixed(Duration::from_millis(700));
 
-/// Every work type alone for a second, one step each.
-fn each_work_type(ctx: &Ctx) -> Result<AssertResult> {
+/// Every work type alone, one step each.
+fn each_work_type(ctx: &Ctx, clone_mode: CloneMode) -> Result<AssertResult> {
     let alone = |work: WorkType| {
-        let group = work.info().group_size;
-        let def = CgroupDef::named(work.name()).workers(group).work(work);
-        Step::with_defs(vec![def], SECOND)
+        let name = work.name();
+        let mut spec = WorkSpec::new(work.clone()).workers(work.info().group_size);
+        spec.clone_mode = clone_mode;
+        Step::with_defs(vec![CgroupDef::named(name).work(spec)], ALONE)
     };
-    execute_steps(ctx, WorkType::ALL.into_iter().map(alone).collect())
+    let result = execute_steps(ctx, WorkType::ALL.into_iter().map(alone).collect())?;
+    nothing_is_left(ctx)?;
+    Ok(result)
 }
 
 #[ktstr_test(topology = "1n2l2c1t", duration_s = 120, ignore)]
 fn work_types_under_eevdf(ctx: &Ctx) -> Result<AssertResult> {
-    each_work_type(ctx)
+    each_work_type(ctx, CloneMode::Fork)
 }
 
 #[ktstr_test(scheduler = FIXTURE, topology = "1n2l2c1t", duration_s = 120, ignore)]
 fn work_types_under_the_fixture(ctx: &Ctx) -> Result<AssertResult> {
-    each_work_type(ctx)
+    each_work_type(ctx, CloneMode::Fork)
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 120, ignore)]
+fn threads_on_one_cpu(ctx: &Ctx) -> Result<AssertResult> {
+    each_work_type(ctx, CloneMode::Thread)
 }
 
 const SHORT: HoldSpec = HoldSpec::Fixed(Duration::from_millis(200));

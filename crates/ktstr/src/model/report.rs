@@ -115,12 +115,18 @@ pub struct LatencySummary {
 
 impl LatencySummary {
     /// The lines that schbench prints for such a distribution, microseconds.
-    pub fn schbench_lines(&self, runtime_s: u64) -> String {
-        let title = self.name[..1].to_uppercase() + &self.name[1..];
+    fn schbench_lines(&self, runtime_s: u64) -> String {
+        let title: String = self
+            .name
+            .chars()
+            .take(1)
+            .flat_map(char::to_uppercase)
+            .collect();
+        let rest: String = self.name.chars().skip(1).collect();
         let us = |ns: u64| ns / 1_000;
         format!(
-            "{title} Latencies percentiles (usec) runtime {runtime_s} (s) ({} total samples)\n\
-             \t  50.0th: {}\n\t  90.0th: {}\n\t* 99.0th: {}\n\t  99.9th: {}\n\tmin={}, max={}\n",
+            "{title}{rest} Latencies percentiles (usec) runtime {runtime_s} (s) ({} total samples)\n\
+             \t  50.0th: {}\n\t  90.0th: {}\n\t* 99.0th: {}\n\t  99.9th: {}\n\t  min={}, max={}\n",
             self.count,
             us(self.p50_ns),
             us(self.p90_ns),
@@ -215,6 +221,31 @@ impl WorkerReport {
         per_second(self.work_units, self.wall_time_ns)
     }
 
+    /// What a benchmark would have printed, so that tools which read the original's output can read this one's; `None` for
+    /// other work types.
+    pub fn benchmark_output(&self) -> Option<String> {
+        let runtime_s = (self.wall_time_ns / 1_000_000_000).max(1);
+        let tables = self.latencies.iter().map(|l| l.schbench_lines(runtime_s));
+        let mut text: String = tables.collect();
+        let per_s = |name: &str| {
+            let latency = self.latencies.iter().find(|l| l.name == name);
+            per_second(latency.map_or(0, |l| l.count), self.wall_time_ns).unwrap_or(0.0)
+        };
+        if text.is_empty() {
+            return None;
+        }
+        if self.latencies.iter().any(|l| l.name == "request") {
+            text.push_str(&format!("average rps: {:.2}", per_s("request")));
+        } else {
+            let (fast, slow) = (per_s("fast"), per_s("slow"));
+            text.push_str(&format!(
+                "fast_qps = {fast:.1}, slow_qps = {slow:.1}, hit_rate = {:.4}",
+                fast / (fast + slow).max(f64::MIN_POSITIVE)
+            ));
+        }
+        Some(text)
+    }
+
     /// Iterations per second of wall time; `None` for an empty window.
     pub fn iteration_rate(&self) -> Option<f64> {
         per_second(self.iterations, self.wall_time_ns)
@@ -246,6 +277,38 @@ pub fn percentile_ns(sorted_ns: &[u64], percentile: f64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn benchmarks_print_as_the_originals_do() {
+        let latency = |name: &str, count| LatencySummary {
+            name: name.to_owned(),
+            count,
+            p99_ns: 9_500,
+            max_ns: 12_000,
+            ..LatencySummary::default()
+        };
+        let report = |latencies| WorkerReport {
+            wall_time_ns: 2_000_000_000,
+            latencies,
+            ..WorkerReport::default()
+        };
+        let schbench = report(vec![latency("wakeup", 100), latency("request", 90)]);
+        let text = schbench.benchmark_output().unwrap();
+        let head = "Wakeup Latencies percentiles (usec) runtime 2 (s) (100 total samples)\n\t  50.0th: 0\n";
+        assert!(text.starts_with(head), "{text}");
+        assert!(
+            text.contains("\t* 99.0th: 9\n") && text.contains("\t  min=0, max=12\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("average rps: 45.00"), "{text}");
+        let taobench = report(vec![latency("fast", 300), latency("slow", 100)]);
+        let text = taobench.benchmark_output().unwrap();
+        assert!(
+            text.ends_with("fast_qps = 150.0, slow_qps = 50.0, hit_rate = 0.7500"),
+            "{text}"
+        );
+        assert_eq!(report(Vec::new()).benchmark_output(), None);
+    }
 
     #[test]
     fn an_empty_window_has_no_ratios() {

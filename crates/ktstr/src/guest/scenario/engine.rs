@@ -328,6 +328,12 @@ impl<'a> Engine<'a> {
 
     fn finish(mut self, assert: &Assert) -> AssertResult {
         let mut result = std::mem::take(&mut self.result);
+        for report in &self.reports {
+            if let Some(output) = report.benchmark_output() {
+                let (work, cgroup) = (&report.work_type, &report.cgroup);
+                result.note(format!("{work} in {cgroup:?}:\n{output}"));
+            }
+        }
         let circumstances = Circumstances {
             guest_steal_ns: steal::most(&self.steal_start, &steal::by_cpu()),
         };

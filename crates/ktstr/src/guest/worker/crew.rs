@@ -59,16 +59,23 @@ impl<'a> Crew<'a> {
         self.slot.wake_samples[place].store(latency_ns, Relaxed);
     }
 
-    /// Waits until `ready` holds for the word; `false` if the stop came first.
-    pub(super) fn await_word(&self, word: &AtomicU32, ready: impl Fn(u32) -> bool) -> bool {
+    /// Waits until `ready` holds for the word: whether it slept; `None` if the stop came first.
+    pub(super) fn rest_on(&self, word: &AtomicU32, ready: impl Fn(u32) -> bool) -> Option<bool> {
+        let mut slept = false;
         while !self.stopping() {
             let value = word.load(Acquire);
             if ready(value) {
-                return true;
+                return Some(slept);
             }
             sys::futex_wait(word, value, SLICE);
+            slept = true;
         }
-        false
+        None
+    }
+
+    /// Same, for those who do not ask whether they slept; `false` if the stop came first.
+    pub(super) fn await_word(&self, word: &AtomicU32, ready: impl Fn(u32) -> bool) -> bool {
+        self.rest_on(word, ready).is_some()
     }
 
     /// Sleeps this long or until the stop.

@@ -292,7 +292,7 @@ const TAOBENCH: WorkTypeInfo = waking(
     "Taobench",
     "a read-mostly server: short CPU bursts, hand-over to slow threads",
     "one lookup answered",
-    "from a miss to a slow thread taking it up, queue included (service times as percentiles)",
+    "from the first miss in an empty queue, or the first place in a full one, to running (service times as percentiles)",
 );
 const CUSTOM: WorkTypeInfo = silent("Custom", "what its author says", "what its author says");
 
