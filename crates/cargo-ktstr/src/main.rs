@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod project;
 mod replay;
+mod report;
 mod results;
 mod runs;
 mod stats;
@@ -42,6 +43,8 @@ enum Command {
     Replay(replay::Options),
     /// Show the last run, or a metric over all runs.
     Stats(stats::Options),
+    /// Write a run as one HTML page, or as a trace for ui.perfetto.dev.
+    Report(report::Options),
     /// Tell whether one revision is faster or slower than another.
     PerfDelta(Box<delta::Options>),
     /// List, build and clean test kernels.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Stats(options) => stats::run(&options),
+        Command::Report(options) => report::run(&options),
         Command::PerfDelta(options) => delta::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Locks(options) => locks::run(&options),

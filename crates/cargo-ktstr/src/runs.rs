@@ -118,10 +118,14 @@ pub(crate) fn new_run_id() -> String {
 
 /// `20260131-235959`, UTC.
 pub(crate) fn stamp(seconds: u64) -> String {
-    let days = seconds / 86_400;
+    date(seconds).replace(['-', ':'], "").replace(' ', "-")
+}
+
+/// `2026-01-31 23:59:59`, UTC.
+pub(crate) fn date(seconds: u64) -> String {
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let (year, month, day) = civil(days);
-    format!("{year:04}{month:02}{day:02}-{hour:02}{minute:02}{second:02}")
+    let (year, month, day) = civil(seconds / 86_400);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 }
 
 /// Day of the common era from days since 1970 (the usual era arithmetic on a year that begins in March).

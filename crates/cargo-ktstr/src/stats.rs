@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::output;
 use crate::project::Project;
 use crate::results::{Index, Point, Polarity, polarity, unit};
-use crate::runs::{self, stamp};
+use crate::runs::{self, date};
 use crate::test::{Case, cases_of};
 
 /// What to show; the last run when nothing is said.
@@ -229,7 +229,7 @@ fn series_text(metric: &str, series: &[&Point]) -> String {
             .map(|before| (point.value / before - 1.0) * 100.0);
         let dirty = if point.dirty { "-dirty" } else { "" };
         table.add_row([
-            stamp(point.at),
+            date(point.at),
             format!("{}{dirty}", short(point.revision.as_deref().unwrap_or("-"))),
             point.verdict.clone(),
             number(point.value),
@@ -243,12 +243,14 @@ fn series_text(metric: &str, series: &[&Point]) -> String {
     text
 }
 
-/// Enough digits to compare, no more.
+/// Four digits or so: enough to compare, no more.
 pub(crate) fn number(value: f64) -> String {
-    if value.abs() >= 1000.0 || value.fract() == 0.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{value:.3}")
+    match value.abs() {
+        _ if value.fract() == 0.0 => format!("{value:.0}"),
+        size if size >= 1000.0 => format!("{value:.0}"),
+        size if size >= 100.0 => format!("{value:.1}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{interrupt, output};
 
 pub(crate) use case::{Case, cases_of};
 pub(crate) use select::{Selection, Shard};
+pub(crate) use summary::rerun;
 
 /// What to run, on what, and what to leave behind.
 #[derive(Debug, Clone, clap::Args)]

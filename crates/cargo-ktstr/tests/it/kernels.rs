@@ -290,6 +290,20 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         .exits(1)
         .says(&["disk full", "No space left"]);
     project.run(&["stats"]).exits(1).says(&["index.sqlite"]);
+    let run = project.root().join("old-runs");
+    let run = fs::read_dir(run)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.is_dir())
+        .unwrap();
+    let link = disk.join(run.file_name().unwrap());
+    std::os::unix::fs::symlink(&run, &link).unwrap();
+    let page = disk.join("report.html").display().to_string();
+    project
+        .run(&["report", "--output", &page])
+        .exits(1)
+        .says(&["cannot be written", "No space left"]);
+    fs::remove_file(link).unwrap();
     fs::remove_file(disk.join("filler")).unwrap();
     drop(unmount);
 }

@@ -4,6 +4,7 @@
 mod fixture;
 mod interrupt;
 mod kernels;
+mod report;
 mod results;
 mod surface;
 mod test_command;

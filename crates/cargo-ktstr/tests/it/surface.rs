@@ -10,6 +10,7 @@ const COMMANDS: &[&[&str]] = &[
     &["stats", "trend"],
     &["stats", "list-metrics"],
     &["perf-delta"],
+    &["report"],
     &["kernel", "list"],
     &["kernel", "build"],
     &["kernel", "clean"],

@@ -1,0 +1,88 @@
+//! `cargo ktstr report`: a run as one page, or as a trace.
+
+mod charts;
+mod html;
+mod page;
+mod perfetto;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use ktstr::host::artifacts::write_atomic;
+use ktstr::host::timeline::Timeline;
+
+use crate::exit::Exit;
+use crate::output;
+use crate::project::Project;
+use crate::runs::{self, RunDir};
+use crate::test::{Case, cases_of};
+
+/// Which run, and where to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The run; the last one by default.
+    #[arg(long)]
+    run: Option<String>,
+    /// The page; in the run's directory by default.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Write a trace for ui.perfetto.dev instead.
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    perfetto: Option<PathBuf>,
+    /// The project, when it is not here.
+    #[arg(long, value_name = "PATH")]
+    manifest_path: Option<PathBuf>,
+}
+
+/// Everything that the page and the trace show.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) id: String,
+    pub(crate) dirs: Vec<RunDir>,
+    pub(crate) tests: Vec<Shown>,
+}
+
+/// A test with its timeline.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) case: Case,
+    pub(crate) timeline: Option<Timeline>,
+}
+
+/// Writes it and prints where.
+pub(crate) fn run(options: &Options) -> Result<Exit> {
+    let project = Project::find(options.manifest_path.as_deref())?;
+    let run = gather(runs::select(&project.runs_root(), options.run.as_deref())?)?;
+    let (path, text) = match (&options.perfetto, &options.output) {
+        (Some(path), _) => (path.clone(), perfetto::render(&run)?),
+        (None, Some(path)) => (path.clone(), page::render(&run, parent(path))),
+        (None, None) => {
+            let dir = run
+                .dirs
+                .first()
+                .map(|dir| dir.path.clone())
+                .context("the run has no directory")?;
+            (dir.join("report.html"), page::render(&run, &dir))
+        }
+    };
+    write_atomic(&path, text.as_bytes())
+        .with_context(|| format!("the report cannot be written to {}", path.display()))?;
+    output::print(&format!("{}\n", path.display()))?;
+    Ok(Exit::Pass)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+fn gather(dirs: Vec<RunDir>) -> Result<Run> {
+    let mut tests = Vec::new();
+    for dir in &dirs {
+        for case in cases_of(dir, &[])? {
+            let timeline = Timeline::read(&dir.path, &case.name);
+            tests.push(Shown { case, timeline });
+        }
+    }
+    let id = dirs.first().map(RunDir::run).unwrap_or_default();
+    Ok(Run { id, dirs, tests })
+}
