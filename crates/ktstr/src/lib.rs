@@ -45,8 +45,11 @@ pub mod prelude {
     pub use crate::model::claim::Verdict;
     pub use crate::model::ctx::Ctx;
     pub use crate::model::result::VmResult;
-    pub use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, Op, Step};
+    pub use crate::model::scenario::{
+        Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelPlace, KernelTarget, Op, Step,
+    };
     pub use crate::model::series::{Column, Sample, SampleSeries};
+    pub use crate::model::snapshot::{Snapshot, SnapshotBridge, SnapshotEntry};
     pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
     pub use crate::model::work::{
         Affinity, AluWidth, CloneMode, CustomWork, MemPolicy, SchbenchSpec, SchedPolicy,

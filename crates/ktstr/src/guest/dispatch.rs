@@ -119,9 +119,9 @@ pub fn run_function<L: MessageLink + 'static>(
     }
     let result = call(&ctx, function);
     if result.is_fail()
-        && let Some(transport) = &transport
+        && let Some(host) = ctx.requests()
     {
-        ask_for_failure_capture(transport.as_ref());
+        ask_for_failure_capture(host);
     }
     let sent = match &transport {
         Some(transport) => transport.send_result(&result),

@@ -119,17 +119,20 @@ fn queues(report: &FailureDumpReport) -> impl Iterator<Item = String> {
     })
 }
 
+/// Variables first: they are what a scheduler's author looks for.
 fn maps(report: &FailureDumpReport) -> Vec<String> {
     let mut lines = Vec::new();
+    let mut entries_lines = Vec::new();
     for section in &report.maps {
         match &section.contents {
             MapContents::Section(value) if !is_read_only(section) && !value.is_zero() => {
                 lines.push(format!("{}: {value}", section.map.name));
             }
-            MapContents::Entries(entries) => lines.extend(entries_of(section, entries)),
+            MapContents::Entries(entries) => entries_lines.extend(entries_of(section, entries)),
             _ => {}
         }
     }
+    lines.append(&mut entries_lines);
     let total = lines.len();
     limited("map line", total, lines.into_iter())
 }

@@ -209,6 +209,8 @@ pub(super) fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
     let mut plan = TestPlan::new(entry.registered_name(), entry.topology.into(), duration);
     plan.assert = entry.merged_assert();
     plan.has_scheduler = entry.scheduler.is_some();
+    // A test on the host has no coordinator.
+    plan.answers_requests = !entry.host_only;
     if let Some(root) = entry.workload_root_cgroup {
         plan.workload_root = Path::new("/sys/fs/cgroup").join(root.trim_start_matches('/'));
     }

@@ -1,0 +1,192 @@
+//! Tests that have the host look into their guest, right and wrong ones. `tests/captures.rs` runs them.
+
+use std::fs;
+use std::time::Duration;
+
+use ktstr::prelude::*;
+
+declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
+declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "1000"] });
+// Whatever `KTSTR_SCHEDULER` names.
+declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_rusty" });
+
+const HOLD: HoldSpec = HoldSpec::Fixed(Duration::from_millis(300));
+
+fn captures_of(vm: &VmResult) -> Vec<SnapshotEntry> {
+    vm.snapshot_bridge.drain_ordered_with_stats()
+}
+
+/// Two captures in two steps, read by name on the host.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, post_vm = read_by_name, ignore)]
+fn captured_by_name(ctx: &Ctx) -> Result<AssertResult> {
+    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    execute_scenario(
+        ctx,
+        Backdrop::new(vec![CgroupDef::named("all").workers(4)]),
+        vec![
+            Step::new(vec![capture("early")], HOLD),
+            Step::new(vec![capture("late")], HOLD),
+        ],
+    )
+}
+
+fn read_by_name(vm: &VmResult) -> Result<()> {
+    let entries = captures_of(vm);
+    let tags: Vec<&str> = entries.iter().map(|entry| entry.tag.as_str()).collect();
+    anyhow::ensure!(tags == ["early", "late"], "{tags:?}");
+    let dispatched = |entry: &SnapshotEntry| -> Result<u64> {
+        let snapshot = Snapshot::new(&entry.report)?;
+        let bss = snapshot.map(".bss")?;
+        let Err(wrong) = bss.field("stats.dispached") else {
+            anyhow::bail!("a misspelt field was found");
+        };
+        let wrong = wrong.to_string();
+        anyhow::ensure!(wrong.contains("dispatched"), "{wrong}");
+        anyhow::ensure!(snapshot.map("nothing").is_err());
+        let per_cpu = snapshot.map("cpu_dispatches")?.sum_cpus(0, "")?;
+        let total = bss.field("stats.dispatched")?.as_u64()?;
+        anyhow::ensure!(
+            per_cpu.abs_diff(total) < 1000,
+            "{per_cpu} on CPUs, {total} in all"
+        );
+        Ok(total)
+    };
+    let [early, late] = entries.as_slice() else {
+        anyhow::bail!("{tags:?}")
+    };
+    anyhow::ensure!(
+        dispatched(late)? > dispatched(early)?,
+        "the counter stands still"
+    );
+    anyhow::ensure!(late.step_index > early.step_index, "{early:?}");
+    Ok(())
+}
+
+/// One capture for each write to a kernel variable.
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, post_vm = three_writes, ignore)]
+fn watched_writes(ctx: &Ctx) -> Result<AssertResult> {
+    let watch = Op::WatchSnapshot {
+        symbol: "panic_on_oops".into(),
+    };
+    let result = execute_steps(ctx, vec![Step::new(vec![watch], HOLD)])?;
+    for value in ["1", "0", "1"] {
+        fs::write("/proc/sys/kernel/panic_on_oops", value)?;
+    }
+    Ok(result)
+}
+
+fn three_writes(vm: &VmResult) -> Result<()> {
+    let tags: Vec<String> = captures_of(vm).into_iter().map(|entry| entry.tag).collect();
+    anyhow::ensure!(
+        tags == ["panic_on_oops#1", "panic_on_oops#2", "panic_on_oops#3"],
+        "{tags:?}"
+    );
+    Ok(())
+}
+
+fn watch_all(ctx: &Ctx, symbols: &[&str]) -> Result<AssertResult> {
+    let watches = symbols.iter().map(|symbol| Op::WatchSnapshot {
+        symbol: (*symbol).to_owned(),
+    });
+    execute_steps(ctx, vec![Step::new(watches.collect(), HOLD)])
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn fourth_watch(ctx: &Ctx) -> Result<AssertResult> {
+    watch_all(
+        ctx,
+        &[
+            "panic_on_oops",
+            "panic_timeout",
+            "panic_on_warn",
+            "sysctl_oom_kill_allocating_task",
+        ],
+    )
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn misspelt_watch(ctx: &Ctx) -> Result<AssertResult> {
+    watch_all(ctx, &["panic_on_ops"])
+}
+
+/// A write is seen by the guest itself, a read by the host.
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, post_vm = jiffies_were_read, ignore)]
+fn kernel_memory(ctx: &Ctx) -> Result<AssertResult> {
+    let timeout = |bytes: [u8; 4]| Op::WriteKernelCold {
+        target: KernelTarget::symbol("panic_timeout", 4),
+        bytes: bytes.to_vec(),
+    };
+    let jiffies = |tag: &str| KernelTarget::symbol(tag, 8);
+    let steps = vec![
+        Step::new(
+            vec![
+                timeout([42, 0, 0, 0]),
+                Op::ReadKernelHot {
+                    tag: "hot".into(),
+                    target: jiffies("jiffies_64"),
+                },
+            ],
+            HOLD,
+        ),
+        Step::new(
+            vec![Op::ReadKernelCold {
+                tag: "cold".into(),
+                target: jiffies("jiffies_64"),
+            }],
+            HOLD,
+        ),
+    ];
+    let result = execute_steps(ctx, steps)?;
+    let seen = fs::read_to_string("/proc/sys/kernel/panic")?;
+    anyhow::ensure!(seen.trim() == "42", "the guest sees {seen:?}");
+    Ok(result)
+}
+
+fn jiffies_were_read(vm: &VmResult) -> Result<()> {
+    let read = |tag: &str| -> Result<u64> {
+        let reply = vm.snapshot_bridge.kernel_op_value(tag);
+        let reply = reply.ok_or_else(|| anyhow::anyhow!("no reply under '{tag}'"))?;
+        let [ktstr_wire::KernelValue::Bytes(bytes)] = reply.values.as_slice() else {
+            anyhow::bail!("{reply:?}");
+        };
+        Ok(u64::from_le_bytes(bytes.as_slice().try_into()?))
+    };
+    let (hot, cold) = (read("hot")?, read("cold")?);
+    anyhow::ensure!(hot < cold && cold - hot < 100_000, "{hot}, then {cold}");
+    Ok(())
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 4, num_snapshots = 3, post_vm = periodic_ones, ignore)]
+fn periodic(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+fn periodic_ones(vm: &VmResult) -> Result<()> {
+    let counts = (vm.periodic_target, vm.periodic_fired, vm.periodic_real);
+    anyhow::ensure!(counts == (3, 3, 3), "{counts:?}");
+    let entries = captures_of(vm);
+    let times: Vec<Option<u64>> = entries.iter().map(|entry| entry.elapsed_ms).collect();
+    let due = [1000, 2000, 3000];
+    let near = times
+        .iter()
+        .zip(due)
+        .all(|(time, due)| time.is_some_and(|time| time >= due && time < due + 900));
+    anyhow::ensure!(near, "{times:?}");
+    Ok(())
+}
+
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 6, ignore)]
+fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// Somebody kills the scheduler's process.
+#[ktstr_test(scheduler = THIRD_PARTY, topology = "1n2l2c1t", duration_s = 6, memory_mib = 512, ignore)]
+fn third_party_killed(ctx: &Ctx) -> Result<AssertResult> {
+    let pid = ctx.scheduler_pid().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or_else(|| anyhow::anyhow!("no scheduler runs"))?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+ktstr::test_main!();

@@ -1,0 +1,110 @@
+//! What the host sees of a guest: captures by name, watches, kernel memory, and the dump of a failure.
+
+use ktstr_tests::CaseRun;
+use serde_json::Value;
+
+#[track_caller]
+fn run(case: &str, env: &[(&str, &str)]) -> CaseRun {
+    CaseRun::new(env!("CARGO_BIN_EXE_captures"), case, env).expect("the case runs")
+}
+
+/// The variables of the fixture's `.bss` in a dump.
+#[track_caller]
+fn bss(dump: &Value) -> &Value {
+    assert_eq!(dump["is_placeholder"], false, "{dump}");
+    let maps = dump["maps"].as_array().expect("a dump has maps");
+    let named = |map: &&Value| {
+        map["name"]
+            .as_str()
+            .is_some_and(|name| name.ends_with(".bss"))
+    };
+    let map = maps.iter().find(named).expect("the fixture has a .bss");
+    &map["contents"]["section"]
+}
+
+#[test]
+fn captures_are_read_by_name() {
+    run("captured_by_name", &[]).exits(0);
+}
+
+#[test]
+fn each_write_to_a_watched_symbol_is_a_capture() {
+    run("watched_writes", &[]).exits(0);
+}
+
+#[test]
+fn a_fourth_watch_is_refused_with_the_reason() {
+    run("fourth_watch", &[])
+        .exits(2)
+        .says(&["all 3 watches", "sysctl_oom_kill_allocating_task"]);
+}
+
+#[test]
+fn a_misspelt_symbol_gets_near_names() {
+    run("misspelt_watch", &[])
+        .exits(2)
+        .says(&["no symbol 'panic_on_ops'", "near: panic_on_oops"]);
+}
+
+#[test]
+fn kernel_memory_is_written_and_read() {
+    run("kernel_memory", &[]).exits(0);
+}
+
+#[test]
+fn periodic_captures_keep_their_times() {
+    run("periodic", &[]).exits(0);
+}
+
+#[track_caller]
+fn check_error_dump(run: &CaseRun) {
+    run.exits(1).says(&[
+        "captured at the scheduler's exit",
+        "exit: error_bpf",
+        "queue seven is gone",
+        "stats={",
+    ]);
+    let dump = run.dump();
+    assert_eq!(dump["scx"]["exit"]["kind"], 1025, "{}", dump["scx"]);
+    let bss = bss(&dump);
+    let count = |name: &str| bss["stats"][name].as_u64().unwrap_or_default();
+    assert!(count("errors") >= 1 && count("dispatched") > 0, "{bss}");
+    assert_eq!(
+        bss["exit_info"]["kind"], 0,
+        "the scheduler's own exit had not run yet"
+    );
+    let tasks = dump["tasks"].as_array().expect("a dump has tasks");
+    assert!(tasks.iter().any(|task| task["comm"] == "scx-fixture"));
+}
+
+#[test]
+fn an_error_shows_the_maps_as_they_were() {
+    check_error_dump(&run("error_with_state", &[]));
+}
+
+/// Types and symbols then come out of the guest's own memory.
+#[test]
+fn an_error_shows_the_same_without_a_vmlinux() {
+    let kernel = ktstr::host::kernel::resolve_test_kernel().expect("a test kernel");
+    let dir = tempfile::tempdir().expect("a directory");
+    let image = dir.path().join("bzImage");
+    std::fs::copy(&kernel.image, &image).expect("the image is copied");
+    let image = image.to_str().expect("a plain path");
+    check_error_dump(&run("error_with_state", &[("KTSTR_KERNEL", image)]));
+}
+
+/// `KTSTR_TEST_SCHEDULER` names a scheduler of somebody else, which CI does not build.
+#[test]
+fn a_strangers_scheduler_that_is_killed_shows_its_maps() {
+    let Ok(scheduler) = std::env::var("KTSTR_TEST_SCHEDULER") else {
+        eprintln!("skipped: KTSTR_TEST_SCHEDULER names no scheduler");
+        return;
+    };
+    let run = run("third_party_killed", &[("KTSTR_SCHEDULER", &scheduler)]);
+    run.exits(1)
+        .says(&["captured at the scheduler's exit", ".bss"]);
+    let dump = run.dump();
+    assert_eq!(dump["is_placeholder"], false);
+    let maps = dump["maps"].as_array().expect("a dump has maps");
+    assert!(maps.len() > 3, "{maps:?}");
+}
