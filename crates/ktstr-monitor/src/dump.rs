@@ -3,6 +3,8 @@
 //! A report is real or a placeholder. A placeholder says why nothing was captured; tools tell the two apart by
 //! `is_placeholder` alone. Every part that could not be read is named in `problems`, and the rest stands.
 
+use std::time::Instant;
+
 use serde::Serialize;
 
 use crate::bpf::{BpfMap, BpfProgram, MapContents};
@@ -37,8 +39,10 @@ pub struct DumpOptions {
     pub tasks: usize,
     /// Lines of the log, the newest.
     pub log_lines: usize,
-    /// Bounds on each rendered value.
+    /// Bounds on each map's rendered values.
     pub limits: Limits,
+    /// When to stop: sections and maps that are not begun by then are left out and named.
+    pub deadline: Option<Instant>,
 }
 
 impl Default for DumpOptions {
@@ -48,6 +52,7 @@ impl Default for DumpOptions {
             tasks: 4096,
             log_lines: 200,
             limits: Limits::default(),
+            deadline: None,
         }
     }
 }
@@ -144,10 +149,27 @@ impl FailureDumpReport {
             ..Self::default()
         };
         report.capture_scheduler(kernel, registers);
-        report.capture_tasks(kernel, options);
-        report.capture_bpf(kernel, options);
-        report.capture_log(kernel, options);
+        if report.has_time("the log", options) {
+            report.capture_log(kernel, options);
+        }
+        if report.has_time("tasks", options) {
+            report.capture_tasks(kernel, options);
+        }
+        if report.has_time("maps and programs", options) {
+            report.capture_bpf(kernel, options);
+        }
         report
+    }
+
+    /// Whether there is time for a section; names it where there is none.
+    fn has_time(&mut self, what: &str, options: &DumpOptions) -> bool {
+        let late = options
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline);
+        if late {
+            self.truncated.push(format!("{what} (out of time)"));
+        }
+        !late
     }
 
     fn capture_scheduler(&mut self, kernel: &Kernel, registers: &[VcpuRegisters]) {
@@ -183,6 +205,9 @@ impl FailureDumpReport {
         self.programs = self.take(kernel.programs());
         let maps = self.take(kernel.maps());
         for map in maps {
+            if !self.has_time(&format!("map {}", map.name), options) {
+                return;
+            }
             // One more than is shown, to know whether there are more.
             let walk = map.contents(kernel, options.map_entries + 1, options.limits);
             let mut contents = self.take(walk);

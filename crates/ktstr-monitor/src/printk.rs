@@ -13,6 +13,8 @@ const MAX_RECORDS: u64 = 1 << 20;
 const MAX_RING: u32 = 31;
 /// `PRINTK_MESSAGE_MAX` and `LOG_LINE_MAX`.
 const MAX_TEXT: u64 = 4096;
+/// Bytes of text altogether: the largest ring there is.
+const MAX_TOTAL: usize = 32 << 20;
 
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,13 +38,14 @@ pub struct LogRecord {
 pub struct Log {
     /// Records, oldest first.
     pub records: Vec<LogRecord>,
-    /// Descriptors that were in use and whose record was incomplete or gone.
+    /// Records that were being written, or were overwritten while they were read.
     pub incomplete: u64,
 }
 
 /// States of a descriptor (`enum desc_state`), its number's upper two bits.
 const COMMITTED: u64 = 1;
 const FINALIZED: u64 = 2;
+const REUSABLE: u64 = 3;
 const STATE_SHIFT: u32 = 62;
 const ID_MASK: u64 = (1 << STATE_SHIFT) - 1;
 
@@ -84,11 +87,25 @@ impl Kernel {
             });
         }
         let mut log = Log::default();
+        let mut total = 0;
         for number in 0..=used {
+            if total > MAX_TOTAL {
+                let error = Error::TooLong {
+                    what: "the log's text",
+                    limit: MAX_TOTAL,
+                };
+                problems.note("the log", &error);
+                break;
+            }
             let id = tail.wrapping_add(number) & ID_MASK;
             match ring.record(id) {
-                Ok(Some(record)) => log.records.push(record),
-                Ok(None) => log.incomplete += 1,
+                Ok(Some(record)) => {
+                    total += record.text.len();
+                    log.records.push(record);
+                }
+                Ok(None) => {
+                    log.incomplete += u64::from(!ring.is_reusable(tail.wrapping_add(number)))
+                }
                 Err(error) => {
                     problems.note("a log record", &error);
                     log.incomplete += 1;
@@ -136,6 +153,14 @@ impl<'k> Ring<'k> {
             data: rb.pointer("text_data_ring.data")?,
             data_size: 1 << bits("text_data_ring.size_bits")?,
         })
+    }
+
+    /// Whether a descriptor holds no record: the first one never does, the oldest often.
+    fn is_reusable(&self, id: u64) -> bool {
+        let at = (id & (self.count - 1)) * self.desc_size;
+        let desc = Object::new(self.kernel, self.desc, self.descs.wrapping_add(at));
+        desc.uint("state_var")
+            .is_ok_and(|state| state >> STATE_SHIFT == REUSABLE)
     }
 
     fn record(&self, id: u64) -> Result<Option<LogRecord>> {

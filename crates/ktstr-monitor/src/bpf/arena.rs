@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::BpfMap;
 use crate::{Kernel, Kva, Result, bytes};
 
-/// Half of `GUARD_SZ`: programs reach 16 bits of offset beyond either end.
-const GUARD: u64 = 64 << 10;
+/// Half of `GUARD_SZ`: a signed 16-bit offset reaches this far beyond either end.
+const GUARD: u64 = 32 << 10;
 /// `SZ_4G`: an arena is addressed by 32 bits.
 const SPAN: u64 = 1 << 32;
 const PAGE: u64 = 4096;

@@ -8,6 +8,9 @@ use crate::btf::{Btf, TypeId};
 use crate::render::{Decoder, Limits, RenderedValue};
 use crate::{Error, Kernel, Kva, Problems, Result, Walk, bytes};
 
+/// Bytes of values that are read of one map at most.
+const MAX_MAP_BYTES: usize = 16 << 20;
+
 /// What a map holds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -141,7 +144,20 @@ impl BpfMap {
             let value = render(kernel, btf, self.value_type, &raw, limits);
             return Ok(MapContents::Section(value));
         }
-        let raw = self.raw_entries(kernel, limit, problems)?;
+        // However many CPUs and bytes the map claims, a bounded amount is read, and decoded.
+        let copies = if self.map_type.contains("percpu") {
+            kernel.possible_cpus().len()
+        } else {
+            1
+        };
+        let size = (self.value_size as usize)
+            .max(1)
+            .saturating_mul(copies.max(1));
+        let raw = self.raw_entries(kernel, limit.min((MAX_MAP_BYTES / size).max(1)), problems)?;
+        let limits = Limits {
+            values: (limits.values / raw.len().max(1)).max(64),
+            ..limits
+        };
         let entries = raw
             .into_iter()
             .map(|entry| self.entry(kernel, btf, &entry, limits))

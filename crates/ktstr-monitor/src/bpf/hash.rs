@@ -5,10 +5,12 @@ use super::{BpfMap, RawEntry, RawValue};
 use crate::btf::TypeId;
 use crate::{Error, Kernel, Kva, Object, Problems, Result};
 
-/// Buckets of a table of 16 M entries.
-const MAX_BUCKETS: u64 = 1 << 24;
+/// Buckets of a table of 4 M entries.
+const MAX_BUCKETS: u64 = 1 << 22;
 /// A chain longer than this is no hash table any more.
-const MAX_CHAIN: usize = 1 << 16;
+const MAX_CHAIN: usize = 1 << 12;
+/// Elements that are met altogether, those that cannot be read included.
+const MAX_VISITS: usize = 1 << 18;
 
 /// An array of buckets, each beginning with a pointer to its chain.
 struct Buckets {
@@ -52,6 +54,7 @@ impl Buckets {
     ) -> Result<()> {
         // Heads are read a page at a time: most buckets are empty.
         let per_read = (4096 / self.stride).max(1);
+        let mut visits = MAX_VISITS;
         let mut number = 0;
         while number < self.count {
             let batch = per_read.min(self.count - number);
@@ -64,7 +67,14 @@ impl Buckets {
                     continue;
                 }
                 let at = start.wrapping_add(index * self.stride);
-                let chain = kernel.walk_hlist(what, at, MAX_CHAIN, problems);
+                let chain = kernel.walk_hlist(what, at, MAX_CHAIN.min(visits), problems);
+                visits = visits.saturating_sub(chain.len().max(1));
+                if visits == 0 {
+                    return Err(Error::TooLong {
+                        what,
+                        limit: MAX_VISITS,
+                    });
+                }
                 if !visit(chain, problems) {
                     return Ok(());
                 }

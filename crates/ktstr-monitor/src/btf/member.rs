@@ -1,11 +1,15 @@
 //! Members by dotted path, through anonymous structs and unions.
 
+use std::cell::Cell;
+
 use super::Btf;
 use super::types::{Kind, Member, Type, TypeId};
 use crate::bytes;
 
 /// Anonymous structs nest no deeper than this.
 const MAX_NESTING: usize = 16;
+/// Members looked at for one name; hostile types nest anonymous structs so that their number explodes.
+const MAX_VISITS: usize = 1 << 17;
 
 /// Where a bit field lies within its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +109,19 @@ impl Btf {
 
     fn step(&self, outer: &Field, name: &str) -> Option<Field> {
         let ty = self.resolve(outer.ty)?;
-        let (bit_base, member) = self.search(ty, name, MAX_NESTING)?;
+        let (bit_base, member) = self.search(ty, name, (MAX_NESTING, &Cell::new(MAX_VISITS)))?;
         self.place(outer.offset, bit_base, &member)
     }
 
     /// The named member, and the bit offset of the anonymous struct around it.
-    fn search<'a>(&'a self, ty: Type<'a>, name: &str, depth: usize) -> Option<(u64, Member<'a>)> {
+    fn search<'a>(
+        &'a self,
+        ty: Type<'a>,
+        name: &str,
+        (depth, visits): (usize, &Cell<usize>),
+    ) -> Option<(u64, Member<'a>)> {
         let depth = depth.checked_sub(1)?;
+        visits.set(visits.get().checked_sub(ty.member_count() + 1)?);
         if let Some(found) = ty.members().find(|member| member.name == name) {
             return Some((0, found));
         }
@@ -119,7 +129,7 @@ impl Btf {
             .filter(|member| member.name.is_empty())
             .find_map(|member| {
                 let inner = self.resolve(member.ty)?;
-                let (base, found) = self.search(inner, name, depth)?;
+                let (base, found) = self.search(inner, name, (depth, visits))?;
                 Some((base + u64::from(member.bit_offset), found))
             })
     }

@@ -204,6 +204,14 @@ impl<'a> Type<'a> {
         })
     }
 
+    /// How many members a struct or union has.
+    pub(crate) fn member_count(&self) -> usize {
+        match self.kind {
+            Kind::Struct | Kind::Union => self.body.len() / 12,
+            _ => 0,
+        }
+    }
+
     /// Names and values of an enum; none for others.
     pub fn enumerators(&self) -> impl Iterator<Item = Enumerator<'a>> + 'a {
         let this = *self;

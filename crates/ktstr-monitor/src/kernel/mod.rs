@@ -359,6 +359,15 @@ impl Kernel {
         Ok(bytes::uint(&raw))
     }
 
+    /// The kernel's VMCOREINFO, lines of `KEY=value`: what makes a dump readable for crash and drgn.
+    ///
+    /// # Errors
+    /// [`Error::NoSymbol`] without `CONFIG_VMCORE_INFO`, or as [`Kernel::read`].
+    pub fn vmcoreinfo(&self) -> Result<String> {
+        let data = Kva(self.global("vmcoreinfo_data", 8)?);
+        self.read_text(data, 4096)
+    }
+
     /// The id of a struct or union.
     ///
     /// # Errors

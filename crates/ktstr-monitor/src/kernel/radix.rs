@@ -31,6 +31,7 @@ impl Kernel {
             kernel: self,
             what,
             limit,
+            nodes: limit.saturating_mul(2).saturating_add(1024),
             entries: Vec::new(),
             problems,
         };
@@ -47,6 +48,8 @@ struct RadixWalk<'a> {
     kernel: &'a Kernel,
     what: &'static str,
     limit: usize,
+    /// Nodes that may still be read: a tree may lead back into itself without holding a single entry.
+    nodes: usize,
     entries: Vec<(u64, Kva)>,
     problems: &'a mut Problems,
 }
@@ -73,6 +76,15 @@ impl RadixWalk<'_> {
         if entry.0 < 4096 {
             return true;
         }
+        let Some(nodes) = self.nodes.checked_sub(1) else {
+            let error = Error::TooLong {
+                what: "the nodes of a radix tree",
+                limit: self.limit,
+            };
+            self.problems.note(self.what, &error);
+            return false;
+        };
+        self.nodes = nodes;
         let node = Kva(entry.0 & !3);
         match self.node(node, index, depth) {
             Ok(goes_on) => goes_on,

@@ -48,6 +48,11 @@ pub(super) fn kernel_offset(
     space: &AddressSpace,
     symbols: &Symbols,
 ) -> Option<u64> {
+    parse_kernel_offset(&vmcoreinfo(memory, space, symbols)?)
+}
+
+/// The kernel's VMCOREINFO, lines of `KEY=value`.
+fn vmcoreinfo(memory: &dyn PhysMem, space: &AddressSpace, symbols: &Symbols) -> Option<String> {
     let variable = space
         .walk(memory, Kva(symbols.find("vmcoreinfo_data")?))
         .ok()?;
@@ -56,7 +61,7 @@ pub(super) fn kernel_offset(
     let mut text = vec![0; 4096];
     let room = bytes::size(4096 - page.gpa.0 % 4096);
     memory.read(page.gpa, text.get_mut(..room)?).ok()?;
-    parse_kernel_offset(&bytes::text(&text))
+    Some(bytes::text(&text))
 }
 
 fn parse_kernel_offset(text: &str) -> Option<u64> {

@@ -118,9 +118,11 @@ impl<'a> Decoder<'a> {
             return;
         };
         for member in ty.members() {
-            if self.left.get() == 0 {
+            // Anonymous structs count too: hostile types nest them without end.
+            let Some(left) = self.left.get().checked_sub(1) else {
                 return;
-            }
+            };
+            self.left.set(left);
             let inner = self
                 .btf
                 .resolve(member.ty)

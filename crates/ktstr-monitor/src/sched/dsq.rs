@@ -9,6 +9,8 @@ const MAX_QUEUES: usize = 4096;
 const MAX_BUCKETS: u64 = 1 << 16;
 /// Queued tasks that are read per queue; the count is told apart.
 const MAX_QUEUED: usize = 4096;
+/// The same over all queues: a task is in one at most.
+const MAX_QUEUED_TOTAL: usize = 1 << 16;
 /// `SCX_DSQ_LNODE_ITER_CURSOR`: a place of an iterator, no task.
 const ITER_CURSOR: u64 = 1;
 
@@ -63,12 +65,14 @@ impl Kernel {
     pub fn dispatch_queues(&self) -> Walk<Vec<DispatchQueue>> {
         let mut problems = Problems::new();
         let mut found = Vec::new();
+        let mut room = MAX_QUEUED_TOTAL;
         for cpu in self.online_cpus() {
             let local = self
                 .per_cpu_symbol("runqueues", cpu)
                 .and_then(|kva| self.object("rq", kva)?.member("scx.local_dsq"));
             if let Some(dsq) = problems.keep("a local DSQ", local) {
-                found.push(self.dispatch_queue(DsqKind::Local { cpu }, &dsq, &mut problems));
+                let kind = DsqKind::Local { cpu };
+                found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
             }
         }
         if let Some(places) = problems
@@ -78,11 +82,12 @@ impl Kernel {
             let globals = self.global_queues(&places);
             let globals = problems.keep("global DSQs", globals).unwrap_or_default();
             for (node, dsq) in (0..).zip(globals) {
-                found.push(self.dispatch_queue(DsqKind::Global { node }, &dsq, &mut problems));
+                let kind = DsqKind::Global { node };
+                found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
             }
             let user = self.user_queues(&places, &mut problems);
             for dsq in problems.keep("user DSQs", user).unwrap_or_default() {
-                found.push(self.dispatch_queue(DsqKind::User, &dsq, &mut problems));
+                found.push(self.dispatch_queue(DsqKind::User, &dsq, &mut room, &mut problems));
             }
         }
         Walk { found, problems }
@@ -92,21 +97,29 @@ impl Kernel {
         &self,
         kind: DsqKind,
         dsq: &Object<'_>,
+        room: &mut usize,
         problems: &mut Problems,
     ) -> DispatchQueue {
-        let tasks = self.queued_tasks(dsq, problems);
+        let tasks = self.queued_tasks(dsq, MAX_QUEUED.min(*room), problems);
+        let tasks = problems.keep("dsq.list", tasks).unwrap_or_default();
+        *room = room.saturating_sub(tasks.len());
         DispatchQueue {
             kind,
             id: problems.keep("dsq.id", dsq.uint("id")),
             nr: problems.keep("dsq.nr", dsq.uint("nr")),
-            tasks: problems.keep("dsq.list", tasks).unwrap_or_default(),
+            tasks,
         }
     }
 
-    fn queued_tasks(&self, dsq: &Object<'_>, problems: &mut Problems) -> Result<Vec<QueuedTask>> {
+    fn queued_tasks(
+        &self,
+        dsq: &Object<'_>,
+        limit: usize,
+        problems: &mut Problems,
+    ) -> Result<Vec<QueuedTask>> {
         let head = dsq.address_of("list")?;
         let mut tasks = Vec::new();
-        for node in self.walk_list("a DSQ", head, MAX_QUEUED, problems) {
+        for node in self.walk_list("a DSQ", head, limit, problems) {
             let task = self.container_of(node, "task_struct", "scx.dsq_list.node")?;
             // A cursor lies in an iterator on some stack; only its flags may be read.
             let flags = self

@@ -15,6 +15,8 @@ use crate::bytes;
 
 const DIGITS: &[u8] = b"0\x001\x002\x003\x004\x005\x006\x007\x008\x009\0";
 const TOKENS: usize = 256;
+/// Places in an image that have the digits in a row; a kernel has one or two.
+const MAX_CANDIDATES: usize = 64;
 /// A kernel has tens of thousands; ten times that with debugging aids.
 const MAX_SYMBOLS: usize = 2 << 20;
 /// `KSYM_NAME_LEN`.
@@ -34,6 +36,7 @@ struct Tables {
 /// Decodes the first plausible set of tables in `image`, whose first byte is 8-byte aligned in the kernel.
 pub(crate) fn find_kallsyms(image: &[u8]) -> Option<Symbols> {
     memmem::find_iter(image, DIGITS)
+        .take(MAX_CANDIDATES)
         .filter_map(|digits| locate(image, digits))
         .find_map(|tables| decode(image, &tables))
 }

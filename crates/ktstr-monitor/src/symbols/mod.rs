@@ -30,6 +30,8 @@ struct Entry {
 /// Values below this are offsets into per-CPU areas, not addresses.
 pub(crate) const START_KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 const EMPTY: u32 = u32::MAX;
+/// Bytes of names; a kernel with everything built in has ten.
+const MAX_NAMES: usize = 64 << 20;
 
 impl Symbols {
     /// Collects (kind letter as `nm` has it, name, value).
@@ -42,7 +44,11 @@ impl Symbols {
         all
     }
 
+    /// Adds a symbol; past [`MAX_NAMES`] they are left out.
     pub(crate) fn push(&mut self, kind: u8, name: &[u8], value: u64) {
+        if self.names.len() > MAX_NAMES {
+            return;
+        }
         let (Ok(at), Ok(len)) = (u32::try_from(self.names.len()), u16::try_from(name.len())) else {
             return;
         };

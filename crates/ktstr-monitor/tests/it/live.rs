@@ -1,0 +1,53 @@
+//! What was seen of the guest while it ran.
+
+use ktstr_monitor::sampler::{MonitorOutcome, MonitorThresholds};
+
+use crate::lab::lab;
+
+#[test]
+fn samples_of_a_running_guest_move_on() {
+    let report = &lab().live.report;
+    assert_eq!(report.samples.len(), 60);
+    let summary = &report.summary;
+    assert_eq!(summary.valid_samples, 60, "{summary:?}");
+    let (first, last) = (&report.samples[0], &report.samples[59]);
+    for cpu in [0, 1] {
+        // These two are never idle.
+        assert!(
+            last.cpus[cpu].rq_clock > first.cpus[cpu].rq_clock,
+            "CPU {cpu}"
+        );
+        assert!(last.cpus[cpu].nr_running >= 1);
+    }
+    assert!(summary.avg_nr_running >= 0.5, "{summary:?}");
+    assert!(summary.schedstat_deltas.unwrap().pcount > 0, "{summary:?}");
+    assert!(summary.max_imbalance_ratio >= 2.0);
+    let verdict = MonitorThresholds::default().evaluate(report);
+    assert_ne!(verdict.outcome, MonitorOutcome::Inconclusive, "{verdict:?}");
+    let watched: Vec<u64> = report
+        .samples
+        .iter()
+        .filter_map(|sample| sample.watched[0])
+        .collect();
+    assert!(
+        watched.is_sorted() && watched[0] < watched[59],
+        "{watched:?}"
+    );
+}
+
+#[test]
+fn map_members_are_read_and_written_by_name() {
+    let live = &lab().live;
+    assert_eq!(live.nr_cpus, 4);
+    assert!(live.vtimes[0] < live.vtimes[1], "{:?}", live.vtimes);
+    assert_eq!(live.written.cast_signed(), -7);
+}
+
+#[test]
+fn the_watchdog_took_the_new_limit() {
+    let change = lab().live.watchdog.unwrap();
+    assert_eq!(
+        (change.previous, change.wanted, change.observed),
+        (5000, 9000, 9000)
+    );
+}

@@ -1,0 +1,142 @@
+//! Where the kernel is, by every way to find it.
+
+use std::sync::Arc;
+
+use ktstr_monitor::locate::SlideEvidence;
+use ktstr_monitor::phys::Vmcore;
+use ktstr_monitor::{Attach, Error, Gpa, PhysMem, Range, Result};
+
+use crate::lab::lab;
+use crate::qemu::kernel;
+
+/// A dump that has forgotten its notes.
+#[derive(Debug)]
+struct NoHints(Vmcore);
+
+impl PhysMem for NoHints {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<()> {
+        self.0.read(gpa, buffer)
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        self.0.ranges()
+    }
+}
+
+#[test]
+fn symbols_and_build_id_are_the_guests() {
+    let lab = lab();
+    for name in [
+        "_text",
+        "init_task",
+        "prb",
+        "runqueues",
+        "map_idr",
+        "scx_exit_kind",
+    ] {
+        let found = lab.kernel.symbol(name).unwrap().0;
+        assert_eq!(found, lab.facts.symbol(name), "{name}");
+    }
+    let id: String = lab
+        .kernel
+        .build_id()
+        .unwrap()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    assert!(lab.facts.text("notes").contains(&id), "{id}");
+    let banner = lab
+        .kernel
+        .read_text(lab.kernel.symbol("linux_banner").unwrap(), 400)
+        .unwrap();
+    assert_eq!(banner.trim(), lab.facts.text("banner").trim());
+}
+
+#[test]
+fn the_physical_place_is_the_guests() {
+    let lab = lab();
+    let line = lab
+        .facts
+        .text("iomem")
+        .lines()
+        .find(|line| line.contains("Kernel code"))
+        .unwrap();
+    let start = line.trim().split('-').next().unwrap();
+    let (gpa, _) = lab.kernel.translate(lab.kernel.text()).unwrap();
+    assert_eq!(gpa.0, u64::from_str_radix(start, 16).unwrap());
+}
+
+#[test]
+fn memory_alone_leads_to_the_same_kernel() {
+    let lab = lab();
+    let memory = Arc::new(NoHints(Vmcore::open(&lab.vmcore).unwrap()));
+    let found = Attach::new(memory).attach().unwrap();
+    assert_eq!(found.text(), lab.kernel.text());
+    assert_eq!(found.image().gpa, lab.kernel.image().gpa);
+    assert_eq!(found.slide(), lab.kernel.slide());
+    let names = |kernel: &ktstr_monitor::Kernel| {
+        let tasks = kernel.tasks().found;
+        tasks
+            .into_iter()
+            .map(|task| (task.pid, task.comm))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(&found), names(&lab.kernel));
+}
+
+#[test]
+fn a_vmlinux_agrees_with_what_memory_says() {
+    let lab = lab();
+    let core = || Arc::new(Vmcore::open(&lab.vmcore).unwrap());
+    let (_, vmlinux) = kernel();
+    let found = Attach::new(core()).vmlinux(vmlinux).attach().unwrap();
+    assert_eq!(found.slide().evidence, SlideEvidence::Vmlinux);
+    assert_eq!(found.slide().bytes, lab.kernel.slide().bytes);
+    assert_eq!(lab.kernel.slide().evidence, SlideEvidence::Vmcoreinfo);
+    // A program of this machine is an ELF file with a build id of its own.
+    let other = std::env::current_exe().unwrap();
+    let refusal = Attach::new(core()).vmlinux(other).attach().unwrap_err();
+    assert!(
+        matches!(
+            refusal,
+            Error::BadVmlinux { .. } | Error::WrongVmlinux { .. }
+        ),
+        "{refusal}"
+    );
+}
+
+#[test]
+fn a_vmlinux_of_another_build_is_refused_by_name() {
+    let lab = lab();
+    let (_, vmlinux) = kernel();
+    let bytes = std::fs::read(vmlinux).unwrap();
+    let id = lab.kernel.build_id().unwrap();
+    let at = memchr::memmem::find(&bytes, id).unwrap();
+    let mut bytes = bytes;
+    bytes[at] ^= 0xff;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    let core = Arc::new(Vmcore::open(&lab.vmcore).unwrap());
+    let refusal = Attach::new(core).vmlinux(file.path()).attach().unwrap_err();
+    let text = refusal.to_string();
+    assert!(matches!(refusal, Error::WrongVmlinux { .. }), "{text}");
+    assert!(text.contains(&format!("{:02x}", id[0])), "{text}");
+}
+
+#[test]
+fn the_btf_cache_is_used_and_right() {
+    let lab = lab();
+    let dir = tempfile::tempdir().unwrap();
+    let attach = || {
+        let core = Arc::new(Vmcore::open(&lab.vmcore).unwrap());
+        Attach::new(core).btf_cache(dir.path()).attach().unwrap()
+    };
+    let first = attach();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    let second = attach();
+    assert_eq!(first.btf().bytes(), second.btf().bytes());
+    assert_eq!(
+        first.btf().member_of("rq", "scx.local_dsq.nr"),
+        second.btf().member_of("rq", "scx.local_dsq.nr")
+    );
+}
