@@ -70,7 +70,7 @@ pub(super) fn dsdt(virtio: &[VirtioPlace]) -> Vec<u8> {
     }
     for (uid, place) in (0u8..).zip(virtio) {
         let registers = Memory32Fixed::new(true, place.base, place.len);
-        let interrupt = Interrupt::new(true, false, false, false, place.gsi);
+        let interrupt = Interrupt::new(true, true, false, false, place.gsi);
         let resources: [&dyn Aml; 2] = [&registers, &interrupt];
         // Linux drivers/virtio/virtio_mmio.c: virtio_mmio_acpi_match.
         device(

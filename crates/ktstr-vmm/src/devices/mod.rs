@@ -2,3 +2,4 @@
 
 pub(crate) mod power;
 pub(crate) mod serial;
+pub(crate) mod virtio;

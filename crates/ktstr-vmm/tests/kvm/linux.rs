@@ -1,5 +1,6 @@
 //! Linux under our VMM: needs a genuine /dev/kvm, so elsewhere these run in `cargo xtask lab`.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
         .engine(EngineChoice::Kvm)
         .topology(topology.parse::<Topology>().unwrap())
         .memory_mib(256)
-        .deadline(Duration::from_secs(180));
+        .deadline(Duration::from_secs(60));
     Some(vm)
 }
 
@@ -67,6 +68,38 @@ fn two_vcpus_boot_to_init_and_power_off() {
         return;
     };
     check(vm, &["cpus 2"]);
+}
+
+#[test]
+fn named_ports_carry_bytes_both_ways() {
+    let script = "port() { for p in /sys/class/virtio-ports/*; do [ \"$($bb cat $p/name)\" = \"$1\" ] && echo /dev/${p##*/}; done; }\n\
+        $bb head -c 100000 /dev/zero >$(port ktstr.frames)\n\
+        exec 3<>$(port ktstr.stats); read line <&3; echo \"got $line\" >&3; exec 3>&-";
+    let Some(vm) = linux(script, "1n1l1c1t") else {
+        return;
+    };
+    let mut vm = vm
+        .port("ktstr.frames")
+        .port("ktstr.stats")
+        .build()
+        .unwrap()
+        .start()
+        .unwrap();
+    let mut frames = vm.take_port("ktstr.frames").unwrap();
+    let mut stats = vm.take_port("ktstr.stats").unwrap();
+    stats.write_all(b"a line\n").unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        frames.read_to_end(&mut bytes).unwrap();
+        bytes
+    });
+    let exit = vm.wait().unwrap();
+    let console = String::from_utf8_lossy(&exit.com1).into_owned();
+    assert_eq!(exit.reason, ExitReason::PowerOff, "{console}");
+    assert_eq!(reader.join().unwrap().len(), 100_000, "{console}");
+    let mut answer = String::new();
+    stats.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "got a line\n", "{console}");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! From an exit's address to a device.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use crate::devices::power::{Power, PowerRequest};
 use crate::devices::serial::Uart;
-use crate::engine::kvm::layout::{COM_PORTS, COM1_PORT, COM2_PORT};
+use crate::devices::virtio::Transport;
+use crate::engine::kvm::layout::{COM_PORTS, COM1_PORT, COM2_PORT, VIRTIO_BASE, VIRTIO_STRIDE};
 
 /// Every device of a VM that exits reach.
 #[derive(Debug)]
@@ -10,6 +13,8 @@ pub(crate) struct Bus {
     pub(crate) com1: Uart,
     pub(crate) com2: Uart,
     pub(crate) power: Power,
+    /// In the order of their addresses.
+    pub(crate) virtio: Vec<Arc<Mutex<Transport>>>,
 }
 
 impl Bus {
@@ -51,12 +56,28 @@ impl Bus {
         }
     }
 
-    /// The guest writes memory that is none.
-    pub(crate) fn write_memory(&self, _gpa: u64, _data: &[u8]) {}
+    /// The device at `gpa`, and the offset into its registers.
+    fn device(&self, gpa: u64) -> Option<(MutexGuard<'_, Transport>, u64)> {
+        let offset = gpa.checked_sub(u64::from(VIRTIO_BASE))?;
+        let stride = u64::from(VIRTIO_STRIDE);
+        let device = self.virtio.get(usize::try_from(offset / stride).ok()?)?;
+        let device = device.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((device, offset % stride))
+    }
 
-    /// The guest reads memory that is none.
-    pub(crate) fn read_memory(&self, _gpa: u64, data: &mut [u8]) {
-        data.fill(0xff);
+    /// The guest writes where there is no memory.
+    pub(crate) fn write_memory(&self, gpa: u64, data: &[u8]) {
+        if let Some((mut device, offset)) = self.device(gpa) {
+            device.write(offset, data);
+        }
+    }
+
+    /// The guest reads where there is no memory; nobody there reads as ones.
+    pub(crate) fn read_memory(&self, gpa: u64, data: &mut [u8]) {
+        match self.device(gpa) {
+            Some((device, offset)) => device.read(offset, data),
+            None => data.fill(0xff),
+        }
     }
 }
 
@@ -75,6 +96,7 @@ mod tests {
             com1: uart(&logs[0]),
             com2: uart(&logs[1]),
             power: Power::default(),
+            virtio: Vec::new(),
         };
         assert_eq!(bus.write_port(COM1_PORT, b"one"), None);
         assert_eq!(bus.write_port(COM2_PORT, b"two"), None);
@@ -85,6 +107,8 @@ mod tests {
         assert_eq!(data, [0xff; 4]);
         bus.read_port(PM1_CONTROL_PORT, &mut data);
         assert_eq!(data, [1, 0, 0, 0]);
+        bus.read_memory(0xc000_0000, &mut data);
+        assert_eq!(data, [0xff; 4]);
         assert_eq!(
             bus.write_port(PM1_CONTROL_PORT, &[0, 0x34]),
             Some(PowerRequest::Off)

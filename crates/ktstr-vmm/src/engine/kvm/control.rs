@@ -6,7 +6,7 @@
 //! ```
 
 use std::os::fd::OwnedFd;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bus::Bus;
@@ -14,7 +14,8 @@ use super::debug::Watches;
 use super::gate::Gate;
 use super::kick::Kicker;
 use crate::console::ConsoleLog;
-use crate::vm::ExitReason;
+use crate::devices::virtio::Workers;
+use crate::vm::{ExitReason, VcpuRegs};
 
 /// A kick is repeated after this time; one is enough unless the host loses signals.
 const KICK_AGAIN: Duration = Duration::from_millis(20);
@@ -43,13 +44,24 @@ struct State {
     frozen: Duration,
 }
 
+/// What a control is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) bus: Bus,
+    pub(super) workers: Arc<Workers>,
+    pub(super) com1: ConsoleLog,
+    pub(super) exit_event: OwnedFd,
+    pub(super) deadline: Instant,
+}
+
 /// Shared by vCPU threads, keeper and user.
 #[derive(Debug)]
 pub(super) struct Control {
-    pub(super) gate: Gate,
+    pub(super) gate: Gate<VcpuRegs>,
     pub(super) kicker: Kicker,
     pub(super) watches: Watches,
     pub(super) bus: Bus,
+    pub(super) workers: Arc<Workers>,
     pub(super) com1: ConsoleLog,
     pub(super) exit_event: OwnedFd,
     deadline: Instant,
@@ -58,21 +70,16 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub(super) fn new(
-        vcpus: usize,
-        bus: Bus,
-        com1: ConsoleLog,
-        exit_event: OwnedFd,
-        deadline: Instant,
-    ) -> Self {
+    pub(super) fn new(vcpus: usize, parts: Parts) -> Self {
         Self {
             gate: Gate::new(vcpus),
             kicker: Kicker::new(vcpus),
             watches: Watches::default(),
-            bus,
-            com1,
-            exit_event,
-            deadline,
+            bus: parts.bus,
+            workers: parts.workers,
+            com1: parts.com1,
+            exit_event: parts.exit_event,
+            deadline: parts.deadline,
             state: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -150,6 +157,8 @@ impl Control {
             }
         };
         self.watches.end();
+        self.workers.gate.stop();
+        self.workers.wake_all();
         self.lock().ended = Some((reason, at));
         self.changed.notify_all();
         // The counter cannot overflow: this is its only writer.
@@ -176,11 +185,33 @@ impl Control {
         }
     }
 
+    /// Parks vCPUs, then device threads; gives who did not park until `until`.
+    pub(super) fn park(&self, until: Instant) -> Vec<String> {
+        self.gate.close();
+        self.workers.gate.close();
+        let missing = self.until_kicked(until, |gate, until| gate.wait_parked(until));
+        let mut names: Vec<String> = missing.iter().map(|vcpu| format!("vCPU {vcpu}")).collect();
+        self.workers.wake_all();
+        let missing = self.workers.gate.wait_parked(until);
+        names.extend(
+            missing
+                .iter()
+                .map(|index| format!("device {}", self.workers.name(*index))),
+        );
+        names
+    }
+
+    /// Takes a [`park`](Self::park) back.
+    pub(super) fn unpark(&self) {
+        self.workers.gate.open();
+        self.gate.open();
+    }
+
     /// Kicks until `missing` is empty or `until` has come; gives what is missing then.
     pub(super) fn until_kicked(
         &self,
         until: Instant,
-        missing: impl Fn(&Gate, Instant) -> Vec<u32>,
+        missing: impl Fn(&Gate<VcpuRegs>, Instant) -> Vec<u32>,
     ) -> Vec<u32> {
         loop {
             self.kicker.kick_all();

@@ -15,8 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::vm::VcpuRegs;
-
 /// What a vCPU thread does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {
@@ -28,40 +26,41 @@ pub(crate) enum Pass {
     Leave,
 }
 
-#[derive(Debug, Clone, Default)]
-enum Place {
+#[derive(Debug, Clone)]
+enum Place<T> {
     /// In the guest, or on its way.
-    #[default]
     Running,
-    Parked(Box<VcpuRegs>),
+    Parked(Box<T>),
     Gone,
 }
 
-#[derive(Debug, Default)]
-struct State {
+#[derive(Debug)]
+struct State<T> {
     freezes: u32,
     stop: bool,
-    places: Vec<Place>,
+    places: Vec<Place<T>>,
 }
 
-/// Shared by all vCPU threads of a VM and whoever freezes it.
+/// Shared by all threads of a kind and whoever freezes the VM. `T` is what a thread leaves when it parks: registers for a
+/// vCPU, nothing for a device.
 #[derive(Debug)]
-pub(crate) struct Gate {
+pub(crate) struct Gate<T> {
     /// `freezes > 0 || stop`. Release on store, acquire on load: a thread that is kicked after the store sees it.
     attention: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<State<T>>,
     /// A place changed.
     arrived: Condvar,
     /// `freezes` or `stop` changed.
     moved: Condvar,
 }
 
-impl Gate {
-    /// An open gate for `vcpus` threads.
-    pub(crate) fn new(vcpus: usize) -> Self {
+impl<T: Clone> Gate<T> {
+    /// An open gate for `threads` threads.
+    pub(crate) fn new(threads: usize) -> Self {
         let state = State {
-            places: vec![Place::Running; vcpus],
-            ..State::default()
+            freezes: 0,
+            stop: false,
+            places: vec![Place::Running; threads],
         };
         Self {
             attention: AtomicBool::new(false),
@@ -71,11 +70,11 @@ impl Gate {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn update(&self, change: impl FnOnce(&mut State)) {
+    fn update(&self, change: impl FnOnce(&mut State<T>)) {
         let mut state = self.lock();
         change(&mut state);
         let attention = state.freezes > 0 || state.stop;
@@ -85,7 +84,7 @@ impl Gate {
     }
 
     /// For a vCPU thread: waits here while the gate is closed, with its registers left for the freezer.
-    pub(crate) fn pass(&self, vcpu: usize, registers: impl FnOnce() -> VcpuRegs) -> Pass {
+    pub(crate) fn pass(&self, vcpu: usize, registers: impl FnOnce() -> T) -> Pass {
         if !self.is_closed() {
             return Pass::Run;
         }
@@ -159,7 +158,7 @@ impl Gate {
         self.wait(until, |place| !matches!(place, Place::Gone))
     }
 
-    fn wait(&self, until: Instant, is_missing: fn(&Place) -> bool) -> Vec<u32> {
+    fn wait(&self, until: Instant, is_missing: fn(&Place<T>) -> bool) -> Vec<u32> {
         let mut state = self.lock();
         loop {
             let missing: Vec<u32> = (0..)
@@ -180,8 +179,8 @@ impl Gate {
     }
 
     /// The registers of all parked vCPUs, in order.
-    pub(crate) fn registers(&self) -> Vec<VcpuRegs> {
-        let parked = |place: &Place| match place {
+    pub(crate) fn registers(&self) -> Vec<T> {
+        let parked = |place: &Place<T>| match place {
             Place::Parked(registers) => Some((**registers).clone()),
             Place::Running | Place::Gone => None,
         };
@@ -197,11 +196,17 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
+    use crate::vm::VcpuRegs;
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(20)
     }
 
-    fn vcpu(gate: &Arc<Gate>, count: &Arc<AtomicU64>, index: u32) -> thread::JoinHandle<()> {
+    fn vcpu(
+        gate: &Arc<Gate<VcpuRegs>>,
+        count: &Arc<AtomicU64>,
+        index: u32,
+    ) -> thread::JoinHandle<()> {
         let (gate, count) = (Arc::clone(gate), Arc::clone(count));
         let place = usize::try_from(index).unwrap();
         thread::spawn(move || {
@@ -240,7 +245,7 @@ mod tests {
 
     #[test]
     fn the_vcpu_that_did_not_park_is_named() {
-        let gate = Arc::new(Gate::new(2));
+        let gate: Arc<Gate<VcpuRegs>> = Arc::new(Gate::new(2));
         gate.leave(0);
         gate.close();
         assert_eq!(gate.wait_parked(Instant::now()), [1]);

@@ -38,13 +38,10 @@ pub(crate) const HOLE: u64 = 0xc000_0000;
 /// RAM goes on here.
 pub(crate) const ABOVE_4G: u64 = 1 << 32;
 
-#[allow(dead_code, reason = "the transport uses it")]
 /// First virtio-mmio device.
 pub(crate) const VIRTIO_BASE: u32 = 0xc000_0000;
-#[allow(dead_code, reason = "the transport uses it")]
 /// Distance from one virtio-mmio device to the next.
 pub(crate) const VIRTIO_STRIDE: u32 = 0x1000;
-#[allow(dead_code, reason = "the transport uses it")]
 /// GSIs of virtio-mmio devices: those that no other device of ours has.
 pub(crate) const VIRTIO_GSIS: [u32; 14] = [5, 6, 7, 10, 11, 12, 16, 17, 18, 19, 20, 21, 22, 23];
 /// KVM's IOAPIC.

@@ -10,11 +10,12 @@
 //! vCPUs run on threads of their own that end with the VM, so a caller's FPU state, segment bases and signal mask are never
 //! touched; the action of the kick signal is restored with the last VM of the process.
 
+mod attach;
 mod boot;
 mod bus;
 mod control;
 mod debug;
-mod gate;
+pub(crate) mod gate;
 mod kick;
 pub(crate) mod layout;
 mod machine;

@@ -8,12 +8,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use kvm_bindings::kvm_clock_data;
+use kvm_ioctls::VcpuFd;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::attach;
 use super::boot::{self, Plan};
 use super::bus::Bus;
-use super::control::{Control, End};
+use super::control::{Control, End, Parts};
 use super::kick::KickSignal;
 use super::machine::Machine;
 use super::{layout, vcpu};
@@ -21,8 +23,9 @@ use crate::acpi;
 use crate::console::ConsoleLog;
 use crate::devices::power::Power;
 use crate::devices::serial::Uart;
+use crate::devices::virtio::Worker;
 use crate::error::{Error, Result};
-use crate::memory::{Backing, GuestMemory, map};
+use crate::memory::{Backing, GuestMemory, MemoryRange, map};
 use crate::port::PortStream;
 use crate::probe::Engine;
 use crate::vm::{Config, Initrd, VcpuRegs, VmExit};
@@ -62,14 +65,18 @@ impl KvmVm {
             .map(|mib| u64::from(*mib) << 20)
             .collect();
         let node_memory = layout::deal(&ranges, &node_bytes);
-        let entry = load(config, &memory, &node_memory)?;
+        let (models, ports) = attach::models(config)?;
+        let places = attach::places(&models)?;
+        let entry = load(config, &memory, &node_memory, &places)?;
         let machine = Machine::new(&memory)?;
+        let attached = attach::attach(models, &places, &machine, &memory)?;
         let [line1, line2] = machine.serial_lines()?;
         let consoles = [ConsoleLog::default(), ConsoleLog::default()];
         let bus = Bus {
             com1: Uart::new(consoles[0].clone(), line1),
             com2: Uart::new(consoles[1].clone(), line2),
             power: Power::default(),
+            virtio: attached.transports,
         };
         let vcpus = machine.vcpus(&config.topology, entry, false)?;
         let exit_event = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| Error::System {
@@ -77,8 +84,14 @@ impl KvmVm {
             source: errno.into(),
         })?;
         let signal = KickSignal::install().map_err(Error::system("take the kick signal"))?;
-        let log = consoles[0].clone();
-        let control = Arc::new(Control::new(vcpus.len(), bus, log, exit_event, deadline));
+        let parts = Parts {
+            bus,
+            workers: attached.workers,
+            com1: consoles[0].clone(),
+            exit_event,
+            deadline,
+        };
+        let control = Arc::new(Control::new(vcpus.len(), parts));
         let mut vm = Self {
             threads: Vec::new(),
             control,
@@ -86,34 +99,48 @@ impl KvmVm {
             frozen: Mutex::default(),
             memory,
             consoles,
-            ports: Vec::new(),
+            ports,
             started,
             deadline,
             _signal: signal,
         };
-        for (index, vcpu) in (0u32..).zip(vcpus) {
-            let control = Arc::clone(&vm.control);
-            let body = move || vcpu::run(&control, index, vcpu);
-            match named(format!("ktstr-vcpu{index}"), body) {
-                Ok(thread) => vm.threads.push(thread),
-                Err(error) => return Err(vm.abandon(index, error)),
+        // First, since it ends the others.
+        let control = Arc::clone(&vm.control);
+        vm.threads
+            .push(named(String::from("ktstr-keeper"), move || control.keep())?);
+        match vm.start_threads(attached.threads, vcpus) {
+            Ok(()) => Ok(vm),
+            Err((first, error)) => {
+                vm.leave_from(first);
+                Err(error)
             }
         }
-        let control = Arc::clone(&vm.control);
-        let keeper = named(String::from("ktstr-keeper"), move || control.keep())?;
-        vm.threads.push(keeper);
-        Ok(vm)
     }
 
-    /// A thread could not be started: those from `first` on never will be.
-    fn abandon(&self, first: u32, error: Error) -> Error {
-        let first = usize::try_from(first).unwrap_or(usize::MAX);
-        self.control.gate.stop();
-        self.control.kicker.kick_all();
+    /// Starts devices, then vCPUs; an error names the first vCPU that has no thread.
+    fn start_threads(
+        &mut self,
+        workers: Vec<Worker>,
+        vcpus: Vec<VcpuFd>,
+    ) -> std::result::Result<(), (usize, Error)> {
+        for worker in workers {
+            self.threads
+                .push(worker.spawn().map_err(|error| (0, error))?);
+        }
+        for (place, (index, vcpu)) in (0u32..).zip(vcpus).enumerate() {
+            let control = Arc::clone(&self.control);
+            let body = move || vcpu::run(&control, index, vcpu);
+            let thread = named(format!("ktstr-vcpu{index}"), body);
+            self.threads.push(thread.map_err(|error| (place, error))?);
+        }
+        Ok(())
+    }
+
+    /// vCPUs from `first` on have no thread, and never will.
+    fn leave_from(&self, first: usize) {
         for vcpu in first..self.control.gate.len() {
             self.control.gate.leave(vcpu);
         }
-        error
     }
 
     pub(crate) fn take_port(&mut self, name: &str) -> Option<PortStream> {
@@ -159,20 +186,16 @@ impl KvmVm {
     pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
         self.gone("freeze")?;
         let began = Instant::now();
-        self.control.gate.close();
-        let missing = self
-            .control
-            .until_kicked(began + deadline, |gate, until| gate.wait_parked(until));
+        let missing = self.control.park(began + deadline);
         if !missing.is_empty() {
-            self.control.gate.open();
-            let list: Vec<String> = missing.iter().map(u32::to_string).collect();
+            self.control.unpark();
             return Err(Error::Timeout {
-                what: format!("park vCPU {}", list.join(", ")),
+                what: format!("park {}", missing.join(", ")),
                 waited: deadline,
             });
         }
         if let Err(error) = self.gone("freeze") {
-            self.control.gate.open();
+            self.control.unpark();
             return Err(error);
         }
         let clock = self.machine.vm.get_clock().ok();
@@ -202,7 +225,7 @@ impl KvmVm {
             self.control.add_frozen(began.elapsed());
         }
         drop(frozen);
-        self.control.gate.open();
+        self.control.unpark();
         self.gone("resume")
     }
 
@@ -300,7 +323,8 @@ fn named(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandl
 fn load(
     config: &Config,
     memory: &GuestMemory,
-    node_memory: &[Vec<crate::memory::MemoryRange>],
+    node_memory: &[Vec<MemoryRange>],
+    virtio: &[acpi::VirtioPlace],
 ) -> Result<boot::Entry> {
     let mut kernel = File::open(&config.kernel).map_err(Error::system("open the kernel"))?;
     let mut initrd = config.initrd.as_ref().map(initrd_file).transpose()?;
@@ -311,7 +335,7 @@ fn load(
         machine: acpi::Machine {
             topology: &config.topology,
             node_memory,
-            virtio: &[],
+            virtio,
         },
     };
     boot::prepare(memory, plan).map_err(Error::from)
