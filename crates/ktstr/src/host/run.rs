@@ -131,6 +131,8 @@ fn judge(
     let mut result = guest.clone().unwrap_or_else(|| no_result(&vm, &deadlines));
     add_host_findings(&mut result, &vm, guest.is_some());
     let callbacks = run_callbacks(entry, &vm, guest.as_ref());
+    // After the callbacks, which may drain the bridge themselves.
+    result.stats.phases = vm.phase_buckets();
     vm.success = result.is_pass() || result.is_skip();
     evidence.vm = Some(vm);
     drop(kernel);

@@ -2,13 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use ktstr_vmm::Engine;
 use ktstr_wire::{Message, Stage, StepMark};
 
+use super::series::{Sample, SampleSeries, add_samples, buckets_of};
 use super::snapshot::SnapshotBridge;
 use super::stage::{StageSummary, summarize_stages};
+use super::stats::PhaseBucket;
+use super::verdict::AssertResult;
 
 /// One frame of the guest, in the order of its arrival.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,6 +163,8 @@ pub struct VmResult {
     pub boot_duration: Option<Duration>,
     /// Captures by name.
     pub snapshot_bridge: SnapshotBridge,
+    /// What [`captures_series`](Self::captures_series) drained, once it did.
+    pub captures: OnceLock<SampleSeries>,
     /// Periodic captures that fired, placeholders included.
     pub periodic_fired: u32,
     /// Periodic captures with real content.
@@ -197,6 +203,7 @@ impl VmResult {
             cleanup_duration: None,
             boot_duration: None,
             snapshot_bridge: SnapshotBridge::default(),
+            captures: OnceLock::new(),
             periodic_fired: 0,
             periodic_real: 0,
             periodic_target: 0,
@@ -240,6 +247,43 @@ impl VmResult {
                 _ => None,
             })
             .collect()
+    }
+
+    /// All captures in time order. Drains the bridge once and keeps what it found, so that a callback and the framework never
+    /// starve each other; a clone made after that has its own copy, one made before shares the drain.
+    pub fn captures_series(&self) -> &SampleSeries {
+        self.captures.get_or_init(|| {
+            let entries = self.snapshot_bridge.drain_ordered_with_stats();
+            SampleSeries::new(entries.into_iter().map(Sample::from).collect())
+        })
+    }
+
+    /// The captures that the framework took periodically.
+    #[must_use]
+    pub fn periodic_series(&self) -> SampleSeries {
+        self.captures_series().periodic_only()
+    }
+
+    /// The scenario's phases with what was captured in each: the guest's own figures, or, when no result arrived, what the
+    /// boundaries' frames tell. Asking again changes nothing.
+    #[must_use]
+    pub fn phase_buckets(&self) -> Vec<PhaseBucket> {
+        let phases = self.guest_phases();
+        let mut phases = phases.unwrap_or_else(|| buckets_of(&self.stimulus_timeline()));
+        add_samples(&mut phases, self.captures_series());
+        phases
+    }
+
+    /// Those of the last result that the guest sent.
+    fn guest_phases(&self) -> Option<Vec<PhaseBucket>> {
+        let results = self.messages().filter_map(|(_, message)| match message {
+            Message::TestResult(result) => {
+                serde_json::from_slice::<AssertResult>(&result.body).ok()
+            }
+            _ => None,
+        });
+        let phases = results.last()?.stats.phases;
+        (!phases.is_empty()).then_some(phases)
     }
 
     /// The kernel log that the guest forwarded, one frame per line group.
@@ -317,6 +361,21 @@ mod tests {
             (stats.try_sum("hypercalls"), stats.try_avg("halt_exits")),
             (None, Some(0))
         );
+    }
+
+    #[test]
+    fn captures_are_drained_once_and_kept() {
+        let result = VmResult::test_fixture();
+        let report = ktstr_monitor::FailureDumpReport::default();
+        result.snapshot_bridge.store("periodic_000", report.clone());
+        result.snapshot_bridge.store("mine", report);
+        let before = result.clone();
+        assert_eq!(result.captures_series().len(), 2);
+        assert_eq!(result.captures_series().len(), 2, "asked again");
+        assert_eq!(result.periodic_series().len(), 1);
+        assert_eq!(result.clone().captures_series().len(), 2, "a later clone");
+        assert!(before.captures_series().is_empty(), "an earlier clone");
+        assert!(result.phase_buckets().is_empty());
     }
 
     #[test]

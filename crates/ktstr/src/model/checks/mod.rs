@@ -11,7 +11,7 @@ mod worker;
 
 pub use evaluate::{evaluate, evaluate_in, summarize};
 pub use gap::Circumstances;
-pub use monitor::{CpuSample, MonitorSample, evaluate_monitor};
+pub use monitor::{SETTLE_SAMPLES, judge_monitor, monitor_thresholds};
 
 use serde::{Deserialize, Serialize};
 

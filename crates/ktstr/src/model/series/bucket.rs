@@ -55,7 +55,7 @@ pub fn buckets_of(marks: &[TimelineMark]) -> Vec<PhaseBucket> {
 
 /// Puts each sample's numbers into the phase that it belongs to. Doing it again changes nothing.
 ///
-/// A sample belongs to the step that it is stamped with; without a stamp, to the phase of the time for which it was planned.
+/// A sample belongs to the step that it is stamped with; without a stamp, to the phase in which it was taken.
 pub fn add_samples(buckets: &mut [PhaseBucket], series: &SampleSeries) {
     for bucket in buckets {
         let mine: Vec<&Sample> = series.iter().filter(|s| belongs(s, bucket)).collect();
@@ -65,11 +65,10 @@ pub fn add_samples(buckets: &mut [PhaseBucket], series: &SampleSeries) {
 }
 
 fn belongs(sample: &Sample, bucket: &PhaseBucket) -> bool {
-    if let Some(step) = sample.step_index {
-        return step == bucket.step_index;
+    match sample.step_index {
+        Some(step) => step == bucket.step_index,
+        None => (bucket.start_ms..bucket.end_ms).contains(&sample.elapsed_ms),
     }
-    let planned = sample.boundary_offset_ms;
-    planned.is_some_and(|at_ms| (bucket.start_ms..bucket.end_ms).contains(&at_ms))
 }
 
 fn metrics_of(samples: &[&Sample]) -> BTreeMap<String, MetricSummary> {

@@ -25,71 +25,25 @@ pub use bucket::{add_samples, buckets_of};
 pub use column::{Column, Point};
 pub use each::Each;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt;
+use std::sync::Arc;
 
-/// Why a sample has no statistics of the scheduler.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum MissingStatsReason {
-    /// The test has no scheduler that could be asked.
-    NoSchedulerBinary,
-    /// No scheduler was there to answer.
-    NoScheduler {
-        /// What was found instead.
-        reason: String,
-    },
-    /// The guest was frozen.
-    DuringFreeze,
-    /// The run ended first.
-    Cancelled,
-    /// The scheduler answered with an error.
-    SchedulerError {
-        /// Its error number.
-        errno: i32,
-        /// Its words.
-        args: String,
-    },
-    /// The answer has no statistics in it.
-    MissingResponse,
-    /// The question is too long.
-    RequestTooLarge,
-    /// The answer is too long.
-    ResponseTooLarge,
-}
+use ktstr_monitor::FailureDumpReport;
 
-impl fmt::Display for MissingStatsReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSchedulerBinary => f.write_str("the test has no scheduler binary"),
-            Self::NoScheduler { reason } => write!(f, "no scheduler answered: {reason}"),
-            Self::DuringFreeze => f.write_str("the guest was frozen"),
-            Self::Cancelled => f.write_str("the run ended first"),
-            Self::SchedulerError { errno, args } => {
-                write!(f, "the scheduler answered with error {errno}: {args}")
-            }
-            Self::MissingResponse => f.write_str("the answer has no statistics"),
-            Self::RequestTooLarge => f.write_str("the question is too long"),
-            Self::ResponseTooLarge => f.write_str("the answer is too long"),
-        }
-    }
-}
+use super::snapshot::{MissingStatsReason, Snapshot, SnapshotEntry, is_periodic_tag};
 
 /// One capture: what was read of the kernel, and what the scheduler said of itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// Its name.
     pub tag: String,
-    /// Time since the run's start.
+    /// Time since the scenario's start; 0 for one taken before.
     pub elapsed_ms: u64,
-    /// Time since the scenario's start for which it was planned; `None`: not planned.
-    pub boundary_offset_ms: Option<u64>,
     /// Step during which it was taken; 0 is the baseline before step 1, `None`: not stamped.
     pub step_index: Option<u16>,
-    /// The kernel's state.
-    pub report: Value,
+    /// The kernel's state, or why there is none.
+    pub report: Result<Arc<FailureDumpReport>, String>,
     /// The scheduler's statistics.
     pub stats: Result<Value, MissingStatsReason>,
 }
@@ -100,10 +54,9 @@ impl Sample {
         Self {
             tag: tag.into(),
             elapsed_ms,
-            boundary_offset_ms: None,
             step_index: None,
-            report: Value::Null,
-            stats: Err(MissingStatsReason::NoSchedulerBinary),
+            report: Err("not captured".to_owned()),
+            stats: Err(MissingStatsReason::NotRequested),
         }
     }
 
@@ -111,13 +64,6 @@ impl Sample {
     #[must_use]
     pub fn with_stats(mut self, stats: Value) -> Self {
         self.stats = Ok(stats);
-        self
-    }
-
-    /// With this state of the kernel.
-    #[must_use]
-    pub fn with_report(mut self, report: Value) -> Self {
-        self.report = report;
         self
     }
 
@@ -130,8 +76,21 @@ impl Sample {
 
     /// Whether the framework took it periodically: `periodic_` and exactly three digits.
     pub fn is_periodic(&self) -> bool {
-        let digits = self.tag.strip_prefix("periodic_");
-        digits.is_some_and(|d| d.len() == 3 && d.bytes().all(|b| b.is_ascii_digit()))
+        is_periodic_tag(&self.tag)
+    }
+}
+
+/// A capture of the bridge; a placeholder has no report, but its reason.
+impl From<SnapshotEntry> for Sample {
+    fn from(entry: SnapshotEntry) -> Self {
+        let placeholder = Snapshot::new(&entry.report).err();
+        Self {
+            tag: entry.tag,
+            elapsed_ms: entry.elapsed_ms.unwrap_or(0),
+            step_index: entry.step_index,
+            report: placeholder.map_or_else(|| Ok(entry.report.clone()), |e| Err(e.to_string())),
+            stats: entry.stats,
+        }
     }
 }
 
@@ -206,9 +165,24 @@ impl SampleSeries {
         })
     }
 
-    /// A number of the kernel's state, by dotted path.
+    /// A number of the kernel's state, by dotted path in the dump's JSON, such as `runqueues.0.nr_running`.
     pub fn report_path(&self, path: &str) -> Column {
-        self.project(path, |sample| number_at(&sample.report, path))
+        self.project(path, |sample| {
+            let report = sample.report.as_ref().map_err(Clone::clone)?;
+            let json = serde_json::to_value(report.as_ref()).map_err(|e| e.to_string())?;
+            number_at(&json, path)
+        })
+    }
+
+    /// A number in a BPF map, such as `.bss` and `stats.enqueued`.
+    pub fn bpf(&self, map: &str, path: &str) -> Column {
+        self.project(format!("{map}:{path}"), |sample| {
+            let report = sample.report.as_ref().map_err(Clone::clone)?;
+            let number = Snapshot::new(report)
+                .and_then(|snapshot| snapshot.map(map)?.field(path)?.as_u64())
+                .map_err(|error| error.to_string())?;
+            Ok(number as f64)
+        })
     }
 
     /// Paths of all numbers in the samples' statistics.

@@ -232,9 +232,8 @@ fn phases() {
         ]
     );
     let unstamped = Sample {
-        boundary_offset_ms: Some(1_300),
         step_index: None,
-        ..sample("periodic_002", 9_000, 0, 30)
+        ..sample("periodic_002", 1_300, 0, 30)
     };
     let series = SampleSeries::new(vec![
         sample("a", 1, 1, 10),
