@@ -25,6 +25,7 @@ mod memory;
 mod port;
 mod probe;
 pub mod topology;
+mod vcpu_time;
 mod vm;
 mod watch;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::console::ConsoleLog;
@@ -12,6 +13,7 @@ use crate::memory::GuestMemory;
 use crate::port::PortStream;
 use crate::probe::{Engine, EngineChoice, probe};
 use crate::topology::Topology;
+use crate::vcpu_time::VcpuClocks;
 use crate::watch::{Watch, WatchHit, WatchId};
 
 /// Longest command line that x86 takes (arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE), with its terminator.
@@ -108,6 +110,7 @@ impl Vm {
         Ok(RunningVm {
             vm: EngineVm::start(self.engine, &self.config)?,
             why: self.why,
+            clocks: Mutex::default(),
         })
     }
 
@@ -454,6 +457,7 @@ pub struct VmExit {
 pub struct RunningVm {
     vm: EngineVm,
     why: String,
+    clocks: Mutex<VcpuClocks>,
 }
 
 impl RunningVm {
@@ -557,6 +561,17 @@ impl RunningVm {
     /// Ends the VM now; [`wait`](Self::wait) then gives what is left.
     pub fn kill(&self) {
         self.vm.kill();
+    }
+
+    /// Nanoseconds of CPU time that the host gave each vCPU so far, by its number; empty when that cannot be told.
+    #[must_use]
+    pub fn vcpu_cpu_times(&self) -> Vec<u64> {
+        let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Threads come into being some time after the start.
+        if clocks.is_empty() {
+            *clocks = VcpuClocks::of(self.vm.pid());
+        }
+        clocks.read()
     }
 
     /// Process id of the engine, for tests.

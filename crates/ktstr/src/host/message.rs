@@ -27,6 +27,8 @@ pub(super) struct Parts {
     pub(super) timeline: Vec<String>,
     pub(super) output: String,
     pub(super) scheduler_log: String,
+    /// What the runqueues did.
+    pub(super) monitor: Vec<String>,
     /// The captured state, as far as a message has room for it.
     pub(super) dump: Vec<String>,
     pub(super) artifacts: Vec<String>,
@@ -76,6 +78,7 @@ pub(super) fn render(parts: &Parts) -> String {
         "scheduler log",
         &scheduler_log_lines(&parts.scheduler_log),
     );
+    section(&mut out, "monitor", &parts.monitor);
     section(&mut out, "sched_ext dump", &parts.dump);
     section(&mut out, "artifacts", &parts.artifacts);
     let _ = writeln!(out, "engine: {}", parts.engine);

@@ -14,6 +14,7 @@ mod dump_text;
 pub mod evaluate;
 pub mod kernel;
 mod message;
+mod monitor;
 pub mod run;
 pub mod runner;
 pub mod scheduler;

@@ -11,6 +11,7 @@ use super::dump_text;
 use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_exit};
 use super::kernel::{Kernel, resolve_test_kernel};
 use super::message::{self, Console, Parts, bug_summary};
+use super::monitor;
 use super::scheduler::{ResolveSource, resolve_scheduler};
 use super::session::{self, Ran, Session, SessionTimes};
 use super::sidecar::{SIDECAR_SCHEMA, Sidecar};
@@ -141,6 +142,10 @@ fn judge(
     }
     check_cleanup(entry, evidence, &mut result);
     match_error(entry, evidence, &mut result);
+    if !result.is_skip() {
+        let report = evidence.vm.as_ref().and_then(|vm| vm.monitor.as_ref());
+        result.merge(monitor::judge(&entry.merged_assert(), report));
+    }
     Ok(result)
 }
 
@@ -154,7 +159,11 @@ fn run_on_host(entry: &KtstrTestEntry) -> AssertResult {
 
 /// For reports; its loss is told and changes nothing.
 fn leave_timeline(vm: &VmResult, dir: &Path, test: &str) {
-    if let Err(error) = Timeline::of(vm).write(dir, test) {
+    let mut timeline = Timeline::of(vm);
+    if let Some(report) = &vm.monitor {
+        timeline.add_samples(report);
+    }
+    if let Err(error) = timeline.write(dir, test) {
         tracing::warn!(%error, source = %error.source, "the timeline is lost");
     }
 }
@@ -494,6 +503,10 @@ fn message_parts(
         timeline: vm.map(session::timeline_lines).unwrap_or_default(),
         output: vm.map(|vm| vm.output.clone()).unwrap_or_default(),
         scheduler_log: vm.map(VmResult::scheduler_log).unwrap_or_default(),
+        monitor: vm
+            .and_then(|vm| vm.monitor.as_ref())
+            .map(monitor::lines)
+            .unwrap_or_default(),
         dump: evidence.failure.as_ref().map_or_else(Vec::new, |failure| {
             dump_text::lines(&failure.trigger, &failure.report)
         }),

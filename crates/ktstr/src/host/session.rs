@@ -99,8 +99,11 @@ impl Session {
             .deadline(deadlines.vm + LAST_LOOK)
             .build()
             .context("failed to build the VM")?;
+        // The start sets its own times.
+        let now = Instant::now();
         let orders = Orders {
-            deadline: Instant::now() + deadlines.vm,
+            started: now,
+            deadline: now + deadlines.vm,
             snapshots: entry.num_snapshots,
             duration: deadlines.duration,
         };
@@ -133,6 +136,7 @@ impl Session {
             .take_port(FRAME_PORT)
             .context("the VM has no frame port")?;
         let orders = Orders {
+            started,
             deadline: started + self.deadlines.vm,
             ..self.orders
         };
@@ -157,6 +161,9 @@ impl Session {
         vm.periodic_fired = outcome.periodic_fired;
         vm.periodic_real = u32::try_from(outcome.bridge.periodic_real_count()).unwrap_or(u32::MAX);
         vm.snapshot_bridge = outcome.bridge.clone();
+        vm.monitor.clone_from(&outcome.monitor);
+        vm.verifier_stats.clone_from(&outcome.verifier_stats);
+        vm.kern_kaslr_offset = outcome.kaslr_offset;
         vm.cleanup_duration = Some(ended.elapsed());
         Ok(Ran { vm, times, outcome })
     }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use ktstr_monitor::bpf::ProgVerifierStats;
+use ktstr_monitor::sampler::MonitorReport;
 use ktstr_vmm::Engine;
 use ktstr_wire::{Message, Stage, StepMark};
 
@@ -103,15 +105,6 @@ impl KvmStatsTotals {
     }
 }
 
-/// Verifier statistics of one BPF program of the scheduler.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ProgVerifierStats {
-    /// The program's name as the kernel keeps it (15 bytes at most).
-    pub name: String,
-    /// Instructions that the verifier processed.
-    pub verified_insns: u32,
-}
-
 /// A boundary on the scenario's timeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimelineMark {
@@ -151,6 +144,8 @@ pub struct VmResult {
     pub exit_reason: String,
     /// Every frame in order; `None` when the guest never opened its frame port.
     pub guest_messages: Option<BulkDrainResult>,
+    /// Runqueues during the scenario; `None` when no scenario began or kernel memory could not be read.
+    pub monitor: Option<MonitorReport>,
     /// Statistics of the scheduler's programs; empty when none were read.
     pub verifier_stats: Vec<ProgVerifierStats>,
     /// KVM's statistics; `None` on tcg.
@@ -197,6 +192,7 @@ impl VmResult {
             engine_why: String::from("test fixture"),
             exit_reason: String::from("power off"),
             guest_messages: None,
+            monitor: None,
             verifier_stats: Vec::new(),
             kvm_stats: None,
             crash_message: None,

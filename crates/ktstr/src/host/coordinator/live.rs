@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ktstr_monitor::bpf::ProgVerifierStats;
+use ktstr_monitor::sampler::{MonitorSample, Sampler};
 use ktstr_monitor::{
     Attach, DumpOptions, Error, FailureDumpReport, Gpa, Kernel, PhysMem, Range, VcpuRegisters,
 };
@@ -71,6 +73,7 @@ pub(super) struct Live<'vm> {
     view: GuestView,
     /// Found once; a failure is final for this guest.
     kernel: Option<Result<Arc<Kernel>, String>>,
+    sampler: Option<Sampler>,
     replies: Option<FrameWriter<PortStream>>,
     tokens: HashMap<WatchId, WatchToken>,
 }
@@ -85,6 +88,7 @@ impl<'vm> Live<'vm> {
             vm,
             view,
             kernel: None,
+            sampler: None,
             replies: replies.ok(),
             tokens: HashMap::new(),
         }
@@ -197,6 +201,31 @@ impl Machine for Live<'_> {
             KernelOpMode::Hot => kernel_op::run(&kernel, request),
             KernelOpMode::Cold => self.frozen(|_| kernel_op::run(&kernel, request))?,
         }
+    }
+
+    fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
+        let kernel = self.kernel()?;
+        let sampler = match &mut self.sampler {
+            Some(sampler) => sampler,
+            none => none.insert(Sampler::new(kernel).map_err(|error| error.to_string())?),
+        };
+        sampler
+            .sample(elapsed_ms, &self.vm.vcpu_cpu_times())
+            .map_err(|error| error.to_string())
+    }
+
+    fn ticks(&mut self) -> Option<u64> {
+        let kernel = self.kernel().ok()?;
+        kernel.read_u64(kernel.symbol("jiffies_64").ok()?).ok()
+    }
+
+    fn verifier_stats(&mut self) -> Vec<ProgVerifierStats> {
+        let kernel = self.kernel();
+        kernel.map_or_else(|_| Vec::new(), |kernel| kernel.verifier_stats(true).found)
+    }
+
+    fn kaslr_offset(&mut self) -> Option<u64> {
+        Some(self.kernel().ok()?.slide().bytes)
     }
 
     fn reply(&mut self, reply: &Message) {

@@ -16,6 +16,7 @@ mod driver;
 mod kernel_op;
 mod live;
 mod periodic;
+mod sampling;
 #[cfg(test)]
 mod simulation;
 
@@ -24,14 +25,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ktstr_monitor::FailureDumpReport;
+use ktstr_monitor::bpf::ProgVerifierStats;
+use ktstr_monitor::sampler::{MonitorReport, MonitorSample};
 use ktstr_wire::{
     KernelOpReply, KernelOpRequest, KernelValue, MAX_TEXT, Message, SnapshotKind, SnapshotReply,
-    SnapshotRequest,
+    SnapshotRequest, Stage,
 };
 
 pub(super) use driver::follow;
 pub(super) use live::GuestView;
 use periodic::Periodic;
+use sampling::Sampling;
 
 use crate::model::snapshot::{
     AccessorState, BridgeEvent, MAX_USER_WATCHES, MissingStatsReason, SnapshotBridge, SnapshotEntry,
@@ -56,6 +60,14 @@ pub(super) trait Machine {
     fn release(&mut self);
     /// Reads or writes kernel memory.
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String>;
+    /// Looks at the runqueues, without a freeze; `elapsed_ms` is since the start of the VM.
+    fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String>;
+    /// The guest's ticks since boot.
+    fn ticks(&mut self) -> Option<u64>;
+    /// What the programs of the scheduler cost the verifier.
+    fn verifier_stats(&mut self) -> Vec<ProgVerifierStats>;
+    /// How far the kernel moved itself.
+    fn kaslr_offset(&mut self) -> Option<u64>;
     /// Answers the guest, if it still lives.
     fn reply(&mut self, reply: &Message);
     /// Ends the guest.
@@ -127,11 +139,17 @@ pub(super) struct Outcome {
     pub(super) periodic_fired: u32,
     /// Why kernel memory could not be read, if so.
     pub(super) blind: Option<String>,
+    /// Runqueues until the scenario's end.
+    pub(super) monitor: Option<MonitorReport>,
+    pub(super) verifier_stats: Vec<ProgVerifierStats>,
+    pub(super) kaslr_offset: u64,
 }
 
 /// What the coordinator is told before the start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Orders {
+    /// When the VM was started.
+    pub(super) started: Instant,
     /// When the guest has had its time.
     pub(super) deadline: Instant,
     /// Periodic captures.
@@ -163,6 +181,10 @@ pub(super) struct Coordinator<M> {
     finished: bool,
     prepared: bool,
     blind: Option<String>,
+    sampling: Sampling,
+    started: Instant,
+    verifier_stats: Vec<ProgVerifierStats>,
+    kaslr_offset: u64,
 }
 
 impl<M: Machine> Coordinator<M> {
@@ -181,6 +203,10 @@ impl<M: Machine> Coordinator<M> {
             finished: false,
             prepared: false,
             blind: None,
+            sampling: Sampling::default(),
+            started: orders.started,
+            verifier_stats: Vec::new(),
+            kaslr_offset: 0,
         }
     }
 
@@ -188,10 +214,10 @@ impl<M: Machine> Coordinator<M> {
     /// own deadline bounds.
     pub(super) fn next_wake(&self) -> Option<Instant> {
         let deadline = (!self.timed_out && !self.ended).then_some(self.deadline);
-        match (self.periodic.due(), deadline) {
-            (Some(due), Some(deadline)) => Some(due.min(deadline)),
-            (due, deadline) => due.or(deadline),
-        }
+        [self.periodic.due(), self.sampling.due(), deadline]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// One event.
@@ -208,8 +234,14 @@ impl<M: Machine> Coordinator<M> {
         if now >= self.deadline && !self.timed_out && !self.ended {
             self.timed_out = true;
             self.periodic.stop();
+            self.sampling.stop();
             self.keep_failure("the VM's deadline", false);
             self.machine.kill();
+        }
+        if self.sampling.fire(now) {
+            let elapsed_ms = millis(now.saturating_duration_since(self.started));
+            let sample = self.machine.sample(u64::try_from(elapsed_ms).unwrap_or(0));
+            self.sampling.take(sample, now);
         }
         if let Some(shot) = self.periodic.fire(now) {
             let captured = self.machine.capture();
@@ -227,19 +259,31 @@ impl<M: Machine> Coordinator<M> {
             timed_out: self.timed_out,
             periodic_fired: self.periodic.fired(),
             blind: self.blind,
+            monitor: self.sampling.report(),
+            verifier_stats: self.verifier_stats,
+            kaslr_offset: self.kaslr_offset,
         }
     }
 
     fn message(&mut self, message: &Message, now: Instant) {
         match message {
-            Message::SysReady(_) => self.prepare(),
+            Message::SysReady(_) => self.prepare(now),
             Message::ScenarioStart => {
                 self.scenario = Some(now);
                 self.periodic.start(now);
+                let ticks = self.machine.ticks();
+                self.sampling.begin(now, ticks);
             }
             Message::ScenarioPause => self.periodic.pause(now),
             Message::ScenarioResume => self.periodic.resume(now),
-            Message::ScenarioEnd(_) => self.periodic.stop(),
+            Message::ScenarioEnd(_) => {
+                self.periodic.stop();
+                let ticks = self.machine.ticks();
+                self.sampling.end(now, ticks);
+            }
+            Message::Lifecycle(life) if life.stage == Stage::SchedulerAttached => {
+                self.verifier_stats = self.machine.verifier_stats();
+            }
             Message::Stimulus(mark) => self.step = mark.step_index,
             Message::TestResult(_) | Message::Exit(_) => self.finished = true,
             Message::SnapshotRequest(request) => {
@@ -258,7 +302,7 @@ impl<M: Machine> Coordinator<M> {
         }
     }
 
-    fn prepare(&mut self) {
+    fn prepare(&mut self, now: Instant) {
         if std::mem::replace(&mut self.prepared, true) {
             return;
         }
@@ -266,6 +310,8 @@ impl<M: Machine> Coordinator<M> {
             Ok(token) => {
                 self.watches.insert(token, Use::Exit);
                 self.bridge.set_accessor_state(AccessorState::Ready);
+                self.sampling.start(now);
+                self.kaslr_offset = self.machine.kaslr_offset().unwrap_or(0);
             }
             Err(reason) => {
                 tracing::debug!(reason, "kernel memory cannot be read");
@@ -340,6 +386,7 @@ impl<M: Machine> Coordinator<M> {
     fn end(&mut self, panicked: bool) {
         self.ended = true;
         self.periodic.stop();
+        self.sampling.stop();
         if panicked && self.failure.is_none() {
             let captured = self.machine.capture_dead();
             self.set_failure("the guest's kernel panic", captured, false);

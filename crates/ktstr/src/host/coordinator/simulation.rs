@@ -16,6 +16,7 @@ enum Call {
     CaptureDead,
     Watch(String),
     Release,
+    Sample,
     KernelOp(u32),
     Reply(u32, bool),
     Kill,
@@ -78,6 +79,21 @@ impl Machine for Simulated {
     }
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
         self.frozen(Call::KernelOp(request.id), || vec![KernelValue::U32(7)])
+    }
+    fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
+        self.call(Call::Sample).map(|()| MonitorSample {
+            elapsed_ms,
+            ..MonitorSample::default()
+        })
+    }
+    fn ticks(&mut self) -> Option<u64> {
+        Some(1000)
+    }
+    fn verifier_stats(&mut self) -> Vec<ProgVerifierStats> {
+        Vec::new()
+    }
+    fn kaslr_offset(&mut self) -> Option<u64> {
+        Some(0)
     }
     fn reply(&mut self, reply: &Message) {
         let (id, ok) = match reply {
@@ -149,6 +165,7 @@ impl Run {
         let machine = Simulated::default();
         let now = Instant::now();
         let orders = Orders {
+            started: now,
             deadline: now + LIFE,
             snapshots,
             duration: Duration::from_secs(10),

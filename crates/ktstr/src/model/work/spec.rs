@@ -99,7 +99,7 @@ impl WorkerCount {
     }
 }
 
-/// One kind of work in a cgroup. What is `None` comes from the [`CgroupDef`](super::scenario::CgroupDef).
+/// One kind of work in a cgroup. What is `None` comes from the [`CgroupDef`](crate::model::scenario::CgroupDef).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkSpec {
     /// What the workers do.
