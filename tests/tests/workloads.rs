@@ -101,27 +101,55 @@ fn longest_gap_ms(run: &CaseRun) -> u64 {
         .unwrap_or_else(|| panic!("no gap in:\n{}", run.text))
 }
 
-/// The fixture serves half of the tasks every 1.5 s only: gaps of that length, and shares far apart.
+/// The case fails with all of this in its message. A host that stops vCPUs for so long that it explains the finding makes it
+/// Inconclusive instead: then the reason must be told, and this returns `None`.
+#[track_caller]
+fn trips(case: &str, needles: &[&str]) -> Option<CaseRun> {
+    let run = run(case);
+    if run.code == Some(2) {
+        run.says(&["the host st", "may explain it"]);
+        println!("{case}: the host was too busy to judge");
+        return None;
+    }
+    run.exits(1).says(needles);
+    Some(run)
+}
+
+/// The case passes; on a host as above, it may be Inconclusive.
+#[track_caller]
+fn holds(case: &str) {
+    let run = run(case);
+    match run.code {
+        Some(2) => {
+            run.says(&["the host st"]);
+        }
+        _ => {
+            run.exits(0);
+        }
+    }
+}
+
+/// The fixture serves one of the starved tasks every 1.5 s: gaps of 1.5 s for each of up to four, and shares far apart.
 #[test]
 fn starvation_trips_gap_and_spread_and_fairness_does_not() {
-    run("fair_crowd").exits(0);
-    let run = run("starved_crowd");
-    run.exits(1)
-        .says(&["Stuck:", "(limit 1000 ms)", "Unfair:", "percentage points"]);
-    let gap_ms = longest_gap_ms(&run);
-    assert!(
-        (1_000..=4_500).contains(&gap_ms),
-        "{gap_ms} ms:\n{}",
-        run.text
-    );
+    holds("fair_crowd");
+    let needles = ["Stuck:", "(limit 1000 ms)", "Unfair:", "percentage points"];
+    if let Some(run) = trips("starved_crowd", &needles) {
+        let gap_ms = longest_gap_ms(&run);
+        assert!(
+            (1_400..=6_500).contains(&gap_ms),
+            "{gap_ms} ms:\n{}",
+            run.text
+        );
+    }
 }
 
 /// The kernel's watchdog ejects the scheduler 5 s after the stall, and until then the stalled worker stood still.
 #[test]
 fn a_stall_trips_not_stuck() {
-    let run = run("stalled_crowd");
-    run.exits(1)
-        .says(&["Stuck:", "(limit 3000 ms)", "SchedulerCrashed"]);
+    let needles = ["Stuck:", "(limit 3000 ms)", "SchedulerCrashed"];
+    let run =
+        trips("stalled_crowd", &needles).expect("a crash is a failure, whatever the host does");
     let gap_ms = longest_gap_ms(&run);
     assert!(
         (3_000..=12_000).contains(&gap_ms),
@@ -162,6 +190,25 @@ fn pages_are_counted_where_they_are() {
     ]);
 }
 
+#[test]
+fn temporal_checks_hold_over_captures() {
+    let run = run("temporal_checks");
+    run.exits(0);
+    let phases = &run
+        .sidecar
+        .as_ref()
+        .expect("a pass leaves a sidecar")
+        .result
+        .stats
+        .phases;
+    assert!(phases.iter().any(|phase| phase.samples >= 3), "{phases:?}");
+}
+
+#[test]
+fn operations_beside_cgroups() {
+    run("other_operations").exits(0);
+}
+
 /// Two burning threads for each CPU of the host; they stop when dropped.
 struct Burner {
     stop: Arc<AtomicBool>,
@@ -200,14 +247,7 @@ impl Drop for Burner {
 fn a_busy_host_makes_no_wrong_failure() {
     let _burner = Burner::light();
     for round in 1..=5 {
-        let run = run("honest");
-        println!("round {round}: exit code {:?}", run.code);
-        match run.code {
-            Some(0) => {}
-            Some(2) => {
-                run.says(&["the host st"]);
-            }
-            _ => panic!("round {round}:\n{}", run.text),
-        }
+        println!("round {round}");
+        holds("honest");
     }
 }

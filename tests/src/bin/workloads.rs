@@ -375,6 +375,95 @@ fn pages_on_the_move(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("pages").workers(1).work(work)])
 }
 
+/// The fixture's counters over time: they grow, and not faster than this many a millisecond.
+fn counters_grow(result: &VmResult) -> Result<()> {
+    let series = result.periodic_series();
+    let enqueued = series.bpf(".bss", "stats.enqueued").unit("tasks");
+    let running = series.report_path("runqueues.0.nr_running").unit("tasks");
+    let mut verdict = Verdict::new();
+    enqueued.strictly_increasing(&mut verdict);
+    enqueued.rate_within(&mut verdict, 0.0, 10_000.0);
+    running.each().at_most(&mut verdict, 50.0);
+    let judged = verdict.into_result();
+    ensure!(judged.is_pass(), "{judged:#?}");
+    let phases = result.phase_buckets();
+    let sampled: usize = phases.iter().map(|phase| phase.samples).sum();
+    ensure!(sampled == series.len() && sampled >= 3, "{phases:#?}");
+    let mut wrong = Verdict::new();
+    series
+        .bpf(".bss", "stats.errors")
+        .strictly_increasing(&mut wrong);
+    ensure!(
+        wrong.into_result().is_fail(),
+        "a counter that stands still grows"
+    );
+    Ok(())
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 4, num_snapshots = 4, post_vm = counters_grow, ignore)]
+fn temporal_checks(ctx: &Ctx) -> Result<AssertResult> {
+    crowd(ctx)
+}
+
+/// Operations beside cgroups: a program of the guest, a BPF map, an interrupt, and what this run has no means for.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, ignore)]
+fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
+    let pin = |map: &str, path: &str| Op::PinBpfMap {
+        map: map.to_owned(),
+        path: path.to_owned(),
+    };
+    let one = |op: Op| {
+        execute_steps(
+            ctx,
+            vec![
+                Step::with_defs(vec![CgroupDef::named("a")], SHORT),
+                step(vec![op]),
+            ],
+        )
+    };
+    let path = "/sys/fs/bpf/ktstr-task-vtime";
+    let pinned = one(pin("task_vtime", path))?;
+    ensure!(pinned.is_pass(), "{pinned:#?}");
+    ensure!(fs::exists(path)?, "{path} is not there");
+    let unknown = one(pin("no_such_map", path))?;
+    ensure!(
+        unknown
+            .details
+            .iter()
+            .any(|d| d.message.contains("there are:") && d.message.contains("task_vtime")),
+        "{unknown:#?}"
+    );
+    let program = "/proc/self/exe".to_owned();
+    let start = Op::RunPayload {
+        payload: program.clone(),
+        args: vec!["--list".to_owned()],
+    };
+    let ran = execute_steps(
+        ctx,
+        vec![step(vec![start, Op::WaitPayload { payload: program }])],
+    )?;
+    ensure!(ran.is_pass(), "{ran:#?}");
+    ensure!(
+        ran.info_notes
+            .iter()
+            .any(|note| note.contains("other_operations: test")),
+        "{ran:#?}"
+    );
+    let irq = one(Op::SteerIrq {
+        irq: 9_999,
+        cpus: CpusetSpec::exact([0]),
+    })?;
+    ensure!(
+        irq.details
+            .iter()
+            .any(|d| d.message.contains("/proc/irq/9999/smp_affinity_list")),
+        "{irq:#?}"
+    );
+    let later = one(Op::DetachScheduler)?;
+    ensure!(later.is_inconclusive(), "{later:#?}");
+    Ok(AssertResult::pass())
+}
+
 /// What a test of a fair scheduler usually asks, for a host that is busy with other things.
 #[ktstr_test(topology = "1n2l2c1t", duration_s = 4, not_stuck, isolation, ignore)]
 fn honest(ctx: &Ctx) -> Result<AssertResult> {
