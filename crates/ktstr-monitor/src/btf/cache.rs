@@ -13,7 +13,7 @@ use super::blob::Blob;
 use super::index::{Btf, Index};
 use crate::{Error, Result, bytes};
 
-const MAGIC: &[u8; 8] = b"KTBTF\0\x01\0";
+const MAGIC: &[u8; 8] = b"KTBTF\0\x02\0";
 const HEAD: usize = 32;
 
 fn path(dir: &Path, build_id: &[u8]) -> PathBuf {

@@ -91,53 +91,73 @@ impl Btf {
         })
     }
 
-    /// One pass over all types.
+    /// One pass over all types, then one over those with a name.
+    ///
+    /// Kinds come in no order that a branch predictor could learn, so the first pass looks sizes up and writes every
+    /// candidate, moving on only past those that count.
     fn build(&self) -> Result<Index> {
         let types = self.type_bytes();
         let mut offsets = Vec::with_capacity(types.len() / 28);
-        let mut named = Vec::with_capacity(types.len() / 80);
+        let mut named = vec![(0, 0); types.len() / TYPE_HEAD + 1];
+        let mut count = 0;
         let mut at = 0;
         while at < types.len() {
             let bad = |what| Error::BadBtf {
                 offset: self.types.start + at,
                 what,
             };
-            let head = types
+            let [name_off, info] = types
                 .get(at..at + TYPE_HEAD)
-                .and_then(|head| head.first_chunk::<TYPE_HEAD>())
+                .and_then(|head| head.as_chunks::<4>().0.first_chunk::<2>())
+                .map(|words| words.map(u32::from_le_bytes))
                 .ok_or_else(|| bad("a type's head is cut off"))?;
-            let info = bytes::u32_at(head, 4).unwrap_or(0);
-            let (kind, vlen) = split_info(info).ok_or_else(|| bad("a kind this code predates"))?;
-            let next = at + TYPE_HEAD + kind.body_len(vlen);
+            let shape = SHAPES
+                .get((info >> 24 & 0x1f) as usize)
+                .copied()
+                .unwrap_or(UNKNOWN);
+            if !shape.is_known {
+                return Err(bad("a kind this code predates"));
+            }
+            let vlen = info & 0xffff;
+            let next = at + TYPE_HEAD + (shape.fixed + shape.each * vlen) as usize;
             if next > types.len() {
                 return Err(bad("a type's body is cut off"));
             }
-            let name_off = bytes::u32_at(head, 0).unwrap_or(0);
             let id = self.first_id + u32::try_from(offsets.len()).unwrap_or(0);
-            if name_off != 0 && kind.is_indexed() {
-                named.push((name_off, id));
+            if let Some(slot) = named.get_mut(count) {
+                *slot = (name_off, id);
             }
+            count += usize::from(name_off != 0 && shape.is_indexed);
             offsets.push(u32::try_from(at).map_err(|_| bad("more than 4 GiB of types"))?);
             at = next;
         }
+        let named = named.get(..count).unwrap_or_default();
         let mut slots = vec![0; (named.len() * 2).next_power_of_two()];
-        for (name_off, id) in named {
-            self.file(&mut slots, self.string_bytes(name_off), id);
+        for &(name_off, id) in named {
+            file(&mut slots, self.name_hash(name_off), id);
         }
         Ok(Index { offsets, slots })
     }
 
-    fn file(&self, slots: &mut [u32], name: &[u8], id: u32) {
-        let mask = slots.len() - 1;
-        let mut at = hash(name) & mask;
-        // Half of the slots stay empty, so this ends.
-        while let Some(slot) = slots.get_mut(at) {
-            if *slot == 0 {
-                *slot = id;
-                return;
+    /// The hash of the string at an offset, without looking for its end first.
+    fn name_hash(&self, offset: u32) -> usize {
+        let strings = self.blob.bytes().get(self.strings.clone());
+        let rest = offset
+            .checked_sub(self.first_string)
+            .and_then(|own| strings?.get(own as usize..));
+        let mut state = HASH_SEED;
+        for word in rest.unwrap_or_default().as_chunks::<8>().0 {
+            let word = u64::from_le_bytes(*word);
+            // The lowest zero byte sets the lowest of these bits (the others may lie, it does not).
+            let zeros = word.wrapping_sub(LOW_BITS) & !word & (LOW_BITS << 7);
+            if zeros != 0 {
+                let kept = (zeros.trailing_zeros() / 8) * 8;
+                return finish(state, word & !(u64::MAX << kept));
             }
-            at = (at + 1) & mask;
+            state = mix(state, word);
         }
+        // The last string of a section, or one of the base's.
+        hash(self.string_bytes(offset))
     }
 
     fn type_bytes(&self) -> &[u8] {
@@ -355,15 +375,72 @@ fn split_info(info: u32) -> Option<(Kind, usize)> {
     Some((kind, (info & 0xffff) as usize))
 }
 
+/// How long a kind's types are behind their head, and whether names of the kind are filed.
+#[derive(Clone, Copy)]
+struct Shape {
+    fixed: u32,
+    each: u32,
+    is_known: bool,
+    is_indexed: bool,
+}
+
+const UNKNOWN: Shape = Shape {
+    fixed: 0,
+    each: 0,
+    is_known: false,
+    is_indexed: false,
+};
+
+/// By kind number.
+#[expect(clippy::indexing_slicing, reason = "out of bounds would not compile")]
+const SHAPES: [Shape; 32] = {
+    let mut shapes = [UNKNOWN; 32];
+    let mut kinds = Kind::ALL.as_slice();
+    let mut number = 0;
+    while let [kind, rest @ ..] = kinds {
+        let (fixed, each) = kind.body();
+        shapes[number] = Shape {
+            fixed,
+            each,
+            is_known: number != 0,
+            is_indexed: kind.is_indexed(),
+        };
+        number += 1;
+        kinds = rest;
+    }
+    shapes
+};
+
+fn file(slots: &mut [u32], hash: usize, id: u32) {
+    let mask = slots.len() - 1;
+    let mut at = hash & mask;
+    // Half of the slots stay empty, so this ends.
+    while let Some(slot) = slots.get_mut(at) {
+        if *slot == 0 {
+            *slot = id;
+            return;
+        }
+        at = (at + 1) & mask;
+    }
+}
+
+const HASH_SEED: u64 = 0x243f_6a88_85a3_08d3;
+const LOW_BITS: u64 = 0x0101_0101_0101_0101;
+
 /// A multiplicative hash, eight bytes at a time; nobody can gain from collisions but the guest's author.
 fn hash(name: &[u8]) -> usize {
-    const K: u64 = 0x9e37_79b9_7f4a_7c15;
     let (words, tail) = name.as_chunks::<8>();
-    let mut state = name.len() as u64;
-    for word in words {
-        state = (state ^ u64::from_le_bytes(*word)).wrapping_mul(K);
-        state ^= state >> 29;
-    }
-    state = (state ^ bytes::uint(tail)).wrapping_mul(K);
-    bytes::size(state >> 24)
+    let state = words.iter().fold(HASH_SEED, |state, word| {
+        mix(state, u64::from_le_bytes(*word))
+    });
+    finish(state, bytes::uint(tail))
+}
+
+fn mix(state: u64, word: u64) -> u64 {
+    let state = (state ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    state ^ (state >> 29)
+}
+
+fn finish(state: u64, tail: u64) -> usize {
+    bytes::size(mix(state, tail) >> 24)
 }

@@ -34,47 +34,55 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// By number.
+    pub(super) const ALL: [Kind; 20] = [
+        Kind::Void,
+        Kind::Int,
+        Kind::Ptr,
+        Kind::Array,
+        Kind::Struct,
+        Kind::Union,
+        Kind::Enum,
+        Kind::Fwd,
+        Kind::Typedef,
+        Kind::Volatile,
+        Kind::Const,
+        Kind::Restrict,
+        Kind::Func,
+        Kind::FuncProto,
+        Kind::Var,
+        Kind::DataSec,
+        Kind::Float,
+        Kind::DeclTag,
+        Kind::TypeTag,
+        Kind::Enum64,
+    ];
+
     /// The kind with this number.
     #[must_use]
     pub fn from_number(number: u32) -> Option<Self> {
-        const ALL: [Kind; 20] = [
-            Kind::Void,
-            Kind::Int,
-            Kind::Ptr,
-            Kind::Array,
-            Kind::Struct,
-            Kind::Union,
-            Kind::Enum,
-            Kind::Fwd,
-            Kind::Typedef,
-            Kind::Volatile,
-            Kind::Const,
-            Kind::Restrict,
-            Kind::Func,
-            Kind::FuncProto,
-            Kind::Var,
-            Kind::DataSec,
-            Kind::Float,
-            Kind::DeclTag,
-            Kind::TypeTag,
-            Kind::Enum64,
-        ];
-        ALL.get(number as usize).copied()
+        Self::ALL.get(number as usize).copied()
     }
 
-    /// Bytes behind the 12-byte head of a type with `vlen` parts.
-    pub(super) fn body_len(self, vlen: usize) -> usize {
+    /// Bytes behind the 12-byte head of a type: fixed, and per part.
+    pub(super) const fn body(self) -> (u32, u32) {
         match self {
-            Self::Int | Self::Var | Self::DeclTag => 4,
-            Self::Array => 12,
-            Self::Struct | Self::Union | Self::DataSec | Self::Enum64 => vlen * 12,
-            Self::Enum | Self::FuncProto => vlen * 8,
-            _ => 0,
+            Self::Int | Self::Var | Self::DeclTag => (4, 0),
+            Self::Array => (12, 0),
+            Self::Struct | Self::Union | Self::DataSec | Self::Enum64 => (0, 12),
+            Self::Enum | Self::FuncProto => (0, 8),
+            _ => (0, 0),
         }
     }
 
+    /// Bytes behind the head of a type with `vlen` parts.
+    pub(super) fn body_len(self, vlen: usize) -> usize {
+        let (fixed, each) = self.body();
+        fixed as usize + each as usize * vlen
+    }
+
     /// Whether lookups by name see it.
-    pub(super) fn is_indexed(self) -> bool {
+    pub(super) const fn is_indexed(self) -> bool {
         !matches!(
             self,
             Self::Func | Self::FuncProto | Self::DeclTag | Self::TypeTag | Self::Ptr | Self::Array

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::btf::{Btf, Field, TypeId};
-use crate::locate::{self, ImageSpan, Known, Slide};
+use crate::locate::{self, ImageSpan, Known, Located, Slide};
 use crate::paging::{AddressSpace, PagingMode, TranslationCache};
 use crate::symbols::{START_KERNEL_MAP, Symbols};
 use crate::{Error, Gpa, Kva, PhysMem, Result, bytes};
@@ -100,9 +100,17 @@ impl Attach {
                 btf_cache: self.btf_cache.as_deref(),
             },
         )?;
-        let end = self.memory.ranges().last().map_or(0, |range| range.end().0);
-        let mut kernel = Kernel {
-            memory: self.memory,
+        Ok(Kernel::from_located(self.memory, located))
+    }
+}
+
+impl Kernel {
+    /// A kernel whose place, symbols and types are known already.
+    #[must_use]
+    pub fn from_located(memory: Arc<dyn PhysMem>, located: Located) -> Self {
+        let end = memory.ranges().last().map_or(0, |range| range.end().0);
+        let mut kernel = Self {
+            memory,
             translations: TranslationCache::new(located.space),
             image: located.image,
             text: located.text,
@@ -118,11 +126,9 @@ impl Attach {
             base: kernel.find_direct_map(located.space.mode),
             len: end,
         };
-        Ok(kernel)
+        kernel
     }
-}
 
-impl Kernel {
     /// Finds the kernel in `memory`; `cr3` 0 means unknown.
     ///
     /// # Errors

@@ -25,3 +25,6 @@ pub struct Walk<T> {
     #[serde(skip_serializing_if = "crate::Problems::is_empty")]
     pub problems: crate::Problems,
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,7 +35,8 @@ const MAX_NAMES: usize = 64 << 20;
 
 impl Symbols {
     /// Collects (kind letter as `nm` has it, name, value).
-    pub(crate) fn collect<'a>(symbols: impl Iterator<Item = (u8, &'a [u8], u64)>) -> Self {
+    #[must_use]
+    pub fn collect<'a>(symbols: impl Iterator<Item = (u8, &'a [u8], u64)>) -> Self {
         let mut all = Self::default();
         for (kind, name, value) in symbols {
             all.push(kind, name, value);

@@ -1,0 +1,499 @@
+//! The later layout of sched_ext (`scx_root`), in memory built by hand with the types that Linux 7.3 has.
+//!
+//! The build machine's kernel has the old layout; the integration tests cover that one on a real guest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::btf::Btf;
+use crate::btf::build::Builder;
+use crate::locate::{ImageSpan, Located, Slide, SlideEvidence};
+use crate::paging::{AddressSpace, PagingMode};
+use crate::phys::SparseMem;
+use crate::{Gpa, Kernel, Kva, PhysMem as _, Sampler, Symbols};
+
+const TEXT: u64 = 0xffff_ffff_8100_0000;
+const DIRECT: u64 = 0xffff_8880_0000_0000;
+const PER_CPU: u64 = 0x10_0000;
+
+/// The members that the readers touch, with the nesting of 7.3.
+#[expect(clippy::too_many_lines, reason = "a list of types")]
+fn types() -> Btf {
+    let mut btf = Builder::new();
+    let u32_ = btf.int("unsigned int", 4, false);
+    let u64_ = btf.int("unsigned long", 8, false);
+    let s64 = btf.int("long", 8, true);
+    let character = btf.int("char", 1, true);
+    let comm = btf.array(character, 16);
+    let ops_name = btf.array(character, 128);
+    let text = btf.ptr(character);
+    let words = btf.ptr(u64_);
+    let none = btf.array(u64_, 0);
+    btf.enumeration(
+        "scx_enable_state",
+        &[("SCX_ENABLING", 0), ("SCX_ENABLED", 1)],
+    );
+    let kind = btf.enumeration(
+        "scx_exit_kind",
+        &[("SCX_EXIT_NONE", 0), ("SCX_EXIT_ERROR_BPF", 1025)],
+    );
+    btf.enumeration(
+        "scx_rq_flags",
+        &[("SCX_RQ_ONLINE", 1), ("SCX_RQ_BYPASSING", 16)],
+    );
+    let list = btf.structure(
+        "list_head",
+        16,
+        &[("next", words, 0, 0), ("prev", words, 64, 0)],
+    );
+    let hash = btf.structure("rhash_head", 8, &[("next", words, 0, 0)]);
+    let table = btf.structure(
+        "bucket_table",
+        64,
+        &[
+            ("size", u32_, 0, 0),
+            ("nest", u32_, 32, 0),
+            ("future_tbl", words, 256, 0),
+            ("buckets", none, 512, 0),
+        ],
+    );
+    let table = btf.ptr(table);
+    let hashtable = btf.structure("rhashtable", 16, &[("tbl", table, 0, 0)]);
+    let dsq = btf.structure(
+        "scx_dispatch_q",
+        64,
+        &[
+            ("list", list, 64, 0),
+            ("nr", u32_, 192, 0),
+            ("id", u64_, 256, 0),
+            ("hash_node", hash, 320, 0),
+        ],
+    );
+    let node = btf.structure(
+        "scx_dsq_list_node",
+        24,
+        &[
+            ("node", list, 0, 0),
+            ("flags", u32_, 128, 0),
+            ("priv", u32_, 160, 0),
+        ],
+    );
+    let entity = btf.structure(
+        "sched_ext_entity",
+        64,
+        &[
+            ("dsq_list", node, 64, 0),
+            ("dsq_vtime", u64_, 256, 0),
+            ("slice", u64_, 320, 0),
+            ("runnable_at", u64_, 384, 0),
+        ],
+    );
+    let task = btf.structure(
+        "task_struct",
+        128,
+        &[
+            ("pid", u32_, 0, 0),
+            ("comm", comm, 64, 0),
+            ("scx", entity, 256, 0),
+        ],
+    );
+    let task = btf.ptr(task);
+    let info = btf.structure(
+        "scx_exit_info",
+        64,
+        &[
+            ("kind", kind, 0, 0),
+            ("exit_code", s64, 64, 0),
+            ("reason", text, 192, 0),
+            ("bt", words, 256, 0),
+            ("bt_len", u32_, 320, 0),
+            ("msg", text, 384, 0),
+            ("dump", text, 448, 0),
+        ],
+    );
+    let info = btf.ptr(info);
+    let events = btf.structure(
+        "scx_event_stats",
+        16,
+        &[
+            ("SCX_EV_SELECT_CPU_FALLBACK", s64, 0, 0),
+            ("SCX_EV_DISPATCH_KEEP_LAST", s64, 64, 0),
+        ],
+    );
+    let pcpu = btf.structure("scx_sched_pcpu", 64, &[("event_stats", events, 128, 0)]);
+    let pcpu = btf.ptr(pcpu);
+    btf.structure("scx_sched_pnode", 64, &[("global_dsq", dsq, 0, 0)]);
+    let ops = btf.structure(
+        "sched_ext_ops",
+        136,
+        &[("flags", u64_, 0, 0), ("name", ops_name, 64, 0)],
+    );
+    let ops_union = btf.structure("", 136, &[("ops", ops, 0, 0)]);
+    btf.structure(
+        "scx_sched",
+        320,
+        &[
+            ("", ops_union, 0, 0),
+            ("dsq_hash", hashtable, 1088, 0),
+            ("pnode", words, 1216, 0),
+            ("pcpu", pcpu, 1280, 0),
+            ("bypass_depth", u32_, 1344, 0),
+            ("watchdog_timeout", u64_, 1408, 0),
+            ("exit_kind", u32_, 1472, 0),
+            ("exit_info", info, 1536, 0),
+        ],
+    );
+    let scx = btf.structure(
+        "scx_rq",
+        80,
+        &[
+            ("local_dsq", dsq, 0, 0),
+            ("nr_running", u32_, 512, 0),
+            ("flags", u32_, 544, 0),
+        ],
+    );
+    btf.structure(
+        "rq",
+        128,
+        &[
+            ("nr_running", u32_, 0, 0),
+            ("clock", u64_, 64, 0),
+            ("curr", task, 128, 0),
+            ("idle", task, 192, 0),
+            ("scx", scx, 256, 0),
+        ],
+    );
+    Btf::from_bytes(btf.finish()).unwrap()
+}
+
+/// Memory, and a heap in it.
+struct World {
+    memory: Arc<SparseMem>,
+    btf: Btf,
+    next: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self {
+            memory: Arc::new(SparseMem::new()),
+            btf: types(),
+            next: 0x4000,
+        };
+        world.memory.populate(Gpa(0), 0x20_0000);
+        world.put(0x100, 2);
+        world.put(0x108, 0b11);
+        for cpu in 0..2 {
+            world.put(0x200 + cpu * 8, DIRECT + PER_CPU + cpu * 0x1_0000);
+        }
+        // A state of 1 is "enabled"; the watchdog's stamp and the time are jiffies.
+        for (at, value) in [(0x300, 0), (0x308, 1), (0x310, 4_000), (0x318, 4_321)] {
+            world.put(at, value);
+        }
+        world
+    }
+
+    fn put(&self, gpa: u64, value: u64) {
+        self.memory.put(Gpa(gpa), &value.to_le_bytes());
+    }
+
+    /// A zeroed object; its kernel address.
+    fn alloc(&mut self, size: u64) -> u64 {
+        self.next = (self.next + size).next_multiple_of(64);
+        DIRECT + self.next - size.next_multiple_of(64)
+    }
+
+    fn text(&mut self, text: &str) -> u64 {
+        let at = self.alloc(256);
+        self.memory.put(Gpa(at - DIRECT), text.as_bytes());
+        at
+    }
+
+    fn of(&self, name: &str, object: u64, path: &str) -> u64 {
+        object + self.btf.member_of(name, path).unwrap().offset
+    }
+
+    fn set(&self, name: &str, object: u64, path: &str, value: u64) {
+        let size = self.btf.member_of(name, path).unwrap().size;
+        let raw = value.to_le_bytes();
+        let at = Gpa(self.of(name, object, path) - DIRECT);
+        self.memory.put(at, &raw[..usize::try_from(size).unwrap()]);
+    }
+
+    /// Links entries into a circle behind `head`.
+    fn link(&self, head: u64, entries: &[u64]) {
+        let mut at = head;
+        for &entry in entries.iter().chain([&head]) {
+            self.put(at - DIRECT, entry);
+            at = entry;
+        }
+    }
+
+    fn dsq(&mut self, at: u64, id: u64, tasks: &[u64]) {
+        self.set("scx_dispatch_q", at, "id", id);
+        self.set("scx_dispatch_q", at, "nr", tasks.len() as u64);
+        let nodes: Vec<u64> = tasks
+            .iter()
+            .map(|&task| self.of("task_struct", task, "scx.dsq_list.node"))
+            .collect();
+        self.link(self.of("scx_dispatch_q", at, "list"), &nodes);
+    }
+
+    fn task(&mut self, pid: u64, comm: &str) -> u64 {
+        let task = self.alloc(128);
+        self.set("task_struct", task, "pid", pid);
+        self.memory.put(
+            Gpa(self.of("task_struct", task, "comm") - DIRECT),
+            comm.as_bytes(),
+        );
+        self.set("task_struct", task, "scx.slice", 20_000_000);
+        task
+    }
+
+    /// A scheduler that failed, with a global and a user queue.
+    fn scheduler(&mut self) -> u64 {
+        let sched = self.alloc(320);
+        let info = self.alloc(64);
+        let (reason, msg) = (self.text("runtime error"), self.text("fixture says no"));
+        let name = Gpa(self.of("scx_sched", sched, "ops.name") - DIRECT);
+        self.memory.put(name, b"later");
+        for (path, value) in [
+            ("kind", 1025),
+            ("exit_code", u64::MAX),
+            ("reason", reason),
+            ("msg", msg),
+        ] {
+            self.set("scx_exit_info", info, path, value);
+        }
+        let (global, pnode) = (self.alloc(64), self.alloc(8));
+        let task = self.task(42, "waiting");
+        self.dsq(global, 1 << 63 | 1, &[task]);
+        self.put(pnode - DIRECT, global);
+        let table = self.user_queue();
+        // Per-CPU pointers are offsets into each CPU's area.
+        for cpu in 0..2 {
+            let stats = PER_CPU + cpu * 0x1_0000 + 0x800 + 16;
+            self.put(stats, 10 + cpu);
+            self.put(stats + 8, 5);
+        }
+        for (path, value) in [
+            ("dsq_hash.tbl", table),
+            ("pnode", pnode),
+            ("pcpu", 0x800),
+            ("bypass_depth", 1),
+            ("watchdog_timeout", 30_000),
+            ("exit_kind", 1025),
+            ("exit_info", info),
+        ] {
+            self.set("scx_sched", sched, path, value);
+        }
+        sched
+    }
+
+    /// A hash table of two buckets whose second holds a queue of two tasks and an iterator's cursor.
+    fn user_queue(&mut self) -> u64 {
+        let (table, queue) = (self.alloc(64 + 16), self.alloc(64));
+        let (first, second, cursor) = (self.task(7, "a"), self.task(8, "b"), self.alloc(128));
+        self.set("task_struct", cursor, "scx.dsq_list.flags", 1);
+        self.dsq(queue, 0x77, &[first, cursor, second]);
+        self.set("scx_dispatch_q", queue, "nr", 2);
+        self.set("bucket_table", table, "size", 2);
+        let buckets = self.of("bucket_table", table, "buckets") - DIRECT;
+        let node = self.of("scx_dispatch_q", queue, "hash_node");
+        // An empty bucket, and one that is locked (bit 0); chains end with an odd mark.
+        self.put(buckets, 0);
+        self.put(buckets + 8, node | 1);
+        self.put(node - DIRECT, (DIRECT + buckets + 8) | 1);
+        table
+    }
+
+    fn kernel(self) -> (Arc<SparseMem>, Arc<Kernel>) {
+        let symbols = [
+            ("_text", TEXT),
+            ("nr_cpu_ids", TEXT + 0x100),
+            ("__cpu_online_mask", TEXT + 0x108),
+            ("__cpu_possible_mask", TEXT + 0x108),
+            ("__per_cpu_offset", TEXT + 0x200),
+            ("runqueues", 0x400),
+            ("scx_root", TEXT + 0x300),
+            ("scx_enable_state_var", TEXT + 0x308),
+            ("scx_watchdog_timestamp", TEXT + 0x310),
+            ("jiffies_64", TEXT + 0x318),
+        ];
+        let slide = Slide {
+            bytes: 0,
+            evidence: SlideEvidence::DefaultLinkAddress,
+        };
+        let located = Located {
+            space: AddressSpace::from_cr3(0, PagingMode::X86FourLevel),
+            text: Kva(TEXT),
+            image: ImageSpan {
+                kva: Kva(TEXT),
+                gpa: Gpa(0),
+                len: 0x4000,
+            },
+            slide,
+            build_id: None,
+            symbols: Symbols::collect(
+                symbols
+                    .iter()
+                    .map(|(name, at)| (b'd', name.as_bytes(), *at)),
+            ),
+            btf: self.btf,
+        };
+        let memory = Arc::clone(&self.memory);
+        (memory, Arc::new(Kernel::from_located(self.memory, located)))
+    }
+}
+
+fn failed() -> (Arc<SparseMem>, Arc<Kernel>) {
+    let mut world = World::new();
+    let sched = world.scheduler();
+    world.put(0x300, sched);
+    for cpu in 0..2 {
+        let rq = DIRECT + PER_CPU + cpu * 0x1_0000 + 0x400;
+        world.set("rq", rq, "nr_running", cpu + 1);
+        world.set("rq", rq, "clock", 1000 + cpu);
+        world.set("rq", rq, "scx.flags", 17);
+        let local = world.of("rq", rq, "scx.local_dsq");
+        world.dsq(local, 1 << 63 | 2, &[]);
+    }
+    world.kernel()
+}
+
+#[test]
+fn state_hangs_off_scx_root() {
+    let (_, kernel) = failed();
+    let scx = kernel.scx().unwrap().unwrap();
+    assert!(scx.problems.is_empty(), "{:?}", scx.problems);
+    assert_eq!(scx.layout, ScxLayout::Root);
+    assert_eq!(
+        (scx.state.as_deref(), scx.ops_name.as_deref()),
+        (Some("enabled"), Some("later"))
+    );
+    assert_eq!(
+        (scx.exit_kind, scx.bypass_depth, scx.watchdog_timeout),
+        (Some(1025), Some(1), Some(30_000))
+    );
+    assert_eq!(
+        (scx.jiffies, scx.watchdog_timestamp),
+        (Some(4321), Some(4000))
+    );
+    let exit = scx.exit.unwrap();
+    assert_eq!(
+        (exit.kind_name.as_str(), exit.exit_code),
+        ("error_bpf", Some(-1))
+    );
+    assert_eq!(
+        (exit.reason.as_deref(), exit.msg.as_deref()),
+        (Some("runtime error"), Some("fixture says no"))
+    );
+    let events = scx.events.unwrap();
+    assert_eq!(
+        (events["select_cpu_fallback"], events["dispatch_keep_last"]),
+        (21, 10)
+    );
+}
+
+#[test]
+fn queues_hang_off_the_scheduler() {
+    let (_, kernel) = failed();
+    let walk = kernel.dispatch_queues();
+    assert!(walk.problems.is_empty(), "{:?}", walk.problems);
+    let find = |kind| walk.found.iter().find(|dsq| dsq.kind == kind).unwrap();
+    assert_eq!(
+        find(DsqKind::Global { node: 0 }).tasks[0].task.comm,
+        "waiting"
+    );
+    let user = find(DsqKind::User);
+    assert_eq!((user.id, user.nr), (Some(0x77), Some(2)));
+    // The cursor between them is no task.
+    let pids: Vec<i32> = user.tasks.iter().map(|task| task.task.pid).collect();
+    assert_eq!(pids, [7, 8]);
+    assert!(find(DsqKind::Local { cpu: 1 }).tasks.is_empty());
+}
+
+#[test]
+fn a_queue_that_leads_back_into_itself_ends_with_a_reason() {
+    let (memory, kernel) = failed();
+    let user = kernel.dispatch_queues().found.pop().unwrap();
+    let offset = kernel
+        .field_of("task_struct", "scx.dsq_list.node")
+        .unwrap()
+        .offset;
+    let second = user.tasks[1].task.kva.0 + offset - DIRECT;
+    let first = user.tasks[0].task.kva.0 + offset;
+    memory.put(Gpa(second), &first.to_le_bytes());
+    let walk = kernel.dispatch_queues();
+    let why: Vec<_> = walk
+        .problems
+        .iter()
+        .map(|problem| problem.why.clone())
+        .collect();
+    assert!(
+        why.iter().any(|why| why.contains("a DSQ has a cycle")),
+        "{why:?}"
+    );
+    assert_eq!(walk.found.last().unwrap().tasks.len(), 2);
+}
+
+#[test]
+fn the_watchdog_is_the_schedulers() {
+    let (_, kernel) = failed();
+    let change = kernel
+        .override_watchdog(Duration::from_millis(2500), 1000)
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (change.previous, change.wanted, change.observed),
+        (30_000, 2500, 2500)
+    );
+    assert_eq!(kernel.scx().unwrap().unwrap().watchdog_timeout, Some(2500));
+}
+
+#[test]
+fn the_sampler_follows_a_new_scheduler() {
+    let (memory, kernel) = failed();
+    let mut sampler = Sampler::new(Arc::clone(&kernel)).unwrap();
+    let sample = sampler.sample(0, &[]).unwrap();
+    assert_eq!(
+        (sample.exit_kind, sample.events["select_cpu_fallback"]),
+        (Some(1025), 21)
+    );
+    assert_eq!(
+        (sample.cpus[1].nr_running, sample.cpus[1].rq_clock),
+        (2, 1001)
+    );
+    // Gone: no counters, no exit kind, and the sample stands.
+    let root = Gpa(0x300);
+    let sched = memory.read_u64(root).unwrap();
+    memory.put(root, &0_u64.to_le_bytes());
+    let sample = sampler.sample(1, &[]).unwrap();
+    assert_eq!((sample.exit_kind, sample.events.len()), (None, 0));
+    memory.put(root, &sched.to_le_bytes());
+    assert_eq!(sampler.sample(2, &[]).unwrap().exit_kind, Some(1025));
+}
+
+#[test]
+fn without_a_scheduler_there_is_still_a_state() {
+    let (_, kernel) = World::new().kernel();
+    let scx = kernel.scx().unwrap().unwrap();
+    assert_eq!(
+        (scx.layout, scx.exit, scx.events),
+        (ScxLayout::Root, None, None)
+    );
+    assert!(
+        kernel
+            .override_watchdog(Duration::from_secs(1), 1000)
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[test]
+fn flags_have_names() {
+    let (_, kernel) = failed();
+    let flags = &kernel.runqueues().found[0].scx.clone().unwrap().flag_names;
+    assert_eq!(flags, &["ONLINE", "BYPASSING"]);
+}
