@@ -11,6 +11,7 @@ use super::link::{LinkTransport, MessageLink};
 use crate::model::call::call;
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::find_test;
+use crate::model::role::VERIFIER_CELL;
 use crate::model::transport::{FAILURE_TAG, HostRequest, Transport};
 use crate::model::verdict::{AssertResult, Outcome};
 
@@ -172,7 +173,16 @@ pub fn run_test(name: &str) -> u8 {
         eprintln!("ktstr: the link to init cannot be used: {error}");
         None
     });
-    run_named(name, |name| find_test(name).map(|entry| entry.func), link)
+    run_named(name, find_function, link)
+}
+
+/// A registered test's function, or the one that tries a declared scheduler.
+fn find_function(name: &str) -> Option<TestFn> {
+    let registered = find_test(name).map(|entry| entry.func);
+    registered.or_else(|| {
+        name.starts_with(VERIFIER_CELL)
+            .then_some(super::verify::cell as TestFn)
+    })
 }
 
 #[cfg(test)]

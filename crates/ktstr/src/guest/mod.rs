@@ -9,4 +9,5 @@ mod liveness;
 pub mod scenario;
 pub mod scenarios;
 mod sys;
+mod verify;
 pub mod worker;

@@ -29,6 +29,9 @@ pub struct Description {
     pub tests: Vec<TestDescription>,
     /// The schedulers that it declares, by name.
     pub schedulers: Vec<SchedulerDescription>,
+    /// Every preset, small ones first.
+    #[serde(default)]
+    pub presets: Vec<PresetDescription>,
 }
 
 /// One test.
@@ -134,11 +137,23 @@ pub fn presets_of(entry: &KtstrTestEntry) -> Vec<(&'static str, TopologySpec)> {
     if entry.host_only {
         return Vec::new();
     }
+    all_presets()
+        .filter(|(_, shape)| entry.allows(shape))
+        .collect()
+}
+
+pub(super) fn all_presets() -> impl Iterator<Item = (&'static str, TopologySpec)> {
     PRESETS
         .iter()
         .filter_map(|preset| Some((preset.name, shape(preset.shape)?)))
-        .filter(|(_, shape)| entry.allows(shape))
-        .collect()
+}
+
+fn preset((name, shape): (&str, TopologySpec)) -> PresetDescription {
+    PresetDescription {
+        name: name.to_owned(),
+        shape: shape.to_string(),
+        cpus: shape.total_cpus(),
+    }
 }
 
 fn shape(text: &str) -> Option<TopologySpec> {
@@ -170,7 +185,7 @@ pub(super) fn on_presets(entry: &'static KtstrTestEntry) -> Vec<&'static KtstrTe
 /// Guest memory per vCPU beyond the declared ones: its per-CPU areas, stacks and workers.
 const MIB_PER_VCPU: u32 = 8;
 
-fn memory_for(entry: &KtstrTestEntry, topology: &TopologySpec) -> u32 {
+pub(super) fn memory_for(entry: &KtstrTestEntry, topology: &TopologySpec) -> u32 {
     let more = topology
         .total_cpus()
         .saturating_sub(entry.topology.total_cpus());
@@ -199,15 +214,11 @@ fn description(manifest_dir: &str) -> Description {
         manifest_dir: PathBuf::from(manifest_dir),
         tests,
         schedulers,
+        presets: all_presets().map(preset).collect(),
     }
 }
 
 fn test(entry: &KtstrTestEntry) -> TestDescription {
-    let preset = |(name, shape): (&str, TopologySpec)| PresetDescription {
-        name: name.to_owned(),
-        shape: shape.to_string(),
-        cpus: shape.total_cpus(),
-    };
     TestDescription {
         name: entry.name.to_owned(),
         topology: entry.topology.to_string(),

@@ -21,3 +21,4 @@ pub mod scheduler;
 mod session;
 pub mod sidecar;
 pub mod timeline;
+mod verify;

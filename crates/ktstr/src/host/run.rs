@@ -546,6 +546,7 @@ fn make_sidecar(
         exit_reason: vm.map(|vm| vm.exit_reason.clone()),
         timed_out: vm.is_some_and(|vm| vm.timed_out),
         stage: vm.map(|vm| vm.stages().label.to_owned()),
+        verifier_stats: vm.map(|vm| vm.verifier_stats.clone()).unwrap_or_default(),
         message: failed.then(|| text.to_owned()),
         result,
         started_at: clock.wall_s,

@@ -10,6 +10,7 @@ use super::admission::take_slot;
 use super::config::HostConfig;
 use super::describe::{DESCRIBE_ENV, describe, on_presets};
 use super::run::{Report, run_test};
+use super::verify::{cells, wants_cells};
 use crate::model::entry::{KTSTR_TESTS, KtstrTestEntry};
 use crate::model::verdict::Outcome;
 
@@ -48,6 +49,10 @@ pub fn run_host(manifest_dir: &'static str) -> ExitCode {
             let at_presets = on_presets(entry).into_iter();
             trials.extend(at_presets.map(|entry| trial(entry, manifest_dir, &config, &worst)));
         }
+    }
+    if wants_cells(args.filter.as_deref()) {
+        let cells = cells().into_iter();
+        trials.extend(cells.map(|entry| trial(entry, manifest_dir, &config, &worst)));
     }
     trials.sort_by(|a, b| a.name().cmp(b.name()));
     let conclusion = libtest_mimic::run(&args, trials);

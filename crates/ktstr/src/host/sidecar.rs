@@ -4,9 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ktstr_monitor::bpf::ProgVerifierStats;
 use serde::{Deserialize, Serialize};
 
 use super::artifacts::{ArtifactError, write_atomic};
+
 use crate::model::verdict::{AssertResult, Outcome};
 
 /// Names the layout of [`Sidecar`]; a reader checks it first.
@@ -57,6 +59,9 @@ pub struct Sidecar {
     pub timed_out: bool,
     /// How far the guest got.
     pub stage: Option<String>,
+    /// What the verifier counted for the scheduler's programs.
+    #[serde(default)]
+    pub verifier_stats: Vec<ProgVerifierStats>,
     /// The failure message, whole.
     pub message: Option<String>,
     /// Outcome, details, notes and statistics.

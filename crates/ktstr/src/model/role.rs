@@ -5,6 +5,10 @@ use std::ffi::OsString;
 /// First argument of the guest-side process of one test; the second is the test's name.
 pub const GUEST_TEST_ARG: &str = "--ktstr-guest-test";
 
+/// Begins the name of a test that only loads a declared scheduler and sees whether it schedules: `verify-<scheduler>`. No
+/// function of Rust can have such a name.
+pub const VERIFIER_CELL: &str = "verify-";
+
 /// What this process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
