@@ -18,6 +18,7 @@ mod results;
 mod runs;
 mod stats;
 mod test;
+mod verifier;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -47,6 +48,8 @@ enum Command {
     Report(report::Options),
     /// Tell whether one revision is faster or slower than another.
     PerfDelta(Box<delta::Options>),
+    /// Load every declared scheduler on every kernel and preset, and count what the verifier did.
+    Verifier(Box<verifier::Options>),
     /// List, build and clean test kernels.
     Kernel(kernel::Options),
     /// Show who holds VM slots and kernels.
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Stats(options) => stats::run(&options),
         Command::Report(options) => report::run(&options),
         Command::PerfDelta(options) => delta::run(&options),
+        Command::Verifier(options) => verifier::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Locks(options) => locks::run(&options),
         Command::Completions(options) => completions::run(&options, &mut Cli::command()),

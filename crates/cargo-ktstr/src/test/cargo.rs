@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
+use ktstr::host::describe::{DESCRIBE_ENV, DESCRIBE_SCHEMA, Description};
 use serde::Deserialize;
 
 use super::{Other, Pass, RunnerReport, Selection};
@@ -91,6 +92,19 @@ pub(crate) fn build(
     Ok(Some(binaries))
 }
 
+/// What a binary says of itself; `None` for one that is none of ktstr's.
+pub(crate) fn describe(binary: &Binary) -> Option<Description> {
+    let output = Command::new(&binary.path)
+        .args(["--list", "--format", "terse"])
+        .env(DESCRIBE_ENV, "1")
+        .current_dir(&binary.dir)
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let description: Description = serde_json::from_slice(&output.stdout).ok()?;
+    (description.schema == DESCRIBE_SCHEMA).then_some(description)
+}
+
 /// Names of a binary's tests that are to be run.
 ///
 /// # Errors
@@ -100,6 +114,7 @@ pub(crate) fn list(binary: &Binary, selection: &Selection) -> Result<Vec<String>
         let mut command = Command::new(&binary.path);
         command
             .args(["--list", "--format", "terse"])
+            .envs(selection.asks().map(|name| (name, "1")))
             .current_dir(&binary.dir);
         if ignored {
             command.arg("--ignored");

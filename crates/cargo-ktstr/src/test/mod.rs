@@ -2,6 +2,7 @@
 
 pub(crate) mod cargo;
 mod case;
+mod gauntlet;
 mod junit;
 mod ktap;
 mod nextest;
@@ -50,6 +51,8 @@ pub(crate) struct Options {
     /// Run only the k-th of n parts of the tests, as 1/3.
     #[arg(long, value_name = "K/N")]
     pub(crate) shard: Option<Shard>,
+    #[command(flatten)]
+    pub(crate) gauntlet: gauntlet::Gauntlet,
     /// Stop at the first failure.
     #[arg(long)]
     pub(crate) fail_fast: bool,
@@ -126,8 +129,22 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     options.selection.check()?;
     let project = Project::find(options.selection.manifest_path.as_deref())?;
     let kernels = kernels(&options.kernels)?;
-    let finished = run_all(options, &project, &kernels, &project.runs_root())?;
-    finished.tell(options)
+    let mut options = options.clone();
+    if options.gauntlet.gauntlet {
+        options.selection = gauntlet::choose(&options, &project, kernels.len())?;
+        if options.gauntlet.list {
+            let names: String = options
+                .selection
+                .filters
+                .iter()
+                .map(|name| format!("{name}\n"))
+                .collect();
+            output::print(&names)?;
+            return Ok(Exit::Pass);
+        }
+    }
+    let finished = run_all(&options, &project, &kernels, &project.runs_root())?;
+    finished.tell(&options)
 }
 
 /// All kernels that were named, or the one that tests take by themselves.
@@ -302,6 +319,7 @@ fn environment(
         // It would win over the one that was asked for.
         env.push(("KTSTR_TEST_KERNEL", OsString::new()));
     }
+    env.extend(options.selection.asks().map(|name| (name, "1".into())));
     if let Some(engine) = options.engine {
         env.push(("KTSTR_ENGINE", engine.as_str().into()));
     }

@@ -123,6 +123,18 @@ impl Selection {
         self.cargo_arguments()
     }
 
+    /// Variables that make binaries list what is named here: tests on presets, and cells of the verifier's sweep, are listed
+    /// only for those who ask.
+    pub(crate) fn asks(&self) -> impl Iterator<Item = &'static str> + use<> {
+        let words = || self.filters.iter().chain(&self.expressions);
+        let gauntlet = words().any(|word| word.contains('@'));
+        let verifier = words().any(|word| word.contains("verify-"));
+        [("KTSTR_GAUNTLET", gauntlet), ("KTSTR_VERIFIER", verifier)]
+            .into_iter()
+            .filter(|(_, asked)| *asked)
+            .map(|(name, _)| name)
+    }
+
     /// Whether a test of that name is wanted, by the filters alone.
     pub(crate) fn matches(&self, name: &str) -> bool {
         let hit = |filter: &String| {

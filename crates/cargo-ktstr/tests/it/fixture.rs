@@ -8,6 +8,12 @@ use std::process::{Command, Output, Stdio};
 const HARNESS: &str = r##"
 use std::{env, fs, process};
 const TESTS: &[(&str, bool)] = &[("fails", false), ("hangs", true), ("passes", false), ("skips", false), ("unsure", true), ("dies", true)];
+const DESCRIPTION: &str = r#"{"schema":"ktstr.describe/1","manifest_dir":"/","presets":[{"name":"small","shape":"1n1l4c1t","cpus":4}],
+"schedulers":[{"name":"bad","kind":{"kind":"discover","binary":"b"},"args":[],"topology":null,"kernels":[]},{"name":"good","kind":{"kind":"discover","binary":"g"},"args":[],"topology":null,"kernels":[]}],
+"tests":[
+{"name":"fails","topology":"1n1l2c1t","cpus":2,"memory_mib":256,"duration_s":3,"watchdog_timeout_s":5,"scheduler":null,"ignore":false,"host_only":false,"performance_mode":false,"presets":[{"name":"small","shape":"1n1l4c1t","cpus":4}]},
+{"name":"passes","topology":"1n1l2c1t","cpus":2,"memory_mib":256,"duration_s":3,"watchdog_timeout_s":5,"scheduler":null,"ignore":false,"host_only":false,"performance_mode":false,"presets":[{"name":"small","shape":"1n1l4c1t","cpus":4},{"name":"large","shape":"1n8l8c2t","cpus":128}]}
+]}"#;
 const SPEED: f64 = 1000.0;
 /// About 3 % of noise that depends only on the place of the record and a seed, so that a run can be told again.
 fn noise(dir: &str) -> f64 {
@@ -21,19 +27,26 @@ fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
     let has = |flag: &str| args.iter().any(|arg| arg == flag);
     let only_ignored = has("--ignored");
+    if has("--list") && env::var_os("KTSTR_DESCRIBE").is_some() {
+        println!("{}", DESCRIPTION);
+        return;
+    }
+    let mut tests: Vec<(&str, bool)> = TESTS.to_vec();
+    if env::var_os("KTSTR_GAUNTLET").is_some() { tests.extend([("passes@small", true), ("passes@large", true), ("fails@small", true)]); }
+    if env::var_os("KTSTR_VERIFIER").is_some() { tests.extend([("verify-good", true), ("verify-good@small", true), ("verify-bad", true), ("verify-bad@small", true)]); }
     if has("--list") {
-        for (name, ignored) in TESTS { if !only_ignored || *ignored { println!("{name}: test"); } }
+        for (name, ignored) in &tests { if !only_ignored || *ignored { println!("{name}: test"); } }
         return;
     }
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
     let dir = env::var("KTSTR_SIDECAR_DIR").expect("a directory");
     let mut code = 0;
-    for (name, ignored) in TESTS {
+    for (name, ignored) in &tests {
         let by_flag = if only_ignored { *ignored } else { has("--include-ignored") || !ignored };
         let by_name = filters.is_empty() || filters.iter().any(|filter| if has("--exact") { filter.as_str() == *name } else { name.contains(filter.as_str()) });
         if !(by_flag && by_name) { continue; }
-        let (verdict, outcome, message) = match *name {
-            "passes" => ("Pass", 0, "null".to_string()),
+        let (verdict, outcome, message) = match name.split('@').next().unwrap() {
+            "passes" | "verify-good" => ("Pass", 0, "null".to_string()),
             "skips" => ("Skip", 0, "null".to_string()),
             "unsure" => ("Inconclusive", 2, "\"ktstr_test 'unsure' inconclusive:\\n  no samples\"".to_string()),
             "dies" => process::abort(),
@@ -47,7 +60,7 @@ fn main() {
         let details = if verdict == "Pass" { String::new() } else { format!("{{\"outcome\":\"{verdict}\",\"kind\":\"Other\",\"message\":\"because of {name}\"}}") };
         let skip = if verdict == "Skip" { "\"no such device\"" } else { "null" };
         let metric = SPEED * noise(&dir);
-        let json = format!("{{\"schema\":\"ktstr.sidecar/1\",\"test\":\"{name}\",\"verdict\":\"{verdict}\",\"skip_reason\":{skip},\"engine\":\"tcg\",\"engine_why\":\"asked for\",\"topology\":\"1n1l2c1t\",\"scheduler\":null,\"scheduler_source\":null,\"kernel\":null,\"kernel_release\":\"6.12\",\"boot_ms\":1,\"scenario_ms\":2,\"vm_ms\":3,\"cleanup_ms\":1,\"initramfs_bytes\":1,\"initramfs_ms\":1,\"total_ms\":1500,\"exit_reason\":null,\"timed_out\":false,\"stage\":null,\"message\":{message},\"result\":{{\"floor\":\"{floor}\",\"details\":[{details}],\"info_notes\":[],\"stats\":{{\"cgroups\":[],\"phases\":[],\"ext_metrics\":{{\"ops_per_s\":{metric:.3}}}}}}},\"started_at\":1}}");
+        let json = format!("{{\"schema\":\"ktstr.sidecar/1\",\"test\":\"{name}\",\"verdict\":\"{verdict}\",\"skip_reason\":{skip},\"engine\":\"tcg\",\"engine_why\":\"asked for\",\"topology\":\"1n1l2c1t\",\"scheduler\":null,\"scheduler_source\":null,\"kernel\":null,\"kernel_release\":\"6.12\",\"boot_ms\":1,\"scenario_ms\":2,\"vm_ms\":3,\"cleanup_ms\":1,\"initramfs_bytes\":1,\"initramfs_ms\":1,\"total_ms\":1500,\"exit_reason\":null,\"timed_out\":false,\"stage\":null,\"verifier_stats\":[{{\"name\":\"s_enqueue\",\"verified_insns\":250000}}],\"message\":{message},\"result\":{{\"floor\":\"{floor}\",\"details\":[{details}],\"info_notes\":[],\"stats\":{{\"cgroups\":[],\"phases\":[],\"ext_metrics\":{{\"ops_per_s\":{metric:.3}}}}}}},\"started_at\":1}}");
         if let Err(error) = fs::write(format!("{dir}/{name}.json"), json) { eprintln!("no sidecar: {error}"); code = 1; }
         if outcome != 0 { fs::write(format!("{dir}/{name}.failure-dump.json"), "{}").ok(); }
         code = code.max(outcome);

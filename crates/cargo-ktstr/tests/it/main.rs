@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod fixture;
+mod gauntlet;
 mod interrupt;
 mod kernels;
 mod report;

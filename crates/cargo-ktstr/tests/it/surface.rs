@@ -11,6 +11,7 @@ const COMMANDS: &[&[&str]] = &[
     &["stats", "list-metrics"],
     &["perf-delta"],
     &["report"],
+    &["verifier"],
     &["kernel", "list"],
     &["kernel", "build"],
     &["kernel", "clean"],
