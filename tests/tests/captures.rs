@@ -56,6 +56,16 @@ fn periodic_captures_keep_their_times() {
     run("periodic", &[]).exits(0);
 }
 
+#[test]
+fn one_scheduler_after_the_other_shows_each_ones_maps() {
+    run("replaced", &[]).exits(0);
+}
+
+#[test]
+fn a_scheduler_that_is_not_staged_is_named() {
+    run("replaced_by_nobody", &[]).says(&["no scheduler 'nobody' is staged"]);
+}
+
 #[track_caller]
 fn check_error_dump(run: &CaseRun) {
     run.exits(1).says(&[

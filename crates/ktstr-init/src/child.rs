@@ -122,6 +122,9 @@ fn answers(request: &Message, reply: &Message) -> bool {
         (Message::KernelOpRequest(request), Message::KernelOpReply(reply)) => {
             request.id == reply.id
         }
+        (Message::SchedulerRequest(request), Message::SchedulerReply(reply)) => {
+            request.id == reply.id
+        }
         _ => false,
     }
 }

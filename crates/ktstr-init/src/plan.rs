@@ -13,6 +13,9 @@ pub struct Plan {
     /// The scheduler to start before the test.
     #[serde(default)]
     pub scheduler: Option<SchedulerPlan>,
+    /// Schedulers that the test may put in its place, by their declared names.
+    #[serde(default)]
+    pub staged: Vec<SchedulerPlan>,
     /// Program and arguments of the test's process.
     pub test: Vec<String>,
     /// Variables of the test's and the scheduler's environment.

@@ -1,5 +1,6 @@
 //! Init's life, in order.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
@@ -8,11 +9,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ktstr_wire::{Assembler, Event, Message, SendError, Stage, SysReady};
+use ktstr_wire::{
+    Assembler, Event, FrameWriter, Message, SchedulerAction, SchedulerReply, SchedulerRequest,
+    SendError, Stage, SysReady,
+};
 use rustix::event::{PollFd, PollFlags};
 
 use crate::child::{LINK_FD_ENV, SCHED_PID_ENV};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, now_ns};
 use crate::plan::{PLAN_PATH, Plan, SchedulerPlan};
 use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
 use crate::scheduler::{Scheduler, StartFault};
@@ -119,7 +123,7 @@ fn follow_plan(outbox: &mut Outbox, replies: File) -> Result<(), Fault> {
             return Err(Fault::Told);
         }
     };
-    let ended = test.follow(outbox, &mut reaper, &mut scheduler, replies)?;
+    let ended = test.follow(&plan, outbox, &mut reaper, &mut scheduler, replies)?;
     if let Some(scheduler) = &mut scheduler {
         scheduler.stop(outbox, &mut reaper)?;
     }
@@ -146,26 +150,99 @@ fn start_scheduler(
             outbox.stage(Stage::SchedulerAttached, "")?;
             Ok(None)
         }
-        Some(SchedulerPlan::Binary {
-            path,
-            args,
-            attach_timeout_ms,
-            ..
-        }) => {
-            let mut command = Command::new(path);
-            command.args(args).envs(plan.env.iter().cloned());
-            let started = scheduler::start(
-                outbox,
-                reaper,
-                command,
-                Duration::from_millis(*attach_timeout_ms),
-            );
-            if matches!(started, Err(StartFault::Told)) {
-                send_dmesg(outbox)?;
-            }
-            Ok(Some(started?))
-        }
+        Some(binary) => Ok(start_binary(plan, binary, outbox, reaper)?),
     }
+}
+
+/// Starts a scheduler's program; `None` for one that is none.
+fn start_binary(
+    plan: &Plan,
+    scheduler: &SchedulerPlan,
+    outbox: &mut Outbox,
+    reaper: &mut Reaper,
+) -> Result<Option<Scheduler>, StartFault> {
+    let SchedulerPlan::Binary {
+        path,
+        args,
+        attach_timeout_ms,
+        ..
+    } = scheduler
+    else {
+        return Ok(None);
+    };
+    let mut command = Command::new(path);
+    command.args(args).envs(plan.env.iter().cloned());
+    let timeout = Duration::from_millis(*attach_timeout_ms);
+    let started = scheduler::start(outbox, reaper, command, timeout);
+    if matches!(started, Err(StartFault::Told)) {
+        send_dmesg(outbox)?;
+    }
+    started.map(Some)
+}
+
+/// Does what a test wants done with its scheduler.
+fn manage_scheduler(
+    action: &SchedulerAction,
+    plan: &Plan,
+    outbox: &mut Outbox,
+    reaper: &mut Reaper,
+    scheduler: &mut Option<Scheduler>,
+) -> Result<Result<Option<i32>, String>, SendError> {
+    let named = |wanted: &str| {
+        plan.staged
+            .iter()
+            .find(|staged| matches!(staged, SchedulerPlan::Binary { name, .. } if name == wanted))
+    };
+    let next = match action {
+        SchedulerAction::Detach => None,
+        SchedulerAction::Attach | SchedulerAction::Restart => match &plan.scheduler {
+            Some(own @ SchedulerPlan::Binary { .. }) => Some(own),
+            _ => {
+                return Ok(Err(String::from(
+                    "this test has no scheduler program of its own",
+                )));
+            }
+        },
+        SchedulerAction::Replace(name) => match named(name) {
+            Some(staged) => Some(staged),
+            None => {
+                return Ok(Err(format!(
+                    "no scheduler '{name}' is staged; declare it in staged_schedulers"
+                )));
+            }
+        },
+    };
+    let running = scheduler
+        .as_ref()
+        .is_some_and(|running| !running.has_ended());
+    match action {
+        SchedulerAction::Attach if running => {
+            return Ok(Err(String::from("the scheduler runs already")));
+        }
+        SchedulerAction::Detach if !running => {
+            return Ok(Err(String::from("no scheduler runs")));
+        }
+        _ => {}
+    }
+    if let Some(mut old) = scheduler.take() {
+        old.stop(outbox, reaper)?;
+    }
+    let Some(next) = next else {
+        return Ok(Ok(None));
+    };
+    match start_binary(plan, next, outbox, reaper) {
+        Ok(started) => *scheduler = started,
+        Err(StartFault::Told) => {
+            return Ok(Err(String::from(
+                "it did not attach; see the scheduler log",
+            )));
+        }
+        Err(StartFault::Port(error)) => return Err(error),
+    }
+    let pid = scheduler
+        .as_ref()
+        .map(|running| running.process.pid.as_raw_nonzero().get());
+    Ok(Ok(pid))
 }
 
 /// Runs commands one after the other; their output and failures go to the host.
@@ -259,6 +336,11 @@ struct Test {
     link: UnixStream,
     link_open: bool,
     assembler: Assembler,
+    /// Replies of host and init go to the test under one numbering.
+    to_test: FrameWriter<UnixStream>,
+    from_host: Assembler,
+    /// What the test wants of init itself, in order.
+    requests: VecDeque<SchedulerRequest>,
 }
 
 impl Test {
@@ -268,6 +350,7 @@ impl Test {
         let (stderr, stderr_write) = Output::new()?;
         let (link, theirs) = UnixStream::pair()?;
         link.set_nonblocking(true)?;
+        let to_test = FrameWriter::new(link.try_clone()?);
         let theirs = OwnedFd::from(theirs);
         let mut command = Command::new(program);
         command.args(args).envs(plan.env.iter().cloned());
@@ -290,12 +373,16 @@ impl Test {
             link,
             link_open: true,
             assembler: Assembler::new(),
+            to_test,
+            from_host: Assembler::new(),
+            requests: VecDeque::new(),
         })
     }
 
     /// Relays until the process has ended and its output is through.
     fn follow(
         &mut self,
+        plan: &Plan,
         outbox: &mut Outbox,
         reaper: &mut Reaper,
         scheduler: &mut Option<Scheduler>,
@@ -314,6 +401,10 @@ impl Test {
             }
             self.pass_output(outbox)?;
             self.pass_link(outbox)?;
+            while let Some(SchedulerRequest { id, action }) = self.requests.pop_front() {
+                let result = manage_scheduler(&action, plan, outbox, reaper, scheduler)?;
+                self.answer(&Message::SchedulerReply(SchedulerReply { id, result }));
+            }
             reaper.reap();
             if let Some(scheduler) = scheduler {
                 scheduler.pass_log(outbox)?;
@@ -390,24 +481,42 @@ impl Test {
             }
         }
         while let Some(event) = self.assembler.next_event() {
-            if let Event::Frame(frame) = event
-                && frame.crc_ok
-            {
-                outbox.forward(&frame)?;
+            let Event::Frame(frame) = event else { continue };
+            match frame.decode() {
+                Ok(Message::SchedulerRequest(request)) => self.requests.push_back(request),
+                _ if frame.crc_ok => outbox.forward(&frame)?,
+                _ => {}
             }
         }
         Ok(())
     }
 
+    /// Sends a reply of init's own.
+    fn answer(&mut self, reply: &Message) {
+        // A test that does not read its replies loses them, not the guest.
+        let _ = self.to_test.send(reply, now_ns());
+    }
+
     /// Hands the host's replies to the test; false once the host closed its end.
     fn pass_replies(&mut self, replies: &mut File) -> bool {
-        use std::io::Write as _;
         let mut buffer = [0; 16 * 1024];
         match replies.read(&mut buffer) {
             Ok(0) => false,
             Ok(len) => {
-                // A test that does not read its replies loses them, not the guest.
-                let _ = self.link.write_all(buffer.get(..len).unwrap_or_default());
+                self.from_host.push(buffer.get(..len).unwrap_or_default());
+                while let Some(event) = self.from_host.next_event() {
+                    if let Event::Frame(frame) = event
+                        && frame.crc_ok
+                    {
+                        // A test that does not read its replies loses them, not the guest.
+                        let _ = self.to_test.send_raw(
+                            frame.msg_type,
+                            frame.flags,
+                            frame.guest_ns,
+                            &frame.payload,
+                        );
+                    }
+                }
                 true
             }
             Err(error) => error.kind() == io::ErrorKind::Interrupted,

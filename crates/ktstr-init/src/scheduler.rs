@@ -76,6 +76,8 @@ fn start_on(
         outbox.stage(Stage::SchedulerNotAttached, text)?;
         return Err(StartFault::Told);
     }
+    // The one before may still be on its way out.
+    let before = enable_seq(root);
     outbox.stage(Stage::SchedulerStarting, format!("{command:?}"))?;
     outbox.send(&Message::SchedLog(SchedLog::Start))?;
     let mut scheduler = match spawn(&mut command) {
@@ -100,7 +102,7 @@ fn start_on(
             return Err(StartFault::Told);
         }
         let state = state(root);
-        if state == "enabled" {
+        if state == "enabled" && (before.is_none() || enable_seq(root) != before) {
             outbox.stage(Stage::SchedulerAttached, ops(root))?;
             return Ok(scheduler);
         }
@@ -134,6 +136,11 @@ fn spawn(command: &mut Command) -> io::Result<Scheduler> {
 fn state(root: &Path) -> String {
     std::fs::read_to_string(root.join("state"))
         .map_or_else(|error| error.to_string(), |text| text.trim().to_owned())
+}
+
+/// How many schedulers were enabled since boot; `None` where the kernel does not tell.
+fn enable_seq(root: &Path) -> Option<String> {
+    std::fs::read_to_string(root.join("enable_seq")).ok()
 }
 
 fn ops(root: &Path) -> String {
@@ -335,6 +342,18 @@ mod tests {
             detail.contains("'enabling'") && detail.contains("50 ms"),
             "{detail}"
         );
+    }
+
+    #[test]
+    fn the_scheduler_before_is_not_taken_for_this_one() {
+        let root = sched_ext("enabled\n");
+        std::fs::write(root.path().join("enable_seq"), "1\n").unwrap();
+        let messages = messages(
+            root.path(),
+            "exec cat /dev/zero > /dev/null",
+            Duration::from_millis(50),
+        );
+        assert_eq!(last_stage(&messages).0, Stage::SchedulerNotAttached);
     }
 
     #[test]

@@ -74,6 +74,7 @@ const CONSTRAINTS: &[(&str, Kind)] = &[
 /// Attributes handled one by one.
 const OTHERS: &[&str] = &[
     "scheduler",
+    "staged_schedulers",
     "topology",
     "numa_nodes",
     "llcs",
@@ -87,6 +88,7 @@ const EXCLUDES: &[(&str, &str)] = &[
     ("expect_auto_repro", "expect_err"),
     ("host_only", "scheduler"),
     ("host_only", "num_snapshots"),
+    ("host_only", "staged_schedulers"),
     ("topology", "numa_nodes"),
     ("topology", "llcs"),
     ("topology", "cores"),
@@ -131,6 +133,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
         }
         None => quote!(::core::option::Option::None),
     };
+    let staged = staged(&args)?;
     let constraints = constraints(&args)?;
     let name = &function.sig.ident;
     let entry = format_ident!("__KTSTR_TEST_{}", name.to_string().to_uppercase());
@@ -144,6 +147,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
             name: #text,
             func: #name,
             scheduler: #scheduler,
+            staged_schedulers: #staged,
             topology: #topology,
             constraints: #constraints,
             assert: ::ktstr::Assert::NONE #asserts,
@@ -269,6 +273,28 @@ pub(crate) fn setters(args: &Args, table: &[(&str, Kind)]) -> Result<TokenStream
         }
     }
     Ok(out)
+}
+
+/// `[A, B]` as references to those constants.
+fn staged(args: &Args) -> Result<TokenStream> {
+    const WANTED: &str = "`staged_schedulers` takes a list of constants that `declare_scheduler!` made, such as [A, B]";
+    let Some(arg) = args.get("staged_schedulers") else {
+        return Ok(quote!(&[]));
+    };
+    let Some(syn::Expr::Array(array)) = &arg.value else {
+        let span = arg
+            .value
+            .as_ref()
+            .map_or(arg.key.span(), syn::spanned::Spanned::span);
+        return Err(Error::new(span, WANTED));
+    };
+    for element in &array.elems {
+        if !matches!(element, syn::Expr::Path(_)) {
+            return Err(Error::new(syn::spanned::Spanned::span(element), WANTED));
+        }
+    }
+    let names = array.elems.iter();
+    Ok(quote!(&[#(&#names),*]))
 }
 
 fn constraints(args: &Args) -> Result<TokenStream> {

@@ -278,6 +278,37 @@ pub struct KernelOpReply {
     pub values: Vec<KernelValue>,
 }
 
+/// What a test wants done with its scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SchedulerAction {
+    /// Start the test's scheduler.
+    Attach,
+    /// Stop the scheduler.
+    Detach,
+    /// Stop the scheduler and start it again.
+    Restart,
+    /// Stop the scheduler and start the staged one of this name.
+    Replace(String),
+}
+
+/// A test asks init about its scheduler; stays within the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulerRequest {
+    /// Pairs the reply.
+    pub id: u32,
+    /// What is wanted.
+    pub action: SchedulerAction,
+}
+
+/// Init's answer to a [`SchedulerRequest`]; stays within the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulerReply {
+    /// The request's id.
+    pub id: u32,
+    /// The process of the scheduler that runs now, or why it did not work.
+    pub result: Result<Option<i32>, String>,
+}
+
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident $(($body:ty))? = $number:literal,)*) => {
         /// Everything that a frame can say.
@@ -391,6 +422,10 @@ messages! {
     Profraw(Vec<u8>) = 25,
     /// A trace file.
     Trace(Vec<u8>) = 26,
+    /// A test asks init about its scheduler; never leaves the guest.
+    SchedulerRequest(SchedulerRequest) = 27,
+    /// Init's answer; never leaves the guest.
+    SchedulerReply(SchedulerReply) = 28,
 }
 
 impl Message {
@@ -476,7 +511,7 @@ macro_rules! plain_bodies {
 
 plain_bodies! {
     i32, String, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
-    SnapshotRequest, SnapshotReply, KernelOpRequest, KernelOpReply,
+    SnapshotRequest, SnapshotReply, KernelOpRequest, KernelOpReply, SchedulerRequest, SchedulerReply,
 }
 
 fn decode_body<T: Body>(

@@ -53,6 +53,15 @@ fn outcome() -> impl Strategy<Value = Result<(), String>> {
     prop_oneof![Just(Ok(())), text().prop_map(Err)]
 }
 
+fn scheduler_action() -> impl Strategy<Value = SchedulerAction> {
+    prop_oneof![
+        Just(SchedulerAction::Attach),
+        Just(SchedulerAction::Detach),
+        Just(SchedulerAction::Restart),
+        text().prop_map(SchedulerAction::Replace),
+    ]
+}
+
 fn target() -> impl Strategy<Value = KernelTarget> {
     prop_oneof![
         text().prop_map(KernelTarget::Symbol),
@@ -82,7 +91,7 @@ fn value() -> impl Strategy<Value = KernelValue> {
     ]
 }
 
-/// All 26, one strategy each, in the order of their numbers.
+/// All 28, one strategy each, in the order of their numbers.
 #[allow(clippy::too_many_lines, reason = "a list")]
 fn messages() -> Vec<BoxedStrategy<Message>> {
     let entry = (target(), value()).prop_map(|(target, value)| KernelOpEntry { target, value });
@@ -202,6 +211,15 @@ fn messages() -> Vec<BoxedStrategy<Message>> {
         bytes().prop_map(Message::ProbeOutput).boxed(),
         bytes().prop_map(Message::Profraw).boxed(),
         bytes().prop_map(Message::Trace).boxed(),
+        (any::<u32>(), scheduler_action())
+            .prop_map(|(id, action)| Message::SchedulerRequest(SchedulerRequest { id, action }))
+            .boxed(),
+        (
+            any::<u32>(),
+            prop_oneof![any::<Option<i32>>().prop_map(Ok), text().prop_map(Err)],
+        )
+            .prop_map(|(id, result)| Message::SchedulerReply(SchedulerReply { id, result }))
+            .boxed(),
     ]
 }
 
@@ -256,6 +274,8 @@ fn numbers_are_pinned() {
         "ProbeOutput",
         "Profraw",
         "Trace",
+        "SchedulerRequest",
+        "SchedulerReply",
     ];
     let pinned: Vec<(u16, &str)> = (1..).zip(pinned).collect();
     assert_eq!(names, pinned);

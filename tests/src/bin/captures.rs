@@ -7,6 +7,7 @@ use ktstr::prelude::*;
 
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "1000"] });
+declare_scheduler!(OTHER, { name: "other", binary: "scx-fixture", sched_args: ["--starve-pct", "1"] });
 // Whatever `KTSTR_SCHEDULER` names.
 declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_rusty" });
 
@@ -178,6 +179,56 @@ fn periodic_ones(vm: &VmResult) -> Result<()> {
 #[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 6, ignore)]
 fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// One scheduler after the other, each captured while it is in charge.
+#[ktstr_test(
+    scheduler = FIXTURE, staged_schedulers = [OTHER], topology = "1n1l2c1t", duration_s = 6,
+    post_vm = each_had_its_maps, ignore
+)]
+fn replaced(ctx: &Ctx) -> Result<AssertResult> {
+    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let replace = Op::ReplaceScheduler {
+        scheduler: "other".into(),
+    };
+    execute_scenario(
+        ctx,
+        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        vec![
+            Step::new(vec![capture("first")], HOLD),
+            Step::new(vec![replace], HOLD),
+            Step::new(vec![capture("second")], HOLD),
+            Step::new(vec![Op::DetachScheduler], HOLD),
+            Step::new(vec![capture("none")], HOLD),
+            Step::new(vec![Op::AttachScheduler], HOLD),
+            Step::new(vec![Op::RestartScheduler, capture("last")], HOLD),
+        ],
+    )
+}
+
+fn each_had_its_maps(vm: &VmResult) -> Result<()> {
+    let share = |entry: &SnapshotEntry| -> Result<u64> {
+        let bss = Snapshot::new(&entry.report)?.map(".bss")?;
+        Ok(bss.field("faults.starve_pct")?.as_u64()?)
+    };
+    let entries = captures_of(vm);
+    let [first, second, none, last] = entries.as_slice() else {
+        anyhow::bail!("{} captures", entries.len());
+    };
+    let shares = (share(first)?, share(second)?, share(last)?);
+    anyhow::ensure!(shares == (0, 1, 0), "{shares:?}");
+    // Maps may outlive their scheduler for a while: the kernel frees them after a grace period.
+    let state = none.report.scx.as_ref().and_then(|scx| scx.state.clone());
+    anyhow::ensure!(state.as_deref() == Some("disabled"), "{state:?}");
+    Ok(())
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
+    let replace = Op::ReplaceScheduler {
+        scheduler: "nobody".into(),
+    };
+    execute_steps(ctx, vec![Step::new(vec![replace], HOLD)])
 }
 
 /// Somebody kills the scheduler's process.

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use ktstr_wire::{
     KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest, KernelTarget as WireTarget,
-    KernelValue, Message, Opaque, ScenarioEnd, SnapshotKind, SnapshotRequest, StepMark,
+    KernelValue, Message, Opaque, ScenarioEnd, SchedulerAction, SchedulerRequest, SnapshotKind,
+    SnapshotRequest, StepMark,
 };
 
 use crate::model::scenario::{KernelPlace, KernelTarget};
 use crate::model::transport::{
-    HostRequest, KernelBatch, ScenarioEvent, StepFigures, Transport, TransportError,
+    HostRequest, KernelBatch, ScenarioEvent, SchedulerChange, StepFigures, Transport,
+    TransportError,
 };
 use crate::model::verdict::AssertResult;
 
@@ -86,6 +88,30 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
             .map_err(TransportError::Broken)?;
         match reply {
             Some(Message::SnapshotReply(reply)) => reply.result.map_err(TransportError::Refused),
+            Some(other) => Err(TransportError::Refused(format!("answered with {other:?}"))),
+            None => Err(TransportError::Deadline(deadline)),
+        }
+    }
+
+    fn scheduler_op(
+        &self,
+        change: &SchedulerChange,
+        deadline: Duration,
+    ) -> Result<Option<i32>, TransportError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let action = match change {
+            SchedulerChange::Attach => SchedulerAction::Attach,
+            SchedulerChange::Detach => SchedulerAction::Detach,
+            SchedulerChange::Restart => SchedulerAction::Restart,
+            SchedulerChange::Replace(name) => SchedulerAction::Replace(name.clone()),
+        };
+        let request = Message::SchedulerRequest(SchedulerRequest { id, action });
+        let reply = self
+            .link
+            .request(&request, deadline)
+            .map_err(TransportError::Broken)?;
+        match reply {
+            Some(Message::SchedulerReply(reply)) => reply.result.map_err(TransportError::Refused),
             Some(other) => Err(TransportError::Refused(format!("answered with {other:?}"))),
             None => Err(TransportError::Deadline(deadline)),
         }

@@ -1,6 +1,6 @@
 //! What goes into a test's VM: initramfs, kernel command line, deadline.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ktstr_init::{PLAN_PATH, Plan, SchedulerPlan};
@@ -41,6 +41,14 @@ pub(super) struct GuestFiles {
     pub(super) build_time: Duration,
 }
 
+/// Programs of the schedulers that a test names, on the host; `None` for one that is part of the kernel.
+#[derive(Debug, Default)]
+pub(super) struct Programs {
+    pub(super) scheduler: Option<PathBuf>,
+    /// In the order of the entry's `staged_schedulers`.
+    pub(super) staged: Vec<Option<PathBuf>>,
+}
+
 /// Builds the initramfs: this binary as `/init`, its libraries, the scheduler, included files, both plans.
 ///
 /// # Errors
@@ -48,16 +56,19 @@ pub(super) struct GuestFiles {
 pub(super) fn build_guest_files(
     entry: &KtstrTestEntry,
     exe: &Path,
-    scheduler: Option<&Path>,
+    programs: &Programs,
     test_plan: &TestPlan,
 ) -> Result<GuestFiles, InitramfsError> {
     let started = Instant::now();
-    let guest_scheduler = scheduler.map(guest_binary_path);
-    let plan = init_plan(entry, guest_scheduler.as_deref());
+    let plan = init_plan(entry, programs);
     let mut builder = Builder::new();
     builder.binary("/init", exe)?;
-    if let (Some(host), Some(guest)) = (scheduler, &guest_scheduler) {
-        builder.binary(guest, host)?;
+    for host in programs
+        .scheduler
+        .iter()
+        .chain(programs.staged.iter().flatten())
+    {
+        builder.binary(&guest_binary_path(host), host)?;
     }
     for include in entry.extra_include_files {
         let name = Path::new(include)
@@ -144,16 +155,22 @@ pub(super) fn topology(entry: &KtstrTestEntry) -> Result<Topology, ktstr_vmm::To
     Topology::new(spec.numa_nodes, spec.llcs, spec.cores, spec.threads)
 }
 
-fn init_plan(entry: &KtstrTestEntry, guest_scheduler: Option<&str>) -> Plan {
+fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
+    let plan_of = |scheduler: &Scheduler, host: Option<&PathBuf>| {
+        let guest = host.map(|host| guest_binary_path(host));
+        scheduler_plan(entry, scheduler, guest.as_deref())
+    };
     Plan {
         scheduler: entry
             .scheduler
-            .and_then(|scheduler| scheduler_plan(entry, scheduler, guest_scheduler)),
-        test: vec![
-            "/init".into(),
-            GUEST_TEST_ARG.into(),
-            entry.registered_name().into(),
-        ],
+            .and_then(|scheduler| plan_of(scheduler, programs.scheduler.as_ref())),
+        staged: entry
+            .staged_schedulers
+            .iter()
+            .zip(&programs.staged)
+            .filter_map(|(scheduler, host)| plan_of(scheduler, host.as_ref()))
+            .collect(),
+        test: vec!["/init".into(), GUEST_TEST_ARG.into(), entry.name.into()],
         env: vec![("RUST_BACKTRACE".into(), "1".into())],
         sysctls: entry
             .scheduler

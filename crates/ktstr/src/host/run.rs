@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::artifacts::{clear_stale, sidecar_dir, write_atomic};
+use super::boot::Programs;
 use super::config::HostConfig;
 use super::coordinator::Failure;
 use super::dump::{CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump};
@@ -112,7 +113,13 @@ fn judge(
     let (scheduler, source) = resolve_scheduler(spec, config, manifest_dir)?;
     evidence.scheduler_source = scheduler.is_some().then_some(source);
 
-    let session = Session::prepare(entry, config, &kernel, scheduler.as_deref())?;
+    let staged = entry
+        .staged_schedulers
+        .iter()
+        .map(|staged| Ok(resolve_scheduler(staged.spec, config, manifest_dir)?.0))
+        .collect::<anyhow::Result<_>>()?;
+    let programs = Programs { scheduler, staged };
+    let session = Session::prepare(entry, config, &kernel, &programs)?;
     evidence.deadlines = Some(session.deadlines());
     let Ran {
         mut vm,

@@ -8,7 +8,7 @@ use ktstr_init::FRAME_PORT;
 use ktstr_vmm::{Engine, ExitReason, Initrd, Vm, VmExit};
 use ktstr_wire::Message;
 
-use super::boot::{self, GuestFiles};
+use super::boot::{self, GuestFiles, Programs};
 use super::config::HostConfig;
 use super::coordinator::{self, GuestView, Orders, Outcome};
 use super::drain::Drained;
@@ -66,11 +66,11 @@ impl Session {
         entry: &KtstrTestEntry,
         config: &HostConfig,
         kernel: &Kernel,
-        scheduler: Option<&Path>,
+        programs: &Programs,
     ) -> anyhow::Result<Self> {
         let exe = std::env::current_exe().context("failed to find this test binary")?;
         let plan = test_plan(entry);
-        let files = boot::build_guest_files(entry, &exe, scheduler, &plan)?;
+        let files = boot::build_guest_files(entry, &exe, programs, &plan)?;
         boot::check_size(&files.initramfs, entry.memory_mib)?;
         let GuestFiles {
             initramfs,

@@ -156,6 +156,8 @@ pub struct KtstrTestEntry {
     pub func: TestFn,
     /// The scheduler under test; `None` for the kernel's own.
     pub scheduler: Option<&'static Scheduler>,
+    /// Schedulers that the test may put in its place.
+    pub staged_schedulers: &'static [&'static Scheduler],
     /// The guest's CPUs.
     pub topology: TopologySpec,
     /// Which other topologies it may be run on.
@@ -228,6 +230,7 @@ impl KtstrTestEntry {
         name: "",
         func: no_body,
         scheduler: None,
+        staged_schedulers: &[],
         topology: TopologySpec::DEFAULT,
         constraints: TopologyConstraints::DEFAULT,
         memory_mib: 256,

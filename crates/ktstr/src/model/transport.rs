@@ -61,6 +61,19 @@ pub enum HostRequest {
     },
 }
 
+/// What to do with the test's scheduler.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchedulerChange {
+    /// Start it.
+    Attach,
+    /// Stop it.
+    Detach,
+    /// Stop and start it.
+    Restart,
+    /// Put the staged one of this name in its place.
+    Replace(String),
+}
+
 /// A batch of reads or writes of kernel memory; either all targets are of one direction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelBatch {
@@ -103,6 +116,19 @@ pub trait Transport: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the host refuses, does not answer in time, or cannot be reached.
     fn request(&self, request: &HostRequest, deadline: Duration) -> Result<(), TransportError>;
+
+    /// Has init do something with the scheduler; the process of the one that runs then.
+    ///
+    /// # Errors
+    /// When init refuses or it does not work, does not answer in time, or cannot be reached.
+    fn scheduler_op(
+        &self,
+        change: &SchedulerChange,
+        deadline: Duration,
+    ) -> Result<Option<i32>, TransportError> {
+        let _ = (change, deadline);
+        Err(TransportError::NotSupported)
+    }
 
     /// Has the host read or write kernel memory; the bytes read, one entry for each of the batch.
     ///

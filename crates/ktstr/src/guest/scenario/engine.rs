@@ -56,6 +56,8 @@ pub(super) struct Engine<'a> {
     reports: Vec<WorkerReport>,
     pub(super) payloads: Vec<Payload>,
     pub(super) liveness: Liveness,
+    /// The scheduler's process now.
+    pub(super) scheduler_pid: Option<i32>,
     timeline: Timeline,
     /// Steal time by CPU when the scenario began.
     steal_start: Vec<u64>,
@@ -78,6 +80,7 @@ impl<'a> Engine<'a> {
             reports: Vec::new(),
             payloads: Vec::new(),
             liveness: Liveness::new(ctx.scheduler_pid(), ctx.has_scheduler()),
+            scheduler_pid: ctx.scheduler_pid(),
             timeline: Timeline::begin(),
             steal_start: steal::by_cpu(),
             halted: false,
@@ -230,8 +233,7 @@ impl<'a> Engine<'a> {
 
     pub(super) fn scheduler_ended(&mut self, end: crate::guest::liveness::SchedulerEnd) {
         let elapsed_ms = self.timeline.elapsed_ms();
-        self.result
-            .push(end.detail(self.ctx.scheduler_pid(), elapsed_ms));
+        self.result.push(end.detail(self.scheduler_pid, elapsed_ms));
         self.halted = true;
     }
 

@@ -10,14 +10,17 @@ use super::bpf;
 use super::engine::{Engine, Scope};
 use super::setup::affinity_sets;
 use crate::guest::cgroup::CgroupError;
+use crate::guest::liveness::Liveness;
 use crate::guest::worker::kernel_cpuset;
 use crate::model::cpuset::CpuSet;
 use crate::model::scenario::{CpusetSpec, KernelTarget, Op};
-use crate::model::transport::{HostRequest, KernelBatch, TransportError};
+use crate::model::transport::{HostRequest, KernelBatch, SchedulerChange, TransportError};
 use crate::model::work::Affinity;
 
 /// How long the host has to take a snapshot or set a watch.
 const HOST_TIME: Duration = Duration::from_secs(30);
+/// How long a scheduler may take to leave and another to attach: init's own deadlines, and some more.
+const SCHEDULER_TIME: Duration = Duration::from_secs(60);
 
 impl Engine<'_> {
     /// Carries out one operation; what it makes is of this scope.
@@ -55,12 +58,12 @@ impl Engine<'_> {
             Op::WaitPayload { payload } => self.wait_payload(payload),
             Op::KillPayload { payload } => self.kill_payload(payload),
             Op::PinBpfMap { map, path } => Ok(bpf::pin_map(map, path)?),
-            Op::AttachScheduler
-            | Op::DetachScheduler
-            | Op::RestartScheduler
-            | Op::ReplaceScheduler { .. } => Err(ScenarioError::NotSupported {
-                what: op.name().to_owned(),
-            }),
+            Op::AttachScheduler => self.change_scheduler(&SchedulerChange::Attach),
+            Op::DetachScheduler => self.change_scheduler(&SchedulerChange::Detach),
+            Op::RestartScheduler => self.change_scheduler(&SchedulerChange::Restart),
+            Op::ReplaceScheduler { scheduler } => {
+                self.change_scheduler(&SchedulerChange::Replace(scheduler.clone()))
+            }
         }
     }
 
@@ -282,6 +285,16 @@ impl Engine<'_> {
         let pids = self.cgroups.procs(cgroup)?;
         self.result
             .note(format!("cgroup.procs [{tag}] {cgroup}: {pids:?}"));
+        Ok(())
+    }
+
+    /// What is watched for signs of death changes with it; a scheduler that failed to start leaves none.
+    fn change_scheduler(&mut self, change: &SchedulerChange) -> Result<(), ScenarioError> {
+        let init = self.ctx.requests().ok_or(TransportError::NotSupported)?;
+        let changed = init.scheduler_op(change, SCHEDULER_TIME);
+        self.scheduler_pid = changed.as_ref().ok().copied().flatten();
+        self.liveness = Liveness::new(self.scheduler_pid, self.scheduler_pid.is_some());
+        changed?;
         Ok(())
     }
 
