@@ -77,11 +77,10 @@ impl<'k> Object<'k> {
     /// As [`Object::uint`].
     pub fn int(&self, path: &'static str) -> Result<i64> {
         let field = self.field(path)?;
-        let bits = field
-            .bits
-            .map_or(u32::try_from(field.size * 8).unwrap_or(64), |span| {
-                span.bits
-            });
+        let bits = field.bits.map_or(
+            u32::try_from(field.size.saturating_mul(8)).unwrap_or(64),
+            |span| span.bits,
+        );
         Ok(bytes::sign_extend(self.uint(path)?, bits))
     }
 

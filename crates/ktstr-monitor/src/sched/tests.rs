@@ -273,9 +273,11 @@ impl World {
         let table = self.user_queue();
         // Per-CPU pointers are offsets into each CPU's area.
         for cpu in 0..2 {
-            let stats = PER_CPU + cpu * 0x1_0000 + 0x800 + 16;
-            self.put(stats, 10 + cpu);
-            self.put(stats + 8, 5);
+            let area = PER_CPU + cpu * 0x1_0000 + 0x800;
+            let stats = self.of("scx_sched_pcpu", area, "event_stats");
+            let at = |event| self.of("scx_event_stats", stats, event);
+            self.put(at("SCX_EV_SELECT_CPU_FALLBACK"), 10 + cpu);
+            self.put(at("SCX_EV_DISPATCH_KEEP_LAST"), 5);
         }
         for (path, value) in [
             ("dsq_hash.tbl", table),
