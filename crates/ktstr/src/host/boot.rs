@@ -135,7 +135,6 @@ pub(super) fn command_line(entry: &KtstrTestEntry) -> String {
         "random.trust_cpu=on".into(),
         "mitigations=off".into(),
         "tsc=reliable".into(),
-        "no_timer_check".into(),
     ];
     if !entry.kaslr {
         args.push("nokaslr".into());
