@@ -39,7 +39,8 @@ impl Periodic {
     }
 
     pub(super) fn start(&mut self, now: Instant) {
-        if self.target > 0 && self.fired == 0 && self.next.is_none() {
+        // A second start while paused is none: the first one's time is kept until the resume.
+        if self.target > 0 && self.fired == 0 && self.next.is_none() && self.left.is_none() {
             self.next = Some(now + self.interval);
         }
     }
