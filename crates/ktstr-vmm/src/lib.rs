@@ -30,6 +30,8 @@ mod vm;
 mod watch;
 
 pub use console::{ConsoleLog, MAX_CONSOLE};
+pub use devices::virtio::blk::{BlkCounters, Disk, DiskSource, Throttle};
+pub use devices::virtio::net::{Net, NetCounters};
 pub use engine::kvm::BootError;
 pub use error::{BuildError, BuildFault, Error, Result};
 pub use memory::{GuestMemory, MemoryRange};

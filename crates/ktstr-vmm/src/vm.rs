@@ -7,6 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::console::ConsoleLog;
+use crate::devices::virtio::blk::{BlkCounters, Disk};
+use crate::devices::virtio::net::{Net, NetCounters};
 use crate::engine::{EngineVm, tcg};
 use crate::error::{BuildError, BuildFault, Result};
 use crate::memory::GuestMemory;
@@ -39,6 +41,8 @@ pub struct VmBuilder {
     topology: Option<Topology>,
     memory_mib: u32,
     ports: Vec<String>,
+    disks: Vec<Disk>,
+    nets: Vec<Net>,
     deadline: Duration,
     engine: EngineChoice,
     performance_mode: bool,
@@ -65,6 +69,8 @@ pub(crate) struct Config {
     /// Memory of each node, adding up to `memory_mib`.
     pub(crate) node_mib: Vec<u32>,
     pub(crate) ports: Vec<String>,
+    pub(crate) disks: Vec<Disk>,
+    pub(crate) nets: Vec<Net>,
     pub(crate) deadline: Duration,
     /// The guest may run guests of its own.
     pub(crate) nested: bool,
@@ -82,6 +88,8 @@ impl Vm {
             topology: None,
             memory_mib: 256,
             ports: Vec::new(),
+            disks: Vec::new(),
+            nets: Vec::new(),
             deadline: Duration::from_secs(60),
             engine: EngineChoice::Auto,
             performance_mode: false,
@@ -166,6 +174,20 @@ impl VmBuilder {
         self
     }
 
+    /// Adds a disk; kvm only.
+    #[must_use]
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.disks.push(disk);
+        self
+    }
+
+    /// Adds a loopback network card; kvm only.
+    #[must_use]
+    pub fn net(mut self, net: Net) -> Self {
+        self.nets.push(net);
+        self
+    }
+
     /// After this time from its start the VM is ended; 60 s unless set.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
@@ -215,6 +237,11 @@ impl VmBuilder {
         }
         if engine == Engine::Tcg {
             tcg::check_topology(&topology, &mut faults);
+            if !(self.disks.is_empty() && self.nets.is_empty()) {
+                let what =
+                    String::from("has no disks and network cards of ours yet; they need kvm");
+                faults.push(BuildFault::Engine { engine, what });
+            }
         }
         let kernel_len = check_kernel(self.kernel.as_deref(), engine, &mut faults);
         let initrd_len = check_initrd(self.initrd.as_ref(), &mut faults);
@@ -252,6 +279,8 @@ impl VmBuilder {
                     memory_mib: self.memory_mib,
                     node_mib,
                     ports: self.ports,
+                    disks: self.disks,
+                    nets: self.nets,
                     deadline: self.deadline,
                     nested: self.nested,
                     qemu,
@@ -450,6 +479,10 @@ pub struct VmExit {
     pub engine: Engine,
     /// Why this engine.
     pub engine_why: String,
+    /// What each disk did, in the order of the builder.
+    pub blk_counters: Vec<BlkCounters>,
+    /// What each network card did, in the order of the builder.
+    pub net_counters: Vec<NetCounters>,
 }
 
 /// A VM that was started. Dropping it ends it.
@@ -495,6 +528,18 @@ impl RunningVm {
             deadline,
             resumed: false,
         })
+    }
+
+    /// What each disk has done so far.
+    #[must_use]
+    pub fn blk_counters(&self) -> Vec<BlkCounters> {
+        self.vm.blk_counters()
+    }
+
+    /// What each network card has done so far.
+    #[must_use]
+    pub fn net_counters(&self) -> Vec<NetCounters> {
+        self.vm.net_counters()
     }
 
     /// Reports each write to, or execution of, a guest virtual address.

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod baremetal;
+mod devices;
 mod guest;
 mod linux;
 mod stock_kernel;
+mod sysfs;

@@ -10,7 +10,10 @@
 //! [`Rings::pop`] checks every descriptor before a device sees it, an avail index that is too far ahead poisons its queue
 //! until reset, and a worker does a bounded amount of work before it looks whether it shall stop.
 
+pub(crate) mod blk;
 pub(crate) mod console;
+mod counters;
+pub(crate) mod net;
 mod ring;
 pub(crate) mod rng;
 #[cfg(test)]
@@ -18,7 +21,7 @@ pub(crate) mod testutil;
 mod transport;
 mod worker;
 
-pub(crate) use ring::{Chain, Popped, Rings};
+pub(crate) use ring::{Chain, Popped, Rings, Segment};
 pub(crate) use transport::{NOTIFY_OFFSET, Transport};
 pub(crate) use worker::{Worker, Workers, eventfd};
 

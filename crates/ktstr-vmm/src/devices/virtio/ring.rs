@@ -67,6 +67,8 @@ pub(crate) struct Rings {
     line: EventFd,
     /// Virtio 1.2 §4.2.2, InterruptStatus. Relaxed: the eventfd orders it.
     status: Arc<AtomicU32>,
+    /// Queues that want another turn.
+    again: Vec<usize>,
 }
 
 /// Bit 0 of InterruptStatus: a queue was used.
@@ -89,6 +91,7 @@ impl Rings {
             memory,
             line,
             status: Arc::default(),
+            again: Vec::new(),
         })
     }
 
@@ -102,6 +105,11 @@ impl Rings {
 
     pub(super) fn queue_ref(&self, index: usize) -> Option<&Queue> {
         self.rings.get(index).map(|ring| &ring.queue)
+    }
+
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> &GuestMemoryMmap<()> {
+        &self.memory
     }
 
     /// Checks the rings before they are used; one that does not lie in memory is dead.
@@ -171,6 +179,16 @@ impl Rings {
         } else {
             Popped::Bad(head)
         }
+    }
+
+    /// The device has used up its turn at `queue`, and wants another one.
+    pub(crate) fn again(&mut self, queue: usize) {
+        self.again.push(queue);
+    }
+
+    /// What [`again`](Self::again) named since the last call.
+    pub(super) fn take_again(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.again)
     }
 
     /// Takes the last [`pop`](Self::pop) of `queue` back.

@@ -25,7 +25,13 @@ impl Device for Entropy {
     }
 
     fn process(&mut self, queue: usize, rings: &mut Rings) {
-        for _ in 0..BUDGET {
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            if turns > BUDGET {
+                rings.again(queue);
+                break;
+            }
             let (head, written) = match rings.pop(queue) {
                 Popped::Empty if rings.listen(queue) => continue,
                 Popped::Empty | Popped::Poisoned => break,

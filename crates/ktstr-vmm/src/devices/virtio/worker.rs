@@ -196,5 +196,11 @@ impl Worker {
         for token in &ready.tokens {
             device.ready(*token, rings);
         }
+        for queue in rings.take_again() {
+            if let Some(kick) = self.kicks.get(queue) {
+                // A full eventfd only means that the kick is already pending.
+                let _ = kick.write(1);
+            }
+        }
     }
 }

@@ -8,7 +8,9 @@ use kvm_ioctls::IoEventAddress;
 use super::layout::{VIRTIO_BASE, VIRTIO_GSIS, VIRTIO_STRIDE};
 use super::machine::{Machine, failed};
 use crate::acpi::VirtioPlace;
+use crate::devices::virtio::blk::{self, Block};
 use crate::devices::virtio::console::Console;
+use crate::devices::virtio::net::{self, Loopback};
 use crate::devices::virtio::rng::Entropy;
 use crate::devices::virtio::{Device, NOTIFY_OFFSET, Transport, Worker, Workers, eventfd};
 use crate::error::{Error, Result};
@@ -26,8 +28,23 @@ pub(super) struct Model {
 /// The host's ends of the ports.
 pub(super) type Ports = Vec<(String, Option<PortStream>)>;
 
+/// What is counted, in the order of the builder.
+#[derive(Debug, Default)]
+pub(super) struct DeviceCounters {
+    pub(super) disks: Vec<Arc<blk::Counters>>,
+    pub(super) nets: Vec<Arc<net::Counters>>,
+}
+
+/// The devices of a VM and what stays with its user.
+#[derive(Debug)]
+pub(super) struct Models {
+    pub(super) models: Vec<Model>,
+    pub(super) ports: Ports,
+    pub(super) counters: DeviceCounters,
+}
+
 /// The devices that `config` asks for.
-pub(super) fn models(config: &Config) -> Result<(Vec<Model>, Ports)> {
+pub(super) fn models(config: &Config) -> Result<Models> {
     let (mut ports, mut guest) = (Ports::new(), Vec::new());
     for name in &config.ports {
         let (host, device) = UnixStream::pair().map_err(Error::system("create a socket pair"))?;
@@ -39,11 +56,28 @@ pub(super) fn models(config: &Config) -> Result<(Vec<Model>, Ports)> {
         name: name.to_owned(),
         device,
     };
-    let models = vec![
+    let mut models = vec![
         model("console", Box::new(console)),
         model("rng", Box::new(Entropy)),
     ];
-    Ok((models, ports))
+    let mut counters = DeviceCounters::default();
+    for (index, disk) in config.disks.iter().enumerate() {
+        let counts = Arc::new(blk::Counters::default());
+        let block = Block::new(disk, Arc::clone(&counts)).map_err(Error::system("open a disk"))?;
+        models.push(model(&format!("blk{index}"), Box::new(block)));
+        counters.disks.push(counts);
+    }
+    for (index, net) in config.nets.iter().enumerate() {
+        let counts = Arc::new(net::Counters::default());
+        let loopback = Loopback::new(net, Arc::clone(&counts));
+        models.push(model(&format!("net{index}"), Box::new(loopback)));
+        counters.nets.push(counts);
+    }
+    Ok(Models {
+        models,
+        ports,
+        counters,
+    })
 }
 
 /// A place for each device.

@@ -12,7 +12,7 @@ use kvm_ioctls::VcpuFd;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::attach;
+use super::attach::{self, DeviceCounters, Models, Ports};
 use super::boot::{self, Plan};
 use super::bus::Bus;
 use super::control::{Control, End, Parts};
@@ -24,6 +24,8 @@ use crate::console::ConsoleLog;
 use crate::devices::power::Power;
 use crate::devices::serial::Uart;
 use crate::devices::virtio::Worker;
+use crate::devices::virtio::blk::BlkCounters;
+use crate::devices::virtio::net::NetCounters;
 use crate::error::{Error, Result};
 use crate::memory::{Backing, GuestMemory, MemoryRange, map};
 use crate::port::PortStream;
@@ -46,7 +48,8 @@ pub(crate) struct KvmVm {
     frozen: Mutex<Vec<(Option<kvm_clock_data>, Instant)>>,
     memory: GuestMemory,
     consoles: [ConsoleLog; 2],
-    ports: Vec<(String, Option<PortStream>)>,
+    ports: Ports,
+    counters: DeviceCounters,
     started: Instant,
     deadline: Instant,
     _signal: KickSignal,
@@ -65,7 +68,11 @@ impl KvmVm {
             .map(|mib| u64::from(*mib) << 20)
             .collect();
         let node_memory = layout::deal(&ranges, &node_bytes);
-        let (models, ports) = attach::models(config)?;
+        let Models {
+            models,
+            ports,
+            counters,
+        } = attach::models(config)?;
         let places = attach::places(&models)?;
         let entry = load(config, &memory, &node_memory, &places)?;
         let machine = Machine::new(&memory)?;
@@ -100,6 +107,7 @@ impl KvmVm {
             memory,
             consoles,
             ports,
+            counters,
             started,
             deadline,
             _signal: signal,
@@ -258,6 +266,22 @@ impl KvmVm {
         self.control.watches.next(deadline)
     }
 
+    pub(crate) fn blk_counters(&self) -> Vec<BlkCounters> {
+        self.counters
+            .disks
+            .iter()
+            .map(|disk| disk.snapshot())
+            .collect()
+    }
+
+    pub(crate) fn net_counters(&self) -> Vec<NetCounters> {
+        self.counters
+            .nets
+            .iter()
+            .map(|net| net.snapshot())
+            .collect()
+    }
+
     pub(crate) fn kill(&self) {
         self.control.end(End::Killed);
     }
@@ -294,6 +318,8 @@ impl KvmVm {
             com2: self.consoles[1].snapshot(),
             engine: Engine::Kvm,
             engine_why: String::new(),
+            blk_counters: self.blk_counters(),
+            net_counters: self.net_counters(),
         })
     }
 

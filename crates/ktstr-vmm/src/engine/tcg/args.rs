@@ -158,6 +158,8 @@ mod tests {
             ports: vec!["a,b".into()],
             deadline: Duration::from_secs(1),
             nested: false,
+            disks: Vec::new(),
+            nets: Vec::new(),
             qemu: "qemu".into(),
         };
         let memory = (20..).take(nodes).collect();

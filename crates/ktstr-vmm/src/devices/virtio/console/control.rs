@@ -77,11 +77,15 @@ impl Control {
 
     /// Passes on what fits into the guest's buffers.
     pub(super) fn flush(&mut self, rings: &mut Rings) {
-        for _ in 0..BUDGET {
-            let Some(message) = self.pending.front() else {
+        let mut turns = 0;
+        while let Some(message) = self.pending.front() {
+            turns += 1;
+            if turns > BUDGET {
+                rings.again(CONTROL_RX);
                 break;
-            };
+            }
             match rings.pop(CONTROL_RX) {
+                Popped::Empty if rings.listen(CONTROL_RX) => {}
                 Popped::Empty | Popped::Poisoned => break,
                 Popped::Bad(head) => {
                     let _ = rings.push(CONTROL_RX, head, 0);
@@ -100,7 +104,13 @@ impl Control {
     pub(super) fn receive(&self, rings: &mut Rings, ports: usize) -> Vec<Event> {
         let mut events = Vec::new();
         rings.quiet(CONTROL_TX);
-        for _ in 0..BUDGET {
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            if turns > BUDGET {
+                rings.again(CONTROL_TX);
+                break;
+            }
             let head = match rings.pop(CONTROL_TX) {
                 Popped::Empty if rings.listen(CONTROL_TX) => continue,
                 Popped::Empty | Popped::Poisoned => break,

@@ -77,18 +77,16 @@ impl Console {
             return;
         };
         rings.quiet(queue);
-        let mut done = 0;
+        let mut turns = 0;
         loop {
-            let popped = rings.pop(queue);
-            done += 1;
-            let head = match popped {
-                Popped::Empty => {
-                    if rings.listen(queue) && done < BUDGET {
-                        continue;
-                    }
-                    break;
-                }
-                Popped::Poisoned => break,
+            turns += 1;
+            if turns > BUDGET {
+                rings.again(queue);
+                break;
+            }
+            let head = match rings.pop(queue) {
+                Popped::Empty if rings.listen(queue) => continue,
+                Popped::Empty | Popped::Poisoned => break,
                 Popped::Bad(head) => head,
                 Popped::Chain(chain) => {
                     if !port.send(rings, &chain) {
@@ -109,11 +107,15 @@ impl Console {
         let Some(port) = self.ports.get_mut(index) else {
             return;
         };
-        for _ in 0..BUDGET {
-            if !port.wants_input() {
+        let mut turns = 0;
+        while port.wants_input() {
+            turns += 1;
+            if turns > BUDGET {
+                rings.again(queue);
                 break;
             }
             let chain = match rings.pop(queue) {
+                Popped::Empty if rings.listen(queue) => continue,
                 Popped::Empty | Popped::Poisoned => {
                     port.starve();
                     break;
