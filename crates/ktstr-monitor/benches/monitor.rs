@@ -1,7 +1,7 @@
 //! The monitor's speed: reads, walks, BTF, samples and whole dumps.
 //!
-//! What needs a real kernel uses the vmcore that the tests leave behind (`cargo test -p ktstr-monitor --test it`), or the
-//! one that `KTSTR_MONITOR_VMCORE` names; without it those benchmarks are left out, with a line that says so.
+//! What needs a real kernel uses the vmcore that the tests leave behind (`cargo test -p ktstr-monitor --test it`); without
+//! it those benchmarks are left out, with a line that says so.
 #![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::hint::black_box;
@@ -93,7 +93,6 @@ fn walks(c: &mut Criterion) {
 }
 
 fn vmcore() -> Option<PathBuf> {
-    let named = std::env::var_os("KTSTR_MONITOR_VMCORE").map(PathBuf::from);
     let exe = std::env::current_exe().ok()?;
     let target = exe.ancestors().nth(3)?;
     let left = ["debug", "release"].map(|profile| {
@@ -101,9 +100,9 @@ fn vmcore() -> Option<PathBuf> {
             .join(profile)
             .join("ktstr-monitor-tests/guest/vmcore")
     });
-    let found = named.into_iter().chain(left).find(|path| path.is_file());
+    let found = left.into_iter().find(|path| path.is_file());
     if found.is_none() {
-        eprintln!("no vmcore: run the crate's tests first, or set KTSTR_MONITOR_VMCORE");
+        eprintln!("no vmcore: run the crate's tests first");
     }
     found
 }

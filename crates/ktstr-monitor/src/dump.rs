@@ -251,3 +251,18 @@ fn kernel_section(kernel: &Kernel) -> KernelSection {
         slide: kernel.slide().bytes,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_says_that_it_is_one() {
+        let report = FailureDumpReport::placeholder("the guest never reached init");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["schema"], DUMP_SCHEMA);
+        assert_eq!(json["is_placeholder"], true);
+        assert_eq!(json["reason"], "the guest never reached init");
+        assert!(json.get("kernel").is_none());
+    }
+}

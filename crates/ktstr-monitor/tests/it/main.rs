@@ -6,7 +6,9 @@
 
 mod bpf;
 mod btf;
+mod command;
 mod drgn;
+mod dump;
 mod facts;
 mod hostile;
 mod initrd;
