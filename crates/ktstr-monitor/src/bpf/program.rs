@@ -9,6 +9,8 @@ use crate::{Error, Kernel, Kva, Object, Problems, Result, Walk, bytes};
 const MAX_PROGRAMS: usize = 8192;
 /// `MAX_USED_MAPS`.
 const MAX_USED_MAPS: u64 = 64;
+/// Programs whose statistics are sampled: a scheduler has forty operations.
+const MAX_SAMPLED: usize = 128;
 
 /// A loaded program.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -82,6 +84,35 @@ impl Kernel {
             })
             .collect();
         Walk { found, problems }
+    }
+
+    /// Names of the `struct_ops` programs, and each CPU's `struct bpf_prog_stats` of theirs.
+    pub(crate) fn struct_ops_stats(&self) -> Result<Vec<(String, Vec<Kva>)>> {
+        let idr = self.symbol("prog_idr")?;
+        let entries = self.walk_idr(
+            "the program registry",
+            idr,
+            MAX_PROGRAMS,
+            &mut Problems::new(),
+        )?;
+        let cpus = self.possible_cpus();
+        let mut found = Vec::new();
+        for (_, kva) in entries {
+            let prog = self.object("bpf_prog", kva)?;
+            let kind = self.lower_name("bpf_prog_type", "BPF_PROG_TYPE_", prog.uint("type")?);
+            let stats = prog.pointer("stats")?;
+            if kind != "struct_ops" || stats.is_null() || found.len() == MAX_SAMPLED {
+                continue;
+            }
+            let aux = prog.follow_some("aux")?;
+            let short = aux.text("name")?;
+            let places = cpus
+                .iter()
+                .map(|&cpu| self.per_cpu(stats, cpu))
+                .collect::<Result<_>>()?;
+            found.push((self.full_name(&aux).unwrap_or(short), places));
+        }
+        Ok(found)
     }
 
     fn program(&self, prog: &Object<'_>, problems: &mut Problems) -> Result<BpfProgram> {

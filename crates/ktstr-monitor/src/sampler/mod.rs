@@ -10,7 +10,9 @@ mod summary;
 mod verdict;
 
 pub use plan::Sampler;
-pub use sample::{CpuSnapshot, MonitorReport, MonitorSample, SchedStatSnapshot, WatchedField};
+pub use sample::{
+    CpuSnapshot, MonitorReport, MonitorSample, ProgramStats, SchedStatSnapshot, WatchedField,
+};
 pub use summary::{MonitorSummary, SchedStatDelta};
 pub use verdict::{MonitorFinding, MonitorOutcome, MonitorThresholds, MonitorVerdict};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::sample::{CpuSnapshot, MonitorSample, SchedStatSnapshot, WatchedField};
+use super::sample::{CpuSnapshot, MonitorSample, ProgramStats, SchedStatSnapshot, WatchedField};
 use crate::bpf::MapField;
 use crate::btf::Field;
 use crate::sched::ScxPlaces;
@@ -73,8 +73,20 @@ struct ScxPlan {
     /// `scx_root`'s place and the value for which the rest holds; none in the layout of globals.
     root: Option<(Kva, u64)>,
     exit_kind: Option<Kva>,
+    /// `scx_enable_seq`'s place and the value for which the programs hold.
+    seq: Option<(Kva, u64)>,
     /// Per event: name and each CPU's counter.
     events: Vec<(String, Vec<Gpa>)>,
+    /// Per program: name and each CPU's statistics.
+    programs: Vec<(String, Vec<StatsPlace>)>,
+}
+
+/// One CPU's `struct bpf_prog_stats`.
+#[derive(Debug, Clone, Copy)]
+struct StatsPlace {
+    runs: Gpa,
+    time: Gpa,
+    misses: Gpa,
 }
 
 /// Takes samples of a kernel.
@@ -144,6 +156,7 @@ impl Sampler {
             elapsed_ms,
             cpus,
             events: self.scx.read_events(memory),
+            programs: self.scx.read_programs(memory),
             exit_kind: self
                 .scx
                 .exit_kind
@@ -156,19 +169,21 @@ impl Sampler {
         })
     }
 
-    /// Resolves sched_ext's places anew when `scx_root` points elsewhere.
+    /// Resolves sched_ext's places anew when `scx_root` points elsewhere, or another scheduler was enabled.
     fn follow_scheduler(&mut self) {
-        let Some((root, known)) = self.scx.root else {
-            return;
+        let changed = |place: Option<(Kva, u64)>| {
+            place.is_some_and(|(at, known)| self.kernel.read_u64(at).unwrap_or(0) != known)
         };
-        let now = self.kernel.read_u64(root).unwrap_or(0);
-        if now != known {
-            // While a scheduler is half there, try again at the next sample.
-            self.scx = ScxPlan::resolve(&self.kernel).unwrap_or(ScxPlan {
-                root: Some((root, 0)),
-                ..ScxPlan::default()
-            });
+        if !changed(self.scx.root) && !changed(self.scx.seq) {
+            return;
         }
+        // While a scheduler is half there, try again at the next sample.
+        let forget = |place: Option<(Kva, u64)>| place.map(|(at, _)| (at, u64::MAX));
+        self.scx = ScxPlan::resolve(&self.kernel).unwrap_or(ScxPlan {
+            root: forget(self.scx.root),
+            seq: forget(self.scx.seq),
+            ..ScxPlan::default()
+        });
     }
 }
 
@@ -262,8 +277,11 @@ impl ScxPlan {
         let exit_kind = places.number(kernel, "scx_exit_kind", ("exit_kind", 4))?;
         let mut plan = Self {
             root: places.root_pointer(kernel)?,
+            seq: sequence(kernel),
             exit_kind: exit_kind.map(|(kva, _)| kva),
             events: Vec::new(),
+            // A program that is being loaded or freed costs the programs' figures, no more.
+            programs: programs(kernel).unwrap_or_default(),
         };
         let (Some(pointer), Some(ty)) = (
             kernel.event_pointer()?,
@@ -287,6 +305,25 @@ impl ScxPlan {
         Ok(plan)
     }
 
+    fn read_programs(&self, memory: &dyn PhysMem) -> BTreeMap<String, ProgramStats> {
+        let sum = |places: &[StatsPlace], of: fn(&StatsPlace) -> Gpa| {
+            places.iter().fold(0_u64, |sum, place| {
+                sum.wrapping_add(memory.read_u64(of(place)).unwrap_or(0))
+            })
+        };
+        self.programs
+            .iter()
+            .map(|(name, places)| {
+                let stats = ProgramStats {
+                    run_cnt: sum(places, |place| place.runs),
+                    run_time_ns: sum(places, |place| place.time),
+                    recursion_misses: sum(places, |place| place.misses),
+                };
+                (name.clone(), stats)
+            })
+            .collect()
+    }
+
     fn read_events(&self, memory: &dyn PhysMem) -> BTreeMap<String, i64> {
         self.events
             .iter()
@@ -299,4 +336,37 @@ impl ScxPlan {
             })
             .collect()
     }
+}
+
+/// `scx_enable_seq` counts schedulers that were enabled.
+fn sequence(kernel: &Kernel) -> Option<(Kva, u64)> {
+    let at = kernel.symbol("scx_enable_seq").ok()?;
+    Some((at, kernel.read_u64(at).ok()?))
+}
+
+fn programs(kernel: &Kernel) -> Result<Vec<(String, Vec<StatsPlace>)>> {
+    let offset = |path| {
+        kernel
+            .field_of("bpf_prog_stats", path)
+            .map(|field| field.offset)
+    };
+    let (runs, time, misses) = (offset("cnt")?, offset("nsecs")?, offset("misses")?);
+    kernel
+        .struct_ops_stats()?
+        .into_iter()
+        .map(|(name, places)| {
+            let places = places
+                .into_iter()
+                .map(|base| {
+                    let at = |offset| Ok(kernel.translate(base.wrapping_add(offset))?.0);
+                    Ok(StatsPlace {
+                        runs: at(runs)?,
+                        time: at(time)?,
+                        misses: at(misses)?,
+                    })
+                })
+                .collect::<Result<_>>()?;
+            Ok((name, places))
+        })
+        .collect()
 }

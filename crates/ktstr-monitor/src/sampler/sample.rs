@@ -16,6 +16,9 @@ pub struct MonitorSample {
     /// sched_ext's event counters, summed over CPUs; by name, where the kernel has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub events: BTreeMap<String, i64>,
+    /// The scheduler's programs by name: what they ran, where `kernel.bpf_stats_enabled` counts it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub programs: BTreeMap<String, ProgramStats>,
     /// `scx_exit_kind`, or the scheduler's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_kind: Option<u32>,
@@ -66,6 +69,17 @@ pub struct SchedStatSnapshot {
     pub ttwu_count: u64,
     /// Wake-ups of tasks that were last here.
     pub ttwu_local: u64,
+}
+
+/// Run-time statistics of a BPF program, summed over CPUs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramStats {
+    /// Runs.
+    pub run_cnt: u64,
+    /// Time of those runs, nanoseconds.
+    pub run_time_ns: u64,
+    /// Runs refused because of recursion.
+    pub recursion_misses: u64,
 }
 
 /// A map member that is sampled too.

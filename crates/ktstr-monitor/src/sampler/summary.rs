@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::{CpuSnapshot, MonitorSample, SchedStatSnapshot};
+use super::sample::{CpuSnapshot, MonitorSample, ProgramStats, SchedStatSnapshot};
 
 /// A local dispatch queue deeper than this is uninitialised memory.
 pub(super) const IMPLAUSIBLE_DSQ_DEPTH: u32 = 10_000;
@@ -36,6 +36,9 @@ pub struct MonitorSummary {
     pub stuck_count: usize,
     /// Growth of each event counter.
     pub event_deltas: BTreeMap<String, i64>,
+    /// Growth of each of the scheduler's programs' statistics.
+    #[serde(default)]
+    pub program_deltas: BTreeMap<String, ProgramStats>,
     /// Growth of the counters of `/proc/schedstat`, over all CPUs.
     pub schedstat_deltas: Option<SchedStatDelta>,
     /// Time between the first and the last valid sample, milliseconds.
@@ -138,6 +141,7 @@ impl MonitorSummary {
         if let (Some(first), Some(last)) = (valid.first(), valid.last()) {
             summary.observed_ms = last.elapsed_ms.saturating_sub(first.elapsed_ms);
             summary.event_deltas = event_deltas(first, last);
+            summary.program_deltas = program_deltas(first, last);
             summary.schedstat_deltas = schedstat_deltas(first, last);
         }
         summary
@@ -152,6 +156,27 @@ pub(super) fn event_deltas(first: &MonitorSample, last: &MonitorSample) -> BTree
             let before = first.events.get(name).copied().unwrap_or(0);
             let delta = now.saturating_sub(before);
             (name.clone(), if delta < 0 { now.max(0) } else { delta })
+        })
+        .collect()
+}
+
+/// Growth by program; one that the first sample lacks, or that went back, is of another scheduler and starts at 0.
+fn program_deltas(first: &MonitorSample, last: &MonitorSample) -> BTreeMap<String, ProgramStats> {
+    last.programs
+        .iter()
+        .map(|(name, now)| {
+            let before = first
+                .programs
+                .get(name)
+                .filter(|before| before.run_cnt <= now.run_cnt)
+                .copied()
+                .unwrap_or_default();
+            let delta = ProgramStats {
+                run_cnt: now.run_cnt - before.run_cnt,
+                run_time_ns: now.run_time_ns.saturating_sub(before.run_time_ns),
+                recursion_misses: now.recursion_misses.saturating_sub(before.recursion_misses),
+            };
+            (name.clone(), delta)
         })
         .collect()
 }

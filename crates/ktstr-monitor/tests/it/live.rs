@@ -35,6 +35,17 @@ fn samples_of_a_running_guest_move_on() {
     );
 }
 
+/// The guest counts its programs' runs.
+#[test]
+fn the_schedulers_programs_run() {
+    let deltas = &lab().live.report.summary.program_deltas;
+    let dispatch = deltas["fixture_dispatch"];
+    assert!(
+        dispatch.run_cnt > 0 && dispatch.run_time_ns > 0,
+        "{deltas:?}"
+    );
+}
+
 #[test]
 fn map_members_are_read_and_written_by_name() {
     let live = &lab().live;

@@ -37,6 +37,7 @@ for i in 0 1 2; do
 		bpftool map update pinned /sys/fs/bpf/$m key hex 0$i 00 00 00 value hex b$i 01 02 03 04 05 06 07
 	done
 done
+echo 1 >/proc/sys/kernel/bpf_stats_enabled
 # Arena and ring buffer need more than bpftool offers.
 maps >/dev/ttyS0 2>&1 &
 
