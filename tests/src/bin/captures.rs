@@ -231,6 +231,68 @@ fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
     execute_steps(ctx, vec![Step::new(vec![replace], HOLD)])
 }
 
+/// At some moment of the next three seconds, does `strike`; captures go on meanwhile.
+fn struck(ctx: &Ctx, strike: impl FnOnce() + Send + 'static) -> Result<AssertResult> {
+    let mut random = [0; 2];
+    getrandom(&mut random)?;
+    let moment = Duration::from_millis(u64::from(u16::from_le_bytes(random)) % 3000);
+    std::thread::spawn(move || {
+        let until = std::time::Instant::now() + moment;
+        while let Some(left) = until.checked_duration_since(std::time::Instant::now()) {
+            std::thread::park_timeout(left);
+        }
+        strike();
+    });
+    let capture = |number: u32| {
+        let capture = Op::CaptureSnapshot {
+            tag: format!("c{number}"),
+        };
+        Step::new(vec![capture], HoldSpec::Fixed(Duration::from_millis(50)))
+    };
+    execute_scenario(
+        ctx,
+        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        (0..40).map(capture).collect(),
+    )
+}
+
+fn getrandom(buffer: &mut [u8]) -> Result<()> {
+    use std::io::Read as _;
+    fs::File::open("/dev/urandom")?.read_exact(buffer)?;
+    Ok(())
+}
+
+fn kill(pid: rustix::process::Pid) {
+    // One that is gone already has had the same end.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 5, num_snapshots = 9, ignore)]
+fn chaos_scheduler(ctx: &Ctx) -> Result<AssertResult> {
+    let pid = ctx.scheduler_pid().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or_else(|| anyhow::anyhow!("no scheduler runs"))?;
+    struck(ctx, move || kill(pid))
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 5, num_snapshots = 9, ignore)]
+fn chaos_child(ctx: &Ctx) -> Result<AssertResult> {
+    struck(ctx, || kill(rustix::process::getpid()))
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 5, num_snapshots = 9, ignore)]
+fn chaos_guest(ctx: &Ctx) -> Result<AssertResult> {
+    struck(ctx, || {
+        // The kernel does not come back from this write.
+        let _ = fs::write("/proc/sysrq-trigger", "c");
+    })
+}
+
+/// The test that runs this one kills the emulator.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 5, num_snapshots = 9, ignore)]
+fn chaos_emulator(ctx: &Ctx) -> Result<AssertResult> {
+    struck(ctx, || {})
+}
+
 /// Somebody kills the scheduler's process.
 #[ktstr_test(scheduler = THIRD_PARTY, topology = "1n2l2c1t", duration_s = 6, memory_mib = 512, ignore)]
 fn third_party_killed(ctx: &Ctx) -> Result<AssertResult> {
