@@ -24,7 +24,7 @@ pub mod guest;
 pub mod host;
 pub mod model;
 
-pub use entry_point::test_main;
+pub use entry_point::{guest_main, test_main};
 pub use ktstr_macros::{Claim, declare_scheduler, ktstr_test};
 pub use model::checks::Assert;
 pub use model::claim::{Claimed, Verdict};

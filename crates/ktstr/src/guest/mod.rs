@@ -8,6 +8,7 @@ pub mod link;
 mod liveness;
 pub mod scenario;
 pub mod scenarios;
+pub(crate) mod shell;
 mod sys;
 mod verify;
 pub mod worker;

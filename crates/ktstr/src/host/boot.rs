@@ -85,11 +85,11 @@ pub(super) fn build_guest_files(
     })
 }
 
-fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+pub(super) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("plans are plain data with string keys")
 }
 
-fn guest_binary_path(host: &Path) -> String {
+pub(super) fn guest_binary_path(host: &Path) -> String {
     let name = host
         .file_name()
         .map(|name| name.to_string_lossy().into_owned())
@@ -154,7 +154,7 @@ pub(super) fn topology(entry: &KtstrTestEntry) -> Result<Topology, ktstr_vmm::To
     Topology::new(spec.numa_nodes, spec.llcs, spec.cores, spec.threads)
 }
 
-fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
+pub(super) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
     let plan_of = |scheduler: &Scheduler, host: Option<&PathBuf>| {
         let guest = host.map(|host| guest_binary_path(host));
         scheduler_plan(entry, scheduler, guest.as_deref())

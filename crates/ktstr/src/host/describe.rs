@@ -156,7 +156,8 @@ fn preset((name, shape): (&str, TopologySpec)) -> PresetDescription {
     }
 }
 
-fn shape(text: &str) -> Option<TopologySpec> {
+/// A topology in short form.
+pub(super) fn shape(text: &str) -> Option<TopologySpec> {
     let topology = Topology::from_str(text).ok()?;
     Some(TopologySpec {
         numa_nodes: u32::try_from(topology.nodes().len()).ok()?,

@@ -19,6 +19,7 @@ pub mod run;
 pub mod runner;
 pub mod scheduler;
 mod session;
+pub mod shell;
 pub mod sidecar;
 pub mod timeline;
 mod verify;

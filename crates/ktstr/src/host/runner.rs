@@ -1,6 +1,6 @@
 //! The main of a test binary: which of its three parts it plays, and the host runner.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +10,7 @@ use super::admission::take_slot;
 use super::config::HostConfig;
 use super::describe::{DESCRIBE_ENV, describe, on_presets};
 use super::run::{Report, run_test};
+use super::shell::{self, ShellOrder};
 use super::verify::{cells, wants_cells};
 use crate::model::entry::{KTSTR_TESTS, KtstrTestEntry};
 use crate::model::verdict::Outcome;
@@ -30,6 +31,13 @@ pub fn run_host(manifest_dir: &'static str) -> ExitCode {
     let mut args = Arguments::from_args();
     if args.list && std::env::var_os(DESCRIBE_ENV).is_some() {
         return describe(manifest_dir);
+    }
+    if let Some(order) = ShellOrder::from_env() {
+        return shell_of(
+            order,
+            args.filter.as_deref().unwrap_or_default(),
+            manifest_dir,
+        );
     }
     // One VM at a time, whatever libtest's default for this host: VMs that share CPUs disturb what they measure.
     args.test_threads = args.test_threads.or(Some(1));
@@ -63,6 +71,29 @@ pub fn run_host(manifest_dir: &'static str) -> ExitCode {
     match worst {
         Outcome::Inconclusive => ExitCode::from(EXIT_INCONCLUSIVE),
         _ => ExitCode::from(EXIT_FAIL),
+    }
+}
+
+/// Instead of the test, a shell in its VM.
+fn shell_of(order: Result<ShellOrder, String>, name: &str, manifest_dir: &str) -> ExitCode {
+    let candidates = KTSTR_TESTS.iter().copied();
+    let mut all = candidates.flat_map(|entry| std::iter::once(entry).chain(on_presets(entry)));
+    let entry = all
+        .find(|entry| entry.name == name)
+        .or_else(|| cells().into_iter().find(|entry| entry.name == name));
+    let done = order
+        .map_err(|error| anyhow::anyhow!(error))
+        .and_then(|order| {
+            let entry =
+                entry.ok_or_else(|| anyhow::anyhow!("there is no test '{name}' in this binary"))?;
+            shell::run(entry, &order, Path::new(manifest_dir))
+        });
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("ktstr: {error:#}");
+            ExitCode::from(EXIT_FAIL)
+        }
     }
 }
 

@@ -9,6 +9,11 @@ pub const GUEST_TEST_ARG: &str = "--ktstr-guest-test";
 /// function of Rust can have such a name.
 pub const VERIFIER_CELL: &str = "verify-";
 
+/// First argument of the guest-side end of an interactive shell.
+pub const GUEST_SHELL_ARG: &str = "--ktstr-guest-shell";
+/// The port that carries the shell's terminal.
+pub const SHELL_PORT: &str = "ktstr.shell";
+
 /// What this process is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
@@ -16,6 +21,8 @@ pub enum Role {
     Init,
     /// The process of this test, in a guest.
     GuestTest(String),
+    /// The end of an interactive shell, in a guest.
+    GuestShell,
     /// The runner on the host.
     Host,
 }
@@ -27,6 +34,7 @@ pub fn role_of(pid: u32, args: &[OsString]) -> Role {
         [flag, name] if flag == GUEST_TEST_ARG => {
             Role::GuestTest(name.to_string_lossy().into_owned())
         }
+        [flag] if flag == GUEST_SHELL_ARG => Role::GuestShell,
         _ if pid == 1 => Role::Init,
         _ => Role::Host,
     }
