@@ -15,6 +15,8 @@ pub(crate) enum Exit {
     Inconclusive,
     /// The command line makes no sense. Not 2, which is clap's habit: that means inconclusive here.
     Usage,
+    /// A command that the user gave ended with this.
+    Command(u8),
     /// A signal ended it.
     Interrupted(i32),
 }
@@ -27,6 +29,7 @@ impl Exit {
             Self::Fail => 1,
             Self::Inconclusive => 2,
             Self::Usage => 64,
+            Self::Command(code) => code,
             Self::Interrupted(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(0)),
         }
     }

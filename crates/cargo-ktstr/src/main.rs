@@ -16,6 +16,7 @@ mod replay;
 mod report;
 mod results;
 mod runs;
+mod shell;
 mod stats;
 mod test;
 mod verifier;
@@ -50,6 +51,8 @@ enum Command {
     PerfDelta(Box<delta::Options>),
     /// Load every declared scheduler on every kernel and preset, and count what the verifier did.
     Verifier(Box<verifier::Options>),
+    /// A shell in a guest: a plain one, or the VM of a test.
+    Shell(Box<shell::Options>),
     /// List, build and clean test kernels.
     Kernel(kernel::Options),
     /// Show who holds VM slots and kernels.
@@ -59,6 +62,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // A guest is booted from this very program.
+    if let Some(code) = ktstr::guest_main() {
+        return code;
+    }
+    if let Some(code) = shell::inner() {
+        return code;
+    }
     let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -78,6 +88,7 @@ fn main() -> ExitCode {
         Command::Report(options) => report::run(&options),
         Command::PerfDelta(options) => delta::run(&options),
         Command::Verifier(options) => verifier::run(&options),
+        Command::Shell(options) => shell::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Locks(options) => locks::run(&options),
         Command::Completions(options) => completions::run(&options, &mut Cli::command()),

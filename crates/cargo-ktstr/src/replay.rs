@@ -94,7 +94,7 @@ fn worse(a: Exit, b: Exit) -> Exit {
     let rank = |exit: Exit| match exit {
         Exit::Pass => 0,
         Exit::Inconclusive => 1,
-        Exit::Fail | Exit::Usage => 2,
+        Exit::Fail | Exit::Usage | Exit::Command(_) => 2,
         Exit::Interrupted(_) => 3,
     };
     if rank(b) > rank(a) { b } else { a }

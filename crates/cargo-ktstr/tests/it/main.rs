@@ -7,5 +7,6 @@ mod interrupt;
 mod kernels;
 mod report;
 mod results;
+mod shell;
 mod surface;
 mod test_command;

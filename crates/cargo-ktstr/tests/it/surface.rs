@@ -12,6 +12,7 @@ const COMMANDS: &[&[&str]] = &[
     &["perf-delta"],
     &["report"],
     &["verifier"],
+    &["shell"],
     &["kernel", "list"],
     &["kernel", "build"],
     &["kernel", "clean"],

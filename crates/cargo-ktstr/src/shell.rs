@@ -1,0 +1,197 @@
+//! `cargo ktstr shell`
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
+
+use anyhow::{Context as _, Result, bail};
+use ktstr::host::shell::{self, SHELL_ENV, ShellOrder, check_includes};
+
+use crate::exit::Exit;
+use crate::interrupt::{self, Unwinding};
+use crate::test::cargo;
+use crate::test::{Engine, Selection};
+use crate::{output, test};
+
+/// Which guest, and what to do in it.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The guest has busybox, the files named with --include under /include-files, and powers off when the shell \
+    ends.\n\nExit code: that of the command."
+)]
+pub(crate) struct Options {
+    /// The VM of this test, with its scheduler running.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["topology", "memory_mib"])]
+    test: Option<String>,
+    /// CPUs as NODESnLLCSlCOREScTHREADSt.
+    #[arg(long, default_value = "1n1l2c1t")]
+    topology: String,
+    /// Guest memory.
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(128..))]
+    memory_mib: u32,
+    /// Put this file into the guest, with the libraries that it needs.
+    #[arg(long, short, value_name = "FILE")]
+    include: Vec<PathBuf>,
+    /// Run this command instead of an interactive shell.
+    #[arg(long, short, value_name = "COMMAND")]
+    exec: Option<String>,
+    /// Time for the command, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    exec_timeout: u64,
+    /// Print the guest's console at the end.
+    #[arg(long)]
+    dmesg: bool,
+    /// The kernel.
+    #[arg(long, short)]
+    kernel: Option<String>,
+    /// What runs the VM.
+    #[arg(long, value_enum)]
+    engine: Option<Engine>,
+    /// Only this package, when --test is given.
+    #[arg(long, short, value_name = "SPEC")]
+    package: Vec<String>,
+    /// Build without the network.
+    #[arg(long)]
+    offline: bool,
+    /// The project, when it is not here.
+    #[arg(long, value_name = "PATH")]
+    manifest_path: Option<PathBuf>,
+}
+
+/// First argument of this program as the runner of a plain guest.
+const INNER: &str = "--ktstr-inner-shell";
+
+/// Boots it and gives the shell.
+pub(crate) fn run(options: &Options) -> Result<Exit> {
+    let order = ShellOrder {
+        exec: options.exec.clone(),
+        exec_timeout_s: options.exec_timeout,
+        // The guest is booted from another directory.
+        include: options
+            .include
+            .iter()
+            .map(|path| path.canonicalize().unwrap_or_else(|_| path.clone()))
+            .collect(),
+        dmesg: options.dmesg,
+    };
+    check_includes(&order)?;
+    let named: Vec<String> = options.kernel.iter().cloned().collect();
+    let kernels = test::kernels(&named)?;
+    let [kernel] = kernels.as_slice() else {
+        bail!(
+            "--kernel names {} kernels; a shell runs on one",
+            kernels.len()
+        );
+    };
+    let mut command = match &options.test {
+        Some(name) => of_test(options, name)?,
+        None => plain(options)?,
+    };
+    let json = serde_json::to_string(&order).context("failed to serialise the order")?;
+    command.env(SHELL_ENV, json);
+    if let Some(value) = &kernel.value {
+        command
+            .env("KTSTR_KERNEL", value)
+            .env("KTSTR_TEST_KERNEL", "");
+    }
+    if let Some(engine) = options.engine {
+        command.env("KTSTR_ENGINE", engine.as_str());
+    }
+    let status = if order.exec.is_some() {
+        interrupt::run(&mut command)?
+    } else {
+        interactive(&mut command)?
+    };
+    if let Some(signal) = interrupt::requested() {
+        return Ok(Exit::Interrupted(signal));
+    }
+    Ok(Exit::Command(
+        status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(1),
+    ))
+}
+
+/// In our own process group, so that it may read the terminal.
+fn interactive(command: &mut Command) -> Result<ExitStatus> {
+    let _unwinding = Unwinding::begin();
+    command
+        .status()
+        .context("failed to start the guest's runner")
+}
+
+fn plain(options: &Options) -> Result<Command> {
+    // A wrong topology is told here, by the one who knows the user's words.
+    shell::plain_vm(&options.topology, options.memory_mib)?;
+    let mut command = Command::new(std::env::current_exe().context("failed to find this program")?);
+    command
+        .arg(INNER)
+        .arg(&options.topology)
+        .arg(options.memory_mib.to_string());
+    Ok(command)
+}
+
+fn of_test(options: &Options, name: &str) -> Result<Command> {
+    let selection = Selection {
+        filters: vec![name.to_owned()],
+        exact: true,
+        include_ignored: true,
+        package: options.package.clone(),
+        offline: options.offline,
+        manifest_path: options.manifest_path.clone(),
+        ..Selection::default()
+    };
+    let Some(binaries) = cargo::build(&selection, None)? else {
+        bail!("the tests could not be built; the compiler's words are above");
+    };
+    let mut known = Vec::new();
+    for binary in &binaries {
+        let Some(description) = cargo::describe(binary) else {
+            continue;
+        };
+        if !cargo::list(binary, &selection)?.is_empty() {
+            let mut command = Command::new(&binary.path);
+            command.args(["--exact", name]).current_dir(&binary.dir);
+            return Ok(command);
+        }
+        known.extend(description.tests.into_iter().map(|test| test.name));
+    }
+    let known: Vec<String> = known.iter().map(|name| output::shell_word(name)).collect();
+    bail!(
+        "there is no test '{name}' of ktstr here; there are: {}",
+        known.join(", ")
+    )
+}
+
+/// This program as the runner of a plain guest; `None` when it was not called so.
+pub(crate) fn inner() -> Option<ExitCode> {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let [flag, topology, memory] = args.as_slice() else {
+        return None;
+    };
+    if flag != INNER {
+        return None;
+    }
+    let run = || -> Result<u8> {
+        let order = ShellOrder::from_env()
+            .context("there is no order")?
+            .map_err(|error| anyhow::anyhow!(error))?;
+        let memory = memory
+            .to_string_lossy()
+            .parse()
+            .context("the memory is no number")?;
+        shell::run(
+            shell::plain_vm(&topology.to_string_lossy(), memory)?,
+            &order,
+            Path::new("."),
+        )
+    };
+    Some(match run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("cargo ktstr: {error:#}");
+            ExitCode::FAILURE
+        }
+    })
+}
