@@ -23,12 +23,16 @@ use ktstr::host::kernel::resolve_test_kernel;
 use ktstr_vmm::initramfs::Builder;
 use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmExit};
 
-/// The outer kernel keeps a periodic tick: QEMU 7.2's SVM helpers change `interrupt_request` without its lock
-/// (`target/i386/tcg/sysemu/svm_helper.c`), so an outer timer interrupt can be lost around a nested exit. A one-shot timer is
-/// then never programmed again and an idle inner guest sleeps until RCU's stall check; a periodic one comes back with the
-/// next tick.
-const CMDLINE: &str =
-    "console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr mitigations=off nohz=off highres=off";
+/// Two remedies for a clock that is emulated:
+///
+/// - A periodic tick. QEMU 7.2's SVM helpers change `interrupt_request` without its lock (`target/i386/tcg/sysemu/svm_helper.c`), so
+///   an outer timer interrupt can be lost around a nested exit. A one-shot timer is then never programmed again; a periodic
+///   one comes back with the next tick.
+/// - Any TSC frequency. The outer kernel calibrates twice; when the second result is off by more than 250 ppm, KVM wants to
+///   scale the TSC of new guests, cannot, and leaves the scale at 0 (`arch/x86/kvm/x86.c: set_tsc_khz`). Such a guest's
+///   deadline timer fires many seconds late.
+const CMDLINE: &str = "console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr mitigations=off \
+    nohz=off highres=off kvm.tsc_tolerance_ppm=500000";
 /// As timeout(1) says it.
 const EXIT_TIMEOUT: u8 = 124;
 /// The lab itself failed, not the command.

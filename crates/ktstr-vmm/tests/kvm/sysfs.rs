@@ -7,9 +7,9 @@ use ktstr_vmm::{NumaNode, PRESETS, Topology};
 use crate::linux::{check, linux};
 
 const SHOW: &str = "cd /sys/devices/system/cpu; for c in cpu[0-9]*; do\n\
-    t=$c/topology; read p <$t/physical_package_id; read k <$t/core_id; read s <$t/thread_siblings_list\n\
+    t=$c/topology; read p <$t/physical_package_id; read k <$t/core_id; s=$($bb cat $t/thread_siblings_list)\n\
     read l <$c/cache/index3/shared_cpu_list; n=$(echo $c/node*); echo \"@ $c $p $k $s $l ${n##*node}\"; done\n\
-    cd /sys/devices/system/node; for n in node[0-9]*; do read d <$n/distance; read c <$n/cpulist; echo \"# $n [$c] $d\"; done";
+    cd /sys/devices/system/node; for n in node[0-9]*; do read d <$n/distance; c=$($bb cat $n/cpulist); echo \"# $n [$c] $d\"; done";
 
 /// `0-3,8` as numbers.
 fn list(text: &str) -> Vec<u32> {
