@@ -9,6 +9,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::ScenarioError;
@@ -17,6 +18,8 @@ use crate::guest::liveness::Wake;
 use crate::guest::sys::monotonic_ns;
 use crate::model::verdict::DetailKind;
 
+/// How long a killed payload has to leave the kernel.
+const REAP_TIME: Duration = Duration::from_secs(2);
 /// How much of a payload's output is noted.
 const NOTED_BYTES: u64 = 2_048;
 
@@ -95,15 +98,19 @@ impl Payload {
         })
     }
 
-    /// Kills it and all that it started, and reaps it.
+    /// Kills it and all that it started, and reaps it; one that never leaves the kernel is left to the guest's end.
     fn kill(&mut self) {
-        if self.child.try_wait().ok().flatten().is_none() {
-            let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-            if let Some(pid) = pid {
-                let _ = rustix::process::kill_process_group(pid, Signal::KILL);
-            }
-            let _ = self.child.wait();
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
         }
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        let Some(pid) = pid else { return };
+        let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+        if let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+            let limit = Timespec::try_from(REAP_TIME).ok();
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], limit.as_ref());
+        }
+        let _ = self.child.try_wait();
     }
 
     /// The end of its output.
