@@ -3,7 +3,7 @@
 use memchr::memmem;
 
 use super::ImageSpan;
-use crate::paging::AddressSpace;
+use crate::paging::{AddressSpace, Mapping};
 use crate::symbols::START_KERNEL_MAP;
 use crate::{Gpa, Kva, PhysMem, bytes};
 
@@ -16,45 +16,84 @@ const MAX_IMAGE: u64 = 256 << 20;
 /// The tables that map 1 GiB by small pages, and the levels above.
 const TABLE_BUDGET: usize = 600;
 const BANNER: &[u8] = b"Linux version ";
-/// A copy of the image.
+
+/// A copy of the image, or of its constants: kallsyms, BTF and notes are there.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) span: ImageSpan,
+    /// Where the copy begins.
+    start: Kva,
     pub(crate) bytes: Vec<u8>,
 }
 
-impl Image {
-    /// The image that an address space maps, if it looks like one.
-    pub(crate) fn mapped(memory: &dyn PhysMem, space: &AddressSpace) -> Option<Self> {
-        let mut span: Option<ImageSpan> = None;
+/// Where an address space has its image.
+#[derive(Debug)]
+pub(crate) struct ImageMap {
+    span: ImageSpan,
+    /// First and last but one byte of its constants, as offsets; none before the kernel has protected them.
+    constants: Option<(u64, u64)>,
+}
+
+impl ImageMap {
+    /// What an address space maps where images are.
+    pub(crate) fn find(memory: &dyn PhysMem, space: &AddressSpace) -> Option<Self> {
+        let mut found: Option<Self> = None;
         let range = (Kva(START_KERNEL_MAP), Kva(END_OF_IMAGES));
         space.walk_range(memory, range, TABLE_BUDGET, &mut |page| {
-            let Some(known) = &mut span else {
-                span = Some(ImageSpan {
+            let map = found.get_or_insert(Self {
+                span: ImageSpan {
                     kva: page.kva,
                     gpa: page.gpa,
-                    len: page.page_bytes,
-                });
-                return true;
-            };
-            let distance = page.kva.0 - known.kva.0;
-            if distance > known.len + MAX_GAP || distance > MAX_IMAGE {
+                    len: 0,
+                },
+                constants: None,
+            });
+            let distance = page.kva.0 - map.span.kva.0;
+            if distance > map.span.len + MAX_GAP || distance > MAX_IMAGE {
                 return false;
             }
-            if page.gpa.0 == known.gpa.0.wrapping_add(distance) {
-                known.len = distance + page.page_bytes;
+            if page.gpa.0 == map.span.gpa.0.wrapping_add(distance) {
+                map.add(distance, page);
             }
             true
         });
-        let span = span?;
-        let image = Self {
-            bytes: copy(memory, span.gpa, span.len),
-            span,
+        found
+    }
+
+    fn add(&mut self, distance: u64, page: Mapping) {
+        let end = distance + page.page_bytes;
+        self.span.len = end;
+        self.constants = match self.constants {
+            None if page.is_constant => Some((distance, end)),
+            Some((start, known)) if page.is_constant && known == distance => Some((start, end)),
+            // The first run is the constants; later ones are padding and protected data.
+            other => other,
+        };
+    }
+
+    /// The constants, if the kernel has set them apart.
+    pub(crate) fn constants(&self, memory: &dyn PhysMem) -> Option<Image> {
+        let (start, end) = self.constants?;
+        Some(Image {
+            span: self.span,
+            start: self.span.kva.wrapping_add(start),
+            bytes: copy(memory, self.span.gpa.wrapping_add(start), end - start),
+        })
+    }
+
+    /// All of it, if it looks like a kernel.
+    pub(crate) fn whole(&self, memory: &dyn PhysMem) -> Option<Image> {
+        let image = Image {
+            span: self.span,
+            start: self.span.kva,
+            bytes: copy(memory, self.span.gpa, self.span.len),
         };
         memmem::find(&image.bytes, BANNER)?;
         Some(image)
     }
+}
 
+impl Image {
     /// The image within a window of memory that begins at `window_gpa`.
     pub(crate) fn from_window(span: ImageSpan, window_gpa: Gpa, window: &[u8]) -> Option<Self> {
         let start = bytes::size(span.gpa.0.checked_sub(window_gpa.0)?);
@@ -66,12 +105,16 @@ impl Image {
             .min(window.len());
         let bytes = window.get(start..end)?.to_vec();
         memmem::find(&bytes, BANNER)?;
-        Some(Self { span, bytes })
+        Some(Self {
+            span,
+            start: span.kva,
+            bytes,
+        })
     }
 
     /// Where `[kva, kva + len)` lies in the copy.
     pub(crate) fn range(&self, kva: Kva, len: u64) -> Option<std::ops::Range<usize>> {
-        let start = bytes::size(kva.0.checked_sub(self.span.kva.0)?);
+        let start = bytes::size(kva.0.checked_sub(self.start.0)?);
         let end = start.checked_add(bytes::size(len))?;
         (end <= self.bytes.len()).then_some(start..end)
     }

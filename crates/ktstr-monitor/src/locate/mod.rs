@@ -7,7 +7,7 @@
 mod image;
 mod notes;
 
-pub(crate) use image::{Image, find_btf};
+use image::{Image, ImageMap, find_btf};
 
 use std::path::Path;
 
@@ -141,7 +141,16 @@ fn find_image(memory: &dyn PhysMem, cr3: u64) -> Result<(Image, AddressSpace, Op
     for root in roots {
         for mode in [PagingMode::X86FourLevel, PagingMode::X86FiveLevel] {
             let space = AddressSpace::from_cr3(root, mode);
-            let Some(image) = Image::mapped(memory, &space) else {
+            let Some(map) = ImageMap::find(memory, &space) else {
+                continue;
+            };
+            // The constants are a fifth of the image. A kernel that is still booting has not set them apart yet.
+            if let Some(image) = map.constants(memory)
+                && let Some(symbols) = find_kallsyms(&image.bytes)
+            {
+                return Ok((image, space, Some(symbols)));
+            }
+            let Some(image) = map.whole(memory) else {
                 continue;
             };
             match find_kallsyms(&image.bytes) {

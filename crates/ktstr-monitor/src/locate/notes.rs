@@ -1,6 +1,6 @@
 //! The kernel's notes: build id and VMCOREINFO.
 
-use super::Image;
+use super::image::Image;
 use crate::paging::AddressSpace;
 use crate::symbols::{Symbols, Vmlinux};
 use crate::{Kva, PhysMem, bytes};

@@ -60,6 +60,8 @@ pub struct Mapping {
     pub gpa: Gpa,
     /// Size.
     pub page_bytes: u64,
+    /// Whether the entry that maps it forbids both writing and execution: constants.
+    pub is_constant: bool,
 }
 
 /// How a range walk ended.

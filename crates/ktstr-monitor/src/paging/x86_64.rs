@@ -6,6 +6,8 @@ use crate::{Error, Gpa, Kva, PhysMem, Result, bytes};
 /// Bits 12 to 51: the physical address in an entry.
 pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PRESENT: u64 = 1;
+const WRITABLE: u64 = 1 << 1;
+const NO_EXECUTE: u64 = 1 << 63;
 /// Set in a PDPT or PD entry that maps a page itself.
 const PAGE_SIZE: u64 = 1 << 7;
 const PAGE_SHIFT: u32 = 12;
@@ -161,6 +163,7 @@ impl RangeWalk<'_> {
             kva: Kva(first),
             gpa: Gpa(page_base(value, level)),
             page_bytes: 1 << shift(level),
+            is_constant: value & WRITABLE == 0 && value & NO_EXECUTE != 0,
         };
         if (self.visit)(mapping) {
             WalkEnd::Complete

@@ -165,11 +165,18 @@ fn decode(image: &[u8], tables: &Tables) -> Option<Symbols> {
     let mut symbols = Symbols::default();
     let mut at = tables.names;
     let mut text = Vec::new();
+    let expansions = expansions(image, tables)?;
     for number in 0..tables.count {
         let name = name_at(image, at)?;
         at = name.end;
         text.clear();
-        expand(image, tables, image.get(name)?, &mut text)?;
+        for &token in image.get(name)? {
+            text.extend_from_slice(expansions.get(usize::from(token))?);
+            // A token may be long in hostile tables, and a name have many.
+            if text.len() > MAX_NAME {
+                return None;
+            }
+        }
         let (&kind, name) = text.split_first()?;
         let offset = offset(number)?;
         let value = match (absolute_percpu, offset.cast_signed()) {
@@ -187,15 +194,14 @@ fn decode(image: &[u8], tables: &Tables) -> Option<Symbols> {
     Some(symbols)
 }
 
-fn expand(image: &[u8], tables: &Tables, tokens: &[u8], text: &mut Vec<u8>) -> Option<()> {
-    for &token in tokens {
-        let start = bytes::u16_at(image, tables.token_index + usize::from(token) * 2)?;
-        let rest = image.get(tables.tokens + usize::from(start)..)?;
-        let end = memchr::memchr(0, rest)?;
-        text.extend_from_slice(rest.get(..end)?);
-        if text.len() > MAX_NAME {
-            return None;
-        }
-    }
-    Some(())
+/// What each token stands for.
+fn expansions<'a>(image: &'a [u8], tables: &Tables) -> Option<Vec<&'a [u8]>> {
+    (0..TOKENS)
+        .map(|token| {
+            let start = bytes::u16_at(image, tables.token_index + token * 2)?;
+            let rest = image.get(tables.tokens + usize::from(start)..)?;
+            let end = memchr::memchr(0, rest)?;
+            rest.get(..end.min(MAX_NAME + 1))
+        })
+        .collect()
 }
