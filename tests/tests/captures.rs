@@ -103,6 +103,24 @@ fn an_error_shows_the_same_without_a_vmlinux() {
     check_error_dump(&run("error_with_state", &[("KTSTR_KERNEL", image)]));
 }
 
+/// The dump's reader finds the same state in it, with no help from the run.
+#[test]
+fn a_vmcore_is_kept_on_request_and_can_be_read() {
+    let run = run("error_with_state", &[("KTSTR_VMCORE", "1")]);
+    run.exits(1).says(&["error_with_state.vmcore"]);
+    let path = run.dir.path().join("error_with_state.vmcore");
+    let memory = ktstr_monitor::phys::Vmcore::open(&path).expect("an ELF vmcore");
+    let kernel = ktstr_monitor::Kernel::attach(std::sync::Arc::new(memory), 0, None)
+        .expect("the kernel is found");
+    let scx = kernel
+        .scx()
+        .expect("sched_ext is read")
+        .expect("it is there");
+    assert_eq!(scx.exit.expect("an exit").kind, 1025);
+    let tasks = kernel.tasks().found;
+    assert!(tasks.iter().any(|task| task.comm == "scx-fixture"));
+}
+
 /// `KTSTR_TEST_SCHEDULER` names a scheduler of somebody else, which CI does not build.
 #[test]
 fn a_strangers_scheduler_that_is_killed_shows_its_maps() {

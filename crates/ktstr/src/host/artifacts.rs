@@ -10,12 +10,13 @@ use std::time::SystemTime;
 use super::config::HostConfig;
 
 /// Suffixes of the files that one test may leave.
-pub const ARTIFACT_SUFFIXES: [&str; 5] = [
+pub const ARTIFACT_SUFFIXES: [&str; 6] = [
     "json",
     "failure-dump.json",
     "timeline.json",
     "dmesg",
     "console",
+    "vmcore",
 ];
 
 /// An artifact that could not be written or removed.

@@ -19,6 +19,8 @@ pub struct HostConfig {
     pub qemu: Option<PathBuf>,
     /// `KTSTR_VERBOSE`: show console, stages and timings of passing tests too.
     pub verbose: bool,
+    /// `KTSTR_VMCORE`: keep a failing guest's whole memory as an ELF vmcore.
+    pub vmcore: bool,
     /// Where cargo builds to.
     pub cargo_target_dir: Option<PathBuf>,
 }
@@ -75,6 +77,7 @@ impl HostConfig {
             scheduler_override: get("KTSTR_SCHEDULER").map(PathBuf::from),
             qemu: get("KTSTR_QEMU").map(PathBuf::from),
             verbose: get("KTSTR_VERBOSE").is_some_and(|value| value != "0"),
+            vmcore: get("KTSTR_VMCORE").is_some_and(|value| value != "0"),
             cargo_target_dir: get("CARGO_TARGET_DIR").map(PathBuf::from),
         })
     }

@@ -23,3 +23,4 @@ pub mod shell;
 pub mod sidecar;
 pub mod timeline;
 mod verify;
+mod vmcore;

@@ -119,7 +119,7 @@ fn judge(
         .map(|staged| Ok(resolve_scheduler(staged.spec, config, manifest_dir)?.0))
         .collect::<anyhow::Result<_>>()?;
     let programs = Programs { scheduler, staged };
-    let session = Session::prepare(entry, config, &kernel, &programs)?;
+    let session = Session::prepare(entry, config, &kernel, &programs, dir)?;
     evidence.deadlines = Some(session.deadlines());
     let Ran {
         mut vm,
@@ -362,7 +362,8 @@ fn compose(
     let outcome = result.outcome();
     let mut text = String::new();
     match outcome {
-        Outcome::Pass => {}
+        // A scheduler's exit that was no failure in the end.
+        Outcome::Pass => drop(std::fs::remove_file(vmcore_of(entry, dir))),
         Outcome::Skip => {
             let reasons: Vec<&str> = result
                 .skip_details()
@@ -381,6 +382,11 @@ fn compose(
         text,
         sidecar,
     }
+}
+
+/// Where a failing guest's memory goes, when it is wanted.
+pub(super) fn vmcore_of(entry: &KtstrTestEntry, dir: &Path) -> PathBuf {
+    dir.join(format!("{}.vmcore", entry.name))
 }
 
 /// Writes console, kernel log and the dump of a failure; returns where they lie, or why they do not.
@@ -405,6 +411,10 @@ fn leave_evidence(
         }
     }
     keep(leave_dump(entry, result, evidence, dir));
+    let vmcore = vmcore_of(entry, dir);
+    if vmcore.is_file() {
+        keep(Ok(vmcore));
+    }
     lines
 }
 

@@ -67,6 +67,7 @@ impl Session {
         config: &HostConfig,
         kernel: &Kernel,
         programs: &Programs,
+        dir: &Path,
     ) -> anyhow::Result<Self> {
         let exe = std::env::current_exe().context("failed to find this test binary")?;
         let plan = test_plan(entry);
@@ -110,6 +111,7 @@ impl Session {
         let view = GuestView {
             vmlinux: kernel.vmlinux.clone(),
             btf_cache: Some(Cache::open_default().root().with_file_name("btf")),
+            vmcore: config.vmcore.then(|| super::run::vmcore_of(entry, dir)),
         };
         Ok(Self {
             vm,

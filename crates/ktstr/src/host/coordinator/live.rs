@@ -16,6 +16,7 @@ use ktstr_vmm::{
 use ktstr_wire::{FrameWriter, KernelOpMode, KernelOpRequest, KernelValue, Message};
 
 use super::{Machine, WatchToken, kernel_op};
+use crate::host::vmcore;
 
 /// How long vCPUs may take to stop, and to go on.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
@@ -64,6 +65,8 @@ pub(in crate::host) struct GuestView {
     pub(in crate::host) vmlinux: Option<PathBuf>,
     /// Where indexed BTF is kept.
     pub(in crate::host) btf_cache: Option<PathBuf>,
+    /// Where a failure's memory goes, if it is wanted.
+    pub(in crate::host) vmcore: Option<PathBuf>,
 }
 
 /// A running VM.
@@ -140,6 +143,15 @@ impl<'vm> Live<'vm> {
         Ok(seen)
     }
 
+    /// A dump that cannot be written is told, and costs nothing else.
+    fn keep_vmcore(&self, kernel: &Kernel, registers: &[VcpuRegs]) {
+        if let Some(path) = &self.view.vmcore
+            && let Err(error) = vmcore::write(path, kernel, &plain(registers))
+        {
+            tracing::warn!(path = %path.display(), %error, "the vmcore could not be written");
+        }
+    }
+
     fn watch_at(&mut self, gva: u64, kind: WatchKind) -> Result<WatchToken, String> {
         let watch = Watch { gva, len: 4, kind };
         let id = self
@@ -173,8 +185,23 @@ impl Machine for Live<'_> {
         self.frozen(|registers| capture(&kernel, registers))
     }
 
+    fn capture_failure(
+        &mut self,
+        shown: &dyn Fn(&FailureDumpReport) -> bool,
+    ) -> Result<FailureDumpReport, String> {
+        let kernel = self.kernel()?;
+        self.frozen(|registers| {
+            let report = capture(&kernel, registers);
+            if shown(&report) {
+                self.keep_vmcore(&kernel, registers);
+            }
+            report
+        })
+    }
+
     fn capture_dead(&mut self) -> Result<FailureDumpReport, String> {
         let kernel = self.kernel()?;
+        self.keep_vmcore(&kernel, &[]);
         Ok(capture(&kernel, &[]))
     }
 
@@ -243,15 +270,16 @@ impl Machine for Live<'_> {
 }
 
 fn capture(kernel: &Kernel, registers: &[VcpuRegs]) -> FailureDumpReport {
-    let registers: Vec<VcpuRegisters> = registers
-        .iter()
-        .map(|vcpu| VcpuRegisters {
-            vcpu: vcpu.vcpu,
-            rip: vcpu.rip,
-            rsp: vcpu.rsp,
-            rflags: vcpu.rflags,
-            cr3: vcpu.cr3,
-        })
-        .collect();
-    FailureDumpReport::capture(kernel, &registers, &DumpOptions::default())
+    FailureDumpReport::capture(kernel, &plain(registers), &DumpOptions::default())
+}
+
+fn plain(registers: &[VcpuRegs]) -> Vec<VcpuRegisters> {
+    let plain = |vcpu: &VcpuRegs| VcpuRegisters {
+        vcpu: vcpu.vcpu,
+        rip: vcpu.rip,
+        rsp: vcpu.rsp,
+        rflags: vcpu.rflags,
+        cr3: vcpu.cr3,
+    };
+    registers.iter().map(plain).collect()
 }

@@ -52,6 +52,15 @@ pub(super) trait Machine {
     fn prepare(&mut self) -> Result<WatchToken, String>;
     /// Freezes the guest, reads its state, lets it go on as before.
     fn capture(&mut self) -> Result<FailureDumpReport, String>;
+    /// The same for a failure: where `shown` says that this is the state to show, whatever else is kept of one is kept at
+    /// the same moment.
+    fn capture_failure(
+        &mut self,
+        shown: &dyn Fn(&FailureDumpReport) -> bool,
+    ) -> Result<FailureDumpReport, String> {
+        let _ = shown;
+        self.capture()
+    }
     /// The same of a guest that has ended.
     fn capture_dead(&mut self) -> Result<FailureDumpReport, String>;
     /// Holds the guest at each write to a symbol.
@@ -398,7 +407,9 @@ impl<M: Machine> Coordinator<M> {
         if self.failure.is_some() && !is_exit {
             return;
         }
-        let captured = self.machine.capture();
+        let old = self.failure.as_ref().map(|old| old.worth);
+        let shown = |report: &FailureDumpReport| Worth::of(report, is_exit) > old;
+        let captured = self.machine.capture_failure(&shown);
         self.set_failure(trigger, captured, is_exit);
     }
 
@@ -411,10 +422,10 @@ impl<M: Machine> Coordinator<M> {
         let report = captured.unwrap_or_else(|reason| {
             FailureDumpReport::placeholder(format!("{trigger}: no state was captured: {reason}"))
         });
-        let Some(worth) = Worth::of(&report, is_exit) else {
-            return;
-        };
-        if self.failure.as_ref().is_none_or(|old| worth > old.worth) {
+        let worth = Worth::of(&report, is_exit);
+        if let Some(worth) = worth
+            && self.failure.as_ref().is_none_or(|old| worth > old.worth)
+        {
             self.failure = Some(Failure {
                 trigger: trigger.to_owned(),
                 worth,

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::cache::{Cache, Metadata, sha256};
 use super::config::{FRAGMENT, dropped};
 use super::mirror::{self, Release};
-use super::{IMAGE, Kernel, KernelError, VMLINUX};
+use super::{IMAGE, Kernel, KernelError, VMLINUX, VMLINUX_DEBUG};
 
 /// Where a kernel's source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -364,18 +364,30 @@ impl Steps<'_> {
             .to_owned())
     }
 
-    /// The files of an entry; vmlinux without DWARF, which nothing of ours reads, and with BTF and symbols.
+    /// The files of an entry: vmlinux with BTF and symbols, which is what we read, and its DWARF in a file of its own, for
+    /// those who open a vmcore in drgn or crash.
     fn collect(&mut self, out: &Path, files: &Path) -> Result<(), KernelError> {
         fs::create_dir(files).map_err(io_error("create", files))?;
         for (from, to) in [("arch/x86/boot/bzImage", IMAGE), (".config", "config")] {
             fs::copy(out.join(from), files.join(to)).map_err(io_error("copy", &out.join(from)))?;
         }
-        let mut strip = Command::new("objcopy");
-        strip
-            .arg("--strip-debug")
-            .arg(out.join(VMLINUX))
-            .arg(files.join(VMLINUX));
-        self.run("stripping vmlinux", &mut strip)
+        let objcopy = |args: &[&str], to: &str| {
+            let mut command = Command::new("objcopy");
+            command
+                .args(args)
+                .arg(out.join(VMLINUX))
+                .arg(files.join(to));
+            command
+        };
+        let debug = ["--only-keep-debug", "--compress-debug-sections"];
+        self.run(
+            "keeping vmlinux's debug information",
+            &mut objcopy(&debug, VMLINUX_DEBUG),
+        )?;
+        self.run(
+            "stripping vmlinux",
+            &mut objcopy(&["--strip-debug"], VMLINUX),
+        )
     }
 }
 

@@ -1,6 +1,7 @@
 //! Test kernels: found, built, cached.
 //!
-//! An entry of the cache is a directory `<cache>/ktstr/kernels/<key>` with `bzImage`, `vmlinux`, `config` and `metadata.json`.
+//! An entry of the cache is a directory `<cache>/ktstr/kernels/<key>` with `bzImage`, `vmlinux`, `vmlinux.debug`, `config` and
+//! `metadata.json`.
 //! It appears by rename, whole. Whoever uses one holds a shared lock on its `.lock` file, whoever builds or removes one
 //! an exclusive lock.
 
@@ -19,6 +20,8 @@ pub use mirror::{DEFAULT_MIRROR, MIRROR_ENV, Release, mirror_base, releases};
 pub(super) const IMAGE: &str = "bzImage";
 /// File of the kernel's ELF with BTF in a cache entry.
 pub(super) const VMLINUX: &str = "vmlinux";
+/// File of its DWARF in a cache entry; entries of older versions lack it.
+pub(super) const VMLINUX_DEBUG: &str = "vmlinux.debug";
 
 /// A kernel that can boot a test.
 #[derive(Debug)]
