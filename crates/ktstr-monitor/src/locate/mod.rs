@@ -131,7 +131,9 @@ pub fn locate(memory: &dyn PhysMem, known: Known<'_>) -> Result<Located> {
 
 fn find_image(memory: &dyn PhysMem, cr3: u64) -> Result<(Image, AddressSpace, Option<Symbols>)> {
     let mut roots = vec![cr3];
-    roots.extend(memory.hints().cr3.into_iter().take(4));
+    let hints = memory.hints();
+    roots.extend(hints.cr3.iter().take(4));
+    roots.extend(hints.vmcoreinfo.as_deref().and_then(notes::page_table_root));
     roots.retain(|&root| root != 0);
     // With page table isolation, user code runs on the table behind the kernel's (`PTI_USER_PGTABLE_BIT`).
     let kernel_halves: Vec<u64> = roots.iter().map(|root| root & !0x1000).collect();

@@ -2,7 +2,7 @@
 
 use super::image::Image;
 use crate::paging::AddressSpace;
-use crate::symbols::{Symbols, Vmlinux};
+use crate::symbols::{START_KERNEL_MAP, Symbols, Vmlinux};
 use crate::{Kva, PhysMem, bytes};
 
 const NT_GNU_BUILD_ID: u32 = 3;
@@ -64,11 +64,26 @@ fn vmcoreinfo(memory: &dyn PhysMem, space: &AddressSpace, symbols: &Symbols) -> 
     Some(bytes::text(&text))
 }
 
+fn value<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+}
+
 fn parse_kernel_offset(text: &str) -> Option<u64> {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix("KERNELOFFSET="))?;
-    u64::from_str_radix(value, 16).ok()
+    u64::from_str_radix(value(text, "KERNELOFFSET")?, 16).ok()
+}
+
+/// The physical address of the kernel's page tables, by a VMCOREINFO (`arch/x86/kernel/vmcore_info_64.c`).
+pub(super) fn page_table_root(vmcoreinfo: &str) -> Option<u64> {
+    let table = value(vmcoreinfo, "SYMBOL(init_top_pgt)")
+        .or_else(|| value(vmcoreinfo, "SYMBOL(swapper_pg_dir)"))?;
+    let table = u64::from_str_radix(table, 16).ok()?;
+    let base: i64 = value(vmcoreinfo, "NUMBER(phys_base)")?.parse().ok()?;
+    Some(
+        table
+            .wrapping_sub(START_KERNEL_MAP)
+            .wrapping_add(base.cast_unsigned()),
+    )
 }
 
 #[cfg(test)]
@@ -94,6 +109,14 @@ mod tests {
         notes.truncate(notes.len() - 4);
         assert_eq!(find_build_id(&notes), None);
         assert_eq!(find_build_id(&[0; 64]), None);
+    }
+
+    #[test]
+    fn the_page_table_root_is_physical() {
+        let text = "NUMBER(phys_base)=-104857600\nSYMBOL(init_top_pgt)=ffffffff8ee29000\n";
+        let root = 0x0ee2_9000 - 104_857_600;
+        assert_eq!(page_table_root(text), Some(root));
+        assert_eq!(page_table_root("NUMBER(phys_base)=1\n"), None);
     }
 
     #[test]

@@ -84,6 +84,27 @@ fn a_vmcore_cut_short_loses_only_its_end() {
 }
 
 #[test]
+fn segments_may_overlap() {
+    let image = [3; 0x800];
+    let core = open(&vmcore(
+        &[
+            (0x1400, &image),
+            (0x1000, &[1; 0x1000]),
+            (0x1f00, &[2; 0x200]),
+        ],
+        0,
+    ))
+    .unwrap();
+    let at = |gpa| core.read_u32(Gpa(gpa)).unwrap();
+    assert_eq!(
+        (at(0x1400), at(0x1ffc), at(0x2000)),
+        (0x0101_0101, 0x0101_0101, 0x0202_0202)
+    );
+    assert_eq!(core.ranges().len(), 2);
+    assert!(core.read_u32(Gpa(0x2100)).is_err());
+}
+
+#[test]
 fn other_files_are_refused_by_name() {
     let refusal = |bytes: &[u8]| open(bytes).unwrap_err().to_string();
     assert!(refusal(b"").contains("does not begin with an ELF header"));

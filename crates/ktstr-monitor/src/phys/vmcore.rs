@@ -69,7 +69,7 @@ impl Vmcore {
         if pieces.is_empty() {
             return Err(refuse("it has no memory segments"));
         }
-        let memory = MappedMem::read_only(&file, path, &pieces)?;
+        let memory = MappedMem::read_only(&file, path, &without_overlap(pieces))?;
         Ok(Self { memory, hints })
     }
 }
@@ -90,6 +90,29 @@ impl PhysMem for Vmcore {
     fn hints(&self) -> Hints {
         self.hints.clone()
     }
+}
+
+/// Pieces that follow each other: kdump lists the kernel's image twice, and QEMU with paging on lists each mapping.
+fn without_overlap(mut pieces: Vec<Piece>) -> Vec<Piece> {
+    pieces.sort_by_key(|piece| (piece.gpa, std::cmp::Reverse(piece.len)));
+    let mut end = Gpa(0);
+    pieces.retain_mut(|piece| {
+        let hidden = end.0.saturating_sub(piece.gpa.0);
+        let Some(rest) = piece.len.checked_sub(hidden).filter(|&rest| rest > 0) else {
+            return false;
+        };
+        let Some(next) = piece.gpa.checked_add(piece.len) else {
+            return false;
+        };
+        *piece = Piece {
+            gpa: piece.gpa.wrapping_add(hidden),
+            offset: piece.offset.saturating_add(hidden),
+            len: rest,
+        };
+        end = next;
+        true
+    });
+    pieces
 }
 
 fn check_header(head: &[u8]) -> std::result::Result<(), String> {

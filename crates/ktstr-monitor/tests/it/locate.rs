@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ktstr_monitor::locate::SlideEvidence;
-use ktstr_monitor::phys::Vmcore;
+use ktstr_monitor::phys::{Hints, Vmcore};
 use ktstr_monitor::{Attach, Error, Gpa, PhysMem, Range, Result};
 
 use crate::lab::lab;
@@ -82,6 +82,41 @@ fn memory_alone_leads_to_the_same_kernel() {
             .collect::<Vec<_>>()
     };
     assert_eq!(names(&found), names(&lab.kernel));
+}
+
+/// A dump as kdump makes it: it knows the kernel's VMCOREINFO and no vCPU.
+#[derive(Debug)]
+struct KdumpHints(Vmcore, String);
+
+impl PhysMem for KdumpHints {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<()> {
+        self.0.read(gpa, buffer)
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        self.0.ranges()
+    }
+
+    fn hints(&self) -> Hints {
+        Hints {
+            cr3: Vec::new(),
+            vmcoreinfo: Some(self.1.clone()),
+        }
+    }
+}
+
+#[test]
+fn a_vmcoreinfo_leads_to_the_page_tables() {
+    let lab = lab();
+    let note = lab.kernel.vmcoreinfo().unwrap();
+    let core = Vmcore::open(&lab.vmcore).unwrap();
+    let found = Attach::new(Arc::new(KdumpHints(core, note)))
+        .attach()
+        .unwrap();
+    assert_eq!(found.text(), lab.kernel.text());
+    let root = lab.kernel.symbol("init_top_pgt").unwrap();
+    let (root, _) = lab.kernel.translate(root).unwrap();
+    assert_eq!(found.address_space().root, root);
 }
 
 #[test]
