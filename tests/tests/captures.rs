@@ -57,6 +57,18 @@ fn periodic_captures_keep_their_times() {
 }
 
 #[test]
+fn a_schedulers_maps_and_watchdog_are_prepared_before_the_test() {
+    run("prepared", &[]).exits(0);
+}
+
+#[test]
+fn a_map_that_is_not_there_is_named_with_those_that_are() {
+    run("unprepared", &[])
+        .exits(1)
+        .says(&["no map 'no_map'", "cpu_dispatches"]);
+}
+
+#[test]
 fn one_scheduler_after_the_other_shows_each_ones_maps() {
     run("replaced", &[]).exits(0);
 }

@@ -21,6 +21,9 @@ const FIELDS: &[(&str, Kind)] = &[
     ("host_only", Kind::Flag),
     ("ignore", Kind::Flag),
     ("num_snapshots", Kind::Int),
+    ("bpf_map_write", Kind::Path),
+    ("watch_bpf_maps", Kind::Path),
+    ("override_watchdog", Kind::Flag),
     ("extra_include_files", Kind::Texts),
     ("extra_sched_args", Kind::Texts),
 ];
@@ -89,6 +92,8 @@ const EXCLUDES: &[(&str, &str)] = &[
     ("host_only", "scheduler"),
     ("host_only", "num_snapshots"),
     ("host_only", "staged_schedulers"),
+    ("host_only", "bpf_map_write"),
+    ("host_only", "watch_bpf_maps"),
     ("topology", "numa_nodes"),
     ("topology", "llcs"),
     ("topology", "cores"),
@@ -105,6 +110,9 @@ const ORDERED: &[(&str, &str)] = &[
 /// Attributes that need another one.
 const NEEDS: &[(&str, &str)] = &[
     ("expect_auto_repro", "scheduler"),
+    ("bpf_map_write", "scheduler"),
+    ("watch_bpf_maps", "scheduler"),
+    ("override_watchdog", "scheduler"),
     ("cpu_budget", "no_perf_mode"),
     ("expect_scx_bpf_error_contains", "expect_err"),
     ("expect_scx_bpf_error_matches", "expect_err"),

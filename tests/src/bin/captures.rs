@@ -176,6 +176,54 @@ fn periodic_ones(vm: &VmResult) -> Result<()> {
     Ok(())
 }
 
+/// A fault of the fixture is switched on from outside, and a counter is watched.
+#[ktstr_test(
+    scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3,
+    bpf_map_write = &[(".bss", "faults.starve_pct", 7)],
+    watch_bpf_maps = &[("dispatched", ".bss", "stats.dispatched")],
+    override_watchdog, watchdog_timeout_s = 9,
+    post_vm = was_prepared, ignore
+)]
+fn prepared(ctx: &Ctx) -> Result<AssertResult> {
+    let capture = Op::CaptureSnapshot { tag: "now".into() };
+    execute_scenario(
+        ctx,
+        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        vec![Step::new(vec![capture], HOLD)],
+    )
+}
+
+fn was_prepared(vm: &VmResult) -> Result<()> {
+    let entries = captures_of(vm);
+    let [now] = entries.as_slice() else {
+        anyhow::bail!("{} captures", entries.len());
+    };
+    let share = Snapshot::new(&now.report)?
+        .map(".bss")?
+        .field("faults.starve_pct")?;
+    anyhow::ensure!(share.as_u64()? == 7, "{share:?}");
+    let watchdog = vm.watchdog_observation();
+    let observed = watchdog.map(|watchdog| (watchdog.wanted, watchdog.observed));
+    anyhow::ensure!(observed == Some((9000, 9000)), "{watchdog:?}");
+    let monitor = vm
+        .monitor
+        .as_ref()
+        .ok_or_else(|| anyhow::anyhow!("no samples"))?;
+    let seen: Vec<u64> = monitor
+        .samples
+        .iter()
+        .flat_map(|s| s.watched.iter().flatten().copied())
+        .collect();
+    let grows = seen.first() < seen.last() && seen.is_sorted();
+    anyhow::ensure!(grows, "{seen:?}");
+    Ok(())
+}
+
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, bpf_map_write = &[("no_map", "x", 1)], ignore)]
+fn unprepared(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(1)])
+}
+
 #[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 6, ignore)]
 fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])

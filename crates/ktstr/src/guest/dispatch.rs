@@ -12,8 +12,8 @@ use crate::model::call::call;
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::find_test;
 use crate::model::role::VERIFIER_CELL;
-use crate::model::transport::{FAILURE_TAG, HostRequest, Transport};
-use crate::model::verdict::{AssertResult, Outcome};
+use crate::model::transport::{FAILURE_TAG, HostRequest, READY_TAG, Transport, TransportError};
+use crate::model::verdict::{AssertResult, DetailKind, Outcome};
 
 /// Environment variable in which init names the scheduler's process.
 const SCHED_PID_ENV: &str = "KTSTR_SCHED_PID";
@@ -113,12 +113,19 @@ pub fn run_function<L: MessageLink + 'static>(
     link: Option<L>,
     function: impl FnOnce(&Ctx) -> anyhow::Result<AssertResult>,
 ) -> u8 {
+    let waits_for_host = plan.waits_for_host;
     let transport = link.map(|link| Arc::new(LinkTransport::new(link)));
     let mut ctx = Ctx::new(plan, scheduler_pid);
     if let Some(transport) = &transport {
         ctx = ctx.with_transport(Arc::clone(transport) as Arc<dyn Transport>);
     }
-    let result = call(&ctx, function);
+    let result = match wait_for_host(&ctx, waits_for_host) {
+        Ok(()) => call(&ctx, function),
+        Err(error) => AssertResult::fail(
+            DetailKind::Setup,
+            format!("the scheduler could not be prepared: {error}"),
+        ),
+    };
     if result.is_fail()
         && let Some(host) = ctx.requests()
     {
@@ -141,6 +148,20 @@ pub fn run_function<L: MessageLink + 'static>(
             exit_status(Outcome::Fail)
         }
     }
+}
+
+/// How long the host may take to find and write the scheduler's maps.
+const READY_DEADLINE: Duration = Duration::from_secs(30);
+
+fn wait_for_host(ctx: &Ctx, wanted: bool) -> Result<(), TransportError> {
+    if !wanted {
+        return Ok(());
+    }
+    let host = ctx.requests().ok_or(TransportError::NotSupported)?;
+    let request = HostRequest::Capture {
+        tag: READY_TAG.to_owned(),
+    };
+    host.request(&request, READY_DEADLINE)
 }
 
 /// How long a failing test waits for the host's look at it.
@@ -189,7 +210,6 @@ fn find_function(name: &str) -> Option<TestFn> {
 mod tests {
     use super::*;
     use crate::model::cpuset::CpuMap;
-    use crate::model::verdict::DetailKind;
     use std::time::Duration;
 
     fn ctx() -> Ctx {

@@ -10,7 +10,7 @@ use ktstr_wire::Message;
 
 use super::boot::{self, GuestFiles, Programs};
 use super::config::HostConfig;
-use super::coordinator::{self, GuestView, Orders, Outcome};
+use super::coordinator::{self, GuestView, Orders, Outcome, Preparation};
 use super::drain::Drained;
 use super::evaluate::Deadlines;
 use super::kernel::{Cache, Kernel};
@@ -108,7 +108,15 @@ impl Session {
             snapshots: entry.num_snapshots,
             duration: deadlines.duration,
         };
+        let preparation = Preparation {
+            writes: entry.bpf_map_write,
+            watches: entry.watch_bpf_maps,
+            watchdog: entry
+                .override_watchdog
+                .then(|| Duration::from_secs(entry.watchdog_timeout_s.into())),
+        };
         let view = GuestView {
+            preparation,
             vmlinux: kernel.vmlinux.clone(),
             btf_cache: Some(Cache::open_default().root().with_file_name("btf")),
             vmcore: config.vmcore.then(|| super::run::vmcore_of(entry, dir)),
@@ -166,6 +174,7 @@ impl Session {
         vm.monitor.clone_from(&outcome.monitor);
         vm.verifier_stats.clone_from(&outcome.verifier_stats);
         vm.kern_kaslr_offset = outcome.kaslr_offset;
+        vm.watchdog = outcome.watchdog;
         vm.cleanup_duration = Some(ended.elapsed());
         Ok(Ran { vm, times, outcome })
     }
@@ -213,11 +222,17 @@ fn crash_message(com2: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
+/// Something is to be done to the scheduler between its attach and the scenario.
+fn wants_preparation(entry: &KtstrTestEntry) -> bool {
+    entry.override_watchdog || !entry.bpf_map_write.is_empty() || !entry.watch_bpf_maps.is_empty()
+}
+
 pub(super) fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
     let duration = Duration::from_secs(entry.duration_s.into());
     let mut plan = TestPlan::new(entry.registered_name(), entry.topology.into(), duration);
     plan.assert = entry.merged_assert();
     plan.has_scheduler = entry.scheduler.is_some();
+    plan.waits_for_host = wants_preparation(entry);
     // A test on the host has no coordinator.
     plan.answers_requests = !entry.host_only;
     if let Some(root) = entry.workload_root_cgroup {

@@ -33,6 +33,9 @@ pub struct TestPlan {
     /// Cgroup under which the workload's cgroups are made.
     #[serde(default = "default_root")]
     pub workload_root: PathBuf,
+    /// Whether the host prepares the scheduler's memory before the test begins.
+    #[serde(default)]
+    pub waits_for_host: bool,
     /// Whether a scheduler was declared, so that its absence is a finding.
     #[serde(default)]
     pub has_scheduler: bool,
@@ -55,6 +58,7 @@ impl TestPlan {
             settle_ms: 0,
             assert: Assert::DEFAULT,
             workload_root: default_root(),
+            waits_for_host: false,
             has_scheduler: false,
             answers_requests: false,
         }

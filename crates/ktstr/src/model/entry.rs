@@ -196,6 +196,13 @@ pub struct KtstrTestEntry {
     pub ignore: bool,
     /// Periodic captures; 0 for none.
     pub num_snapshots: u32,
+    /// Numbers written into the scheduler's maps once it is attached and before the scenario: map (its name, or a data
+    /// section's suffix such as `.bss`), dotted path of the field in element 0, value.
+    pub bpf_map_write: &'static [(&'static str, &'static str, u64)],
+    /// Numbers in the scheduler's maps that every sample of the monitor holds: label, map, dotted path.
+    pub watch_bpf_maps: &'static [(&'static str, &'static str, &'static str)],
+    /// Give the scheduler `watchdog_timeout_s` instead of the time-out that it chose itself.
+    pub override_watchdog: bool,
     /// Called after the run unless the guest reported a failure.
     pub post_vm: Option<PostVm>,
     /// Called after every run.
@@ -250,6 +257,9 @@ impl KtstrTestEntry {
         host_only: false,
         ignore: false,
         num_snapshots: 0,
+        bpf_map_write: &[],
+        watch_bpf_maps: &[],
+        override_watchdog: false,
         post_vm: None,
         post_vm_unconditional: None,
         cleanup_budget_ms: None,

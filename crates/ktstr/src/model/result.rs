@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::sampler::MonitorReport;
+use ktstr_monitor::sched::WatchdogOverride;
 use ktstr_vmm::Engine;
 use ktstr_wire::{Message, Stage, StepMark};
 
@@ -156,6 +157,8 @@ pub struct VmResult {
     pub cleanup_duration: Option<Duration>,
     /// From the start of the VM to the guest's SysReady.
     pub boot_duration: Option<Duration>,
+    /// The override of the scheduler's watchdog; read it with [`Self::watchdog_observation`].
+    pub watchdog: Option<WatchdogOverride>,
     /// Captures by name.
     pub snapshot_bridge: SnapshotBridge,
     /// What [`captures_series`](Self::captures_series) drained, once it did.
@@ -177,6 +180,12 @@ pub struct VmResult {
 }
 
 impl VmResult {
+    /// What was written over the scheduler's watchdog time-out and what was read back, jiffies; `None` when none was.
+    #[must_use]
+    pub fn watchdog_observation(&self) -> Option<WatchdogOverride> {
+        self.watchdog
+    }
+
     /// A clean exit without telemetry, for unit tests of callbacks:
     /// `VmResult { timed_out: true, ..VmResult::test_fixture() }`.
     #[must_use]
@@ -198,6 +207,7 @@ impl VmResult {
             crash_message: None,
             cleanup_duration: None,
             boot_duration: None,
+            watchdog: None,
             snapshot_bridge: SnapshotBridge::default(),
             captures: OnceLock::new(),
             periodic_fired: 0,

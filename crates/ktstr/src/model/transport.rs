@@ -45,6 +45,9 @@ pub enum ScenarioEvent {
 /// Name under which a failing test asks for the capture that its failure message shows.
 pub const FAILURE_TAG: &str = "ktstr.failure";
 
+/// Name under which a test waits until the host has prepared the scheduler for it.
+pub const READY_TAG: &str = "ktstr.ready";
+
 /// Something that only the host can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ktstr_monitor::bpf::ProgVerifierStats;
+use ktstr_monitor::bpf::{BpfMap, MapField, ProgVerifierStats};
 use ktstr_monitor::sampler::{MonitorSample, Sampler};
+use ktstr_monitor::sched::WatchdogOverride;
 use ktstr_monitor::{
-    Attach, DumpOptions, Error, FailureDumpReport, Gpa, Kernel, PhysMem, Range, VcpuRegisters,
+    Attach, DumpOptions, Error, FailureDumpReport, Gpa, Kernel, PhysMem, Problems, Range,
+    VcpuRegisters,
 };
 use ktstr_vmm::{
     GuestMemory, PortStream, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchKind,
@@ -58,9 +60,18 @@ impl PhysMem for VmMemory {
     }
 }
 
+/// What a test wants done to its scheduler before it begins; see the fields of the same meaning in `KtstrTestEntry`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::host) struct Preparation {
+    pub(in crate::host) writes: &'static [(&'static str, &'static str, u64)],
+    pub(in crate::host) watches: &'static [(&'static str, &'static str, &'static str)],
+    pub(in crate::host) watchdog: Option<Duration>,
+}
+
 /// How to look into a guest.
 #[derive(Debug, Clone, Default)]
 pub(in crate::host) struct GuestView {
+    pub(in crate::host) preparation: Preparation,
     /// The kernel's ELF; without it, types and symbols are found in the guest's memory.
     pub(in crate::host) vmlinux: Option<PathBuf>,
     /// Where indexed BTF is kept.
@@ -141,6 +152,16 @@ impl<'vm> Live<'vm> {
         let seen = look(&registers);
         guard.resume().map_err(|error| error.to_string())?;
         Ok(seen)
+    }
+
+    fn sampler(&mut self) -> Result<&mut Sampler, String> {
+        if self.sampler.is_none() {
+            let sampler = Sampler::new(self.kernel()?).map_err(|error| error.to_string())?;
+            self.sampler = Some(sampler);
+        }
+        self.sampler
+            .as_mut()
+            .ok_or_else(|| String::from("no sampler"))
     }
 
     /// A dump that cannot be written is told, and costs nothing else.
@@ -230,14 +251,37 @@ impl Machine for Live<'_> {
         }
     }
 
-    fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
+    fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String> {
         let kernel = self.kernel()?;
-        let sampler = match &mut self.sampler {
-            Some(sampler) => sampler,
-            none => none.insert(Sampler::new(kernel).map_err(|error| error.to_string())?),
+        let failed = |error: Error| error.to_string();
+        let Preparation {
+            writes,
+            watches,
+            watchdog,
+        } = self.view.preparation;
+        for (map, path, value) in writes {
+            let field = map_field(&kernel, map, path)?;
+            self.frozen(|_| field.write(&kernel, *value))?
+                .map_err(failed)?;
+        }
+        for (label, map, path) in watches {
+            let field = map_field(&kernel, map, path)?;
+            self.sampler()?.watch(*label, field);
+        }
+        let Some(timeout) = watchdog else {
+            return Ok(None);
         };
-        sampler
-            .sample(elapsed_ms, &self.vm.vcpu_cpu_times())
+        let done = kernel
+            .override_watchdog(timeout, tick_rate(&kernel)?)
+            .map_err(failed)?;
+        done.map(Some)
+            .ok_or_else(|| String::from("this kernel keeps no watchdog time-out to override"))
+    }
+
+    fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
+        let times = self.vm.vcpu_cpu_times();
+        self.sampler()?
+            .sample(elapsed_ms, &times)
             .map_err(|error| error.to_string())
     }
 
@@ -269,6 +313,48 @@ impl Machine for Live<'_> {
     }
 }
 
+/// A number in element 0 of the newest map of that name; `.bss` and its kin match the end of a name.
+fn map_field(kernel: &Kernel, name: &str, path: &str) -> Result<MapField, String> {
+    let maps = kernel.maps().found;
+    let fits =
+        |map: &&BpfMap| map.name == name || name.starts_with('.') && map.name.ends_with(name);
+    let Some(map) = maps.iter().rev().find(fits) else {
+        let names: Vec<&str> = maps.iter().map(|map| map.name.as_str()).collect();
+        return Err(format!(
+            "there is no map '{name}'; there are: {}",
+            names.join(", ")
+        ));
+    };
+    map.field(kernel, 0, path)
+        .map_err(|error| error.to_string())
+}
+
+/// The tick rates that a kernel can be built with (`kernel/Kconfig.hz`).
+const RATES: [u32; 4] = [100, 250, 300, 1000];
+
+/// Ticks begin five minutes before 32 bits of them wrap (`INITIAL_JIFFIES`), and their count goes with the clock since boot.
+fn tick_rate(kernel: &Kernel) -> Result<u32, String> {
+    let failed = |error: Error| error.to_string();
+    let ticks = kernel
+        .symbol("jiffies_64")
+        .and_then(|kva| kernel.read_u64(kva))
+        .map_err(failed)?;
+    let clock = kernel
+        .runqueue(0, &mut Problems::new())
+        .map_err(failed)?
+        .clock
+        .ok_or_else(|| String::from("CPU 0 has no clock"))?;
+    Ok(nearest_rate(ticks, clock))
+}
+
+fn nearest_rate(ticks: u64, clock_ns: u64) -> u32 {
+    let since_start = |rate: u64| (1u64 << 32) - 300 * rate + clock_ns / 1_000_000 * rate / 1000;
+    RATES
+        .into_iter()
+        .min_by_key(|rate| since_start(u64::from(*rate)).abs_diff(ticks))
+        .unwrap_or(1000)
+}
+
 fn capture(kernel: &Kernel, registers: &[VcpuRegs]) -> FailureDumpReport {
     FailureDumpReport::capture(kernel, &plain(registers), &DumpOptions::default())
 }
@@ -282,4 +368,21 @@ fn plain(registers: &[VcpuRegs]) -> Vec<VcpuRegisters> {
         cr3: vcpu.cr3,
     };
     registers.iter().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tick_rate_is_told_by_the_count_since_boot() {
+        let second = 1_000_000_000;
+        for rate in RATES {
+            let start = (1u64 << 32) - 300 * u64::from(rate);
+            for uptime in [1, 2, 100] {
+                let ticks = start + uptime * u64::from(rate) + 3;
+                assert_eq!(nearest_rate(ticks, uptime * second), rate);
+            }
+        }
+    }
 }

@@ -27,20 +27,21 @@ use std::time::{Duration, Instant};
 use ktstr_monitor::FailureDumpReport;
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::sampler::{MonitorReport, MonitorSample};
+use ktstr_monitor::sched::WatchdogOverride;
 use ktstr_wire::{
     KernelOpReply, KernelOpRequest, KernelValue, MAX_TEXT, Message, SnapshotKind, SnapshotReply,
     SnapshotRequest, Stage,
 };
 
 pub(super) use driver::follow;
-pub(super) use live::GuestView;
+pub(super) use live::{GuestView, Preparation};
 use periodic::Periodic;
 use sampling::Sampling;
 
 use crate::model::snapshot::{
     AccessorState, BridgeEvent, MAX_USER_WATCHES, MissingStatsReason, SnapshotBridge, SnapshotEntry,
 };
-use crate::model::transport::FAILURE_TAG;
+use crate::model::transport::{FAILURE_TAG, READY_TAG};
 
 /// Names a watch between machine and coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +70,8 @@ pub(super) trait Machine {
     fn release(&mut self);
     /// Reads or writes kernel memory.
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String>;
+    /// Does to the scheduler what the test wants before it begins.
+    fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String>;
     /// Looks at the runqueues, without a freeze; `elapsed_ms` is since the start of the VM.
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String>;
     /// The guest's ticks since boot.
@@ -152,6 +155,7 @@ pub(super) struct Outcome {
     pub(super) monitor: Option<MonitorReport>,
     pub(super) verifier_stats: Vec<ProgVerifierStats>,
     pub(super) kaslr_offset: u64,
+    pub(super) watchdog: Option<WatchdogOverride>,
 }
 
 /// What the coordinator is told before the start.
@@ -194,6 +198,7 @@ pub(super) struct Coordinator<M> {
     started: Instant,
     verifier_stats: Vec<ProgVerifierStats>,
     kaslr_offset: u64,
+    watchdog: Option<WatchdogOverride>,
 }
 
 impl<M: Machine> Coordinator<M> {
@@ -216,6 +221,7 @@ impl<M: Machine> Coordinator<M> {
             started: orders.started,
             verifier_stats: Vec::new(),
             kaslr_offset: 0,
+            watchdog: None,
         }
     }
 
@@ -271,6 +277,7 @@ impl<M: Machine> Coordinator<M> {
             monitor: self.sampling.report(),
             verifier_stats: self.verifier_stats,
             kaslr_offset: self.kaslr_offset,
+            watchdog: self.watchdog,
         }
     }
 
@@ -335,6 +342,10 @@ impl<M: Machine> Coordinator<M> {
         match request.kind {
             SnapshotKind::Capture if request.tag == FAILURE_TAG => {
                 self.keep_failure("the test's own verdict", false);
+                Ok(())
+            }
+            SnapshotKind::Capture if request.tag == READY_TAG => {
+                self.watchdog = self.machine.prepare_scheduler()?;
                 Ok(())
             }
             SnapshotKind::Capture => {

@@ -80,6 +80,9 @@ impl Machine for Simulated {
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
         self.frozen(Call::KernelOp(request.id), || vec![KernelValue::U32(7)])
     }
+    fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String> {
+        self.call(Call::Prepare).map(|()| None)
+    }
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
         self.call(Call::Sample).map(|()| MonitorSample {
             elapsed_ms,
