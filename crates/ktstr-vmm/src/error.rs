@@ -146,6 +146,24 @@ pub enum Error {
     /// The guest cannot be booted; kvm only.
     #[error(transparent)]
     Boot(#[from] crate::engine::kvm::BootError),
+    /// Another process holds what performance mode needs; trying again later may succeed.
+    #[error(
+        "{resource} is held by another VM in performance mode; run fewer at once, or try again"
+    )]
+    ResourceContention {
+        /// The lock file.
+        resource: String,
+    },
+    /// This host cannot give what performance mode needs: a reason to skip.
+    #[error("performance mode needs {needed} {what}, this host gives {found}")]
+    PerfModeUnavailable {
+        /// What is missing.
+        what: &'static str,
+        /// How much is needed.
+        needed: u32,
+        /// How much there is.
+        found: u32,
+    },
     /// An address outside the guest's memory.
     #[error("guest memory has no {len} bytes at GPA {gpa:#x}")]
     NoMemory {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap,
     GuestMemoryRegion as _,
@@ -86,11 +86,26 @@ pub(crate) struct Backing {
 impl Backing {
     /// An empty file of that size; pages come into being when touched.
     pub(crate) fn new(len: u64) -> Result<Self> {
-        let fd = memfd_create("ktstr-guest-memory", MemfdFlags::CLOEXEC).map_err(|errno| {
+        Self::with_flags(len, MemfdFlags::empty())
+    }
+
+    /// A file of 2 MiB pages, all of them there already; the system refuses when it has too few free.
+    pub(crate) fn huge(len: u64) -> Result<Self> {
+        let backing = Self::with_flags(len, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)?;
+        fallocate(&backing.file, FallocateFlags::empty(), 0, len).map_err(|errno| {
             Error::System {
-                what: "create guest memory",
+                what: "fill guest memory with huge pages",
                 source: errno.into(),
             }
+        })?;
+        Ok(backing)
+    }
+
+    fn with_flags(len: u64, flags: MemfdFlags) -> Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | flags;
+        let fd = memfd_create("ktstr-guest-memory", flags).map_err(|errno| Error::System {
+            what: "create guest memory",
+            source: errno.into(),
         })?;
         ftruncate(&fd, len).map_err(|errno| Error::System {
             what: "size guest memory",

@@ -1,5 +1,6 @@
 //! The VM as its user sees it: builder, running VM, end.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ pub struct VmBuilder {
     deadline: Duration,
     engine: EngineChoice,
     performance_mode: bool,
+    lock_dir: PathBuf,
     nested: bool,
     qemu: PathBuf,
 }
@@ -72,6 +74,8 @@ pub(crate) struct Config {
     pub(crate) disks: Vec<Disk>,
     pub(crate) nets: Vec<Net>,
     pub(crate) deadline: Duration,
+    pub(crate) performance_mode: bool,
+    pub(crate) lock_dir: PathBuf,
     /// The guest may run guests of its own.
     pub(crate) nested: bool,
     pub(crate) qemu: PathBuf,
@@ -93,6 +97,7 @@ impl Vm {
             deadline: Duration::from_secs(60),
             engine: EngineChoice::Auto,
             performance_mode: false,
+            lock_dir: std::env::temp_dir(),
             nested: false,
             qemu: PathBuf::from(tcg::DEFAULT_QEMU),
         }
@@ -209,6 +214,14 @@ impl VmBuilder {
         self
     }
 
+    /// Where performance mode has its lock files, which processes that share a host must agree on; the directory for temporary
+    /// files unless set.
+    #[must_use]
+    pub fn lock_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.lock_dir = dir.into();
+        self
+    }
+
     /// Lets the guest run guests of its own: on tcg its CPU has SVM with nested paging, on kvm what the host passes on.
     #[must_use]
     pub fn nested(mut self, on: bool) -> Self {
@@ -282,6 +295,8 @@ impl VmBuilder {
                     disks: self.disks,
                     nets: self.nets,
                     deadline: self.deadline,
+                    performance_mode: self.performance_mode,
+                    lock_dir: self.lock_dir,
                     nested: self.nested,
                     qemu,
                 },
@@ -479,6 +494,8 @@ pub struct VmExit {
     pub engine: Engine,
     /// Why this engine.
     pub engine_why: String,
+    /// KVM's statistics of each vCPU by name; `None` on tcg, and on kernels before 5.14.
+    pub kvm_stats: Option<Vec<HashMap<String, u64>>>,
     /// What each disk did, in the order of the builder.
     pub blk_counters: Vec<BlkCounters>,
     /// What each network card did, in the order of the builder.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ktstr_vmm::{ExitReason, RunningVm, Watch, WatchKind};
+use ktstr_vmm::{Error, ExitReason, RunningVm, Watch, WatchKind};
 
 use crate::guest::{COUNTER, Guest, LOAD, has_kvm};
 
@@ -118,6 +118,48 @@ fn the_deadline_ends_a_guest_that_does_not() {
     let exit = Guest::Halt.start("1n1l2c1t", deadline).wait().unwrap();
     assert_eq!(exit.reason, ExitReason::Deadline);
     assert!(exit.duration >= deadline);
+}
+
+#[test]
+fn kvm_counts_exits() {
+    if !has_kvm() {
+        return;
+    }
+    let exit = Guest::Hello.run();
+    let Some(stats) = exit.kvm_stats else {
+        println!("skipped: this host's KVM has no binary statistics");
+        return;
+    };
+    assert_eq!(stats.len(), 1);
+    assert!(stats[0]["exits"] > 0, "{stats:?}");
+}
+
+#[test]
+fn performance_mode_runs_or_says_what_is_missing() {
+    if !has_kvm() {
+        return;
+    }
+    let locks = tempfile::tempdir().unwrap();
+    let start = || {
+        let (_image, vm) = Guest::Hello.builder("1n1l1c1t", LONG);
+        vm.performance_mode(true)
+            .lock_dir(locks.path())
+            .build()
+            .unwrap()
+            .start()
+    };
+    match start() {
+        Ok(mut vm) => {
+            let second = start().unwrap_err();
+            assert!(
+                matches!(second, Error::ResourceContention { .. }),
+                "{second}"
+            );
+            assert_eq!(vm.wait().unwrap().reason, ExitReason::PowerOff);
+        }
+        Err(error @ Error::PerfModeUnavailable { .. }) => println!("skipped: {error}"),
+        Err(error) => panic!("{error}"),
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@ use std::arch::global_asm;
 use std::io::Write as _;
 use std::time::Duration;
 
-use ktstr_vmm::{EngineChoice, RunningVm, Topology, Vm, VmExit};
+use ktstr_vmm::{EngineChoice, RunningVm, Topology, Vm, VmBuilder, VmExit};
+use tempfile::NamedTempFile;
 
 /// Where every guest is loaded and entered.
 pub(crate) const LOAD: u64 = 0x10_0000;
@@ -121,7 +122,7 @@ impl Guest {
     }
 
     /// The guest as an ELF kernel file.
-    fn image(self) -> tempfile::NamedTempFile {
+    fn image(self) -> NamedTempFile {
         let code = self.code();
         let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
         elf.resize(16, 0);
@@ -144,24 +145,27 @@ impl Guest {
         elf.resize(0x1000, 0);
         elf.extend(code);
         elf.resize(elf.len().max(0x1400), 0);
-        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let mut file = NamedTempFile::new().unwrap();
         file.write_all(&elf).unwrap();
         file
     }
 
-    /// Starts it, with 64 MiB and this deadline.
-    pub(crate) fn start(self, topology: &str, deadline: Duration) -> RunningVm {
+    /// Its image, which must live until it has started, and a VM of 64 MiB with this deadline.
+    pub(crate) fn builder(self, topology: &str, deadline: Duration) -> (NamedTempFile, VmBuilder) {
         let image = self.image();
-        Vm::builder()
+        let vm = Vm::builder()
             .kernel(image.path())
             .engine(EngineChoice::Kvm)
             .topology(topology.parse::<Topology>().unwrap())
             .memory_mib(64)
-            .deadline(deadline)
-            .build()
-            .unwrap()
-            .start()
-            .unwrap()
+            .deadline(deadline);
+        (image, vm)
+    }
+
+    /// Starts it.
+    pub(crate) fn start(self, topology: &str, deadline: Duration) -> RunningVm {
+        let (_image, vm) = self.builder(topology, deadline);
+        vm.build().unwrap().start().unwrap()
     }
 
     /// Runs it to its end.

@@ -3,8 +3,9 @@
 use std::io;
 
 use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_cpuid_entry2, kvm_msr_entry,
-    kvm_pit_config, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
+    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, Msrs, kvm_cpuid_entry2, kvm_enable_cap,
+    kvm_msr_entry, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _};
@@ -109,6 +110,26 @@ impl Machine {
                 .map_err(failed("give the VM its memory"))?;
         }
         Ok(())
+    }
+
+    /// Lets halted and spinning vCPUs keep their host CPU. A KVM that cannot is left as it is: the guest is slower then, not
+    /// wrong.
+    pub(super) fn keep_idle_in_guest(&self) {
+        const WANTED: u32 = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
+        let can = self
+            .vm
+            .check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
+        let exits = u32::try_from(can).unwrap_or(0) & WANTED;
+        let mut cap = kvm_enable_cap {
+            cap: KVM_CAP_X86_DISABLE_EXITS,
+            ..Default::default()
+        };
+        cap.args[0] = u64::from(exits);
+        if exits == 0 {
+            tracing::debug!("KVM takes every halt");
+        } else if let Err(error) = self.vm.enable_cap(&cap) {
+            tracing::debug!(%error, "KVM goes on taking halts");
+        }
     }
 
     /// An eventfd that raises `gsi`, an edge at a time.

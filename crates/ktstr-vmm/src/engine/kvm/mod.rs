@@ -19,6 +19,8 @@ pub(crate) mod gate;
 mod kick;
 pub(crate) mod layout;
 mod machine;
+mod perf;
+mod stats;
 mod vcpu;
 mod vm;
 

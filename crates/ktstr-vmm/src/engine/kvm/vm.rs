@@ -1,8 +1,9 @@
 //! A guest under KVM, as the public `Vm` drives it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Seek as _, Write as _};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ use super::bus::Bus;
 use super::control::{Control, End, Parts};
 use super::kick::KickSignal;
 use super::machine::Machine;
+use super::perf::{self, Reservation};
+use super::stats::Stats;
 use super::{layout, vcpu};
 use crate::acpi;
 use crate::console::ConsoleLog;
@@ -44,6 +47,9 @@ pub(crate) struct KvmVm {
     threads: Vec<JoinHandle<()>>,
     control: Arc<Control>,
     machine: Machine,
+    /// Host CPUs of the vCPUs, in performance mode.
+    reservation: Option<Reservation>,
+    stats: Option<Vec<Stats>>,
     /// KVM's clock and the time, as of the first of nested freezes.
     frozen: Mutex<Vec<(Option<kvm_clock_data>, Instant)>>,
     memory: GuestMemory,
@@ -61,7 +67,11 @@ impl KvmVm {
         let deadline = started + config.deadline;
         let total = u64::from(config.memory_mib) << 20;
         let ranges = layout::ranges(total);
-        let memory = map(&[Backing::new(total)?], &ranges)?;
+        let reservation = config
+            .performance_mode
+            .then(|| perf::reserve(&config.topology, &config.lock_dir))
+            .transpose()?;
+        let memory = memory(total, &ranges, reservation.is_some())?;
         let node_bytes: Vec<u64> = config
             .node_mib
             .iter()
@@ -85,11 +95,17 @@ impl KvmVm {
             power: Power::default(),
             virtio: attached.transports,
         };
-        let vcpus = machine.vcpus(&config.topology, entry, false)?;
-        let exit_event = eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| Error::System {
-            what: "create an eventfd",
-            source: errno.into(),
-        })?;
+        if reservation.is_some() {
+            machine.keep_idle_in_guest();
+        }
+        let vcpus = machine.vcpus(&config.topology, entry, reservation.is_some())?;
+        // Absent on kernels before 5.14.
+        let stats = vcpus
+            .iter()
+            .map(Stats::open)
+            .collect::<std::io::Result<_>>()
+            .ok();
+        let exit_event = exit_event()?;
         let signal = KickSignal::install().map_err(Error::system("take the kick signal"))?;
         let parts = Parts {
             bus,
@@ -103,6 +119,8 @@ impl KvmVm {
             threads: Vec::new(),
             control,
             machine,
+            reservation,
+            stats,
             frozen: Mutex::default(),
             memory,
             consoles,
@@ -137,7 +155,16 @@ impl KvmVm {
         }
         for (place, (index, vcpu)) in (0u32..).zip(vcpus).enumerate() {
             let control = Arc::clone(&self.control);
-            let body = move || vcpu::run(&control, index, vcpu);
+            let cpu = self
+                .reservation
+                .as_ref()
+                .and_then(|host| host.cpu_of(place));
+            let body = move || {
+                if let Some(Err(error)) = cpu.map(perf::make_real_time) {
+                    tracing::warn!(%error, vcpu = index, "a vCPU runs without its CPU or priority");
+                }
+                vcpu::run(&control, index, vcpu);
+            };
             let thread = named(format!("ktstr-vcpu{index}"), body);
             self.threads.push(thread.map_err(|error| (place, error))?);
         }
@@ -266,6 +293,11 @@ impl KvmVm {
         self.control.watches.next(deadline)
     }
 
+    fn kvm_stats(&self) -> Option<Vec<HashMap<String, u64>>> {
+        let stats = self.stats.as_ref()?;
+        stats.iter().map(|stats| stats.read().ok()).collect()
+    }
+
     pub(crate) fn blk_counters(&self) -> Vec<BlkCounters> {
         self.counters
             .disks
@@ -318,6 +350,7 @@ impl KvmVm {
             com2: self.consoles[1].snapshot(),
             engine: Engine::Kvm,
             engine_why: String::new(),
+            kvm_stats: self.kvm_stats(),
             blk_counters: self.blk_counters(),
             net_counters: self.net_counters(),
         })
@@ -343,6 +376,24 @@ fn named(name: String, body: impl FnOnce() + Send + 'static) -> Result<JoinHandl
         .name(name)
         .spawn(body)
         .map_err(Error::system("start a thread"))
+}
+
+/// Readable once the VM has ended.
+fn exit_event() -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC).map_err(|errno| Error::System {
+        what: "create an eventfd",
+        source: errno.into(),
+    })
+}
+
+/// One mapping of all memory: touched lazily, or huge and there at once.
+fn memory(total: u64, ranges: &[MemoryRange], huge: bool) -> Result<GuestMemory> {
+    let backing = if huge {
+        perf::huge_memory(total)?
+    } else {
+        Backing::new(total)?
+    };
+    map(&[backing], ranges)
 }
 
 /// Puts kernel, initrd and tables into memory.

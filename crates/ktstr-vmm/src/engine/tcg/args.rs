@@ -157,6 +157,8 @@ mod tests {
             topology,
             ports: vec!["a,b".into()],
             deadline: Duration::from_secs(1),
+            performance_mode: false,
+            lock_dir: std::env::temp_dir(),
             nested: false,
             disks: Vec::new(),
             nets: Vec::new(),

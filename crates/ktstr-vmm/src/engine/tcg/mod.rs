@@ -315,6 +315,7 @@ impl TcgVm {
             com2: self.consoles[1].snapshot(),
             engine: Engine::Tcg,
             engine_why: String::new(),
+            kvm_stats: None,
             blk_counters: Vec::new(),
             net_counters: Vec::new(),
         })
