@@ -38,5 +38,6 @@ pub use memory::{GuestMemory, MemoryRange};
 pub use port::PortStream;
 pub use probe::{Engine, EngineChoice, Probe, probe};
 pub use topology::{CpuPlace, NumaDistance, NumaNode, PRESETS, Preset, Topology, TopologyError};
+pub use vcpu_time::VcpuClocks;
 pub use vm::{ExitReason, FreezeGuard, Initrd, RunningVm, VcpuRegs, Vm, VmBuilder, VmExit};
 pub use watch::{Watch, WatchHit, WatchId, WatchKind};

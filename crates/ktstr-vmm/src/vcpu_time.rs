@@ -1,16 +1,17 @@
-//! How much CPU time the host gave each vCPU: its thread's first figure in `/proc/<pid>/task/<tid>/schedstat`
-//! (Documentation/scheduler/sched-stats.rst).
+//! How much CPU time the host gave each vCPU, and how long it kept it waiting: its thread's first two figures in
+//! `/proc/<pid>/task/<tid>/schedstat` (Documentation/scheduler/sched-stats.rst).
 
 use std::fs;
 use std::path::PathBuf;
 
-/// Where each vCPU's figure is read, by its number.
+/// Where each vCPU's figures are read, by its number.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct VcpuClocks(Vec<PathBuf>);
+pub struct VcpuClocks(Vec<PathBuf>);
 
 impl VcpuClocks {
     /// Finds the vCPU threads of a process by their names; empty when they cannot be told apart.
-    pub(crate) fn of(pid: u32) -> Self {
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
         let tasks = fs::read_dir(format!("/proc/{pid}/task"));
         let mut found: Vec<(usize, PathBuf)> = tasks
             .into_iter()
@@ -31,15 +32,28 @@ impl VcpuClocks {
         })
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether no vCPU was found: threads come into being some time after the start.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Nanoseconds so far, by vCPU; empty once a thread has ended.
-    pub(crate) fn read(&self) -> Vec<u64> {
+    /// Nanoseconds of CPU time so far, by vCPU; empty once a thread has ended.
+    #[must_use]
+    pub fn read(&self) -> Vec<u64> {
+        self.figures(0)
+    }
+
+    /// Nanoseconds for which each vCPU was ready to run and did not, by vCPU; empty once a thread has ended.
+    #[must_use]
+    pub fn run_delays(&self) -> Vec<u64> {
+        self.figures(1)
+    }
+
+    fn figures(&self, which: usize) -> Vec<u64> {
         let read = |path: &PathBuf| -> Option<u64> {
             let text = fs::read_to_string(path).ok()?;
-            text.split_whitespace().next()?.parse().ok()
+            text.split_whitespace().nth(which)?.parse().ok()
         };
         self.0
             .iter()
@@ -74,6 +88,6 @@ mod tests {
     #[test]
     fn a_process_without_vcpus_has_no_clocks() {
         let clocks = VcpuClocks::of(1);
-        assert!(clocks.is_empty() && clocks.read().is_empty());
+        assert!(clocks.is_empty() && clocks.read().is_empty() && clocks.run_delays().is_empty());
     }
 }

@@ -13,6 +13,7 @@ mod dump;
 mod dump_text;
 pub mod evaluate;
 pub mod kernel;
+mod lost_time;
 mod message;
 mod monitor;
 pub mod run;

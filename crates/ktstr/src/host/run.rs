@@ -125,6 +125,7 @@ fn judge(
         mut vm,
         times,
         outcome,
+        lost,
     } = session.run()?;
     evidence.times = times;
     evidence.failure = outcome.failure;
@@ -138,6 +139,7 @@ fn judge(
         .unwrap_or_else(|| session::deadlines_of(entry, ktstr_vmm::Engine::Tcg));
     let mut result = guest.clone().unwrap_or_else(|| no_result(&vm, &deadlines));
     add_host_findings(&mut result, &vm, guest.is_some());
+    lost.excuse(&mut result, &vm);
     let callbacks = run_callbacks(entry, &vm, guest.as_ref());
     // After the callbacks, which may drain the bridge themselves.
     result.stats.phases = vm.phase_buckets();

@@ -14,6 +14,7 @@ use super::coordinator::{self, GuestView, Orders, Outcome, Preparation};
 use super::drain::Drained;
 use super::evaluate::Deadlines;
 use super::kernel::{Cache, Kernel};
+use super::lost_time::{LostTime, Watch};
 use crate::model::ctx::TestPlan;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::result::{TimelineMark, VmResult};
@@ -150,6 +151,7 @@ impl Session {
             deadline: started + self.deadlines.vm,
             ..self.orders
         };
+        let watch = Watch::start(running.engine_pid(), started);
         let followed = coordinator::follow(&running, port, self.view, started, orders)?;
         let exit = running.wait().context("failed to wait for the VM's end");
         let ended = Instant::now();
@@ -176,7 +178,13 @@ impl Session {
         vm.kern_kaslr_offset = outcome.kaslr_offset;
         vm.watchdog = outcome.watchdog;
         vm.cleanup_duration = Some(ended.elapsed());
-        Ok(Ran { vm, times, outcome })
+        let lost = watch.map(Watch::end).unwrap_or_default();
+        Ok(Ran {
+            vm,
+            times,
+            outcome,
+            lost,
+        })
     }
 }
 
@@ -186,6 +194,7 @@ pub(super) struct Ran {
     pub(super) vm: VmResult,
     pub(super) times: SessionTimes,
     pub(super) outcome: Outcome,
+    pub(super) lost: LostTime,
 }
 
 fn assemble(exit: VmExit, drained: Drained) -> VmResult {
