@@ -114,7 +114,7 @@ fn longest_gap_ms(run: &CaseRun) -> u64 {
 fn trips(case: &str, needles: &[&str]) -> Option<CaseRun> {
     let run = run(case);
     if run.code == Some(2) {
-        run.says(&["the host st", "may explain it"]);
+        run.says(&["the host", "may explain it"]);
         println!("{case}: the host was too busy to judge");
         return None;
     }
@@ -126,9 +126,13 @@ fn trips(case: &str, needles: &[&str]) -> Option<CaseRun> {
 #[track_caller]
 fn holds(case: &str) {
     let run = run(case);
+    let notes = run.sidecar.iter().flat_map(|s| &s.result.info_notes);
+    for note in notes.filter(|note| note.contains("the host")) {
+        println!("{case}: {note}");
+    }
     match run.code {
         Some(2) => {
-            run.says(&["the host st"]);
+            run.says(&["the host"]);
         }
         _ => {
             run.exits(0);
