@@ -1,5 +1,6 @@
 //! `cargo xtask tidy`: what no compiler checks. Every complaint says how to mend it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,6 +63,7 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
             .to_string();
         found.extend(check_file(&name, &text));
     }
+    found.extend(undocumented(root)?);
     for page in [
         "README.md",
         "ARCHITECTURE.md",
@@ -134,6 +136,62 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
     found
 }
 
+/// Variables of the environment that are between our own processes, or only for our own tests.
+const INTERNAL_VARIABLES: &[&str] = &[
+    "KTSTR_BLESS",
+    "KTSTR_CHAOS_RUNS",
+    "KTSTR_DESCRIBE",
+    "KTSTR_LINK_FD",
+    "KTSTR_LOG",
+    "KTSTR_SCHED_PID",
+    "KTSTR_SHELL",
+    "KTSTR_TESTS",
+    "KTSTR_TEST_IMAGE",
+    "KTSTR_TEST_PLAN",
+    "KTSTR_TEST_SCHEDULER",
+    "KTSTR_VERIFIER",
+    "KTSTR_VMM_ORPHAN_TEST",
+];
+
+/// Every variable that the sources name must be in the README's table.
+fn undocumented(root: &Path) -> Result<Vec<String>> {
+    let readme = fs::read_to_string(root.join("README.md")).context("failed to read README.md")?;
+    let mut names = BTreeMap::new();
+    for file in sources(root)? {
+        let text = fs::read_to_string(&file)
+            .with_context(|| format!("failed to read {}", file.display()))?;
+        for name in variables(&text) {
+            names.entry(name.to_owned()).or_insert_with(|| file.clone());
+        }
+    }
+    let missing = names.into_iter().filter(|(name, _)| {
+        !INTERNAL_VARIABLES.contains(&name.as_str()) && !readme.contains(&format!("`{name}"))
+    });
+    let complain = |(name, file): (String, PathBuf)| {
+        format!(
+            "{} names {name}, which README.md does not explain; add it to the table there",
+            file.display()
+        )
+    };
+    Ok(missing.map(complain).collect())
+}
+
+/// `"KTSTR_…"` literals.
+fn variables(text: &str) -> Vec<&str> {
+    let parts = text.split('"').skip(1).step_by(2);
+    let is_name = |part: &&str| {
+        part.strip_prefix("KTSTR_").is_some_and(|rest| {
+            !rest.is_empty()
+                && rest
+                    .bytes()
+                    .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+        })
+    };
+    // Quotes do not pair up in every file; looking at both halves finds all.
+    let others = text.split('"').step_by(2);
+    parts.chain(others).filter(is_name).collect()
+}
+
 fn sources(root: &Path) -> Result<Vec<PathBuf>> {
     let mut open = vec![root.join("crates"), root.join("xtask"), root.join("tests")];
     let mut files = Vec::new();
@@ -163,6 +221,15 @@ mod tests {
     #[test]
     fn this_workspace_is_tidy() {
         assert_eq!(complaints(&sh::root()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn variables_are_found_as_literals() {
+        let text =
+            r#"let a = env("KTSTR_ENGINE"); let b = '"'; env("KTSTR_KERNEL"); "KTSTR_x" KTSTR_NO"#;
+        let mut found = variables(text);
+        found.sort_unstable();
+        assert_eq!(found, ["KTSTR_ENGINE", "KTSTR_KERNEL"]);
     }
 
     #[test]
