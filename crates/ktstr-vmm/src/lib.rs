@@ -31,6 +31,9 @@ mod watch;
 
 pub use console::{ConsoleLog, MAX_CONSOLE};
 pub use devices::virtio::blk::{BlkCounters, Disk, DiskSource, Throttle};
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub use devices::virtio::fuzzing;
 pub use devices::virtio::net::{Net, NetCounters};
 pub use engine::kvm::BootError;
 pub use error::{BuildError, BuildFault, Error, Result};

@@ -1,8 +1,9 @@
 //! Linux under our VMM: needs a genuine /dev/kvm, so elsewhere these run in `cargo xtask lab`.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ktstr_vmm::initramfs::Builder;
 use ktstr_vmm::{Engine, EngineChoice, ExitReason, Initrd, Topology, Vm, VmBuilder, VmExit, probe};
@@ -37,7 +38,7 @@ pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
         .engine(EngineChoice::Kvm)
         .topology(topology.parse::<Topology>().unwrap())
         .memory_mib(256)
-        .deadline(Duration::from_secs(60));
+        .deadline(Duration::from_secs(120));
     Some(vm)
 }
 
@@ -68,6 +69,57 @@ fn two_vcpus_boot_to_init_and_power_off() {
         return;
     };
     check(vm, &["cpus 2"]);
+}
+
+#[test]
+fn eight_vcpus_boot_to_init_and_power_off() {
+    let Some(vm) = linux("echo cpus $($bb nproc)", "2n4l1c2t") else {
+        return;
+    };
+    check(vm.memory_mib(384).deadline(Duration::from_secs(240)), &["cpus 8"]);
+}
+
+#[test]
+fn a_busy_guest_freezes_a_hundred_times() {
+    let script = "for i in 1 2 3 4; do (while :; do :; done) & done\necho busy; $bb sleep 1000";
+    let Some(vm) = linux(script, "1n1l2c1t") else {
+        return;
+    };
+    let mut vm = vm
+        .deadline(Duration::from_secs(120))
+        .build()
+        .unwrap()
+        .start()
+        .unwrap();
+    let console = vm.com1();
+    while !String::from_utf8_lossy(&console.snapshot()).contains("busy") {
+        let ended = vm
+            .wait_until(Instant::now() + Duration::from_millis(50))
+            .unwrap();
+        assert!(ended.is_none(), "{ended:?}");
+    }
+    let (mut took, mut rips) = (Vec::new(), BTreeSet::new());
+    for _ in 0..100 {
+        let began = Instant::now();
+        let guard = vm.freeze(Duration::from_secs(20)).unwrap();
+        let registers = guard.registers().unwrap();
+        guard.resume().unwrap();
+        took.push(began.elapsed());
+        assert_eq!(registers.len(), 2);
+        assert!(
+            registers.iter().all(|regs| regs.cr3 != 0 && regs.rip != 0),
+            "{registers:?}"
+        );
+        rips.extend(registers.iter().map(|regs| regs.rip));
+    }
+    took.sort_unstable();
+    println!(
+        "freeze, registers, resume: median {:?}, most {:?}",
+        took[50], took[99]
+    );
+    assert!(rips.len() > 2, "the guest runs between freezes: {rips:x?}");
+    vm.kill();
+    assert_eq!(vm.wait().unwrap().reason, ExitReason::Killed);
 }
 
 #[test]

@@ -13,10 +13,12 @@
 pub(crate) mod blk;
 pub(crate) mod console;
 mod counters;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub(crate) mod net;
 mod ring;
 pub(crate) mod rng;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod testutil;
 mod transport;
 mod worker;

@@ -1,4 +1,11 @@
-//! The driver's side of a device, for tests: memory, rings and registers as a guest would have them.
+//! The driver's side of a device, for tests and fuzzers: memory and rings as a guest would have them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    dead_code,
+    reason = "a test may panic, and fuzzers use a part of it"
+)]
 
 use virtio_queue::QueueT as _;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
