@@ -12,6 +12,7 @@ mod drain;
 mod dump;
 mod dump_text;
 pub mod evaluate;
+pub mod export;
 pub mod kernel;
 mod lost_time;
 mod message;

@@ -9,6 +9,7 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use super::admission::take_slot;
 use super::config::HostConfig;
 use super::describe::{DESCRIBE_ENV, describe, on_presets};
+use super::export::{self, EXPORT_ENV};
 use super::run::{Report, run_test};
 use super::shell::{self, ShellOrder};
 use super::verify::{cells, wants_cells};
@@ -32,12 +33,14 @@ pub fn run_host(manifest_dir: &'static str) -> ExitCode {
     if args.list && std::env::var_os(DESCRIBE_ENV).is_some() {
         return describe(manifest_dir);
     }
-    if let Some(order) = ShellOrder::from_env() {
-        return shell_of(
-            order,
-            args.filter.as_deref().unwrap_or_default(),
-            manifest_dir,
-        );
+    if let Some(done) = other_duty(args.filter.as_deref().unwrap_or_default(), manifest_dir) {
+        return match done {
+            Ok(code) => ExitCode::from(code),
+            Err(error) => {
+                eprintln!("ktstr: {error:#}");
+                ExitCode::from(EXIT_FAIL)
+            }
+        };
     }
     // One VM at a time, whatever libtest's default for this host: VMs that share CPUs disturb what they measure.
     args.test_threads = args.test_threads.or(Some(1));
@@ -74,27 +77,30 @@ pub fn run_host(manifest_dir: &'static str) -> ExitCode {
     }
 }
 
-/// Instead of the test, a shell in its VM.
-fn shell_of(order: Result<ShellOrder, String>, name: &str, manifest_dir: &str) -> ExitCode {
-    let candidates = KTSTR_TESTS.iter().copied();
-    let mut all = candidates.flat_map(|entry| std::iter::once(entry).chain(on_presets(entry)));
-    let entry = all
-        .find(|entry| entry.name == name)
-        .or_else(|| cells().into_iter().find(|entry| entry.name == name));
-    let done = order
-        .map_err(|error| anyhow::anyhow!(error))
-        .and_then(|order| {
-            let entry =
-                entry.ok_or_else(|| anyhow::anyhow!("there is no test '{name}' in this binary"))?;
-            shell::run(entry, &order, Path::new(manifest_dir))
-        });
-    match done {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("ktstr: {error:#}");
-            ExitCode::from(EXIT_FAIL)
-        }
+/// The test of that name, also on a preset, also a cell of the verifier's sweep.
+fn find_any(name: &str) -> anyhow::Result<&'static KtstrTestEntry> {
+    let registered = KTSTR_TESTS.iter().copied();
+    let mut all = registered.flat_map(|entry| std::iter::once(entry).chain(on_presets(entry)));
+    all.find(|entry| entry.name == name)
+        .or_else(|| cells().into_iter().find(|entry| entry.name == name))
+        .ok_or_else(|| anyhow::anyhow!("there is no test '{name}' in this binary"))
+}
+
+/// What is asked for by a variable instead of a test run: a shell in the test's VM, or the test as a file.
+fn other_duty(name: &str, manifest_dir: &str) -> Option<anyhow::Result<u8>> {
+    let manifest_dir = Path::new(manifest_dir);
+    if let Some(order) = ShellOrder::from_env() {
+        return Some(
+            order
+                .map_err(|error| anyhow::anyhow!(error))
+                .and_then(|order| shell::run(find_any(name)?, &order, manifest_dir)),
+        );
     }
+    let path = std::env::var_os(EXPORT_ENV).filter(|path| !path.is_empty())?;
+    Some(find_any(name).and_then(|entry| {
+        export::run(entry, manifest_dir, Path::new(&path))?;
+        Ok(EXIT_PASS)
+    }))
 }
 
 /// Asks for every test on every preset that its constraints allow, as `name@preset`.

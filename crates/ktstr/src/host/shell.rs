@@ -289,10 +289,22 @@ fn files(entry: &KtstrTestEntry, order: &ShellOrder, programs: &Programs) -> Res
             .file_name()
             .with_context(|| format!("'{}' names no file", include.display()))?;
         let guest = format!("/include-files/{}", name.to_string_lossy());
-        builder.binary(&guest, include)?;
+        // A script finds busybox where its first line names an interpreter; only programs bring libraries along.
+        if is_elf(include)? {
+            builder.binary(&guest, include)?;
+        } else {
+            builder.file(&guest, include, 0o755)?;
+        }
     }
     builder.bytes(PLAN_PATH, boot::to_json(&plan), 0o644)?;
     Ok(builder.build()?)
+}
+
+fn is_elf(path: &Path) -> Result<bool> {
+    let mut magic = [0; 4];
+    let mut file =
+        fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
+    Ok(file.read_exact(&mut magic).is_ok() && magic == *b"\x7fELF")
 }
 
 fn environment() -> Vec<(String, String)> {
