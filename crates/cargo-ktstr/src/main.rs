@@ -6,6 +6,7 @@
 mod completions;
 mod delta;
 mod exit;
+mod export;
 mod interrupt;
 mod kernel;
 mod locks;
@@ -53,6 +54,8 @@ enum Command {
     Verifier(Box<verifier::Options>),
     /// A shell in a guest: a plain one, or the VM of a test.
     Shell(Box<shell::Options>),
+    /// Write a test as one file that runs it on bare metal.
+    Export(export::Options),
     /// List, build and clean test kernels.
     Kernel(kernel::Options),
     /// Show who holds VM slots and kernels.
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::PerfDelta(options) => delta::run(&options),
         Command::Verifier(options) => verifier::run(&options),
         Command::Shell(options) => shell::run(&options),
+        Command::Export(options) => export::run(&options),
         Command::Kernel(options) => kernel::run(&options),
         Command::Locks(options) => locks::run(&options),
         Command::Completions(options) => completions::run(&options, &mut Cli::command()),

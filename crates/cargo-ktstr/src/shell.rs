@@ -9,9 +9,9 @@ use ktstr::host::shell::{self, SHELL_ENV, ShellOrder, check_includes};
 
 use crate::exit::Exit;
 use crate::interrupt::{self, Unwinding};
+use crate::test;
 use crate::test::cargo;
 use crate::test::{Engine, Selection};
-use crate::{output, test};
 
 /// Which guest, and what to do in it.
 #[derive(Debug, clap::Args)]
@@ -84,7 +84,15 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
         );
     };
     let mut command = match &options.test {
-        Some(name) => of_test(options, name)?,
+        Some(name) => {
+            let selection = Selection {
+                package: options.package.clone(),
+                offline: options.offline,
+                manifest_path: options.manifest_path.clone(),
+                ..Selection::default()
+            };
+            cargo::find(name, &selection)?
+        }
         None => plain(options)?,
     };
     let json = serde_json::to_string(&order).context("failed to serialise the order")?;
@@ -130,38 +138,6 @@ fn plain(options: &Options) -> Result<Command> {
         .arg(&options.topology)
         .arg(options.memory_mib.to_string());
     Ok(command)
-}
-
-fn of_test(options: &Options, name: &str) -> Result<Command> {
-    let selection = Selection {
-        filters: vec![name.to_owned()],
-        exact: true,
-        include_ignored: true,
-        package: options.package.clone(),
-        offline: options.offline,
-        manifest_path: options.manifest_path.clone(),
-        ..Selection::default()
-    };
-    let Some(binaries) = cargo::build(&selection, None)? else {
-        bail!("the tests could not be built; the compiler's words are above");
-    };
-    let mut known = Vec::new();
-    for binary in &binaries {
-        let Some(description) = cargo::describe(binary) else {
-            continue;
-        };
-        if !cargo::list(binary, &selection)?.is_empty() {
-            let mut command = Command::new(&binary.path);
-            command.args(["--exact", name]).current_dir(&binary.dir);
-            return Ok(command);
-        }
-        known.extend(description.tests.into_iter().map(|test| test.name));
-    }
-    let known: Vec<String> = known.iter().map(|name| output::shell_word(name)).collect();
-    bail!(
-        "there is no test '{name}' of ktstr here; there are: {}",
-        known.join(", ")
-    )
 }
 
 /// This program as the runner of a plain guest; `None` when it was not called so.

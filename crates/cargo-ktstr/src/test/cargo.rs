@@ -105,6 +105,38 @@ pub(crate) fn describe(binary: &Binary) -> Option<Description> {
     (description.schema == DESCRIBE_SCHEMA).then_some(description)
 }
 
+/// The command that runs one test of ktstr, and only it.
+///
+/// # Errors
+/// When nothing builds, or no binary has it; with the names that there are.
+pub(crate) fn find(name: &str, selection: &Selection) -> Result<Command> {
+    let selection = Selection {
+        filters: vec![name.to_owned()],
+        exact: true,
+        include_ignored: true,
+        ..selection.clone()
+    };
+    let Some(binaries) = build(&selection, None)? else {
+        bail!("the tests could not be built; the compiler's words are above");
+    };
+    let mut known = Vec::new();
+    for binary in &binaries {
+        let Some(description) = describe(binary) else {
+            continue;
+        };
+        if !list(binary, &selection)?.is_empty() {
+            let mut command = Command::new(&binary.path);
+            command.args(["--exact", name]).current_dir(&binary.dir);
+            return Ok(command);
+        }
+        known.extend(description.tests.into_iter().map(|test| test.name));
+    }
+    bail!(
+        "there is no test '{name}' of ktstr here; there are: {}",
+        known.join(", ")
+    )
+}
+
 /// Names of a binary's tests that are to be run.
 ///
 /// # Errors

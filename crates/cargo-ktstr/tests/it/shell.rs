@@ -68,3 +68,16 @@ fn what_cannot_be_had_is_named_before_the_boot() {
         .exits(64)
         .says(&["16", "128"]);
 }
+
+#[test]
+fn an_export_that_cannot_be_made_says_why() {
+    let project = Project::new();
+    project
+        .run(&["export", "no_such_test"])
+        .exits(1)
+        .says(&["no_such_test", "fails, passes"]);
+    project
+        .run(&["export", "passes", "--output", "gone/x.sh"])
+        .exits(1)
+        .says(&["gone/x.sh", "no directory"]);
+}

@@ -13,6 +13,7 @@ const COMMANDS: &[&[&str]] = &[
     &["report"],
     &["verifier"],
     &["shell"],
+    &["export"],
     &["kernel", "list"],
     &["kernel", "build"],
     &["kernel", "clean"],
