@@ -3,6 +3,7 @@
 
 mod fixture;
 mod gauntlet;
+mod guide;
 mod interrupt;
 mod kernels;
 mod report;
