@@ -141,6 +141,7 @@ const INTERNAL_VARIABLES: &[&str] = &[
     "KTSTR_BLESS",
     "KTSTR_CHAOS_RUNS",
     "KTSTR_DESCRIBE",
+    "KTSTR_EXPORT",
     "KTSTR_LINK_FD",
     "KTSTR_LOG",
     "KTSTR_SCHED_PID",

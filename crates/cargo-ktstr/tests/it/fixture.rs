@@ -148,6 +148,7 @@ pub(crate) fn ktstr(args: &[&str]) -> Command {
         "KTSTR_KERNEL",
         "KTSTR_TEST_KERNEL",
         "KTSTR_KERNEL_MIRROR",
+        "KTSTR_CACHE_DIR",
         "KTSTR_ENGINE",
         "KTSTR_SIDECAR_DIR",
         "KTSTR_RUN_ID",

@@ -132,7 +132,6 @@ fn judge(
     evidence.blind = outcome.blind;
     vm.entry_name = Some(entry.name.to_owned());
     vm.artifact_dir = Some(dir.to_owned());
-    leave_timeline(&vm, dir, entry.name);
     let guest = guest_result(&vm);
     let deadlines = evidence
         .deadlines
@@ -144,6 +143,8 @@ fn judge(
     // After the callbacks, which may drain the bridge themselves.
     result.stats.phases = vm.phase_buckets();
     vm.success = result.is_pass() || result.is_skip();
+    // After the callbacks, which may want the captures for themselves.
+    leave_timeline(&vm, dir, entry.name);
     evidence.vm = Some(vm);
     drop(kernel);
     if let Some(found) = callbacks {
@@ -172,6 +173,7 @@ fn leave_timeline(vm: &VmResult, dir: &Path, test: &str) {
     if let Some(report) = &vm.monitor {
         timeline.add_samples(report);
     }
+    timeline.add_captures(vm.captures_series());
     if let Err(error) = timeline.write(dir, test) {
         tracing::warn!(%error, source = %error.source, "the timeline is lost");
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::artifacts::{ArtifactError, write_atomic};
 use crate::model::result::VmResult;
+use crate::model::series::SampleSeries;
 
 /// Names the layout of [`Timeline`]; a reader checks it first.
 pub const TIMELINE_SCHEMA: &str = "ktstr.timeline/1";
@@ -103,6 +104,24 @@ impl Timeline {
                 at_ms: sample.elapsed_ms as f64,
                 nr_running: sample.cpus.iter().map(|cpu| cpu.nr_running).collect(),
                 local_dsq: sample.cpus.iter().map(|cpu| cpu.local_dsq_depth).collect(),
+            });
+        }
+    }
+
+    /// Adds the captures; without a scenario's start there is no telling when they were.
+    pub fn add_captures(&mut self, captures: &SampleSeries) {
+        let Some(start) = self.scenario_start_ms else {
+            return;
+        };
+        for capture in captures.iter() {
+            let text = match &capture.report {
+                Ok(report) if !report.is_placeholder => capture.tag.clone(),
+                _ => format!("{} (nothing was captured)", capture.tag),
+            };
+            self.add_mark(Mark {
+                at_ms: start + capture.elapsed_ms as f64,
+                kind: MarkKind::Capture,
+                text,
             });
         }
     }
