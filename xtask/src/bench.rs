@@ -53,6 +53,7 @@ pub(crate) fn run() -> Result<()> {
         10,
         Some(memory()?),
     );
+    capture(&mut table)?;
     framing(&mut table)?;
     println!("{table}");
     Ok(())
@@ -132,20 +133,53 @@ fn median<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
 /// The smallest whole test, as its user runs it.
 fn smallest() -> Result<Sidecar> {
     let dir = tempfile::tempdir()?;
-    let mut command = Command::new(sh::target().join("debug/cases"));
+    case("cases", "smallest", true, dir.path())
+}
+
+/// Runs one case, and gives its record; its artifacts are in `dir`.
+fn case(binary: &str, name: &str, passes: bool, dir: &Path) -> Result<Sidecar> {
+    let mut command = Command::new(sh::target().join("debug").join(binary));
     command
-        .args(["--exact", "smallest", "--include-ignored"])
-        .env("KTSTR_SIDECAR_DIR", dir.path());
+        .args(["--exact", name, "--include-ignored"])
+        .current_dir(sh::root().join("tests"))
+        .env("KTSTR_SIDECAR_DIR", dir);
     let output = command
         .output()
         .with_context(|| format!("failed to run {command:?}"))?;
     anyhow::ensure!(
-        output.status.success(),
+        output.status.success() == passes,
         "{}",
         String::from_utf8_lossy(&output.stdout)
     );
-    let bytes = std::fs::read(dir.path().join("smallest.json"))?;
+    let bytes = std::fs::read(dir.join(format!("{name}.json")))?;
     Ok(serde_json::from_slice(&bytes)?)
+}
+
+/// A scheduler's exit: how long the guest stands still for the capture, and how large the dump is.
+fn capture(table: &mut Table) -> Result<()> {
+    let mut standstills = Vec::new();
+    let mut size = 0;
+    for _ in 0..REPEATS {
+        let dir = tempfile::tempdir()?;
+        let run = case("captures", "error_with_state", false, dir.path())?;
+        standstills.extend(run.standstill_us.map(Duration::from_micros));
+        let dump = dir.path().join("error_with_state.failure-dump.json");
+        size = dump.metadata()?.len();
+    }
+    let standstill = median(standstills).context("no capture was made")?;
+    table.add_row([
+        String::from("freeze + capture (7 maps) + resume"),
+        String::from("-"),
+        format!("{:.2} ms", standstill.as_secs_f64() * 1e3),
+        String::from("-"),
+    ]);
+    table.add_row([
+        String::from("failure dump"),
+        String::from("-"),
+        format!("{} KiB", size / 1024),
+        String::from("-"),
+    ]);
+    Ok(())
 }
 
 /// Stops a booting guest, reads its registers, lets it go.

@@ -563,6 +563,10 @@ fn make_sidecar(
         cleanup_ms: vm.and_then(|vm| vm.cleanup_duration).map(millis),
         initramfs_bytes: evidence.times.initramfs_bytes,
         initramfs_ms: evidence.times.initramfs.map(millis),
+        standstill_us: evidence
+            .times
+            .standstill
+            .and_then(|time| u64::try_from(time.as_micros()).ok()),
         total_ms: millis(clock.monotonic.elapsed()),
         exit_reason: vm.map(|vm| vm.exit_reason.clone()),
         timed_out: vm.is_some_and(|vm| vm.timed_out),

@@ -25,6 +25,7 @@ pub(super) struct SessionTimes {
     pub(super) initramfs: Option<Duration>,
     pub(super) initramfs_bytes: Option<u64>,
     pub(super) kernel_release: Option<String>,
+    pub(super) standstill: Option<Duration>,
 }
 
 /// A VM that is ready to start.
@@ -82,6 +83,7 @@ impl Session {
             initramfs: Some(build_time),
             initramfs_bytes: u64::try_from(initramfs.len()).ok(),
             kernel_release: None,
+            standstill: None,
         };
         let mut builder = Vm::builder()
             .kernel(&kernel.image)
@@ -163,6 +165,7 @@ impl Session {
             .sys_ready
             .as_ref()
             .map(|(_, ready)| ready.kernel_release.clone());
+        times.standstill = outcome.longest_standstill;
         let mut vm = assemble(exit?, drained);
         vm.engine_why = engine_why;
         if outcome.timed_out {

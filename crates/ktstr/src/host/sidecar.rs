@@ -51,6 +51,9 @@ pub struct Sidecar {
     pub initramfs_bytes: Option<u64>,
     /// How long building the initramfs took.
     pub initramfs_ms: Option<u64>,
+    /// Longest time that the guest stood still for the host's looks at it, microseconds.
+    #[serde(default)]
+    pub standstill_us: Option<u64>,
     /// The whole test, from validation to this file.
     pub total_ms: u64,
     /// How the VM ended.

@@ -1,9 +1,10 @@
 //! The machine of a running VM.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ktstr_monitor::bpf::{BpfMap, MapField, ProgVerifierStats};
 use ktstr_monitor::sampler::{MonitorSample, Sampler};
@@ -90,6 +91,8 @@ pub(super) struct Live<'vm> {
     sampler: Option<Sampler>,
     replies: Option<FrameWriter<PortStream>>,
     tokens: HashMap<WatchId, WatchToken>,
+    /// How long each freeze lasted, from its request to the guest's going on.
+    standstills: RefCell<Vec<Duration>>,
 }
 
 impl<'vm> Live<'vm> {
@@ -105,6 +108,7 @@ impl<'vm> Live<'vm> {
             sampler: None,
             replies: replies.ok(),
             tokens: HashMap::new(),
+            standstills: RefCell::default(),
         }
     }
 
@@ -144,6 +148,13 @@ impl<'vm> Live<'vm> {
 
     /// Runs `look` while every vCPU stands still.
     fn frozen<T>(&self, look: impl FnOnce(&[VcpuRegs]) -> T) -> Result<T, String> {
+        let began = Instant::now();
+        let seen = self.look_frozen(look)?;
+        self.standstills.borrow_mut().push(began.elapsed());
+        Ok(seen)
+    }
+
+    fn look_frozen<T>(&self, look: impl FnOnce(&[VcpuRegs]) -> T) -> Result<T, String> {
         let guard = self
             .vm
             .freeze(FREEZE_DEADLINE)
@@ -293,6 +304,10 @@ impl Machine for Live<'_> {
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats> {
         let kernel = self.kernel();
         kernel.map_or_else(|_| Vec::new(), |kernel| kernel.verifier_stats(true).found)
+    }
+
+    fn longest_standstill(&self) -> Option<Duration> {
+        self.standstills.borrow().iter().max().copied()
     }
 
     fn kaslr_offset(&mut self) -> Option<u64> {

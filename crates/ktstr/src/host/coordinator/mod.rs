@@ -78,6 +78,8 @@ pub(super) trait Machine {
     fn ticks(&mut self) -> Option<u64>;
     /// What the programs of the scheduler cost the verifier.
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats>;
+    /// The longest freeze so far, from its request to the guest's going on.
+    fn longest_standstill(&self) -> Option<Duration>;
     /// How far the kernel moved itself.
     fn kaslr_offset(&mut self) -> Option<u64>;
     /// Answers the guest, if it still lives.
@@ -156,6 +158,7 @@ pub(super) struct Outcome {
     pub(super) verifier_stats: Vec<ProgVerifierStats>,
     pub(super) kaslr_offset: u64,
     pub(super) watchdog: Option<WatchdogOverride>,
+    pub(super) longest_standstill: Option<Duration>,
 }
 
 /// What the coordinator is told before the start.
@@ -278,6 +281,7 @@ impl<M: Machine> Coordinator<M> {
             verifier_stats: self.verifier_stats,
             kaslr_offset: self.kaslr_offset,
             watchdog: self.watchdog,
+            longest_standstill: self.machine.longest_standstill(),
         }
     }
 

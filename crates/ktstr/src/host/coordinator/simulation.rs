@@ -95,6 +95,9 @@ impl Machine for Simulated {
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats> {
         Vec::new()
     }
+    fn longest_standstill(&self) -> Option<Duration> {
+        None
+    }
     fn kaslr_offset(&mut self) -> Option<u64> {
         Some(0)
     }
