@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{kernel, sh, tidy};
+use crate::{kernel, lab, sh, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run() -> Result<()> {
@@ -45,6 +45,7 @@ pub(crate) fn run() -> Result<()> {
             sh::logged(name, with_flags(name, &mut sh::cargo(args))),
         );
     }
+    note("kvm-in-lab", lab::kvm_tests());
     println!("{passed} passed, {} failed", failed.len());
     if failed.is_empty() {
         Ok(())

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ use comfy_table::Table;
 use ktstr::host::kernel::resolve_test_kernel;
 use ktstr_vmm::initramfs::Builder;
 use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmExit};
+
+use crate::sh;
 
 /// Two remedies for a clock that is emulated:
 ///
@@ -104,6 +106,60 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::from(outcome.code()));
     };
     soak(options, &archive, runs)
+}
+
+/// The kvm engine's own tests, in the lab. A stock kernel under emulation and the largest shapes are left out: the one is for
+/// hosts without a lab, the others take minutes.
+pub(crate) fn kvm_tests() -> Result<()> {
+    let build = [
+        "test",
+        "-p",
+        "ktstr-vmm",
+        "--test",
+        "kvm",
+        "--no-run",
+        "--message-format=json",
+    ];
+    let built = sh::cargo(&build).stderr(Stdio::null()).output();
+    let built = built.context("failed to build the kvm tests")?;
+    let program = String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .context("the kvm tests do not build; run `cargo test -p ktstr-vmm --test kvm`")?;
+    let busybox =
+        find_program("busybox").context("busybox-static is needed; run `cargo xtask setup`")?;
+    let mut command = vec![program];
+    for word in [
+        "--test-threads=1",
+        "--skip",
+        "stock_kernel",
+        "--skip",
+        "larger_presets",
+    ] {
+        command.push(word.to_owned());
+    }
+    let options = Options {
+        cpus: 2,
+        memory: 2048,
+        deadline: 1200,
+        files: vec![format!("{}:/bin/busybox", busybox.display())],
+        outs: Vec::new(),
+        env: Vec::new(),
+        soak: None,
+        command,
+    };
+    let (outcome, took) = once(&options, &initramfs(&options)?)?;
+    report(&outcome, &options);
+    match outcome {
+        Outcome::Status(0) => {
+            eprintln!("  kvm-in-lab ok ({:.1} s)", took.as_secs_f64());
+            Ok(())
+        }
+        outcome => {
+            bail!("the kvm tests ended as {outcome:?} in the lab; run `cargo xtask lab -- TEST`")
+        }
+    }
 }
 
 fn report(outcome: &Outcome, options: &Options) {
