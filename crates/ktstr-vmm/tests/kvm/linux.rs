@@ -76,7 +76,10 @@ fn eight_vcpus_boot_to_init_and_power_off() {
     let Some(vm) = linux("echo cpus $($bb nproc)", "2n4l1c2t") else {
         return;
     };
-    check(vm.memory_mib(384).deadline(Duration::from_secs(240)), &["cpus 8"]);
+    check(
+        vm.memory_mib(384).deadline(Duration::from_secs(240)),
+        &["cpus 8"],
+    );
 }
 
 #[test]
