@@ -9,6 +9,8 @@ use crate::stats::number;
 
 /// Columns of a heat strip; more samples than that share a column, which shows their highest.
 const COLUMNS: usize = 240;
+/// Longest time without a sample over which the last one is drawn on, in columns.
+const HOLD: usize = 12;
 
 /// Phases, queue depths per CPU, and marks, on one axis in milliseconds since the VM's start.
 pub(super) fn timeline(timeline: &Timeline, stats: &ScenarioStats) -> String {
@@ -56,14 +58,19 @@ pub(super) fn timeline(timeline: &Timeline, stats: &ScenarioStats) -> String {
 }
 
 fn axis(span: f64) -> String {
-    let step = nice_step(span / 6.0);
+    let step = nice_step(span / 8.0);
     let mut ticks = String::new();
     let mut at = 0.0;
     while at <= span {
-        ticks.push_str(&format!(
-            "<i style=\"left:{:.3}%\">{}</i>",
-            at / span * 100.0,
+        // A label at the very end would leave the page.
+        let label = if at / span > 0.94 {
+            String::new()
+        } else {
             number(at)
+        };
+        ticks.push_str(&format!(
+            "<i style=\"left:{:.3}%\">{label}</i>",
+            at / span * 100.0
         ));
         at += step;
     }
@@ -158,9 +165,17 @@ fn depth_rows(
     );
     for cpu in 0..cpus {
         let mut columns: Vec<Option<u32>> = vec![None; COLUMNS];
-        for sample in samples {
-            let column = column_of(sample.at_ms, span);
-            if let (Some(slot), Some(found)) = (columns.get_mut(column), depth(sample, cpu)) {
+        for (index, sample) in samples.iter().enumerate() {
+            let from = column_of(sample.at_ms, span);
+            // A depth holds until the next sample, unless that one is far off.
+            let next = samples
+                .get(index + 1)
+                .map_or(from, |next| column_of(next.at_ms, span));
+            let to = next.clamp(from + 1, from + HOLD);
+            let Some(found) = depth(sample, cpu) else {
+                continue;
+            };
+            for slot in columns.iter_mut().take(to).skip(from) {
                 *slot = Some(slot.unwrap_or(0).max(found));
             }
         }
