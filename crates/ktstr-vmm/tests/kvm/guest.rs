@@ -176,6 +176,12 @@ impl Guest {
     }
 }
 
+/// Says what a test lacks. In the lab, which has all of it, that is a failure.
+pub(crate) fn skip(reason: &str) {
+    assert!(std::env::var_os("KTSTR_LAB").is_none(), "{reason}");
+    println!("skipped: {reason}; run this in `cargo xtask lab`");
+}
+
 /// /dev/kvm is there; if not, says so.
 pub(crate) fn has_kvm() -> bool {
     let open = std::fs::File::options()
@@ -183,7 +189,7 @@ pub(crate) fn has_kvm() -> bool {
         .write(true)
         .open("/dev/kvm");
     if let Err(error) = &open {
-        println!("skipped: /dev/kvm does not open: {error}; run this in `cargo xtask lab`");
+        skip(&format!("/dev/kvm does not open: {error}"));
     }
     open.is_ok()
 }
