@@ -27,9 +27,8 @@ use crate::sh;
 
 /// Two remedies for a clock that is emulated:
 ///
-/// - A periodic tick. QEMU 7.2's SVM helpers change `interrupt_request` without its lock (`target/i386/tcg/sysemu/svm_helper.c`), so
-///   an outer timer interrupt can be lost around a nested exit. A one-shot timer is then never programmed again; a periodic
-///   one comes back with the next tick.
+/// - A periodic tick. Without it boots took 29 to 48 s and one of 13 hung; a likely cause, not proven, is that an outer timer
+///   interrupt is lost around a nested exit: a one-shot timer is then never programmed again, a periodic one comes back.
 /// - Any TSC frequency. The outer kernel calibrates twice; when the second result is off by more than 250 ppm, KVM wants to
 ///   scale the TSC of new guests, cannot, and leaves the scale at 0 (`arch/x86/kvm/x86.c: set_tsc_khz`). Such a guest's
 ///   deadline timer fires many seconds late.
