@@ -142,6 +142,7 @@ const INTERNAL_VARIABLES: &[&str] = &[
     "KTSTR_CHAOS_RUNS",
     "KTSTR_DESCRIBE",
     "KTSTR_EXPORT",
+    "KTSTR_LAB",
     "KTSTR_LINK_FD",
     "KTSTR_LOG",
     "KTSTR_SCHED_PID",

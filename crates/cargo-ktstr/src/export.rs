@@ -19,7 +19,7 @@ use crate::{interrupt, output};
 pub(crate) struct Options {
     /// The test, by its whole name.
     test: String,
-    /// The file; <test>.sh by default.
+    /// The file; the test's name with `.sh` by default.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Only this package.

@@ -32,7 +32,7 @@ pub(crate) struct Selection {
     /// Only this test target.
     #[arg(long, value_name = "NAME", help_heading = "Packages")]
     pub(crate) test: Vec<String>,
-    /// Only this binary target (for test binaries that are [[bin]]s).
+    /// Only this binary target (for test binaries that are `bin` targets).
     #[arg(long, value_name = "NAME", help_heading = "Packages")]
     pub(crate) bin: Vec<String>,
     /// Features to turn on.
