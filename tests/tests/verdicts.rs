@@ -223,7 +223,10 @@ fn a_hang_ends_at_the_deadline_and_says_where() {
         ],
     );
     assert!(run.sidecar.as_ref().unwrap().timed_out);
-    assert_eq!(run.dump()["is_placeholder"], true);
+    // A last look at the guest before it is ended.
+    let dump = run.dump();
+    assert_eq!(dump["is_placeholder"], false);
+    assert_eq!(dump["trigger"], "the VM's deadline");
 }
 
 #[test]
