@@ -35,9 +35,15 @@ pub(crate) fn run() -> Result<()> {
         ("doc", &["doc", "--workspace", "--no-deps"]),
         (
             "unit-tests",
-            &["test", "--workspace", "--exclude", "ktstr-tests"],
+            &[
+                "test",
+                "--workspace",
+                "--exclude",
+                "ktstr-tests",
+                "--no-fail-fast",
+            ],
         ),
-        ("vm-tests", &["test", "-p", "ktstr-tests"]),
+        ("vm-tests", &["test", "-p", "ktstr-tests", "--no-fail-fast"]),
     ];
     for (name, args) in steps {
         note(
