@@ -63,6 +63,9 @@ pub(crate) fn run() -> Result<()> {
 fn with_flags<'c>(name: &str, command: &'c mut Command) -> &'c mut Command {
     if name == "doc" {
         command.env("RUSTDOCFLAGS", "-D warnings")
+    } else if name == "vm-tests" {
+        // Tests that measure share their host with nothing but their own VM.
+        command.env("RUST_TEST_THREADS", "1")
     } else {
         command
     }
