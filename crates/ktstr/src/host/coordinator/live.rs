@@ -296,9 +296,8 @@ impl Machine for Live<'_> {
             .map_err(|error| error.to_string())
     }
 
-    fn ticks(&mut self) -> Option<u64> {
-        let kernel = self.kernel().ok()?;
-        kernel.read_u64(kernel.symbol("jiffies_64").ok()?).ok()
+    fn tick_rate(&mut self) -> Option<u32> {
+        tick_rate(&*self.kernel().ok()?).ok()
     }
 
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats> {

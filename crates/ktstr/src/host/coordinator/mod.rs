@@ -74,8 +74,8 @@ pub(super) trait Machine {
     fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String>;
     /// Looks at the runqueues, without a freeze; `elapsed_ms` is since the start of the VM.
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String>;
-    /// The guest's ticks since boot.
-    fn ticks(&mut self) -> Option<u64>;
+    /// The guest's ticks per second.
+    fn tick_rate(&mut self) -> Option<u32>;
     /// What the programs of the scheduler cost the verifier.
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats>;
     /// The longest freeze so far, from its request to the guest's going on.
@@ -198,6 +198,8 @@ pub(super) struct Coordinator<M> {
     prepared: bool,
     blind: Option<String>,
     sampling: Sampling,
+    /// Ticks per second; 0 while unknown.
+    hz: u32,
     started: Instant,
     verifier_stats: Vec<ProgVerifierStats>,
     kaslr_offset: u64,
@@ -221,6 +223,7 @@ impl<M: Machine> Coordinator<M> {
             prepared: false,
             blind: None,
             sampling: Sampling::default(),
+            hz: 0,
             started: orders.started,
             verifier_stats: Vec::new(),
             kaslr_offset: 0,
@@ -277,7 +280,7 @@ impl<M: Machine> Coordinator<M> {
             timed_out: self.timed_out,
             periodic_fired: self.periodic.fired(),
             blind: self.blind,
-            monitor: self.sampling.report(),
+            monitor: self.sampling.report(self.hz),
             verifier_stats: self.verifier_stats,
             kaslr_offset: self.kaslr_offset,
             watchdog: self.watchdog,
@@ -291,15 +294,13 @@ impl<M: Machine> Coordinator<M> {
             Message::ScenarioStart => {
                 self.scenario = Some(now);
                 self.periodic.start(now);
-                let ticks = self.machine.ticks();
-                self.sampling.begin(now, ticks);
+                self.hz = self.machine.tick_rate().unwrap_or(0);
             }
             Message::ScenarioPause => self.periodic.pause(now),
             Message::ScenarioResume => self.periodic.resume(now),
             Message::ScenarioEnd(_) => {
                 self.periodic.stop();
-                let ticks = self.machine.ticks();
-                self.sampling.end(now, ticks);
+                self.sampling.stop();
             }
             Message::Lifecycle(life) if life.stage == Stage::SchedulerAttached => {
                 self.verifier_stats = self.machine.verifier_stats();

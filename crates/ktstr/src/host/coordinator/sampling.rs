@@ -11,8 +11,6 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const MAX_SAMPLES: usize = 36_000;
 /// Failures in a row after which nobody looks any more.
 const GIVE_UP_AFTER: u32 = 10;
-/// The tick rates that a kernel can be built with (`kernel/Kconfig.hz`).
-const RATES: [u32; 4] = [100, 250, 300, 1000];
 
 /// Samples of one run.
 #[derive(Debug, Default)]
@@ -20,30 +18,12 @@ pub(super) struct Sampling {
     next: Option<Instant>,
     samples: Vec<MonitorSample>,
     failures: u32,
-    begun: Option<(Instant, u64)>,
-    hz: u32,
 }
 
 impl Sampling {
     /// The guest can be looked into.
     pub(super) fn start(&mut self, now: Instant) {
         self.next = Some(now);
-    }
-
-    /// The scenario began; the guest's `ticks` now and at its end tell their rate.
-    pub(super) fn begin(&mut self, now: Instant, ticks: Option<u64>) {
-        self.begun = ticks.map(|ticks| (now, ticks));
-    }
-
-    /// The scenario is over.
-    pub(super) fn end(&mut self, now: Instant, ticks: Option<u64>) {
-        self.stop();
-        if let (Some((begun, before)), Some(after)) = (self.begun, ticks) {
-            self.hz = rate(
-                now.saturating_duration_since(begun),
-                after.saturating_sub(before),
-            );
-        }
     }
 
     pub(super) fn stop(&mut self) {
@@ -77,43 +57,15 @@ impl Sampling {
         }
     }
 
-    /// All samples; `None` when there are none.
-    pub(super) fn report(self) -> Option<MonitorReport> {
-        (!self.samples.is_empty()).then(|| MonitorReport::new(self.samples, self.hz))
+    /// All samples of a guest with this tick rate, 0 when it is unknown; `None` when there are no samples.
+    pub(super) fn report(self, hz: u32) -> Option<MonitorReport> {
+        (!self.samples.is_empty()).then(|| MonitorReport::new(self.samples, hz))
     }
-}
-
-/// The nearest rate that a kernel can have; 0 when nothing can be said. The guest's clock may be slower than the host's.
-fn rate(time: Duration, ticks: u64) -> u32 {
-    let Ok(ms) = u64::try_from(time.as_millis()) else {
-        return 0;
-    };
-    if ms < 500 || ticks == 0 {
-        return 0;
-    }
-    let seen = ticks.saturating_mul(1000) / ms;
-    RATES
-        .into_iter()
-        .min_by_key(|rate| u64::from(*rate).abs_diff(seen))
-        .unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_tick_rate_is_one_that_exists() {
-        for (ms, ticks, hz) in [
-            (2000, 2003, 1000),
-            (2000, 498, 250),
-            (1000, 91, 100),
-            (100, 90, 0),
-            (1000, 0, 0),
-        ] {
-            assert_eq!(rate(Duration::from_millis(ms), ticks), hz);
-        }
-    }
 
     #[test]
     fn ten_failures_in_a_row_end_it() {
@@ -129,7 +81,7 @@ mod tests {
             sampling.take(Err(String::from("gone")), start + INTERVAL * number);
         }
         assert_eq!(sampling.due(), None);
-        assert_eq!(sampling.report().unwrap().samples.len(), 1);
-        assert!(Sampling::default().report().is_none());
+        assert_eq!(sampling.report(1000).unwrap().samples.len(), 1);
+        assert!(Sampling::default().report(1000).is_none());
     }
 }

@@ -89,7 +89,7 @@ impl Machine for Simulated {
             ..MonitorSample::default()
         })
     }
-    fn ticks(&mut self) -> Option<u64> {
+    fn tick_rate(&mut self) -> Option<u32> {
         Some(1000)
     }
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats> {
