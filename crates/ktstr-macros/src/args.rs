@@ -186,35 +186,13 @@ pub(crate) fn unknown(what: &str, key: &Ident, known: &[&str]) -> Error {
     let name = key.to_string();
     let nearest = known
         .iter()
-        .map(|candidate| (distance(&name, candidate), candidate))
+        .map(|candidate| (strsim::levenshtein(&name, candidate), candidate))
         .min();
     let hint = match nearest {
         Some((near, candidate)) if near <= 3 => format!("did you mean `{candidate}`?"),
         _ => format!("known are: {}", known.join(", ")),
     };
     Error::new(key.span(), format!("unknown {what} `{name}`; {hint}"))
-}
-
-/// Levenshtein's edit distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (to, cell) in b.iter().zip(row.iter_mut().skip(1)) {
-            let best = (diagonal + usize::from(from != *to))
-                .min(*cell + 1)
-                .min(left + 1);
-            diagonal = *cell;
-            *cell = best;
-            left = best;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 /// `1n2l4c2t` as four numbers.
@@ -235,8 +213,8 @@ mod tests {
 
     #[test]
     fn near_names_are_found() {
-        assert_eq!(distance("duration", "duration_s"), 2);
-        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(strsim::levenshtein("duration", "duration_s"), 2);
+        assert_eq!(strsim::levenshtein("", "abc"), 3);
         let key: Ident = syn::parse_quote!(not_stuk);
         assert!(
             unknown("attribute", &key, &["isolation", "not_stuck"])
