@@ -1,8 +1,10 @@
 //! `cargo xtask bench`: the design's budgets, measured. None of them is a timed test.
 
-use std::path::{Path, PathBuf};
+mod vmm;
+
+use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use comfy_table::Table;
@@ -41,18 +43,7 @@ pub(crate) fn run() -> Result<()> {
             measured.map(Duration::from_millis),
         );
     }
-    add(
-        &mut table,
-        "freeze + registers + resume, tcg",
-        2,
-        Some(freeze()?),
-    );
-    add(
-        &mut table,
-        "guest memory set-up, 64 GiB",
-        10,
-        Some(memory()?),
-    );
+    vmm::rows(&mut table)?;
     capture(&mut table)?;
     framing(&mut table)?;
     println!("{table}");
@@ -99,18 +90,6 @@ fn framing(table: &mut Table) -> Result<()> {
         table.add_row(row);
     }
     Ok(())
-}
-
-/// Sets up a large guest's memory without a guest.
-fn memory() -> Result<Duration> {
-    let mut times = Vec::new();
-    for _ in 0..20 {
-        let started = Instant::now();
-        let memory = ktstr_vmm::GuestMemory::without_guest(64 << 30)?;
-        times.push(started.elapsed());
-        anyhow::ensure!(!memory.ranges().is_empty(), "no memory");
-    }
-    median(times).context("nothing was measured")
 }
 
 fn add(table: &mut Table, what: &str, bar_ms: u32, measured: Option<Duration>) {
@@ -180,25 +159,4 @@ fn capture(table: &mut Table) -> Result<()> {
         String::from("-"),
     ]);
     Ok(())
-}
-
-/// Stops a booting guest, reads its registers, lets it go.
-fn freeze() -> Result<Duration> {
-    let image: PathBuf = ktstr::host::kernel::resolve_test_kernel()?.image;
-    let vm = ktstr_vmm::Vm::builder()
-        .kernel(Path::new(&image))
-        .cmdline("console=ttyS0")
-        .build()?;
-    let running = vm.start()?;
-    let deadline = Duration::from_secs(10);
-    let mut times = Vec::new();
-    for _ in 0..50 {
-        let started = Instant::now();
-        let guard = running.freeze(deadline)?;
-        let registers = guard.registers()?;
-        guard.resume()?;
-        anyhow::ensure!(!registers.is_empty(), "no registers");
-        times.push(started.elapsed());
-    }
-    median(times).context("nothing was measured")
 }
