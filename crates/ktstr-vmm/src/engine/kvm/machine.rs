@@ -3,9 +3,9 @@
 use std::io;
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY,
-    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, Msrs, kvm_cpuid_entry2, kvm_enable_cap,
-    kvm_msr_entry, kvm_pit_config, kvm_userspace_memory_region,
+    CpuId, KVM_CAP_HALT_POLL, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, Msrs,
+    kvm_cpuid_entry2, kvm_enable_cap, kvm_msr_entry, kvm_pit_config, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _};
@@ -112,24 +112,35 @@ impl Machine {
         Ok(())
     }
 
-    /// Lets halted and spinning vCPUs keep their host CPU. A KVM that cannot is left as it is: the guest is slower then, not
-    /// wrong.
+    /// Performance mode's way with idle vCPUs: halted and spinning ones keep their host CPU. Where KVM takes halts all the same,
+    /// it polls for the next event a while before it lets the CPU sleep. What KVM cannot do is left: the guest is slower then,
+    /// not wrong.
     pub(super) fn keep_idle_in_guest(&self) {
         const WANTED: u32 = KVM_X86_DISABLE_EXITS_HLT | KVM_X86_DISABLE_EXITS_PAUSE;
+        /// As the guest's own haltpoll driver polls (`drivers/cpuidle/governors/haltpoll.c`).
+        const POLL_NS: u64 = 200_000;
         let can = self
             .vm
             .check_extension_raw(KVM_CAP_X86_DISABLE_EXITS.into());
         let exits = u32::try_from(can).unwrap_or(0) & WANTED;
-        let mut cap = kvm_enable_cap {
-            cap: KVM_CAP_X86_DISABLE_EXITS,
+        let kept = exits != 0 && self.enable(KVM_CAP_X86_DISABLE_EXITS, exits.into());
+        if !(kept && exits & KVM_X86_DISABLE_EXITS_HLT != 0) {
+            self.enable(KVM_CAP_HALT_POLL, POLL_NS);
+        }
+    }
+
+    /// Turns a capability on; one that KVM refuses is told and tolerated.
+    fn enable(&self, cap: u32, value: u64) -> bool {
+        let mut request = kvm_enable_cap {
+            cap,
             ..Default::default()
         };
-        cap.args[0] = u64::from(exits);
-        if exits == 0 {
-            tracing::debug!("KVM takes every halt");
-        } else if let Err(error) = self.vm.enable_cap(&cap) {
-            tracing::debug!(%error, "KVM goes on taking halts");
+        request.args[0] = value;
+        let enabled = self.vm.enable_cap(&request);
+        if let Err(error) = &enabled {
+            tracing::debug!(%error, cap, "KVM refuses a capability");
         }
+        enabled.is_ok()
     }
 
     /// An eventfd that raises `gsi`, an edge at a time.
