@@ -14,6 +14,7 @@
 //! ```
 
 mod acpi;
+mod budget;
 mod console;
 mod cpuid;
 mod devices;
@@ -39,7 +40,7 @@ pub use engine::kvm::BootError;
 pub use error::{BuildError, BuildFault, Error, Result};
 pub use memory::{GuestMemory, MemoryRange};
 pub use port::PortStream;
-pub use probe::{Engine, EngineChoice, Probe, probe};
+pub use probe::{Engine, EngineChoice, Probe, is_slow_kvm, probe};
 pub use topology::{CpuPlace, NumaDistance, NumaNode, PRESETS, Preset, Topology, TopologyError};
 pub use vcpu_time::VcpuClocks;
 pub use vm::{ExitReason, FreezeGuard, Initrd, RunningVm, VcpuRegs, Vm, VmBuilder, VmExit};

@@ -14,7 +14,7 @@ use crate::engine::{EngineVm, tcg};
 use crate::error::{BuildError, BuildFault, Result};
 use crate::memory::GuestMemory;
 use crate::port::PortStream;
-use crate::probe::{Engine, EngineChoice, probe};
+use crate::probe::{Engine, EngineChoice};
 use crate::topology::Topology;
 use crate::vcpu_time::VcpuClocks;
 use crate::watch::{Watch, WatchHit, WatchId};
@@ -47,6 +47,7 @@ pub struct VmBuilder {
     deadline: Duration,
     engine: EngineChoice,
     performance_mode: bool,
+    cpu_budget: Option<u32>,
     lock_dir: PathBuf,
     nested: bool,
     qemu: PathBuf,
@@ -75,6 +76,7 @@ pub(crate) struct Config {
     pub(crate) nets: Vec<Net>,
     pub(crate) deadline: Duration,
     pub(crate) performance_mode: bool,
+    pub(crate) cpu_budget: Option<u32>,
     pub(crate) lock_dir: PathBuf,
     /// The guest may run guests of its own.
     pub(crate) nested: bool,
@@ -97,6 +99,7 @@ impl Vm {
             deadline: Duration::from_secs(60),
             engine: EngineChoice::Auto,
             performance_mode: false,
+            cpu_budget: None,
             lock_dir: std::env::temp_dir(),
             nested: false,
             qemu: PathBuf::from(tcg::DEFAULT_QEMU),
@@ -214,6 +217,14 @@ impl VmBuilder {
         self
     }
 
+    /// Confines the vCPUs to so many of the host CPUs that this process may use; performance mode, which gives each its own,
+    /// goes before.
+    #[must_use]
+    pub fn cpu_budget(mut self, cpus: u32) -> Self {
+        self.cpu_budget = Some(cpus);
+        self
+    }
+
     /// Where performance mode has its lock files, which processes that share a host must agree on; the directory for temporary
     /// files unless set.
     #[must_use]
@@ -296,6 +307,7 @@ impl VmBuilder {
                     nets: self.nets,
                     deadline: self.deadline,
                     performance_mode: self.performance_mode,
+                    cpu_budget: self.cpu_budget,
                     lock_dir: self.lock_dir,
                     nested: self.nested,
                     qemu,
@@ -309,27 +321,20 @@ impl VmBuilder {
 }
 
 fn choose(choice: EngineChoice, faults: &mut Vec<BuildFault>) -> (Engine, String) {
-    match choice {
-        EngineChoice::Tcg => (Engine::Tcg, String::from("asked for")),
-        EngineChoice::Auto => {
-            let probe = probe();
-            (probe.engine, probe.why)
-        }
-        EngineChoice::Kvm => {
-            if let Err(error) = std::fs::File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/kvm")
-            {
-                let what = format!("/dev/kvm does not open: {error}; use auto or tcg");
-                faults.push(BuildFault::Engine {
-                    engine: Engine::Kvm,
-                    what,
-                });
-            }
-            (Engine::Kvm, String::from("asked for"))
-        }
+    if choice == EngineChoice::Kvm
+        && let Err(error) = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+    {
+        let what = format!("/dev/kvm does not open: {error}; use auto or tcg");
+        faults.push(BuildFault::Engine {
+            engine: Engine::Kvm,
+            what,
+        });
     }
+    let chosen = choice.resolve();
+    (chosen.engine, chosen.why)
 }
 
 /// The image's length; a fault when it is no bzImage (Documentation/arch/x86/boot.rst: "HdrS" at 0x202).

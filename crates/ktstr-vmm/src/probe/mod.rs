@@ -36,6 +36,22 @@ pub enum EngineChoice {
     Tcg,
 }
 
+impl EngineChoice {
+    /// The engine that a VM gets that asks for this, and why.
+    #[must_use]
+    pub fn resolve(self) -> Probe {
+        let asked = |engine| Probe {
+            engine,
+            why: String::from("asked for"),
+        };
+        match self {
+            Self::Auto => probe(),
+            Self::Kvm => asked(Engine::Kvm),
+            Self::Tcg => asked(Engine::Tcg),
+        }
+    }
+}
+
 /// An engine and the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
@@ -48,8 +64,8 @@ pub struct Probe {
 /// A supervisor instruction that takes longer is emulated: silicon takes less than a nanosecond, nested virtualisation some
 /// tens with its exits, a host without supervisor mode about 2000.
 const EMULATED: Duration = Duration::from_nanos(200);
-/// Whether this build has the kvm engine.
-const HAS_KVM_ENGINE: bool = true;
+/// A supervisor instruction that takes longer is not run by silicon itself: KVM within an emulator, or worse.
+const SLOW: Duration = Duration::from_nanos(5);
 
 /// Finds out what `Auto` means on this machine; measured once per process.
 ///
@@ -57,9 +73,20 @@ const HAS_KVM_ENGINE: bool = true;
 /// supervisor instruction, which no stock kernel survives. So a small loop is timed.
 #[must_use]
 pub fn probe() -> Probe {
-    static PROBE: OnceLock<Probe> = OnceLock::new();
-    PROBE
-        .get_or_init(|| judge(timing::per_instruction()))
+    judge(measured())
+}
+
+/// KVM is there, works, and is slower than any silicon: what waits for a guest wants more patience.
+#[must_use]
+pub fn is_slow_kvm() -> bool {
+    measured().is_ok_and(|time| time > SLOW)
+}
+
+/// Time per supervisor instruction, measured once.
+fn measured() -> Result<Duration, String> {
+    static MEASURED: OnceLock<Result<Duration, String>> = OnceLock::new();
+    MEASURED
+        .get_or_init(|| timing::per_instruction(EMULATED))
         .clone()
 }
 
@@ -73,16 +100,12 @@ fn judge(measured: Result<Duration, String>) -> Probe {
             );
             (Engine::Tcg, why)
         }
-        Ok(time) if HAS_KVM_ENGINE => {
+        Ok(time) => {
             let why = format!(
                 "/dev/kvm is genuine ({} ns per instruction)",
                 time.as_nanos()
             );
             (Engine::Kvm, why)
-        }
-        Ok(_) => {
-            let why = String::from("/dev/kvm is genuine, but this version has no kvm engine yet");
-            (Engine::Tcg, why)
         }
     };
     Probe { engine, why }

@@ -12,6 +12,7 @@ use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VcpuFd;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::attach::{self, DeviceCounters, Models, Ports};
 use super::boot::{self, Plan};
@@ -23,6 +24,7 @@ use super::perf::{self, Reservation};
 use super::stats::Stats;
 use super::{layout, vcpu};
 use crate::acpi;
+use crate::budget;
 use crate::console::ConsoleLog;
 use crate::devices::power::Power;
 use crate::devices::serial::Uart;
@@ -134,7 +136,9 @@ impl KvmVm {
         let control = Arc::clone(&vm.control);
         vm.threads
             .push(named(String::from("ktstr-keeper"), move || control.keep())?);
-        match vm.start_threads(attached.threads, vcpus) {
+        let budget = budget::host_cpus(config.cpu_budget.filter(|_| !config.performance_mode))
+            .map_err(Error::system("read the host's CPUs"))?;
+        match vm.start_threads(attached.threads, vcpus, budget) {
             Ok(()) => Ok(vm),
             Err((first, error)) => {
                 vm.leave_from(first);
@@ -148,6 +152,7 @@ impl KvmVm {
         &mut self,
         workers: Vec<Worker>,
         vcpus: Vec<VcpuFd>,
+        budget: Option<CpuSet>,
     ) -> std::result::Result<(), (usize, Error)> {
         for worker in workers {
             self.threads
@@ -160,6 +165,10 @@ impl KvmVm {
                 .as_ref()
                 .and_then(|host| host.cpu_of(place));
             let body = move || {
+                let confined = budget.map(|cpus| sched_setaffinity(None, &cpus));
+                if let Some(Err(error)) = confined {
+                    tracing::warn!(%error, vcpu = index, "a vCPU is not confined to its budget");
+                }
                 if let Some(Err(error)) = cpu.map(perf::make_real_time) {
                     tracing::warn!(%error, vcpu = index, "a vCPU runs without its CPU or priority");
                 }

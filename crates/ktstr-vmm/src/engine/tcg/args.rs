@@ -158,6 +158,7 @@ mod tests {
             ports: vec!["a,b".into()],
             deadline: Duration::from_secs(1),
             performance_mode: false,
+            cpu_budget: None,
             lock_dir: std::env::temp_dir(),
             nested: false,
             disks: Vec::new(),

@@ -33,7 +33,9 @@ use serde_json::Value;
 
 use self::args::Fds;
 use self::gdb::Gdb;
+use self::process::Inherited;
 use self::qmp::{Qmp, QmpReader};
+use crate::budget;
 use crate::console::ConsoleLog;
 use crate::error::{BuildFault, Error, Result};
 use crate::memory::{Backing, GuestMemory, map, q35_ranges};
@@ -149,7 +151,12 @@ impl TcgVm {
                     .try_clone()
                     .map_err(Error::system("share a descriptor"))?,
             );
-        let child = process::spawn(command, all(&fds)).map_err(Error::system("start QEMU"))?;
+        let inherited = Inherited {
+            fds: all(&fds),
+            cpus: budget::host_cpus(config.cpu_budget)
+                .map_err(Error::system("read the host's CPUs"))?,
+        };
+        let child = process::spawn(command, inherited).map_err(Error::system("start QEMU"))?;
         // QEMU's ends must be its alone, so that its end is seen as the end of every stream.
         drop(pairs);
         let shared = Arc::new(Shared::new(&child, started + config.deadline)?);

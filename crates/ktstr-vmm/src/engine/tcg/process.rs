@@ -10,14 +10,25 @@ use std::process::{Child, Command};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 struct Job {
     command: Command,
-    fds: Vec<RawFd>,
+    inherited: Inherited,
     reply: mpsc::Sender<io::Result<Child>>,
 }
 
-/// Spawns `command` with exactly `fds` inherited beside the standard three, and tied to this process's life.
-pub(super) fn spawn(command: Command, fds: Vec<RawFd>) -> io::Result<Child> {
+/// What a child has from us.
+#[derive(Debug)]
+pub(super) struct Inherited {
+    /// Exactly these, beside the standard three.
+    pub(super) fds: Vec<RawFd>,
+    /// The host CPUs that it may use; `None` for those of the thread that spawns.
+    pub(super) cpus: Option<CpuSet>,
+}
+
+/// Spawns `command` tied to this process's life.
+pub(super) fn spawn(command: Command, inherited: Inherited) -> io::Result<Child> {
     static SPAWNER: OnceLock<mpsc::Sender<Job>> = OnceLock::new();
     let gone = || io::Error::other("the thread that starts QEMU has ended");
     let spawner = SPAWNER.get_or_init(|| {
@@ -25,7 +36,7 @@ pub(super) fn spawn(command: Command, fds: Vec<RawFd>) -> io::Result<Child> {
         let body = move || {
             for job in jobs {
                 // Nobody waits any more: the child is dropped, and dies with this process at the latest.
-                let _ = job.reply.send(spawn_here(job.command, job.fds));
+                let _ = job.reply.send(spawn_here(job.command, job.inherited));
             }
         };
         // Without the thread the channel is closed, which every call reports.
@@ -38,17 +49,23 @@ pub(super) fn spawn(command: Command, fds: Vec<RawFd>) -> io::Result<Child> {
     spawner
         .send(Job {
             command,
-            fds,
+            inherited,
             reply,
         })
         .map_err(|_| gone())?;
     answer.recv().map_err(|_| gone())?
 }
 
-fn spawn_here(mut command: Command, fds: Vec<RawFd>) -> io::Result<Child> {
+fn spawn_here(mut command: Command, inherited: Inherited) -> io::Result<Child> {
     let parent = std::process::id();
-    let prepare = move || tie_to_parent(parent, &fds);
-    // SAFETY: `prepare` runs between fork and exec. It only makes system calls through libc on memory that it owns
+    let prepare = move || {
+        tie_to_parent(parent, &inherited.fds)?;
+        if let Some(cpus) = &inherited.cpus {
+            sched_setaffinity(None, cpus)?;
+        }
+        Ok(())
+    };
+    // SAFETY: `prepare` runs between fork and exec. It only makes system calls on memory that it owns
     // (no allocation, no locks), which is what async-signal-safety there asks for.
     unsafe { command.pre_exec(prepare) };
     command.spawn()
