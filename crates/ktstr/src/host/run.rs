@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use ktstr_vmm::{Engine, Probe};
+
 use super::artifacts::{clear_stale, sidecar_dir, write_atomic};
 use super::boot::Programs;
 use super::config::HostConfig;
@@ -100,7 +102,7 @@ fn judge(
     evidence: &mut Evidence,
 ) -> anyhow::Result<AssertResult> {
     entry.validate()?;
-    if let Some(reason) = skip_reason(entry) {
+    if let Some(reason) = skip_reason(entry, || config.engine.resolve()) {
         return Ok(AssertResult::skip(reason));
     }
     clear_stale(dir, entry.name)?;
@@ -126,7 +128,10 @@ fn judge(
         times,
         outcome,
         lost,
-    } = session.run()?;
+    } = match session.run() {
+        Ok(ran) => ran,
+        Err(error) => return unavailable(&error).map(AssertResult::skip).ok_or(error),
+    };
     evidence.times = times;
     evidence.failure = outcome.failure;
     evidence.blind = outcome.blind;
@@ -135,7 +140,7 @@ fn judge(
     let guest = guest_result(&vm);
     let deadlines = evidence
         .deadlines
-        .unwrap_or_else(|| session::deadlines_of(entry, ktstr_vmm::Engine::Tcg));
+        .unwrap_or_else(|| session::deadlines_of(entry, vm.engine));
     let mut result = guest.clone().unwrap_or_else(|| no_result(&vm, &deadlines));
     add_host_findings(&mut result, &vm, guest.is_some());
     lost.excuse(&mut result, &vm);
@@ -180,13 +185,33 @@ fn leave_timeline(vm: &VmResult, dir: &Path, test: &str) {
 }
 
 /// Genuine skips: what this host cannot give, with the reason.
-fn skip_reason(entry: &KtstrTestEntry) -> Option<String> {
-    if entry.performance_mode {
-        return Some(String::from(
-            "performance mode needs the kvm engine on a host that gives it CPUs of its own; this run has none",
-        ));
+fn skip_reason(entry: &KtstrTestEntry, engine: impl FnOnce() -> Probe) -> Option<String> {
+    if !entry.performance_mode {
+        return None;
     }
-    None
+    let Probe { engine, why } = engine();
+    (engine == Engine::Tcg).then(|| {
+        format!("performance mode needs the kvm engine, and this run has tcg ({why}); run it where /dev/kvm is genuine")
+    })
+}
+
+/// What performance mode lacks on this host, when that is why a VM did not start.
+fn unavailable(error: &anyhow::Error) -> Option<String> {
+    let ours = error.chain().filter_map(|cause| cause.downcast_ref());
+    ours.filter(|ours| matches!(ours, ktstr_vmm::Error::PerfModeUnavailable { .. }))
+        .map(ktstr_vmm::Error::to_string)
+        .next()
+}
+
+/// Whether another VM in performance mode holds what this one needs, so that the same test may run later.
+#[must_use]
+pub fn is_resource_contention(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        matches!(
+            cause.downcast_ref(),
+            Some(ktstr_vmm::Error::ResourceContention { .. })
+        )
+    })
 }
 
 /// What the host saw that the guest's own verdict cannot hold.
@@ -580,4 +605,49 @@ fn make_sidecar(
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    fn probe(engine: Engine) -> Probe {
+        Probe {
+            engine,
+            why: String::from("so it is"),
+        }
+    }
+
+    #[test]
+    fn performance_mode_is_skipped_on_tcg_alone() {
+        let entry = KtstrTestEntry {
+            performance_mode: true,
+            ..KtstrTestEntry::DEFAULT
+        };
+        let reason = skip_reason(&entry, || probe(Engine::Tcg)).unwrap();
+        assert!(reason.contains("tcg (so it is)"), "{reason}");
+        assert_eq!(skip_reason(&entry, || probe(Engine::Kvm)), None);
+        let plain = || unreachable!("nothing is measured for other tests");
+        assert_eq!(skip_reason(&KtstrTestEntry::DEFAULT, plain), None);
+    }
+
+    #[test]
+    fn what_a_host_lacks_is_a_skip_and_what_another_holds_an_error_of_its_own() {
+        let lacking = ktstr_vmm::Error::PerfModeUnavailable {
+            what: "host CPUs",
+            needed: 8,
+            found: 2,
+        };
+        let held = ktstr_vmm::Error::ResourceContention {
+            resource: String::from("/tmp/ktstr-llc-0.lock"),
+        };
+        let wrapped = |error| Err::<(), _>(error).context("failed to start the VM");
+        let (lacking, held) = (wrapped(lacking).unwrap_err(), wrapped(held).unwrap_err());
+        let reason = unavailable(&lacking).unwrap();
+        assert!(reason.contains("8 host CPUs"), "{reason}");
+        assert!(!is_resource_contention(&lacking));
+        assert!(is_resource_contention(&held));
+        assert_eq!(unavailable(&held), None);
+    }
 }

@@ -17,7 +17,7 @@ use super::kernel::{Cache, Kernel};
 use super::lost_time::{LostTime, Watch};
 use crate::model::ctx::TestPlan;
 use crate::model::entry::KtstrTestEntry;
-use crate::model::result::{TimelineMark, VmResult};
+use crate::model::result::{KvmStatsTotals, TimelineMark, VmResult};
 
 /// What a session measured beside the VM itself.
 #[derive(Debug, Default, Clone)]
@@ -42,11 +42,15 @@ pub(super) struct Session {
 const LAST_LOOK: Duration = Duration::from_secs(30);
 
 /// The VM's deadline: what the test may take, and head-room for boot and power-off that grows with the vCPUs and
-/// with the engine's slowness (measured on tcg: 1.8 s for one vCPU, 7 s for eight, on an idle host).
+/// with the engine's slowness (measured on tcg: 1.8 s for one vCPU, 7 s for eight, on an idle host; on KVM within an emulator:
+/// 11 to 40 s).
 pub(super) fn deadlines_of(entry: &KtstrTestEntry, engine: Engine) -> Deadlines {
     let vcpus = entry.topology.total_cpus();
     let headroom = match engine {
         Engine::Tcg => Duration::from_secs(20) + Duration::from_secs(4) * vcpus,
+        Engine::Kvm if ktstr_vmm::is_slow_kvm() => {
+            Duration::from_secs(90) + Duration::from_secs(10) * vcpus
+        }
         Engine::Kvm => Duration::from_secs(10) + Duration::from_millis(150) * vcpus,
     };
     let watchdog = Duration::from_secs(entry.watchdog_timeout_s.into());
@@ -93,11 +97,15 @@ impl Session {
             .memory_mib(entry.memory_mib)
             .port(FRAME_PORT)
             .port(ktstr_init::STATS_PORT)
-            .engine(config.engine);
+            .engine(config.engine)
+            .performance_mode(entry.performance_mode);
+        if let Some(cpus) = entry.cpu_budget {
+            builder = builder.cpu_budget(cpus);
+        }
         if let Some(qemu) = &config.qemu {
             builder = builder.qemu(qemu);
         }
-        let deadlines = deadlines_of(entry, Engine::Tcg);
+        let deadlines = deadlines_of(entry, config.engine.resolve().engine);
         let vm = builder
             // The coordinator ends the guest after a last look; this is for a coordinator that cannot.
             .deadline(deadlines.vm + LAST_LOOK)
@@ -203,6 +211,7 @@ pub(super) struct Ran {
 fn assemble(exit: VmExit, drained: Drained) -> VmResult {
     let mut output = Vec::new();
     let mut exit_code = None;
+    let kvm_stats = exit.kvm_stats.map(|per_vcpu| KvmStatsTotals { per_vcpu });
     for (_, message) in drained.frames.messages() {
         match message {
             Message::Stdout(bytes) | Message::Stderr(bytes) => output.extend_from_slice(&bytes),
@@ -218,6 +227,7 @@ fn assemble(exit: VmExit, drained: Drained) -> VmResult {
         output: String::from_utf8_lossy(&output).into_owned(),
         stderr: String::from_utf8_lossy(&exit.com1).into_owned(),
         engine: exit.engine,
+        kvm_stats,
         exit_reason: exit.reason.to_string(),
         crash_message: crash_message(&String::from_utf8_lossy(&exit.com2)),
         boot_duration: drained.sys_ready.as_ref().map(|(at, _)| *at),
