@@ -78,6 +78,19 @@ fn a_scheduler_that_is_not_staged_is_named() {
     run("replaced_by_nobody", &[]).says(&["no scheduler 'nobody' is staged"]);
 }
 
+#[test]
+fn captures_carry_each_schedulers_own_figures() {
+    run("figures", &[]).exits(0);
+}
+
+#[test]
+fn a_strangers_scheduler_tells_its_figures() {
+    let Some(scheduler) = strangers_scheduler() else {
+        return;
+    };
+    run("third_party_figures", &[("KTSTR_SCHEDULER", &scheduler)]).exits(0);
+}
+
 #[track_caller]
 fn check_error_dump(run: &CaseRun) {
     run.exits(1).says(&[
@@ -134,10 +147,17 @@ fn a_vmcore_is_kept_on_request_and_can_be_read() {
 }
 
 /// `KTSTR_TEST_SCHEDULER` names a scheduler of somebody else, which CI does not build.
+fn strangers_scheduler() -> Option<String> {
+    let named = std::env::var("KTSTR_TEST_SCHEDULER").ok();
+    if named.is_none() {
+        eprintln!("skipped: KTSTR_TEST_SCHEDULER names no scheduler");
+    }
+    named
+}
+
 #[test]
 fn a_strangers_scheduler_that_is_killed_shows_its_maps() {
-    let Ok(scheduler) = std::env::var("KTSTR_TEST_SCHEDULER") else {
-        eprintln!("skipped: KTSTR_TEST_SCHEDULER names no scheduler");
+    let Some(scheduler) = strangers_scheduler() else {
         return;
     };
     let run = run("third_party_killed", &[("KTSTR_SCHEDULER", &scheduler)]);

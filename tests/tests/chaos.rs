@@ -30,7 +30,12 @@ fn strike(case: &str) -> CaseRun {
     }
     let run = CaseRun::interrupted(exe, case, "payload starting", |pid| {
         let random = u64::from(std::process::id()) ^ u64::from(pid).wrapping_mul(0x9e37_79b9);
-        let until = Instant::now() + Duration::from_millis(random % 3000);
+        let moment = Duration::from_millis(random % 3000);
+        println!(
+            "chaos: the emulator is struck after {} ms",
+            moment.as_millis()
+        );
+        let until = Instant::now() + moment;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             std::thread::park_timeout(left);
         }
@@ -47,6 +52,15 @@ fn a_run_that_loses_a_part_ends_in_time_with_the_truth_and_whole_files() {
         let started = Instant::now();
         let run = strike(case);
         let took = started.elapsed();
+        let moment = run
+            .text
+            .lines()
+            .find(|line| line.contains("chaos: strikes"));
+        // With `--nocapture`, the log of a long form.
+        println!(
+            "run {number}, {case}: {took:.1?}, {}",
+            moment.unwrap_or("no word of the moment").trim()
+        );
         assert!(
             took < LONGEST,
             "run {number}, {case}: {took:?}\n{}",

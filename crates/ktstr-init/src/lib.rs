@@ -8,9 +8,10 @@
 //!   test ------stdout, stderr---> | init | ==frames==> port "ktstr.frames" ==> host
 //!   test <-----link (frames)----> |      | <==replies==
 //!                                 +------+ --"PANIC: …"--> COM2, when all else fails
+//!   scheduler's stats socket <==bytes==> relay thread <==bytes==> port "ktstr.stats" <==> host
 //! ```
 //!
-//! One `poll` loop owns all of it. Whatever goes wrong ends as a frame or as a line on COM2, and then the guest powers off:
+//! One `poll` loop owns all but the relay. Whatever goes wrong ends as a frame or as a line on COM2, and then the guest powers off:
 //! nothing waits for the host's deadline.
 
 pub mod child;
@@ -23,9 +24,11 @@ mod power;
 mod process;
 mod run;
 mod scheduler;
+mod stats;
 
 pub use plan::{PLAN_PATH, Plan, PlanError, SchedulerPlan};
 pub use run::{is_pid1, run};
+pub use stats::{DEFAULT_STATS_SOCKET, RELAY_KEY};
 
 /// Name of the port that carries frames.
 pub const FRAME_PORT: &str = "ktstr.frames";

@@ -39,7 +39,7 @@ pub enum SchedulerPlan {
         args: Vec<String>,
         /// How long it may take until the kernel says that it is enabled.
         attach_timeout_ms: u64,
-        /// Its stats socket, relayed to the stats port.
+        /// Its stats socket, relayed to the stats port; [`DEFAULT_STATS_SOCKET`](crate::DEFAULT_STATS_SOCKET) without one.
         #[serde(default)]
         stats_socket: Option<String>,
     },

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ use crate::outbox::{Outbox, now_ns};
 use crate::plan::{PLAN_PATH, Plan, SchedulerPlan};
 use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
 use crate::scheduler::{Scheduler, StartFault};
-use crate::{FRAME_PORT, mount, panic, ports, power, scheduler};
+use crate::stats::{DEFAULT_STATS_SOCKET, Target};
+use crate::{FRAME_PORT, mount, panic, ports, power, scheduler, stats};
 
 /// How long the frame port may take to appear; the driver makes it within milliseconds of boot.
 const PORT_DEADLINE: Duration = Duration::from_secs(20);
@@ -113,9 +114,10 @@ fn follow_plan(outbox: &mut Outbox, replies: File) -> Result<(), Fault> {
         outbox.send(&Message::Stderr(text.into_bytes()))?;
     }
     let mut reaper = Reaper::default();
-    let mut scheduler = start_scheduler(&plan, outbox, &mut reaper)?;
+    let stats = stats::start();
+    let mut scheduler = start_scheduler(&plan, &stats, outbox, &mut reaper)?;
     outbox.stage(Stage::PayloadStarting, plan.test.join(" "))?;
-    let mut test = match Test::start(&plan, scheduler.as_ref()) {
+    let mut test = match Test::start(&plan, scheduler.as_ref(), stats) {
         Ok(test) => test,
         Err(error) => {
             let text = format!("ktstr-init: starting {}: {error}\n", plan.test.join(" "));
@@ -139,6 +141,7 @@ fn follow_plan(outbox: &mut Outbox, replies: File) -> Result<(), Fault> {
 
 fn start_scheduler(
     plan: &Plan,
+    stats: &Target,
     outbox: &mut Outbox,
     reaper: &mut Reaper,
 ) -> Result<Option<Scheduler>, Fault> {
@@ -150,7 +153,7 @@ fn start_scheduler(
             outbox.stage(Stage::SchedulerAttached, "")?;
             Ok(None)
         }
-        Some(binary) => Ok(start_binary(plan, binary, outbox, reaper)?),
+        Some(binary) => Ok(start_binary(plan, binary, stats, outbox, reaper)?),
     }
 }
 
@@ -158,6 +161,7 @@ fn start_scheduler(
 fn start_binary(
     plan: &Plan,
     scheduler: &SchedulerPlan,
+    stats: &Target,
     outbox: &mut Outbox,
     reaper: &mut Reaper,
 ) -> Result<Option<Scheduler>, StartFault> {
@@ -165,6 +169,7 @@ fn start_binary(
         path,
         args,
         attach_timeout_ms,
+        stats_socket,
         ..
     } = scheduler
     else {
@@ -173,8 +178,11 @@ fn start_binary(
     let mut command = Command::new(path);
     command.args(args).envs(plan.env.iter().cloned());
     let timeout = Duration::from_millis(*attach_timeout_ms);
+    let socket = stats_socket.as_deref().unwrap_or(DEFAULT_STATS_SOCKET);
+    stats.set(Some(PathBuf::from(socket)));
     let started = scheduler::start(outbox, reaper, command, timeout);
     if matches!(started, Err(StartFault::Told)) {
+        stats.set(None);
         send_dmesg(outbox)?;
     }
     started.map(Some)
@@ -184,6 +192,7 @@ fn start_binary(
 fn manage_scheduler(
     action: &SchedulerAction,
     plan: &Plan,
+    stats: &Target,
     outbox: &mut Outbox,
     reaper: &mut Reaper,
     scheduler: &mut Option<Scheduler>,
@@ -226,11 +235,12 @@ fn manage_scheduler(
     }
     if let Some(mut old) = scheduler.take() {
         old.stop(outbox, reaper)?;
+        stats.set(None);
     }
     let Some(next) = next else {
         return Ok(Ok(None));
     };
-    match start_binary(plan, next, outbox, reaper) {
+    match start_binary(plan, next, stats, outbox, reaper) {
         Ok(started) => *scheduler = started,
         Err(StartFault::Told) => {
             return Ok(Err(String::from(
@@ -341,10 +351,12 @@ struct Test {
     from_host: Assembler,
     /// What the test wants of init itself, in order.
     requests: VecDeque<SchedulerRequest>,
+    /// Where the relay finds the running scheduler's socket.
+    stats: Target,
 }
 
 impl Test {
-    fn start(plan: &Plan, scheduler: Option<&Scheduler>) -> io::Result<Self> {
+    fn start(plan: &Plan, scheduler: Option<&Scheduler>, stats: Target) -> io::Result<Self> {
         let (program, args) = plan.test.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let (stdout, stdout_write) = Output::new()?;
         let (stderr, stderr_write) = Output::new()?;
@@ -376,6 +388,7 @@ impl Test {
             to_test,
             from_host: Assembler::new(),
             requests: VecDeque::new(),
+            stats,
         })
     }
 
@@ -402,7 +415,8 @@ impl Test {
             self.pass_output(outbox)?;
             self.pass_link(outbox)?;
             while let Some(SchedulerRequest { id, action }) = self.requests.pop_front() {
-                let result = manage_scheduler(&action, plan, outbox, reaper, scheduler)?;
+                let result =
+                    manage_scheduler(&action, plan, &self.stats, outbox, reaper, scheduler)?;
                 self.answer(&Message::SchedulerReply(SchedulerReply { id, result }));
             }
             reaper.reap();

@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "topology",
     "cgroup_parent",
     "config",
+    "stats_socket",
 ];
 
 struct Declaration {
@@ -80,7 +81,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
             fields.extend(quote!(#field: #value,));
         }
     }
-    for key in ["cgroup_parent", "config"] {
+    for key in ["cgroup_parent", "config", "stats_socket"] {
         if let Some(arg) = args.get(key) {
             let (field, value) = (&arg.key, Kind::Text.tokens(arg)?);
             fields.extend(quote!(#field: ::core::option::Option::Some(#value),));

@@ -30,6 +30,14 @@ impl PortStream {
         self.0.set_read_timeout(timeout)
     }
 
+    /// Bounds each write.
+    ///
+    /// # Errors
+    /// For a duration of zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.0.set_write_timeout(timeout)
+    }
+
     /// Makes reads and writes return at once.
     ///
     /// # Errors

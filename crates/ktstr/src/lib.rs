@@ -49,7 +49,7 @@ pub mod prelude {
         Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelPlace, KernelTarget, Op, Step,
     };
     pub use crate::model::series::{Column, Sample, SampleSeries};
-    pub use crate::model::snapshot::{Snapshot, SnapshotBridge, SnapshotEntry};
+    pub use crate::model::snapshot::{MissingStatsReason, Snapshot, SnapshotBridge, SnapshotEntry};
     pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
     pub use crate::model::work::{
         Affinity, AluWidth, CloneMode, CustomWork, MemPolicy, SchbenchSpec, SchedPolicy,

@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// Faults begin this long after the attach.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub(crate) fault_after_ms: u64,
-    /// Answer stats requests on this unix socket.
+    /// Answer stats requests on this unix socket, in the manner of scx_stats.
     #[arg(long, value_name = "PATH")]
     pub(crate) stats_socket: Option<PathBuf>,
 }

@@ -1,43 +1,64 @@
-//! Counters on a unix socket, in the manner of scx_stats: one JSON request per line, one JSON reply per line.
+//! Counters on a unix socket, in the manner of scx_stats: one JSON request per line, one JSON reply per line, over a
+//! connection that the client keeps.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::cell::RefCell;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::skel::FixtureSkel;
 
-/// A client that says nothing for this long is dropped.
+/// A client that does not read its reply for this long is dropped.
 const CLIENT_DEADLINE: Duration = Duration::from_millis(500);
+/// Longest request.
+const MAX_REQUEST: usize = 64 * 1024;
 
-/// The listening socket; its file goes with it.
+/// The listening socket and whoever is connected; its file goes with it.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
     path: PathBuf,
+    clients: RefCell<Vec<Client>>,
 }
 
 impl Server {
+    /// Listens at `path`, in whose place an older scheduler may have left its socket.
     pub(crate) fn bind(path: &Path) -> Result<Self> {
         let fail = || format!("failed to listen on {}", path.display());
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).with_context(fail)?;
+        }
+        // None is there, or one that nobody listens on.
+        let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path).with_context(fail)?;
         listener.set_nonblocking(true).with_context(fail)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
+            clients: RefCell::default(),
         })
     }
 
-    /// Answers whoever is waiting.
+    /// Answers what has been asked by now.
     pub(crate) fn serve(&self, skel: &FixtureSkel<'_>) {
-        while let Ok((client, _)) = self.listener.accept() {
-            if let Err(error) = answer(client, || counters(skel)) {
-                eprintln!("stats: {error:#}");
-            }
+        let mut clients = self.clients.borrow_mut();
+        while let Ok((socket, _)) = self.listener.accept() {
+            clients.push(Client {
+                socket,
+                request: Vec::new(),
+            });
         }
+        clients.retain_mut(|client| match client.serve(|| counters(skel)) {
+            Ok(open) => open,
+            Err(error) => {
+                eprintln!("stats: {error:#}");
+                false
+            }
+        });
     }
 }
 
@@ -48,18 +69,38 @@ impl Drop for Server {
     }
 }
 
-fn answer(client: UnixStream, counters: impl Fn() -> Value) -> Result<()> {
-    client.set_nonblocking(false)?;
-    client.set_read_timeout(Some(CLIENT_DEADLINE))?;
-    let mut reader = BufReader::new(client.try_clone()?);
-    let mut client = client;
-    let mut line = String::new();
-    while reader.read_line(&mut line).is_ok_and(|len| len > 0) {
-        let reply = reply_to(&line, &counters);
-        client.write_all(format!("{reply}\n").as_bytes())?;
-        line.clear();
+#[derive(Debug)]
+struct Client {
+    socket: UnixStream,
+    /// What has come of the next request.
+    request: Vec<u8>,
+}
+
+impl Client {
+    /// False once the client has closed.
+    fn serve(&mut self, counters: impl Fn() -> Value) -> Result<bool> {
+        let mut buffer = [0; 4096];
+        self.socket.set_nonblocking(true)?;
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => return Ok(false),
+                Ok(len) => self
+                    .request
+                    .extend_from_slice(buffer.get(..len).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error.into()),
+            }
+            ensure!(self.request.len() <= MAX_REQUEST, "a request is too long");
+        }
+        self.socket.set_nonblocking(false)?;
+        self.socket.set_write_timeout(Some(CLIENT_DEADLINE))?;
+        while let Some(end) = self.request.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.request.drain(..=end).collect();
+            let reply = reply_to(&String::from_utf8_lossy(&line), &counters);
+            self.socket.write_all(format!("{reply}\n").as_bytes())?;
+        }
+        Ok(true)
     }
-    Ok(())
 }
 
 fn reply_to(line: &str, counters: impl Fn() -> Value) -> Value {
@@ -93,6 +134,30 @@ fn counters(skel: &FixtureSkel<'_>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_answered_over_and_over_until_it_leaves() {
+        use std::io::{BufRead as _, BufReader};
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let mut replies = BufReader::new(ours.try_clone().unwrap());
+        let mut client = Client {
+            socket: theirs,
+            request: Vec::new(),
+        };
+        for count in 1..=2 {
+            let counters = || json!({ "enqueued": count });
+            ours.write_all(b"{\"req\":").unwrap();
+            assert!(client.serve(counters).unwrap());
+            ours.write_all(b"\"stats\"}\n").unwrap();
+            assert!(client.serve(counters).unwrap());
+            let mut line = String::new();
+            replies.read_line(&mut line).unwrap();
+            let reply: Value = serde_json::from_str(&line).unwrap();
+            assert_eq!(reply["args"]["resp"]["enqueued"], count);
+        }
+        drop((ours, replies));
+        assert!(!client.serve(|| Value::Null).unwrap());
+    }
 
     #[test]
     fn requests_and_wrong_requests() {

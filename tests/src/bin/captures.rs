@@ -8,6 +8,12 @@ use ktstr::prelude::*;
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "1000"] });
 declare_scheduler!(OTHER, { name: "other", binary: "scx-fixture", sched_args: ["--starve-pct", "1"] });
+declare_scheduler!(COUNTING, { name: "counting", binary: "scx-fixture", sched_args: ["--stats-socket", "/var/run/scx/root/stats"] });
+declare_scheduler!(COUNTING_ELSEWHERE, {
+    name: "counting-elsewhere", binary: "scx-fixture",
+    sched_args: ["--stats-socket", "/run/elsewhere/figures", "--starve-pct", "1"],
+    stats_socket: "/run/elsewhere/figures",
+});
 // Whatever `KTSTR_SCHEDULER` names.
 declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_rusty" });
 
@@ -279,11 +285,99 @@ fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
     execute_steps(ctx, vec![Step::new(vec![replace], HOLD)])
 }
 
+/// Each scheduler in turn is asked for its own figures, over the socket that it has.
+#[ktstr_test(
+    scheduler = COUNTING, staged_schedulers = [COUNTING_ELSEWHERE, FIXTURE], topology = "1n1l2c1t", duration_s = 6,
+    post_vm = each_told_its_figures, ignore
+)]
+fn figures(ctx: &Ctx) -> Result<AssertResult> {
+    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let replace = |name: &str| Op::ReplaceScheduler {
+        scheduler: name.into(),
+    };
+    execute_scenario(
+        ctx,
+        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        vec![
+            Step::new(vec![capture("early")], HOLD),
+            Step::new(vec![capture("late")], HOLD),
+            Step::new(vec![Op::RestartScheduler, capture("restarted")], HOLD),
+            Step::new(
+                vec![replace("counting-elsewhere"), capture("elsewhere")],
+                HOLD,
+            ),
+            Step::new(vec![replace("fixture"), capture("mute")], HOLD),
+            Step::new(vec![Op::DetachScheduler, capture("none")], HOLD),
+        ],
+    )
+}
+
+fn each_told_its_figures(vm: &VmResult) -> Result<()> {
+    let entries = captures_of(vm);
+    let [early, late, restarted, elsewhere, mute, none] = entries.as_slice() else {
+        anyhow::bail!("{} captures", entries.len());
+    };
+    let dispatched = |entry: &SnapshotEntry| -> Result<u64> {
+        let stats = entry
+            .stats
+            .as_ref()
+            .map_err(|why| anyhow::anyhow!("{}: {why}", entry.tag))?;
+        let told = stats["dispatched"].as_u64();
+        told.ok_or_else(|| anyhow::anyhow!("{}: {stats}", entry.tag))
+    };
+    let (early, late, restarted) = (
+        dispatched(early)?,
+        dispatched(late)?,
+        dispatched(restarted)?,
+    );
+    anyhow::ensure!(
+        early < late && restarted < late,
+        "{early}, {late}, then {restarted}"
+    );
+    dispatched(elsewhere)?;
+    anyhow::ensure!(
+        mute.stats == Err(MissingStatsReason::NoServer),
+        "{:?}",
+        mute.stats
+    );
+    anyhow::ensure!(
+        none.stats == Err(MissingStatsReason::NoScheduler),
+        "{:?}",
+        none.stats
+    );
+    let client = vm.stats_client.as_ref();
+    let client = client.ok_or_else(|| anyhow::anyhow!("no client"))?;
+    let after = client.stats_meta();
+    anyhow::ensure!(after == Err(MissingStatsReason::GuestGone), "{after:?}");
+    Ok(())
+}
+
+/// A scheduler of scx_utils tells its figures where all of them do.
+#[ktstr_test(scheduler = THIRD_PARTY, topology = "1n2l2c1t", duration_s = 4, memory_mib = 512, num_snapshots = 3, post_vm = third_party_told, ignore)]
+fn third_party_figures(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+fn third_party_told(vm: &VmResult) -> Result<()> {
+    for entry in captures_of(vm) {
+        let stats = entry
+            .stats
+            .map_err(|why| anyhow::anyhow!("{}: {why}", entry.tag))?;
+        anyhow::ensure!(
+            stats.as_object().is_some_and(|figures| figures.len() > 5),
+            "{stats}"
+        );
+    }
+    anyhow::ensure!(vm.periodic_real == 3, "{}", vm.periodic_real);
+    Ok(())
+}
+
 /// At some moment of the next three seconds, does `strike`; captures go on meanwhile.
 fn struck(ctx: &Ctx, strike: impl FnOnce() + Send + 'static) -> Result<AssertResult> {
     let mut random = [0; 2];
     getrandom(&mut random)?;
     let moment = Duration::from_millis(u64::from(u16::from_le_bytes(random)) % 3000);
+    eprintln!("chaos: strikes after {} ms", moment.as_millis());
     std::thread::spawn(move || {
         let until = std::time::Instant::now() + moment;
         while let Some(left) = until.checked_duration_since(std::time::Instant::now()) {

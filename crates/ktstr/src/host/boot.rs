@@ -208,7 +208,7 @@ fn scheduler_plan(
                 .chain(own(entry.extra_sched_args))
                 .collect(),
             attach_timeout_ms: u64::try_from(ATTACH_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
-            stats_socket: None,
+            stats_socket: scheduler.stats_socket.map(str::to_owned),
         }),
     }
 }

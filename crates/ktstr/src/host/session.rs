@@ -18,6 +18,7 @@ use super::lost_time::{LostTime, Watch};
 use crate::model::ctx::TestPlan;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::result::{KvmStatsTotals, TimelineMark, VmResult};
+use crate::model::stats_client::StatsClient;
 
 /// What a session measured beside the VM itself.
 #[derive(Debug, Default, Clone)]
@@ -36,6 +37,7 @@ pub(super) struct Session {
     orders: Orders,
     view: GuestView,
     times: SessionTimes,
+    has_scheduler: bool,
 }
 
 /// Time for the capture of a guest that has used up its own.
@@ -131,6 +133,7 @@ impl Session {
             vmlinux: kernel.vmlinux.clone(),
             btf_cache: Some(Cache::open_default().root().with_file_name("btf")),
             vmcore: config.vmcore.then(|| super::run::vmcore_of(entry, dir)),
+            stats: None,
         };
         Ok(Self {
             vm,
@@ -138,6 +141,7 @@ impl Session {
             orders,
             view,
             times,
+            has_scheduler: entry.scheduler.is_some(),
         })
     }
 
@@ -161,8 +165,15 @@ impl Session {
             deadline: started + self.deadlines.vm,
             ..self.orders
         };
+        let mut view = self.view;
+        if self.has_scheduler {
+            view.stats = running
+                .take_port(ktstr_init::STATS_PORT)
+                .map(StatsClient::new);
+        }
+        let stats_client = view.stats.clone();
         let watch = Watch::start(running.engine_pid(), started);
-        let followed = coordinator::follow(&running, port, self.view, started, orders)?;
+        let followed = coordinator::follow(&running, port, view, started, orders)?;
         let exit = running.wait().context("failed to wait for the VM's end");
         let ended = Instant::now();
         // Closing the VM closes its ports, which ends the frame thread.
@@ -184,6 +195,7 @@ impl Session {
         vm.periodic_fired = outcome.periodic_fired;
         vm.periodic_real = u32::try_from(outcome.bridge.periodic_real_count()).unwrap_or(u32::MAX);
         vm.snapshot_bridge = outcome.bridge.clone();
+        vm.stats_client = stats_client;
         vm.monitor.clone_from(&outcome.monitor);
         vm.verifier_stats.clone_from(&outcome.verifier_stats);
         vm.kern_kaslr_offset = outcome.kaslr_offset;

@@ -124,6 +124,8 @@ pub struct Scheduler {
     pub cgroup_parent: Option<&'static str>,
     /// Its configuration file on the host.
     pub config: Option<&'static str>,
+    /// The unix socket in the guest on which it answers stats requests; `None` for the one of `scx_stats`.
+    pub stats_socket: Option<&'static str>,
 }
 
 impl Scheduler {
@@ -139,6 +141,7 @@ impl Scheduler {
         kernels: &[],
         cgroup_parent: None,
         config: None,
+        stats_socket: None,
     };
 }
 

@@ -14,6 +14,7 @@ pub mod series;
 pub mod snapshot;
 pub mod stage;
 pub mod stats;
+pub mod stats_client;
 pub mod transport;
 pub mod verdict;
 pub mod work;

@@ -15,6 +15,7 @@ use super::series::{Sample, SampleSeries, add_samples, buckets_of};
 use super::snapshot::SnapshotBridge;
 use super::stage::{StageSummary, summarize_stages};
 use super::stats::PhaseBucket;
+use super::stats_client::StatsClient;
 use super::verdict::AssertResult;
 
 /// One frame of the guest, in the order of its arrival.
@@ -161,6 +162,8 @@ pub struct VmResult {
     pub watchdog: Option<WatchdogOverride>,
     /// Captures by name.
     pub snapshot_bridge: SnapshotBridge,
+    /// The way to the scheduler's stats server while the guest lived; `None` when the test has no scheduler.
+    pub stats_client: Option<StatsClient>,
     /// What [`captures_series`](Self::captures_series) drained, once it did.
     pub captures: OnceLock<SampleSeries>,
     /// Periodic captures that fired, placeholders included.
@@ -209,6 +212,7 @@ impl VmResult {
             boot_duration: None,
             watchdog: None,
             snapshot_bridge: SnapshotBridge::default(),
+            stats_client: None,
             captures: OnceLock::new(),
             periodic_fired: 0,
             periodic_real: 0,

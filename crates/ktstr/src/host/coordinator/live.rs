@@ -18,11 +18,15 @@ use ktstr_vmm::{
 };
 use ktstr_wire::{FrameWriter, KernelOpMode, KernelOpRequest, KernelValue, Message};
 
-use super::{Machine, WatchToken, kernel_op};
+use super::{Machine, Stats, WatchToken, kernel_op};
 use crate::host::vmcore;
+use crate::model::snapshot::MissingStatsReason;
+use crate::model::stats_client::StatsClient;
 
 /// How long vCPUs may take to stop, and to go on.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the scheduler's stats server may take; scx_utils's loops look for requests every 100 ms or so.
+const STATS_DEADLINE: Duration = Duration::from_secs(1);
 /// Functions that take a scheduler down, at whose entry all of its state still stands: up to 6.15, and from 6.16 on
 /// (`kernel/sched/ext.c`).
 const EXIT_FUNCTIONS: [&str; 3] = [
@@ -79,6 +83,8 @@ pub(in crate::host) struct GuestView {
     pub(in crate::host) btf_cache: Option<PathBuf>,
     /// Where a failure's memory goes, if it is wanted.
     pub(in crate::host) vmcore: Option<PathBuf>,
+    /// The scheduler's stats server, if there is a scheduler.
+    pub(in crate::host) stats: Option<StatsClient>,
 }
 
 /// A running VM.
@@ -252,6 +258,15 @@ impl Machine for Live<'_> {
         if let Err(error) = self.vm.release_hit(FREEZE_DEADLINE) {
             tracing::debug!(%error, "a hit could not be released");
         }
+    }
+
+    fn stats(&mut self) -> Stats {
+        let client = self
+            .view
+            .stats
+            .as_ref()
+            .ok_or(MissingStatsReason::NoScheduler)?;
+        client.with_timeout(STATS_DEADLINE).stats()
     }
 
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {

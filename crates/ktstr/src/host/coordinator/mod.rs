@@ -43,6 +43,12 @@ use crate::model::snapshot::{
 };
 use crate::model::transport::{FAILURE_TAG, READY_TAG};
 
+/// The scheduler's own figures, or why there are none.
+type Stats = Result<serde_json::Value, MissingStatsReason>;
+
+/// Time-outs of the stats server in a row after which it is not asked any more, until another scheduler is attached.
+const STATS_GIVE_UP_AFTER: u32 = 3;
+
 /// Names a watch between machine and coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct WatchToken(pub(super) u32);
@@ -68,6 +74,8 @@ pub(super) trait Machine {
     fn watch(&mut self, symbol: &str) -> Result<WatchToken, String>;
     /// Ends the standstill at a hit.
     fn release(&mut self);
+    /// The scheduler's own figures. Not while the guest stands still.
+    fn stats(&mut self) -> Stats;
     /// Reads or writes kernel memory.
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String>;
     /// Does to the scheduler what the test wants before it begins.
@@ -204,6 +212,8 @@ pub(super) struct Coordinator<M> {
     verifier_stats: Vec<ProgVerifierStats>,
     kaslr_offset: u64,
     watchdog: Option<WatchdogOverride>,
+    /// Time-outs of the stats server in a row.
+    stats_timeouts: u32,
 }
 
 impl<M: Machine> Coordinator<M> {
@@ -228,6 +238,7 @@ impl<M: Machine> Coordinator<M> {
             verifier_stats: Vec::new(),
             kaslr_offset: 0,
             watchdog: None,
+            stats_timeouts: 0,
         }
     }
 
@@ -265,10 +276,11 @@ impl<M: Machine> Coordinator<M> {
             self.sampling.take(sample, now);
         }
         if let Some(shot) = self.periodic.fire(now) {
+            let stats = self.stats();
             let captured = self.machine.capture();
             self.periodic.note(captured.is_ok());
             let offset = now.saturating_duration_since(shot.due);
-            self.store(shot.tag, captured, now, Some(millis(offset)));
+            self.store(shot.tag, (captured, stats), now, Some(millis(offset)));
         }
     }
 
@@ -304,6 +316,7 @@ impl<M: Machine> Coordinator<M> {
             }
             Message::Lifecycle(life) if life.stage == Stage::SchedulerAttached => {
                 self.verifier_stats = self.machine.verifier_stats();
+                self.stats_timeouts = 0;
             }
             Message::Stimulus(mark) => self.step = mark.step_index,
             Message::TestResult(_) | Message::Exit(_) => self.finished = true,
@@ -354,9 +367,10 @@ impl<M: Machine> Coordinator<M> {
                 Ok(())
             }
             SnapshotKind::Capture => {
+                let stats = self.stats();
                 let captured = self.machine.capture();
                 let answer = captured.as_ref().map(drop).map_err(Clone::clone);
-                self.store(request.tag.clone(), captured, now, None);
+                self.store(request.tag.clone(), (captured, stats), now, None);
                 answer
             }
             SnapshotKind::Watch => self.watch(&request.tag),
@@ -402,7 +416,8 @@ impl<M: Machine> Coordinator<M> {
                 *hits += 1;
                 let tag = format!("{symbol}#{hits}");
                 let captured = self.machine.capture();
-                self.store(tag, captured, now, None);
+                let stats = Err(MissingStatsReason::GuestHeld);
+                self.store(tag, (captured, stats), now, None);
             }
         }
         self.machine.release();
@@ -450,10 +465,23 @@ impl<M: Machine> Coordinator<M> {
         }
     }
 
+    /// Asked before the freeze, so that it is the running scheduler that answers.
+    fn stats(&mut self) -> Stats {
+        if self.stats_timeouts >= STATS_GIVE_UP_AFTER {
+            return Err(MissingStatsReason::Timeout);
+        }
+        let stats = self.machine.stats();
+        self.stats_timeouts = match &stats {
+            Err(MissingStatsReason::Timeout) => self.stats_timeouts + 1,
+            _ => 0,
+        };
+        stats
+    }
+
     fn store(
         &mut self,
         tag: String,
-        captured: Result<FailureDumpReport, String>,
+        (captured, stats): (Result<FailureDumpReport, String>, Stats),
         now: Instant,
         boundary_offset_ms: Option<i64>,
     ) {
@@ -470,7 +498,7 @@ impl<M: Machine> Coordinator<M> {
         self.bridge.store_entry(SnapshotEntry {
             tag,
             report: Arc::new(report),
-            stats: Err(MissingStatsReason::NotRequested),
+            stats,
             elapsed_ms: elapsed.and_then(|ms| u64::try_from(ms).ok()),
             boundary_offset_ms,
             step_index: self.scenario.map(|_| self.step),

@@ -17,6 +17,7 @@ enum Call {
     Watch(String),
     Release,
     Sample,
+    Stats,
     KernelOp(u32),
     Reply(u32, bool),
     Kill,
@@ -29,6 +30,8 @@ struct World {
     frozen: bool,
     fails: bool,
     dead: bool,
+    /// The guest stands still at a watch.
+    held: bool,
     watches: u32,
 }
 
@@ -75,7 +78,18 @@ impl Machine for Simulated {
         Ok(WatchToken(1 + world.watches))
     }
     fn release(&mut self) {
+        self.0.borrow_mut().held = false;
         self.0.borrow_mut().calls.push(Call::Release);
+    }
+    fn stats(&mut self) -> Stats {
+        let mut world = self.0.borrow_mut();
+        assert!(!world.held, "a guest that stands still cannot answer");
+        world.calls.push(Call::Stats);
+        if world.fails {
+            Err(MissingStatsReason::Timeout)
+        } else {
+            Ok(serde_json::Value::from(7))
+        }
     }
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
         self.frozen(Call::KernelOp(request.id), || vec![KernelValue::U32(7)])
@@ -247,10 +261,12 @@ impl Run {
             Step::KernelOp => self.kernel_op(),
             Step::ExitHit => {
                 self.hits += 1;
+                self.world.borrow_mut().held = true;
                 self.event(Event::Hit(WatchToken(1)));
             }
             Step::UserHit(number) => {
                 self.hits += 1;
+                self.world.borrow_mut().held = true;
                 self.event(Event::Hit(WatchToken(2 + number)));
             }
             Step::Wait(ms) => self.wait(Duration::from_millis(ms)),

@@ -29,9 +29,26 @@ pub enum MissingStatsReason {
     /// It did not answer in time.
     #[error("the stats server did not answer in time")]
     Timeout,
-    /// It answered with an error.
+    /// It answered with an error, or with what is no answer.
     #[error("the stats server refused: {0}")]
     Refused(String),
+    /// It went away before it answered.
+    #[error("the stats server closed the connection")]
+    Closed,
+    /// The guest stood still at a watch, and its server with it.
+    #[error("the guest stood still at a watch")]
+    GuestHeld,
+    /// The guest has ended.
+    #[error("the guest has ended")]
+    GuestGone,
+    /// A request or a reply is longer than may be.
+    #[error("the {what} is longer than {max} bytes")]
+    TooLarge {
+        /// `request` or `reply`.
+        what: &'static str,
+        /// Bytes that it may have.
+        max: usize,
+    },
 }
 
 /// One capture with everything known about it.
