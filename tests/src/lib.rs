@@ -19,6 +19,14 @@ pub fn crash_pid1() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Calls itself until the stack ends.
+#[must_use]
+#[expect(unconditional_recursion, reason = "the overflow is what is wanted")]
+pub fn deeper(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 64]);
+    deeper(frame[0] + 1) + std::hint::black_box(frame[1])
+}
+
 /// Hangs, as a buggy test would; only the VM's deadline ends it.
 pub fn wait_forever() -> ! {
     loop {

@@ -200,6 +200,17 @@ fn an_error_of_the_test_has_its_text() {
 }
 
 #[test]
+fn a_fatal_signal_ends_the_test_and_not_the_guest() {
+    let run = fails(
+        "stack_overflows",
+        &["has overflowed its stack", "exit code 134"],
+    );
+    let sidecar = run.sidecar.as_ref().unwrap();
+    assert_eq!(sidecar.exit_reason.as_deref(), Some("power off"));
+    assert!(!run.text.contains("guest crashed"), "{}", run.text);
+}
+
+#[test]
 fn a_kernel_panic_is_a_crash_not_a_time_out() {
     let run = fails("guest_kernel_panics", &["guest crashed", "Kernel panic"]);
     assert!(!run.sidecar.as_ref().unwrap().timed_out);

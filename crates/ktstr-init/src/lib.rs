@@ -15,6 +15,7 @@
 //! nothing waits for the host's deadline.
 
 pub mod child;
+mod fork;
 mod mount;
 mod outbox;
 pub mod panic;
@@ -26,7 +27,8 @@ mod run;
 mod scheduler;
 mod stats;
 
-pub use plan::{PLAN_PATH, Plan, PlanError, SchedulerPlan};
+pub use fork::TestMain;
+pub use plan::{INIT_PATH, PLAN_PATH, Plan, PlanError, SchedulerPlan};
 pub use run::{is_pid1, run};
 pub use stats::{DEFAULT_STATS_SOCKET, RELAY_KEY};
 

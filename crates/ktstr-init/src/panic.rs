@@ -4,6 +4,7 @@ use std::backtrace::Backtrace;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::IntoRawFd as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use crate::power;
@@ -13,6 +14,18 @@ const COM2: &str = "/dev/ttyS1";
 
 /// COM2's descriptor for signal handlers; -1 until known. Publishes nothing but itself.
 static COM2_FD: AtomicI32 = AtomicI32::new(-1);
+
+/// Signals that end a process by its own fault.
+const FATAL: [libc::c_int; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGABRT,
+];
+
+/// What was done at each of [`FATAL`] before init had its own way: the Rust runtime tells of a stack's overflow.
+static BEFORE: OnceLock<[libc::sigaction; 5]> = OnceLock::new();
 
 fn com2() -> Option<File> {
     OpenOptions::new().write(true).open(COM2).ok()
@@ -44,20 +57,27 @@ pub(crate) fn install_signal_handlers() {
     if let Some(file) = com2() {
         COM2_FD.store(file.into_raw_fd(), Ordering::Relaxed);
     }
-    for signal in [
-        libc::SIGSEGV,
-        libc::SIGBUS,
-        libc::SIGILL,
-        libc::SIGFPE,
-        libc::SIGABRT,
-    ] {
+    let before = FATAL.map(|signal| {
         let handler: extern "C" fn(libc::c_int) = on_fatal;
         // SAFETY: all-zero bytes are a valid sigaction: no flags, an empty mask, the default handler.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let mut before = action;
         action.sa_sigaction = handler as usize;
         action.sa_flags = libc::SA_ONSTACK | libc::SA_RESETHAND;
-        // SAFETY: `action` lives across the call and holds a handler of the right type; a null old action is allowed.
-        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+        // SAFETY: both live across the call, and `action` holds a handler of the right type.
+        unsafe { libc::sigaction(signal, &raw const action, &raw mut before) };
+        before
+    });
+    // Only the first call's old actions are not init's own.
+    let _ = BEFORE.set(before);
+}
+
+/// Takes init's ways to die from a copy of it: its panics and fatal signals are its own affair and end no guest.
+pub(crate) fn forget_init() {
+    drop(std::panic::take_hook());
+    for (signal, before) in FATAL.into_iter().zip(BEFORE.get().into_iter().flatten()) {
+        // SAFETY: `before` is what sigaction(2) gave for this very signal; a null old action is allowed.
+        unsafe { libc::sigaction(signal, before, std::ptr::null_mut()) };
     }
 }
 

@@ -4,6 +4,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+/// Where init itself lies: a plan whose test is this program has it run in a copy of init.
+pub const INIT_PATH: &str = "/init";
+
 /// Where the plan lies in the guest, as JSON.
 pub const PLAN_PATH: &str = "/ktstr/plan.json";
 

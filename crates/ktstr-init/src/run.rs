@@ -16,8 +16,9 @@ use ktstr_wire::{
 use rustix::event::{PollFd, PollFlags};
 
 use crate::child::{LINK_FD_ENV, SCHED_PID_ENV};
+use crate::fork::{self, Inheritance, TestMain};
 use crate::outbox::{Outbox, now_ns};
-use crate::plan::{PLAN_PATH, Plan, SchedulerPlan};
+use crate::plan::{INIT_PATH, PLAN_PATH, Plan, SchedulerPlan};
 use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
 use crate::scheduler::{Scheduler, StartFault};
 use crate::stats::{DEFAULT_STATS_SOCKET, Target};
@@ -63,15 +64,17 @@ impl From<StartFault> for Fault {
 }
 
 /// The guest's whole life as PID 1. Always ends with the guest powered off.
-pub fn run() -> ! {
+///
+/// `test_main` is what the plan's test does when its program is init's own: it runs in a copy of init.
+pub fn run(test_main: TestMain) -> ! {
     panic::install_hook(true);
-    if let Err(Fault::Mute(text)) = live() {
+    if let Err(Fault::Mute(text)) = live(test_main) {
         panic::last_words(&text);
     }
     power::off()
 }
 
-fn live() -> Result<(), Fault> {
+fn live(test_main: TestMain) -> Result<(), Fault> {
     let mounts = mount::mount_all();
     panic::install_signal_handlers();
     if !mounts.fatal.is_empty() {
@@ -89,7 +92,7 @@ fn live() -> Result<(), Fault> {
     outbox.stage(Stage::Filesystems, mounts.notes.join("; "))?;
     outbox.stage(Stage::Ports, "")?;
     outbox.send(&Message::SysReady(sys_ready()))?;
-    let outcome = follow_plan(&mut outbox, replies);
+    let outcome = follow_plan(&mut outbox, replies, test_main);
     if let Err(Fault::Told) = outcome {
         outbox.send(&Message::Exit(1))?;
     }
@@ -98,7 +101,7 @@ fn live() -> Result<(), Fault> {
     outcome
 }
 
-fn follow_plan(outbox: &mut Outbox, replies: File) -> Result<(), Fault> {
+fn follow_plan(outbox: &mut Outbox, replies: File, test_main: TestMain) -> Result<(), Fault> {
     let plan = match Plan::load(Path::new(PLAN_PATH)) {
         Ok(plan) => plan,
         Err(error) => {
@@ -114,10 +117,10 @@ fn follow_plan(outbox: &mut Outbox, replies: File) -> Result<(), Fault> {
         outbox.send(&Message::Stderr(text.into_bytes()))?;
     }
     let mut reaper = Reaper::default();
-    let stats = stats::start();
+    let stats = Target::default();
     let mut scheduler = start_scheduler(&plan, &stats, outbox, &mut reaper)?;
     outbox.stage(Stage::PayloadStarting, plan.test.join(" "))?;
-    let mut test = match Test::start(&plan, scheduler.as_ref(), stats) {
+    let mut test = match Test::start(&plan, scheduler.as_ref(), stats.clone(), test_main) {
         Ok(test) => test,
         Err(error) => {
             let text = format!("ktstr-init: starting {}: {error}\n", plan.test.join(" "));
@@ -125,6 +128,8 @@ fn follow_plan(outbox: &mut Outbox, replies: File) -> Result<(), Fault> {
             return Err(Fault::Told);
         }
     };
+    // Only now: a process with a second thread could not have been copied.
+    stats::start(stats);
     let ended = test.follow(&plan, outbox, &mut reaper, &mut scheduler, replies)?;
     if let Some(scheduler) = &mut scheduler {
         scheduler.stop(outbox, &mut reaper)?;
@@ -356,7 +361,12 @@ struct Test {
 }
 
 impl Test {
-    fn start(plan: &Plan, scheduler: Option<&Scheduler>, stats: Target) -> io::Result<Self> {
+    fn start(
+        plan: &Plan,
+        scheduler: Option<&Scheduler>,
+        stats: Target,
+        test_main: TestMain,
+    ) -> io::Result<Self> {
         let (program, args) = plan.test.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let (stdout, stdout_write) = Output::new()?;
         let (stderr, stderr_write) = Output::new()?;
@@ -364,20 +374,29 @@ impl Test {
         link.set_nonblocking(true)?;
         let to_test = FrameWriter::new(link.try_clone()?);
         let theirs = OwnedFd::from(theirs);
-        let mut command = Command::new(program);
-        command.args(args).envs(plan.env.iter().cloned());
-        command
-            .stdin(Stdio::null())
-            .stdout(stdout_write)
-            .stderr(stderr_write);
-        command.env(LINK_FD_ENV, inheritable(&theirs)?.to_string());
+        let mut env = plan.env.clone();
         if let Some(scheduler) = scheduler {
-            command.env(
-                SCHED_PID_ENV,
-                scheduler.process.pid.as_raw_nonzero().to_string(),
-            );
+            let pid = scheduler.process.pid.as_raw_nonzero().to_string();
+            env.push((SCHED_PID_ENV.to_owned(), pid));
         }
-        let process = Process::spawn(&mut command)?;
+        let process = if program == INIT_PATH {
+            let inheritance = Inheritance {
+                stdout: stdout_write,
+                stderr: stderr_write,
+                kept: (LINK_FD_ENV, theirs),
+                env,
+            };
+            fork::fork(test_main, args, &inheritance)?
+        } else {
+            let mut command = Command::new(program);
+            command.args(args).envs(env);
+            command
+                .stdin(Stdio::null())
+                .stdout(stdout_write)
+                .stderr(stderr_write);
+            command.env(LINK_FD_ENV, inheritable(&theirs)?.to_string());
+            Process::spawn(&mut command)?
+        };
         Ok(Self {
             process,
             stdout,

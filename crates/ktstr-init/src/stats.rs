@@ -57,18 +57,15 @@ impl Target {
 }
 
 /// Starts the relay; without its thread or port, the host's requests time out and nothing else is lost.
-pub(crate) fn start() -> Target {
-    let target = Target::default();
-    let sockets = target.clone();
+pub(crate) fn start(target: Target) {
     // Nobody joins it: it lives as long as the guest, and ends with it.
     let _ = thread::Builder::new()
         .name(String::from("ktstr-stats"))
         .spawn(move || {
             if let Ok(port) = ports::open(STATS_PORT, PORT_DEADLINE) {
-                let _ = Relay::new(port, sockets).run();
+                let _ = Relay::new(port, target).run();
             }
         });
-    target
 }
 
 /// What the relay says of a request that no server answered.

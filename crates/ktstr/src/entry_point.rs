@@ -15,11 +15,31 @@ pub fn test_main(manifest_dir: &'static str) -> ExitCode {
 #[must_use]
 pub fn guest_main() -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let role = role_of(std::process::id(), &args);
     // A container's own PID 1 may run tests on a host; only a ktstr guest has a plan.
-    match role_of(std::process::id(), &args) {
-        Role::Init if ktstr_init::is_pid1() => ktstr_init::run(),
-        Role::GuestTest(name) => Some(ExitCode::from(crate::guest::dispatch::run_test(&name))),
-        Role::GuestShell => Some(ExitCode::from(crate::guest::shell::run())),
+    if role == Role::Init && ktstr_init::is_pid1() {
+        ktstr_init::run(started_by_init);
+    }
+    play(&role).map(ExitCode::from)
+}
+
+/// The test's process, which init made of itself.
+fn started_by_init(args: &[String]) -> u8 {
+    let words: Vec<OsString> = args.iter().map(OsString::from).collect();
+    play(&role_of(std::process::id(), &words)).unwrap_or_else(|| {
+        eprintln!("ktstr: the plan's arguments are of no guest's part: {args:?}");
+        NO_PART
+    })
+}
+
+/// Exit status for a plan that this binary cannot carry out: host and guest are not of one build.
+const NO_PART: u8 = 1;
+
+/// Plays a part that ends; `None` for one that is not in a guest's test.
+fn play(role: &Role) -> Option<u8> {
+    match role {
+        Role::GuestTest(name) => Some(crate::guest::dispatch::run_test(name)),
+        Role::GuestShell => Some(crate::guest::shell::run()),
         Role::Init | Role::Host => None,
     }
 }

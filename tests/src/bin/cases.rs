@@ -140,6 +140,12 @@ fn function_errs(_ctx: &Ctx) -> Result<AssertResult> {
     anyhow::bail!("the test could not be set up")
 }
 
+/// A fatal signal of the test's process, which is a copy of init and must not die as init does.
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn stack_overflows(_ctx: &Ctx) -> Result<AssertResult> {
+    anyhow::bail!("the stack held {} frames", ktstr_tests::deeper(0))
+}
+
 #[ktstr_test(topology = "1n1l1c1t", duration_s = 2, ignore)]
 fn guest_kernel_panics(_ctx: &Ctx) -> Result<AssertResult> {
     std::fs::write("/proc/sysrq-trigger", "c")?;

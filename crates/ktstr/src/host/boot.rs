@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ktstr_init::{PLAN_PATH, Plan, SchedulerPlan};
+use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, SchedulerPlan};
 use ktstr_vmm::Topology;
 use ktstr_vmm::initramfs::{Builder, Initramfs, InitramfsError};
 
@@ -62,7 +62,7 @@ pub(super) fn build_guest_files(
     let started = Instant::now();
     let plan = init_plan(entry, programs);
     let mut builder = Builder::new();
-    builder.binary("/init", exe)?;
+    builder.binary(INIT_PATH, exe)?;
     for host in programs
         .scheduler
         .iter()
@@ -102,7 +102,7 @@ pub(super) fn guest_binary_path(host: &Path) -> String {
 /// # Errors
 /// [`TooBig`] when archive and unpacked files together would leave the guest too little memory.
 pub(super) fn check_size(initramfs: &Initramfs, memory_mib: u32) -> Result<(), TooBig> {
-    let bytes = u64::try_from(initramfs.len()).unwrap_or(u64::MAX);
+    let bytes = initramfs.len();
     let have_mib = bytes.div_ceil(1 << 20);
     let need_mib = have_mib
         .saturating_mul(INITRAMFS_SHARE)
@@ -169,7 +169,7 @@ pub(super) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
             .zip(&programs.staged)
             .filter_map(|(scheduler, host)| plan_of(scheduler, host.as_ref()))
             .collect(),
-        test: vec!["/init".into(), GUEST_TEST_ARG.into(), entry.name.into()],
+        test: vec![INIT_PATH.into(), GUEST_TEST_ARG.into(), entry.name.into()],
         env: vec![("RUST_BACKTRACE".into(), "1".into())],
         sysctls: entry
             .scheduler
