@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use comfy_table::Table;
 use ktstr::host::kernel::resolve_test_kernel;
-use ktstr_vmm::initramfs::Builder;
+use ktstr_vmm::initramfs::{Builder, Initramfs};
 use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmExit};
 
 use crate::sh;
@@ -179,7 +179,7 @@ fn report(outcome: &Outcome, options: &Options) {
     }
 }
 
-fn soak(options: &Options, archive: &[u8], runs: u32) -> Result<ExitCode> {
+fn soak(options: &Options, archive: &Initramfs, runs: u32) -> Result<ExitCode> {
     let mut table = Table::new();
     table.set_header(["run", "outcome", "seconds"]);
     let (mut ok, mut emulator) = (0u32, 0u32);
@@ -216,12 +216,12 @@ fn soak(options: &Options, archive: &[u8], runs: u32) -> Result<ExitCode> {
 }
 
 /// One lab from boot to end.
-fn once(options: &Options, archive: &[u8]) -> Result<(Outcome, Duration)> {
+fn once(options: &Options, archive: &Initramfs) -> Result<(Outcome, Duration)> {
     let kernel = resolve_test_kernel()?;
     let deadline = Duration::from_secs(options.deadline);
     let mut builder = Vm::builder()
         .kernel(kernel.image.clone())
-        .initrd(Initrd::Bytes(archive.to_vec()))
+        .initrd(Initrd::Archive(archive.clone()))
         .cmdline(CMDLINE)
         .engine(EngineChoice::Tcg)
         .nested(true)
@@ -353,7 +353,7 @@ fn find_program(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("no program '{name}' on PATH; give its path"))
 }
 
-fn initramfs(options: &Options) -> Result<Vec<u8>> {
+fn initramfs(options: &Options) -> Result<Initramfs> {
     let (name, arguments) = options
         .command
         .split_first()
@@ -388,7 +388,7 @@ fn initramfs(options: &Options) -> Result<Vec<u8>> {
         0o755,
     )?;
     builder.dir("/root")?;
-    Ok(builder.build()?.into_bytes())
+    Ok(builder.build()?)
 }
 
 /// The outer guest's init.

@@ -12,6 +12,7 @@ use crate::devices::virtio::blk::{BlkCounters, Disk};
 use crate::devices::virtio::net::{Net, NetCounters};
 use crate::engine::{EngineVm, tcg};
 use crate::error::{BuildError, BuildFault, Result};
+use crate::initrd::Initrd;
 use crate::memory::GuestMemory;
 use crate::port::PortStream;
 use crate::probe::{Engine, EngineChoice};
@@ -23,15 +24,6 @@ use crate::watch::{Watch, WatchHit, WatchId};
 const MAX_CMDLINE: usize = 2047;
 /// The least memory a kernel of ours boots in, beside kernel image and initrd.
 const MIN_SPARE_MIB: u64 = 32;
-
-/// The initial RAM file system.
-#[derive(Debug, Clone)]
-pub enum Initrd {
-    /// A file.
-    File(PathBuf),
-    /// An archive in memory.
-    Bytes(Vec<u8>),
-}
 
 /// Collects what a VM is made of; [`build`](Self::build) checks it.
 #[derive(Debug, Clone)]
@@ -384,23 +376,19 @@ fn check_kernel(path: Option<&Path>, engine: Engine, faults: &mut Vec<BuildFault
 }
 
 fn check_initrd(initrd: Option<&Initrd>, faults: &mut Vec<BuildFault>) -> u64 {
-    match initrd {
-        None => 0,
-        Some(Initrd::Bytes(bytes)) => u64::try_from(bytes.len()).unwrap_or(u64::MAX / 4),
-        Some(Initrd::File(path)) => {
-            match std::fs::File::open(path).and_then(|file| file.metadata()) {
-                Ok(meta) => meta.len(),
-                Err(source) => {
-                    faults.push(BuildFault::Unreadable {
-                        what: "initrd",
-                        path: path.clone(),
-                        source,
-                    });
-                    0
-                }
-            }
-        }
-    }
+    let Some(initrd) = initrd else { return 0 };
+    initrd.size().unwrap_or_else(|source| {
+        let path = match initrd {
+            Initrd::File(path) => path.clone(),
+            Initrd::Bytes(_) | Initrd::Archive(_) => PathBuf::from("in memory"),
+        };
+        faults.push(BuildFault::Unreadable {
+            what: "initrd",
+            path,
+            source,
+        });
+        0
+    })
 }
 
 /// Gives each node its declared memory and an even share of the rest to the others.

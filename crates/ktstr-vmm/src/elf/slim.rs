@@ -32,7 +32,7 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
-    fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             Self::Copy { len, .. } => *len,
             Self::Bytes(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),

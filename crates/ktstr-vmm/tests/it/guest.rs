@@ -50,7 +50,7 @@ pub(crate) fn guest(script: &str) -> VmBuilder {
         .expect("busybox-static is installed; run `cargo xtask setup`");
     Vm::builder()
         .kernel(kernel())
-        .initrd(Initrd::Bytes(initramfs.into_bytes()))
+        .initrd(Initrd::Archive(initramfs))
         .cmdline("console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr")
         .engine(EngineChoice::Tcg)
         .memory_mib(192)

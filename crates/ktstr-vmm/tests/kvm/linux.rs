@@ -36,7 +36,7 @@ pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
     let initramfs = builder.build().unwrap();
     let vm = Vm::builder()
         .kernel(kernel)
-        .initrd(Initrd::Bytes(initramfs.into_bytes()))
+        .initrd(Initrd::Archive(initramfs))
         .cmdline("console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr")
         .engine(EngineChoice::Kvm)
         .topology(topology.parse::<Topology>().unwrap())

@@ -87,13 +87,13 @@ impl Session {
         } = files;
         let times = SessionTimes {
             initramfs: Some(build_time),
-            initramfs_bytes: u64::try_from(initramfs.len()).ok(),
+            initramfs_bytes: Some(initramfs.len()),
             kernel_release: None,
             standstill: None,
         };
         let mut builder = Vm::builder()
             .kernel(&kernel.image)
-            .initrd(Initrd::Bytes(initramfs.into_bytes()))
+            .initrd(Initrd::Archive(initramfs))
             .cmdline(boot::command_line(entry))
             .topology(boot::topology(entry)?)
             .memory_mib(entry.memory_mib)

@@ -84,7 +84,7 @@ pub fn run(entry: &KtstrTestEntry, order: &ShellOrder, manifest_dir: &Path) -> R
     };
     let mut builder = Vm::builder()
         .kernel(&kernel.image)
-        .initrd(Initrd::Bytes(initramfs.into_bytes()))
+        .initrd(Initrd::Archive(initramfs))
         .cmdline(boot::command_line(entry))
         .topology(boot::topology(entry)?)
         .memory_mib(entry.memory_mib)

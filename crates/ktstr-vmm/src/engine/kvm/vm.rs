@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Seek as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -11,7 +10,6 @@ use std::time::{Duration, Instant};
 use kvm_bindings::kvm_clock_data;
 use kvm_ioctls::VcpuFd;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::attach::{self, DeviceCounters, Models, Ports};
@@ -32,10 +30,11 @@ use crate::devices::virtio::Worker;
 use crate::devices::virtio::blk::BlkCounters;
 use crate::devices::virtio::net::NetCounters;
 use crate::error::{Error, Result};
+use crate::initrd::Initrd;
 use crate::memory::{Backing, GuestMemory, MemoryRange, map};
 use crate::port::PortStream;
 use crate::probe::Engine;
-use crate::vm::{Config, Initrd, VcpuRegs, VmExit};
+use crate::vm::{Config, VcpuRegs, VmExit};
 use crate::watch::{Watch, WatchHit, WatchId};
 
 /// How long the threads may take to end after the VM's deadline.
@@ -413,7 +412,12 @@ fn load(
     virtio: &[acpi::VirtioPlace],
 ) -> Result<boot::Entry> {
     let mut kernel = File::open(&config.kernel).map_err(Error::system("open the kernel"))?;
-    let mut initrd = config.initrd.as_ref().map(initrd_file).transpose()?;
+    let mut initrd = config
+        .initrd
+        .as_ref()
+        .map(Initrd::open)
+        .transpose()
+        .map_err(Error::system("open the initrd"))?;
     let plan = Plan {
         kernel: &mut kernel,
         initrd: initrd.as_mut(),
@@ -425,23 +429,4 @@ fn load(
         },
     };
     boot::prepare(memory, plan).map_err(Error::from)
-}
-
-fn initrd_file(initrd: &Initrd) -> Result<File> {
-    match initrd {
-        Initrd::File(path) => File::open(path).map_err(Error::system("open the initrd")),
-        Initrd::Bytes(bytes) => {
-            let fd = memfd_create("ktstr-initrd", MemfdFlags::CLOEXEC).map_err(|errno| {
-                Error::System {
-                    what: "create a memory file",
-                    source: errno.into(),
-                }
-            })?;
-            let mut file = File::from(fd);
-            file.write_all(bytes)
-                .and_then(|()| file.rewind())
-                .map_err(Error::system("write the initrd"))?;
-            Ok(file)
-        }
-    }
 }

@@ -16,7 +16,7 @@ mod qmp;
 mod regs;
 
 use std::fs::File;
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Read as _, Seek as _};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
@@ -27,7 +27,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
@@ -38,11 +37,13 @@ use self::qmp::{Qmp, QmpReader};
 use crate::budget;
 use crate::console::ConsoleLog;
 use crate::error::{BuildFault, Error, Result};
+use crate::initramfs::memory_file;
+use crate::initrd::Initrd;
 use crate::memory::{Backing, GuestMemory, map, q35_ranges};
 use crate::port::PortStream;
 use crate::probe::Engine;
 use crate::topology::Topology;
-use crate::vm::{Config, ExitReason, Initrd, VcpuRegs, VmExit};
+use crate::vm::{Config, ExitReason, VcpuRegs, VmExit};
 use crate::watch::{Watch, WatchHit, WatchId};
 
 /// The emulator, found on `PATH`.
@@ -131,7 +132,12 @@ impl TcgVm {
             .map(|mib| Backing::new(u64::from(*mib) << 20))
             .collect::<Result<_>>()?;
         let memory = map(&backings, &q35_ranges(u64::from(config.memory_mib) << 20))?;
-        let initrd = config.initrd.as_ref().map(initrd_file).transpose()?;
+        let initrd = config
+            .initrd
+            .as_ref()
+            .map(Initrd::open)
+            .transpose()
+            .map_err(Error::system("open the initrd"))?;
         let mut pairs = Pairs::default();
         let (qmp_host, com1_host, com2_host, gdb_host) =
             (pairs.add()?, pairs.add()?, pairs.add()?, pairs.add()?);
@@ -474,24 +480,7 @@ fn tail(mut stderr: File) -> String {
 }
 
 fn memfd(name: &str) -> Result<File> {
-    memfd_create(name, MemfdFlags::CLOEXEC)
-        .map(File::from)
-        .map_err(|errno| Error::System {
-            what: "create a memory file",
-            source: errno.into(),
-        })
-}
-
-fn initrd_file(initrd: &Initrd) -> Result<File> {
-    match initrd {
-        Initrd::File(path) => File::open(path).map_err(Error::system("open the initrd")),
-        Initrd::Bytes(bytes) => {
-            let mut file = memfd("ktstr-initrd")?;
-            file.write_all(bytes)
-                .map_err(Error::system("write the initrd"))?;
-            Ok(file)
-        }
-    }
+    memory_file(name).map_err(Error::system("create a memory file"))
 }
 
 fn named(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -4,18 +4,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use object::read::ReadCache;
 
+use self::archive::{Archive, Kind, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG};
 use crate::elf::{self, ClosureError, Piece};
+
+mod archive;
+
+pub(crate) use archive::memory_file;
 
 /// Largest file that a newc header can tell.
 const MAX_FILE: u64 = u32::MAX as u64;
-/// Bytes of a newc header.
-const HEADER_LEN: usize = 110;
 
 /// A file system that cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,9 @@ pub enum InitramfsError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// The archive itself cannot be written.
+    #[error("failed to write the guest's archive to memory")]
+    Store(#[source] io::Error),
     /// A file is too large for the format.
     #[error("'{path}' has {len} bytes, a cpio archive holds at most {MAX_FILE} per file", path = path.display())]
     TooLarge {
@@ -95,36 +102,31 @@ pub struct Builder {
     nodes: BTreeMap<String, Node>,
 }
 
-/// A finished archive.
+/// A finished archive, in a file of memory.
 #[derive(Debug, Clone)]
 pub struct Initramfs {
-    bytes: Vec<u8>,
+    file: Arc<File>,
+    len: u64,
     largest: Option<(String, u64)>,
 }
 
 impl Initramfs {
-    /// Size of the archive.
+    /// Size of the archive in bytes.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an archive has at least its end mark"
+    )]
+    pub fn len(&self) -> u64 {
+        self.len
     }
 
-    /// Never true: an archive has at least its end mark.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    /// The archive.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// The archive, given away.
-    #[must_use]
-    pub fn into_bytes(self) -> Vec<u8> {
-        self.bytes
+    /// The archive as a file with a position of its own, at its beginning.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn open(&self) -> io::Result<File> {
+        archive::reopen(&self.file)
     }
 
     /// The largest file's guest path and size.
@@ -278,73 +280,32 @@ impl Builder {
     /// Reads all files and writes the archive.
     ///
     /// # Errors
-    /// When a file cannot be read or is too large.
+    /// When a file cannot be read or is too large, or the system has no memory for the archive.
     pub fn build(&self) -> Result<Initramfs, InitramfsError> {
         let dirs = self.parents()?;
-        let mut archive = Archive {
-            bytes: Vec::with_capacity(self.size_hint()),
-            inode: 0,
-        };
+        let mut archive = Archive::new().map_err(InitramfsError::Store)?;
         for dir in &dirs {
-            archive.entry(dir, S_IFDIR | 0o755, (0, 0), |_| Ok(()))?;
+            let kind = Kind::of(S_IFDIR | 0o755);
+            archive.entry(dir, kind, 0).map_err(InitramfsError::Store)?;
         }
         let mut largest: Option<(String, u64)> = None;
         for (path, node) in &self.nodes {
-            let before = archive.bytes.len();
-            match node {
-                Node::Dir if dirs.contains(path) => {}
-                Node::Dir => archive.entry(path, S_IFDIR | 0o755, (0, 0), |_| Ok(()))?,
-                Node::Bytes { bytes, mode } => {
-                    archive.entry(path, S_IFREG | mode, (0, 0), |out| {
-                        out.extend_from_slice(bytes);
-                        Ok(())
-                    })?
-                }
-                Node::Symlink { target } => {
-                    archive.entry(path, S_IFLNK | 0o777, (0, 0), |out| {
-                        out.extend_from_slice(target.as_bytes());
-                        Ok(())
-                    })?
-                }
-                Node::Device { major, minor, mode } => {
-                    archive.entry(path, S_IFCHR | mode, (*major, *minor), |_| Ok(()))?;
-                }
-                Node::Program { path: host, mode } => {
-                    archive.entry(path, S_IFREG | mode, (0, 0), |out| {
-                        program_into(out, host, path)
-                    })?;
-                }
-                Node::Host { path: host, mode } => {
-                    archive.entry(path, S_IFREG | mode, (0, 0), |out| {
-                        read_into(out, host, path)
-                    })?;
-                }
+            if *node == Node::Dir && dirs.contains(path) {
+                continue;
             }
-            let len = u64::try_from(archive.bytes.len() - before).unwrap_or(u64::MAX);
+            let before = archive.len();
+            write_node(&mut archive, path, node)?;
+            let len = archive.len() - before;
             if largest.as_ref().is_none_or(|(_, most)| len > *most) {
                 largest = Some((format!("/{path}"), len));
             }
         }
-        archive.entry("TRAILER!!!", 0, (0, 0), |_| Ok(()))?;
+        let (file, len) = archive.finish().map_err(InitramfsError::Store)?;
         Ok(Initramfs {
-            bytes: archive.bytes,
+            file: Arc::new(file),
+            len,
             largest,
         })
-    }
-
-    /// Room for all files, so that the archive is never moved while it grows; what slimming saves costs only address space.
-    fn size_hint(&self) -> usize {
-        let sizes = self.nodes.iter().map(|(path, node)| {
-            let content = match node {
-                Node::Bytes { bytes, .. } => bytes.len(),
-                Node::Host { path, .. } | Node::Program { path, .. } => path
-                    .metadata()
-                    .map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(0)),
-                _ => 0,
-            };
-            content + path.len() * 2 + HEADER_LEN * 2
-        });
-        sizes.fold(HEADER_LEN * 2, usize::saturating_add)
     }
 
     /// Every directory that a path goes through; a file in such a place is a conflict.
@@ -370,11 +331,6 @@ impl Builder {
     }
 }
 
-const S_IFDIR: u32 = 0o040_000;
-const S_IFCHR: u32 = 0o020_000;
-const S_IFREG: u32 = 0o100_000;
-const S_IFLNK: u32 = 0o120_000;
-
 fn describe(node: &Node) -> String {
     match node {
         Node::Dir => String::from("a directory"),
@@ -385,62 +341,74 @@ fn describe(node: &Node) -> String {
     }
 }
 
-fn open(host: &Path, guest_path: &str) -> Result<(File, u64), InitramfsError> {
-    let opened = File::open(host).and_then(|file| Ok((file.metadata()?.len(), file)));
-    let (len, file) = opened.map_err(read_error(host, guest_path))?;
-    if len > MAX_FILE {
-        return Err(InitramfsError::TooLarge {
-            path: host.to_owned(),
-            len,
-        });
-    }
-    Ok((file, len))
-}
-
-fn read_error(host: &Path, guest_path: &str) -> impl FnOnce(io::Error) -> InitramfsError {
-    let (path, guest_path) = (host.to_owned(), guest_path.to_owned());
-    move |source| InitramfsError::Read {
-        path,
-        guest_path,
-        source,
-    }
-}
-
-fn read_into(out: &mut Vec<u8>, host: &Path, guest_path: &str) -> Result<(), InitramfsError> {
-    let (mut file, _) = open(host, guest_path)?;
-    file.read_to_end(out)
-        .map_err(read_error(host, guest_path))?;
-    Ok(())
-}
-
-/// A program without its debugging sections, read straight to its place: only the parts that stay are read at all.
-fn program_into(out: &mut Vec<u8>, host: &Path, guest_path: &str) -> Result<(), InitramfsError> {
-    let (file, _) = open(host, guest_path)?;
-    let Some(pieces) = elf::slim(&ReadCache::new(&file)) else {
-        return read_into(out, host, guest_path);
+fn write_node(archive: &mut Archive, path: &str, node: &Node) -> Result<(), InitramfsError> {
+    let (kind, content): (_, &[u8]) = match node {
+        Node::Host { path: host, mode } => return write_file(archive, path, host, *mode, false),
+        Node::Program { path: host, mode } => return write_file(archive, path, host, *mode, true),
+        Node::Dir => (Kind::of(S_IFDIR | 0o755), &[]),
+        Node::Bytes { bytes, mode } => (Kind::of(S_IFREG | mode), bytes),
+        Node::Symlink { target } => (Kind::of(S_IFLNK | 0o777), target.as_bytes()),
+        Node::Device { major, minor, mode } => {
+            let device = (*major, *minor);
+            let mode = S_IFCHR | mode;
+            (Kind { mode, device }, &[])
+        }
     };
+    let len = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    let size = checked_size(Path::new(path), len)?;
+    archive
+        .entry(path, kind, size)
+        .and_then(|()| archive.put(content))
+        .and_then(|()| archive.pad())
+        .map_err(InitramfsError::Store)
+}
+
+/// A host's file; of a program, only the parts that stay are read at all.
+fn write_file(
+    archive: &mut Archive,
+    path: &str,
+    host: &Path,
+    mode: u32,
+    is_program: bool,
+) -> Result<(), InitramfsError> {
+    let failed = |source| InitramfsError::Read {
+        path: host.to_owned(),
+        guest_path: path.to_owned(),
+        source,
+    };
+    let file = File::open(host).map_err(failed)?;
+    let whole = file.metadata().map_err(failed)?.len();
+    let pieces = is_program
+        .then(|| elf::slim(&ReadCache::new(&file)))
+        .flatten()
+        .unwrap_or_else(|| {
+            vec![Piece::Copy {
+                offset: 0,
+                len: whole,
+            }]
+        });
+    let len = pieces
+        .iter()
+        .fold(0, |len: u64, piece| len.saturating_add(piece.len()));
+    let size = checked_size(host, len)?;
+    archive
+        .entry(path, Kind::of(S_IFREG | mode), size)
+        .map_err(InitramfsError::Store)?;
     for piece in pieces {
         match piece {
-            Piece::Bytes(bytes) => out.extend_from_slice(&bytes),
-            Piece::Copy { offset, len } => {
-                copy_range(&file, offset, len, out).map_err(read_error(host, guest_path))?;
-            }
+            Piece::Bytes(bytes) => archive.put(&bytes).map_err(InitramfsError::Store)?,
+            Piece::Copy { offset, len } => archive.copy(&file, offset, len).map_err(failed)?,
         }
     }
-    Ok(())
+    archive.pad().map_err(InitramfsError::Store)
 }
 
-fn copy_range(mut file: &File, offset: u64, len: u64, out: &mut Vec<u8>) -> io::Result<()> {
-    file.seek(SeekFrom::Start(offset))?;
-    let copied = file.take(len).read_to_end(out)?;
-    if u64::try_from(copied).is_ok_and(|copied| copied == len) {
-        Ok(())
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::UnexpectedEof,
-            "the file became shorter while it was read",
-        ))
-    }
+/// A size that the format can tell.
+fn checked_size(path: &Path, len: u64) -> Result<u32, InitramfsError> {
+    u32::try_from(len).map_err(|_| InitramfsError::TooLarge {
+        path: path.to_owned(),
+        len,
+    })
 }
 
 /// The program of a `#!` line.
@@ -453,56 +421,9 @@ fn interpreter_of(head: &[u8]) -> Option<String> {
     Some(line.split_whitespace().next()?.to_owned())
 }
 
-struct Archive {
-    bytes: Vec<u8>,
-    inode: u32,
-}
-
-impl Archive {
-    /// One header, name and content, each padded to four bytes. The size is filled in once the content is there.
-    fn entry(
-        &mut self,
-        name: &str,
-        mode: u32,
-        (major, minor): (u32, u32),
-        content: impl FnOnce(&mut Vec<u8>) -> Result<(), InitramfsError>,
-    ) -> Result<(), InitramfsError> {
-        self.inode += 1;
-        let links = if mode & S_IFDIR == S_IFDIR { 2 } else { 1 };
-        let name_len = u32::try_from(name.len() + 1).unwrap_or(u32::MAX);
-        let header = [
-            self.inode, mode, 0, 0, links, 0, 0, 0, 0, major, minor, name_len, 0,
-        ];
-        self.bytes.extend_from_slice(b"070701");
-        let fields = self.bytes.len();
-        for field in header {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
-        }
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
-        self.pad();
-        let start = self.bytes.len();
-        content(&mut self.bytes)?;
-        let size = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
-        // c_filesize is the seventh field.
-        if let Some(place) = self.bytes.get_mut(fields + 6 * 8..fields + 7 * 8) {
-            place.copy_from_slice(format!("{size:08x}").as_bytes());
-        }
-        self.pad();
-        Ok(())
-    }
-
-    fn pad(&mut self) {
-        let padded = self.bytes.len().next_multiple_of(4);
-        self.bytes.resize(padded, 0);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write as _;
     use std::process::{Command, Stdio};
 
     /// The archive's listing by the cpio tool, an independent reader.
@@ -516,7 +437,7 @@ mod tests {
             .spawn()
             .expect("cpio is installed; `cargo xtask setup` does it");
         let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(archive.as_bytes()).unwrap();
+        std::io::copy(&mut archive.open().unwrap(), &mut stdin).unwrap();
         drop(stdin);
         let output = child.wait_with_output().unwrap();
         assert!(
