@@ -203,7 +203,7 @@ fn an_error_of_the_test_has_its_text() {
 fn a_fatal_signal_ends_the_test_and_not_the_guest() {
     let run = fails(
         "stack_overflows",
-        &["has overflowed its stack", "exit code 134"],
+        &["has overflowed its stack", "killed by signal 6"],
     );
     let sidecar = run.sidecar.as_ref().unwrap();
     assert_eq!(sidecar.exit_reason.as_deref(), Some("power off"));

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::thread;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -17,6 +18,10 @@ pub type TestMain = fn(&[String]) -> u8;
 
 /// Exit status of a copy that could not be made ready, as a shell's for a program that it cannot run.
 const NOT_READY: i32 = 127;
+/// Exit status of a process whose main thread panicked, as the Rust runtime has it.
+const PANICKED: i32 = 101;
+/// What a first thread has by default.
+const MAIN_STACK: usize = 8 << 20;
 /// The number under which the copy has the descriptor that it keeps.
 const KEPT: RawFd = 3;
 
@@ -50,7 +55,7 @@ pub(crate) fn fork(
         -1 => Err(io::Error::last_os_error()),
         0 => {
             let status = match become_child(inheritance) {
-                Ok(()) => i32::from(main(args)),
+                Ok(()) => on_own_stack(main, args),
                 Err(error) => {
                     eprintln!("ktstr-init: preparing the test's process: {error}");
                     NOT_READY
@@ -64,6 +69,25 @@ pub(crate) fn fork(
                 pid,
                 pidfd: pidfd_open(pid, PidfdFlags::empty())?,
             })
+        }
+    }
+}
+
+/// Runs `main` on a thread whose stack's end the Rust runtime knows, so that an overflow is told: it started in init before
+/// `/proc` was there, and so did not find the end of the first thread's.
+fn on_own_stack(main: TestMain, args: &[String]) -> i32 {
+    let args = args.to_vec();
+    let thread = thread::Builder::new()
+        .name(String::from("main"))
+        .stack_size(MAIN_STACK)
+        .spawn(move || main(&args));
+    match thread.map(thread::JoinHandle::join) {
+        Ok(Ok(status)) => status.into(),
+        // Its message is on standard error.
+        Ok(Err(_panic)) => PANICKED,
+        Err(error) => {
+            eprintln!("ktstr-init: starting the test's thread: {error}");
+            NOT_READY
         }
     }
 }

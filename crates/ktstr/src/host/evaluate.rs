@@ -104,13 +104,23 @@ pub fn no_result(vm: &VmResult, deadlines: &Deadlines) -> AssertResult {
         (
             DetailKind::Other,
             format!(
-                "{}: {said}; the VM ended by {}",
+                "{}: {said}; {}; the VM ended by {}",
                 error_class::NO_RESULT,
+                process_end(vm.exit_code),
                 vm.exit_reason
             ),
         )
     };
     AssertResult::fail(kind, text)
+}
+
+/// How the test's process ended, from the status that init told; negative without one.
+fn process_end(code: i32) -> String {
+    match code {
+        ..0 => String::from("the end of the test's process was not seen"),
+        129..=192 => format!("the test's process was killed by signal {}", code - 128),
+        _ => format!("the test's process ended with exit code {code}"),
+    }
 }
 
 fn timed_out_text(vm: &VmResult, deadlines: &Deadlines, said: &str) -> String {

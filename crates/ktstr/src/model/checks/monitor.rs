@@ -25,7 +25,8 @@ pub fn monitor_thresholds(assert: &Assert) -> MonitorThresholds {
 
 /// Holds what the monitor sampled against the thresholds, after the settling time.
 pub fn judge_monitor(assert: &Assert, report: &MonitorReport) -> AssertResult {
-    let verdict = monitor_thresholds(assert).evaluate(&report.settled(SETTLE_SAMPLES));
+    let settled = report.settled(SETTLE_SAMPLES);
+    let verdict = monitor_thresholds(assert).evaluate(&settled);
     let outcome = match verdict.outcome {
         MonitorOutcome::Pass => Outcome::Pass,
         MonitorOutcome::Fail => Outcome::Fail,
@@ -33,8 +34,15 @@ pub fn judge_monitor(assert: &Assert, report: &MonitorReport) -> AssertResult {
     };
     let enforced = assert.enforce_monitor_thresholds == Some(true);
     let mut result = AssertResult::pass();
+    let taken = report.samples.len();
+    let all_early = taken > 0 && settled.samples.is_empty();
     for finding in verdict.findings {
-        let text = format!("monitor: {}: {}", finding.check, finding.detail);
+        let mut text = format!("monitor: {}: {}", finding.check, finding.detail);
+        if all_early {
+            text = format!(
+                "monitor: all {taken} samples fell into the settling time (the first {SETTLE_SAMPLES} are not judged)"
+            );
+        }
         if enforced {
             result.push(AssertDetail::new(outcome, DetailKind::Monitor, text));
         } else {
@@ -91,7 +99,13 @@ mod tests {
     #[test]
     fn the_settling_time_does_not_count() {
         let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
-        check(enforced, &report(0, [9, 1]), Outcome::Inconclusive);
+        let early = check(enforced, &report(0, [9, 1]), Outcome::Inconclusive);
+        assert!(
+            early.details[0]
+                .message
+                .contains("20 samples fell into the settling time"),
+            "{early:?}"
+        );
         check(Assert::DEFAULT, &report(0, [9, 1]), Outcome::Pass);
     }
 }
