@@ -50,7 +50,7 @@ pub(crate) fn run() -> Result<()> {
     Ok(())
 }
 
-/// Frames 256 messages of 48 KiB and finds them again, in an optimised build of criterion's benchmark.
+/// Frames 256 messages of 64 KiB and finds them again, in an optimised build of criterion's benchmark.
 fn framing(table: &mut Table) -> Result<()> {
     let args = [
         "bench",
@@ -59,12 +59,12 @@ fn framing(table: &mut Table) -> Result<()> {
         "--bench",
         "frames",
         "--",
-        "48k/",
+        "64k/",
         "--quick",
     ];
     sh::logged("bench-wire", &mut sh::cargo(&args))?;
     for (what, bench) in [("wire, assemble", "assemble"), ("wire, encode", "encode")] {
-        let path = sh::target().join(format!("criterion/48k/{bench}/new"));
+        let path = sh::target().join(format!("criterion/64k/{bench}/new"));
         let read = |name: &str| -> Result<serde_json::Value> {
             let path = path.join(name);
             let text = std::fs::read(&path)
