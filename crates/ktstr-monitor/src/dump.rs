@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::bpf::{BpfMap, BpfProgram, MapContents};
+use crate::bpf::{BpfMap, BpfProgram, MapContents, SourceLine};
 use crate::render::Limits;
 use crate::sched::{DispatchQueue, Runqueue, SchedDomain, ScxState, Task};
 use crate::{Kernel, Kva, LogRecord, Problems};
@@ -112,8 +112,11 @@ pub struct VcpuSection {
     /// Its registers.
     #[serde(flatten)]
     pub registers: VcpuRegisters,
-    /// The function that it was in.
+    /// The function that it was in, of the kernel or of a BPF program.
     pub symbol: Option<String>,
+    /// The line of the BPF program's source that it was at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceLine>,
     /// The task that it ran.
     pub task: Option<String>,
 }
@@ -182,6 +185,7 @@ impl FailureDumpReport {
             .iter()
             .map(|&registers| VcpuSection {
                 symbol: (registers.rip != 0).then(|| kernel.describe(Kva(registers.rip))),
+                source: kernel.bpf_source(Kva(registers.rip)).ok().flatten(),
                 task: self
                     .runqueues
                     .iter()

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::elements::MAX_VALUE;
+use super::other::reference;
 use super::{Arena, BpfMap, RawEntry, RawValue};
 use crate::btf::{Btf, TypeId};
 use crate::render::{Decoder, Limits, RenderedValue};
@@ -160,7 +161,7 @@ impl BpfMap {
         };
         let entries = raw
             .into_iter()
-            .map(|entry| self.entry(kernel, btf, &entry, limits))
+            .filter_map(|entry| self.entry(kernel, btf, &entry, limits))
             .collect();
         Ok(MapContents::Entries(entries))
     }
@@ -179,25 +180,54 @@ impl BpfMap {
         btf: Option<&Btf>,
         entry: &RawEntry,
         limits: Limits,
-    ) -> MapEntry {
+    ) -> Option<MapEntry> {
         let value = |at: Kva| match self.read_value(kernel, at) {
             Ok(raw) => self.typed(kernel, btf, self.value_type, raw, limits),
             Err(error) => RenderedValue::Unreadable(error.to_string()),
         };
-        let key = if self.map_type.ends_with("_storage") {
-            owner(kernel, &self.map_type, &entry.key)
-        } else {
-            self.typed(kernel, btf, self.key_type, entry.key.clone(), limits)
+        let key = match self.map_type.as_str() {
+            "task_storage" | "inode_storage" | "sk_storage" | "cgrp_storage" => {
+                owner(kernel, &self.map_type, &entry.key)
+            }
+            "queue" | "stack" => RenderedValue::Unsigned(bytes::uint(&entry.key)),
+            _ => self.typed(kernel, btf, self.key_type, entry.key.clone(), limits),
         };
-        MapEntry {
-            key,
-            value: match &entry.value {
-                RawValue::One(at) => MapValue::Value(value(*at)),
-                RawValue::PerCpu(places) => {
-                    MapValue::PerCpu(places.iter().map(|&(cpu, at)| (cpu, value(at))).collect())
-                }
-            },
-        }
+        let value = match &entry.value {
+            RawValue::One(at) if self.holds_references() => {
+                MapValue::Value(self.referred(kernel, *at)?)
+            }
+            RawValue::One(at) => MapValue::Value(value(*at)),
+            RawValue::PerCpu(places) => {
+                MapValue::PerCpu(places.iter().map(|&(cpu, at)| (cpu, value(at))).collect())
+            }
+        };
+        Some(MapEntry { key, value })
+    }
+
+    /// Whether elements are pointers to maps or programs, which user space knows by their ids.
+    fn holds_references(&self) -> bool {
+        matches!(
+            self.map_type.as_str(),
+            "array_of_maps" | "hash_of_maps" | "prog_array"
+        )
+    }
+
+    /// The map or program in an element; none in an empty slot.
+    fn referred(&self, kernel: &Kernel, at: Kva) -> Option<RenderedValue> {
+        let reference = match reference(kernel, &self.map_type, at) {
+            Ok(reference) => reference?,
+            Err(error) => return Some(RenderedValue::Unreadable(error.to_string())),
+        };
+        Some(RenderedValue::Struct {
+            type_name: reference.what.to_owned(),
+            members: vec![
+                (
+                    "id".to_owned(),
+                    RenderedValue::Unsigned(reference.id.into()),
+                ),
+                ("name".to_owned(), RenderedValue::Text(reference.name)),
+            ],
+        })
     }
 
     fn typed(
@@ -219,35 +249,47 @@ impl BpfMap {
     }
 }
 
-/// Task storage belongs to a task; of other owners only the address is known.
+/// Storage belongs to a task or cgroup; of other owners only the address is known.
 fn owner(kernel: &Kernel, map_type: &str, key: &[u8]) -> RenderedValue {
     let address = bytes::uint(key);
-    let task = (map_type == "task_storage")
-        .then(|| {
-            let task = kernel.object("task_struct", Kva(address)).ok()?;
-            Some((task.i32("pid").ok()?, task.text("comm").ok()?))
-        })
-        .flatten();
-    match task {
-        Some((pid, comm)) => RenderedValue::Struct {
-            type_name: "task".to_owned(),
-            members: vec![
-                ("pid".to_owned(), RenderedValue::Signed(pid.into())),
-                ("comm".to_owned(), RenderedValue::Text(comm)),
-            ],
-        },
-        None => RenderedValue::Pointer {
-            address,
-            target: None,
-        },
-    }
+    let known = match map_type {
+        "task_storage" => task_owner(kernel, Kva(address)),
+        "cgrp_storage" => cgroup_owner(kernel, Kva(address)),
+        _ => None,
+    };
+    known.unwrap_or(RenderedValue::Pointer {
+        address,
+        target: None,
+    })
+}
+
+fn task_owner(kernel: &Kernel, kva: Kva) -> Option<RenderedValue> {
+    let task = kernel.object("task_struct", kva).ok()?;
+    let (pid, comm) = (task.i32("pid").ok()?, task.text("comm").ok()?);
+    Some(RenderedValue::Struct {
+        type_name: "task".to_owned(),
+        members: vec![
+            ("pid".to_owned(), RenderedValue::Signed(pid.into())),
+            ("comm".to_owned(), RenderedValue::Text(comm)),
+        ],
+    })
+}
+
+fn cgroup_owner(kernel: &Kernel, kva: Kva) -> Option<RenderedValue> {
+    let path = kernel
+        .cgroup_path(&kernel.object("cgroup", kva).ok()?)
+        .ok()?;
+    Some(RenderedValue::Struct {
+        type_name: "cgroup".to_owned(),
+        members: vec![("path".to_owned(), RenderedValue::Text(path))],
+    })
 }
 
 /// Decodes with the kernel's symbols as pointer targets.
 fn render(kernel: &Kernel, btf: &Btf, ty: TypeId, raw: &[u8], limits: Limits) -> RenderedValue {
     let raw = raw.get(..raw.len().min(MAX_VALUE)).unwrap_or_default();
     let resolve = |address: u64| {
-        let (name, offset) = kernel.symbols().symbolize(Kva(address))?;
+        let (name, offset) = kernel.symbolize(Kva(address))?;
         Some(match offset {
             0 => name.to_owned(),
             _ => format!("{name}+{offset:#x}"),

@@ -54,12 +54,14 @@ impl BpfMap {
             "task_storage" | "inode_storage" | "sk_storage" | "cgrp_storage" => {
                 self.storage_elements(kernel, limit, problems)
             }
+            "queue" | "stack" => self.queued_elements(kernel, limit),
+            "lpm_trie" => self.trie_elements(kernel, limit, problems),
+            "cgroup_storage" | "percpu_cgroup_storage" => {
+                self.cgroup_elements(kernel, limit, problems)
+            }
             _ => Err(Error::Unsupported {
-                what: format!("elements of map {}", self.name),
-                why: format!(
-                    "a {} has none, or this code does not know them",
-                    self.map_type
-                ),
+                what: format!("contents of {} {}", self.map_type, self.name),
+                why: self.without_entries().to_owned(),
             }),
         }
     }

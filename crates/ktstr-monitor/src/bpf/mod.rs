@@ -5,8 +5,10 @@ mod contents;
 mod elements;
 mod hash;
 mod map;
+mod other;
 mod program;
 mod scalar;
+mod symbols;
 mod types;
 
 pub use arena::{Arena, ArenaPage};
@@ -15,3 +17,4 @@ pub use elements::{RawEntry, RawValue};
 pub use map::BpfMap;
 pub use program::{BpfProgram, ProgVerifierStats};
 pub use scalar::MapField;
+pub use symbols::{BpfSymbol, SourceLine};

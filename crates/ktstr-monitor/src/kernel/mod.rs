@@ -1,5 +1,6 @@
 //! A kernel that was found in memory: addresses, types and typed reads.
 
+mod describe;
 mod list;
 mod object;
 mod percpu;

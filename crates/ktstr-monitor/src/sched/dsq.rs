@@ -28,6 +28,11 @@ pub enum DsqKind {
         /// The node.
         node: u32,
     },
+    /// Where tasks of a CPU wait while the scheduler is bypassed (6.18 and later; before, they are in the global one).
+    Bypass {
+        /// The CPU.
+        cpu: u32,
+    },
     /// Made by the BPF scheduler.
     User,
 }
@@ -83,6 +88,11 @@ impl Kernel {
             let globals = problems.keep("global DSQs", globals).unwrap_or_default();
             for (node, dsq) in (0..).zip(globals) {
                 let kind = DsqKind::Global { node };
+                found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
+            }
+            let bypass = self.bypass_queues(&places);
+            for (cpu, dsq) in problems.keep("bypass DSQs", bypass).unwrap_or_default() {
+                let kind = DsqKind::Bypass { cpu };
                 found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
             }
             let user = self.user_queues(&places, &mut problems);
@@ -166,6 +176,27 @@ impl Kernel {
             });
         }
         Ok(queues)
+    }
+
+    /// One per CPU: in `struct rq` at first, in the scheduler's part of a CPU's area later.
+    fn bypass_queues(&self, places: &ScxPlaces) -> Result<Vec<(u32, Object<'_>)>> {
+        let Some(sched) = places.sched(self)? else {
+            return Ok(Vec::new());
+        };
+        let later = self.field_of("scx_sched_pcpu", "bypass_dsq").is_ok();
+        self.online_cpus()
+            .into_iter()
+            .map(|cpu| {
+                let dsq = if later {
+                    let area = self.per_cpu(sched.pointer("pcpu")?, cpu)?;
+                    self.object("scx_sched_pcpu", area)?.member("bypass_dsq")
+                } else {
+                    let rq = self.per_cpu_symbol("runqueues", cpu)?;
+                    self.object("rq", rq)?.member("scx.bypass_dsq")
+                };
+                Ok((cpu, dsq?))
+            })
+            .collect()
     }
 
     /// The members of `dsq_hash`.

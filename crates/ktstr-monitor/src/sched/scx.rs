@@ -131,6 +131,8 @@ pub struct ScxExit {
     pub kind_name: String,
     /// The code that the scheduler gave.
     pub exit_code: Option<i64>,
+    /// The CPU that it was raised on, where the kernel notes it.
+    pub exit_cpu: Option<i64>,
     /// The kernel's words for the kind.
     pub reason: Option<String>,
     /// The message.
@@ -265,6 +267,7 @@ impl Kernel {
             kind,
             kind_name: exit_kind_name(self, kind),
             exit_code: problems.keep("exit_info.exit_code", info.int("exit_code")),
+            exit_cpu: problems.keep("exit_info.exit_cpu", info.int("exit_cpu")),
             reason: problems
                 .keep("exit_info.reason", info.text_behind("reason", MAX_MESSAGE))
                 .flatten(),
@@ -297,15 +300,6 @@ impl Kernel {
                 Ok(self.describe(address))
             })
             .collect()
-    }
-
-    /// `symbol+0x12`, or the address where there is none.
-    #[must_use]
-    pub fn describe(&self, kva: Kva) -> String {
-        match self.symbols().symbolize(kva) {
-            Some((name, offset)) => format!("{name}+{offset:#x}"),
-            None => kva.to_string(),
-        }
     }
 
     /// Gives runnable tasks this long before the watchdog ejects the scheduler, and reads back what took effect.

@@ -1,7 +1,9 @@
 //! Maps and programs against bpftool in the guest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
+use ktstr_monitor::Kva;
 use ktstr_monitor::bpf::{BpfMap, MapContents, MapValue};
 use ktstr_monitor::render::{Limits, RenderedValue};
 use serde_json::Value;
@@ -190,6 +192,134 @@ fn lru_hash_values_are_bpftools() {
 #[test]
 fn percpu_hash_values_are_bpftools() {
     check_entries("t_phash", 3);
+}
+
+#[test]
+fn lru_percpu_hash_and_trie_values_are_bpftools() {
+    check_entries("t_lruphash", 1);
+    check_entries("t_trie", 3);
+}
+
+/// What was pushed comes out in the order in which it would be popped.
+#[test]
+fn queues_and_stacks_are_in_order_of_popping() {
+    let check = |name: &str, popped: [u32; 3]| {
+        let MapContents::Entries(entries) = contents(&map(name)) else {
+            panic!("{name} has no entries");
+        };
+        let found: Vec<Vec<u8>> = entries
+            .iter()
+            .map(|entry| match &entry.value {
+                MapValue::Value(value) => raw(value),
+                MapValue::PerCpu(_) => panic!("{entry:?}"),
+            })
+            .collect();
+        assert_eq!(found, popped.map(|value| value.to_le_bytes().to_vec()));
+    };
+    check("t_queue", [2, 3, 4]);
+    check("t_stack", [4, 3, 2]);
+}
+
+/// User space knows inner maps by their ids; an empty slot is no entry.
+#[test]
+fn maps_in_maps_have_the_ids_that_bpftool_prints() {
+    let inner = map("t_inner");
+    for (name, key) in [("t_arrays", 1_u32), ("t_hashes", 7)] {
+        let MapContents::Entries(entries) = contents(&map(name)) else {
+            panic!("{name} has no entries");
+        };
+        let [entry] = &entries[..] else {
+            panic!("{name}: {entries:?}");
+        };
+        assert_eq!(raw(&entry.key), key.to_le_bytes());
+        let MapValue::Value(value) = &entry.value else {
+            panic!("{entry:?}");
+        };
+        assert_eq!(
+            value.member("id").and_then(RenderedValue::as_u64),
+            Some(inner.id.into())
+        );
+        let said = lab().facts.text(&format!("dump_{name}"));
+        assert!(
+            said.contains(&format!("{}", inner.id)),
+            "{} not in {said}",
+            inner.id
+        );
+    }
+    let MapContents::Entries(programs) = contents(&map("t_progs")) else {
+        panic!("no entries");
+    };
+    assert!(programs.is_empty(), "{programs:?}");
+}
+
+#[test]
+fn what_is_not_rendered_says_why() {
+    let check = |name: &str, why: &str| match contents(&map(name)) {
+        MapContents::Unsupported(reason) => assert!(reason.contains(why), "{reason}"),
+        other => panic!("{name}: {other:?}"),
+    };
+    check("t_bloom", "keeps hashes of its values, not the values");
+    check("t_stacks", "does not decode them");
+}
+
+/// The kernel lists them in /proc/kallsyms.
+#[test]
+fn bpf_code_has_the_names_of_kallsyms() {
+    let lab = lab();
+    let walk = lab.kernel.bpf_symbols();
+    assert!(walk.problems.is_empty(), "{:?}", walk.problems);
+    let found: BTreeSet<(u64, String)> = walk
+        .found
+        .into_iter()
+        .map(|symbol| (symbol.start.0, symbol.name))
+        .collect();
+    let said: BTreeSet<(u64, String)> = lab
+        .facts
+        .text("bpf_symbols")
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let start = u64::from_str_radix(words.next()?, 16).ok()?;
+            Some((start, words.nth(1)?.to_owned()))
+        })
+        .collect();
+    assert!(said.len() >= 5, "{said:?}");
+    assert_eq!(found, said);
+    let (start, name) = found
+        .iter()
+        .find(|(_, name)| name.ends_with("_enqueue"))
+        .unwrap();
+    assert_eq!(
+        lab.kernel.describe(Kva(start + 0x1c)),
+        format!("{name}+0x1c")
+    );
+}
+
+/// Each address's line has the text that the source has there.
+#[test]
+fn bpf_code_knows_its_source_line() {
+    let lab = lab();
+    let symbols = lab.kernel.bpf_symbols().found;
+    let code = symbols
+        .iter()
+        .find(|symbol| symbol.name.ends_with("_enqueue"))
+        .unwrap();
+    let first = lab.kernel.bpf_source(code.start).unwrap().unwrap();
+    assert!(first.file.ends_with("fixture.bpf.c"), "{first:?}");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scx-fixture/src/bpf/fixture.bpf.c");
+    let source = std::fs::read_to_string(source).unwrap();
+    let lines: Vec<&str> = source.lines().collect();
+    let mut seen = BTreeSet::new();
+    for at in code.start.0..code.end.0 {
+        let found = lab.kernel.bpf_source(Kva(at)).unwrap().unwrap();
+        if found.file.ends_with("fixture.bpf.c") {
+            let number = usize::try_from(found.line).unwrap();
+            assert_eq!(lines[number - 1].trim(), found.text, "{found:?}");
+        }
+        seen.insert(found.line);
+    }
+    assert!(seen.len() > 5, "{seen:?}");
+    assert_eq!(lab.kernel.bpf_source(lab.kernel.text()).unwrap(), None);
 }
 
 /// bpftool prints a section as a list of objects with one variable each.

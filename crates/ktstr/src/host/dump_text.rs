@@ -235,6 +235,7 @@ mod tests {
                 kind: 1025,
                 kind_name: "error_bpf".into(),
                 exit_code: None,
+                exit_cpu: None,
                 reason: Some("scx_bpf_error".into()),
                 msg: Some("queue seven".into()),
                 dump: None,

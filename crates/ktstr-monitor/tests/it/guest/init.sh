@@ -38,6 +38,8 @@ for i in 0 1 2; do
 	done
 done
 echo 1 >/proc/sys/kernel/bpf_stats_enabled
+# Without it /proc/kallsyms keeps programs to itself.
+echo 1 >/proc/sys/net/core/bpf_jit_kallsyms
 # Arena and ring buffer need more than bpftool offers.
 maps >/dev/ttyS0 2>&1 &
 
@@ -51,7 +53,7 @@ renice -n 7 -p $!
 
 scx-fixture >/dev/ttyS0 2>&1 &
 i=0
-while [ "$(cat /sys/kernel/sched_ext/state)" != enabled ] && [ $i -lt 600 ]; do
+while [ "$(cat /sys/kernel/sched_ext/state)" != enabled ] && [ $i -lt 2000 ]; do
 	usleep 100000
 	i=$((i + 1))
 done
@@ -63,6 +65,7 @@ usleep 300000
 echo "<4>monitor says hello" >/dev/kmsg
 
 fact kallsyms grep -E ' (_text|init_task|prb|runqueues|scx_exit_kind|init_top_pgt|map_idr|linux_banner)$' /proc/kallsyms
+fact bpf_symbols grep -F '[bpf]' /proc/kallsyms
 fact notes sh -c 'hexdump -v -e "1/1 \"%02x\"" /sys/kernel/notes'
 fact banner cat /proc/version
 fact iomem cat /proc/iomem
@@ -71,6 +74,9 @@ fact maps bpftool -j map show
 fact progs bpftool -j prog show
 for m in t_hash t_lru t_nhash t_phash t_array t_parray; do
 	fact dump_$m bpftool -j map dump pinned /sys/fs/bpf/$m
+done
+for m in t_arrays t_hashes t_trie t_lruphash; do
+	fact dump_$m bpftool -j map dump name $m
 done
 rodata=$(bpftool -j map show | tr '{' '\n' | sed -n 's/.*"id":\([0-9]*\),.*rodata.*/\1/p')
 fact rodata bpftool -j map dump id $rodata

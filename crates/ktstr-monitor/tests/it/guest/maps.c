@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Makes an arena with two pages in use, and a ring buffer whose consumer stands at 8. */
+/* Makes an arena with two pages in use, a ring buffer whose consumer stands at 8, and maps that bpftool cannot fill. */
 #include <linux/bpf.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +24,97 @@ static int create(int type, const char *name, unsigned entries, unsigned flags, 
 	return syscall(__NR_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
 }
 
+/* With keys and values of these sizes; of an inner map's kind where there is one. */
+static int create_sized(int type, const char *name, unsigned entries, unsigned flags, unsigned key, unsigned value,
+			int inner)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_type = type;
+	attr.max_entries = entries;
+	attr.map_flags = flags;
+	attr.key_size = key;
+	attr.value_size = value;
+	attr.inner_map_fd = inner;
+	strcpy(attr.map_name, name);
+	return syscall(__NR_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
+}
+
+static int update(int map, const void *key, const void *value)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_fd = map;
+	attr.key = (unsigned long)key;
+	attr.value = (unsigned long)value;
+	return syscall(__NR_bpf, BPF_MAP_UPDATE_ELEM, &attr, sizeof(attr));
+}
+
+static int pop(int map, void *value)
+{
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_fd = map;
+	attr.value = (unsigned long)value;
+	return syscall(__NR_bpf, BPF_MAP_LOOKUP_AND_DELETE_ELEM, &attr, sizeof(attr));
+}
+
+/* Queue and stack: 1 2 3 4 pushed into room for three, one popped after the first. */
+static void fill(int map)
+{
+	unsigned value;
+
+	for (unsigned number = 1; number <= 4; number++) {
+		update(map, NULL, &number);
+		if (number == 1) {
+			pop(map, &value);
+		}
+	}
+}
+
+/* 10.0.0.0/8, 10.1.0.0/16 and 192.168.0.0/16; the join of the two networks is a node without a value. */
+static void fill_trie(int map)
+{
+	static const struct {
+		unsigned len;
+		unsigned char address[4];
+	} keys[] = { { 8, { 10, 0, 0, 0 } }, { 16, { 10, 1, 0, 0 } }, { 16, { 192, 168, 0, 0 } } };
+
+	for (unsigned long long number = 0; number < 3; number++)
+		update(map, &keys[number], &number);
+}
+
+static int others(void)
+{
+	const unsigned one = 1, seven = 7;
+	int bad = 0;
+	int inner = create_sized(BPF_MAP_TYPE_ARRAY, "t_inner", 2, 0, 4, 8, 0);
+	int queue = create_sized(BPF_MAP_TYPE_QUEUE, "t_queue", 3, 0, 0, 4, 0);
+	int stack = create_sized(BPF_MAP_TYPE_STACK, "t_stack", 3, 0, 0, 4, 0);
+	int bloom = create_sized(BPF_MAP_TYPE_BLOOM_FILTER, "t_bloom", 8, 0, 0, 4, 0);
+	int trie = create_sized(BPF_MAP_TYPE_LPM_TRIE, "t_trie", 8, BPF_F_NO_PREALLOC, 8, 8, 0);
+	int arrays = create_sized(BPF_MAP_TYPE_ARRAY_OF_MAPS, "t_arrays", 3, 0, 4, 4, inner);
+	int hashes = create_sized(BPF_MAP_TYPE_HASH_OF_MAPS, "t_hashes", 3, 0, 4, 4, inner);
+	int programs = create_sized(BPF_MAP_TYPE_PROG_ARRAY, "t_progs", 2, 0, 4, 4, 0);
+	int lru = create_sized(BPF_MAP_TYPE_LRU_PERCPU_HASH, "t_lruphash", 64, 0, 4, 8, 0);
+	int stacks = create_sized(BPF_MAP_TYPE_STACK_TRACE, "t_stacks", 4, 0, 4, 64, 0);
+	unsigned long long values[64];
+
+	fill(queue);
+	fill(stack);
+	fill_trie(trie);
+	update(bloom, NULL, &seven);
+	bad |= update(arrays, &one, &inner) | update(hashes, &seven, &inner);
+	for (int cpu = 0; cpu < 64; cpu++)
+		values[cpu] = 100 + cpu;
+	bad |= update(lru, &seven, values);
+	printf("maps: %d %d %d %d %d %d %d %d %d, %d\n", queue, stack, bloom, trie, arrays, hashes, programs, lru, stacks, bad);
+	return bad;
+}
+
 int main(void)
 {
 	char *const at = (char *)0x7e1200000000;
@@ -39,6 +130,8 @@ int main(void)
 	strcpy(mapped, "first page");
 	strcpy(mapped + 2 * 4096, "third page");
 	*consumer = 8;
+	others();
+	fflush(stdout);
 	for (;;)
 		pause();
 }
