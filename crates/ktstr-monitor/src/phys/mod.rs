@@ -41,6 +41,21 @@ pub struct Hints {
     pub cr3: Vec<u64>,
     /// The kernel's VMCOREINFO note, a text of `KEY=value` lines.
     pub vmcoreinfo: Option<String>,
+    /// Registers of each vCPU, in order, where the dump has them.
+    pub vcpus: Vec<VcpuHint>,
+}
+
+/// One vCPU's registers as a dump keeps them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VcpuHint {
+    /// Instruction pointer.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Flags.
+    pub rflags: u64,
+    /// Page table root; 0 when the dump does not tell.
+    pub cr3: u64,
 }
 
 /// One read of a batch.

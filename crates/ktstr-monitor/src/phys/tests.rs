@@ -17,11 +17,19 @@ fn vmcore(segments: &[(u64, &[u8])], cr3: u64) -> Vec<u8> {
     let mut desc = vec![0; desc_len as usize];
     let cr0 = 8 + 18 * 8 + 10 * 24;
     desc[cr0..cr0 + 8].copy_from_slice(&0x8000_0001_u64.to_le_bytes());
+    for (number, value) in [
+        (6, 0xffff_c900_0000_1000_u64),
+        (16, 0xffff_ffff_8100_0010),
+        (17, 0x246),
+    ] {
+        desc[8 + number * 8..16 + number * 8].copy_from_slice(&value.to_le_bytes());
+    }
     desc[cr0 + 24..cr0 + 32].copy_from_slice(&cr3.to_le_bytes());
     note.extend(desc);
 
     let mut file = vec![0; 64];
     file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+    file[16..18].copy_from_slice(&4_u16.to_le_bytes());
     file[18..20].copy_from_slice(&62_u16.to_le_bytes());
     file[32..40].copy_from_slice(&64_u64.to_le_bytes());
     file[54..56].copy_from_slice(&56_u16.to_le_bytes());
@@ -63,6 +71,13 @@ fn a_vmcore_gives_its_segments_and_page_table_root() {
     core.read(Gpa(0x1004), &mut text).unwrap();
     assert_eq!(&text, b"memory");
     assert_eq!(core.hints().cr3, [0x1234_5000]);
+    let vcpu = VcpuHint {
+        rip: 0xffff_ffff_8100_0010,
+        rsp: 0xffff_c900_0000_1000,
+        rflags: 0x246,
+        cr3: 0x1234_5000,
+    };
+    assert_eq!(core.hints().vcpus, [vcpu]);
     assert_eq!(core.ranges().len(), 2);
     let error = core.read(Gpa(0x1008), &mut text).unwrap_err().to_string();
     assert_eq!(error, "no memory at GPA 0x100a (4 bytes wanted)");
@@ -107,11 +122,33 @@ fn segments_may_overlap() {
 #[test]
 fn other_files_are_refused_by_name() {
     let refusal = |bytes: &[u8]| open(bytes).unwrap_err().to_string();
-    assert!(refusal(b"").contains("does not begin with an ELF header"));
+    assert!(refusal(b"").contains("it is empty"));
+    assert!(refusal(b"#!/bin/sh").contains("does not begin with an ELF header"));
     assert!(refusal(b"KDUMP   and more").contains("compressed kdump"));
     let mut other = vmcore(&[(0, b"x")], 0);
     other[18] = 183;
     assert!(refusal(&other).contains("ELF machine 183, expected 62"));
+    other[16] = 2;
+    assert!(refusal(&other).contains("ELF type 2, expected 4"));
+    let mut cut = vmcore(&[(0, b"x")], 0);
+    cut.truncate(64);
+    assert!(refusal(&cut).contains("no program headers"));
+}
+
+/// 65535 segments by the header, and four billion by section 0: what is there is read.
+#[test]
+fn absurd_counts_of_segments_are_bounded() {
+    let mut core = vmcore(&[(0x1000, b"memory")], 0);
+    core[56..58].copy_from_slice(&0xfffe_u16.to_le_bytes());
+    let _ = open(&core);
+    core[56..58].copy_from_slice(&0xffff_u16.to_le_bytes());
+    let end = core.len() as u64;
+    core[40..48].copy_from_slice(&end.to_le_bytes());
+    let mut section = [0; 64];
+    section[44..48].copy_from_slice(&u32::MAX.to_le_bytes());
+    core.extend(section);
+    let read = open(&core).unwrap().read_u32(Gpa(0x1000)).unwrap();
+    assert_eq!(read.to_le_bytes(), *b"memo");
 }
 
 #[test]
@@ -163,6 +200,30 @@ fn batches_say_which_reads_failed() {
 }
 
 proptest! {
+    /// Any bytes of a dump may be wrong, and its end missing: it opens or is refused, and reads stay inside.
+    #[test]
+    fn damaged_vmcores_are_survived(
+        flips in proptest::collection::vec((0_usize..1100, any::<u8>()), 0..12), kept in 0_usize..9000,
+    ) {
+        let mut core = vmcore(&[(0x1000, &[1; 4096]), (0x10_0000, &[2; 2048])], 0x1000);
+        for (at, byte) in flips {
+            if let Some(place) = core.get_mut(at) {
+                *place = byte;
+            }
+        }
+        core.truncate(kept.max(64));
+        if let Ok(core) = open(&core) {
+            let ranges = core.ranges();
+            for pair in ranges.windows(2) {
+                prop_assert!(pair[0].end() <= pair[1].gpa);
+            }
+            for range in ranges {
+                let last = Gpa(range.end().0.saturating_sub(4));
+                let _ = (core.read_u32(range.gpa), core.read_u32(last), core.read_u64(range.end()));
+            }
+        }
+    }
+
     #[test]
     fn any_read_equals_the_file_or_names_what_is_missing(offset in 0_u64..9000, len in 0_usize..9000) {
         let data: Vec<u8> = (0..8192_u32).map(|n| u8::try_from(n * 31 % 251).unwrap()).collect();

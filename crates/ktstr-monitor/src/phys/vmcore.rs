@@ -1,14 +1,14 @@
 //! ELF dumps of physical memory, as QEMU's `dump-guest-memory` (paging off) and kdump's ELF form write them.
 //!
 //! Each `PT_LOAD` segment holds physical memory at `p_paddr`. Notes tell more: QEMU writes one `QEMU` note per vCPU
-//! with its control registers, kdump one `VMCOREINFO` note.
+//! with its control registers, kdump one `CORE` note per CPU and one `VMCOREINFO` note.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::mapped::{MappedMem, Piece};
-use super::{BatchRead, Hints, PhysMem, Range};
+use super::{BatchRead, Hints, PhysMem, Range, VcpuHint};
 use crate::{Error, Gpa, Result, bytes};
 
 /// An ELF vmcore, mapped read-only.
@@ -21,7 +21,9 @@ pub struct Vmcore {
 const EHDR: usize = 64;
 const PHDR: usize = 56;
 const SHDR: usize = 64;
+const ET_CORE: u16 = 4;
 const EM_X86_64: u16 = 62;
+const NT_PRSTATUS: u32 = 1;
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
 /// `e_phnum` that says: look at `sh_info` of section 0.
@@ -46,9 +48,12 @@ impl Vmcore {
         };
         let head = read_some(&file, 0, EHDR).map_err(Error::io("read", path))?;
         check_header(&head).map_err(|why| refuse(&why))?;
-        let table = program_headers(&file, &head).ok_or_else(|| refuse("no program headers"))?;
+        let table = program_headers(&file, &head).ok_or_else(|| {
+            refuse("it has no program headers where its ELF header says; was it cut short?")
+        })?;
         let mut pieces = Vec::new();
         let mut hints = Hints::default();
+        let mut prstatus = Vec::new();
         for header in table.chunks_exact(PHDR) {
             let field = |at| bytes::u64_at(header, at).unwrap_or(0);
             let (offset, paddr, filesz) = (field(8), field(24), field(32));
@@ -61,13 +66,17 @@ impl Vmcore {
                 Some(PT_NOTE) => {
                     let len = bytes::size(filesz.min(MAX_NOTES));
                     let notes = read_some(&file, offset, len).map_err(Error::io("read", path))?;
-                    read_notes(&notes, &mut hints);
+                    read_notes(&notes, &mut hints, &mut prstatus);
                 }
                 _ => {}
             }
         }
         if pieces.is_empty() {
             return Err(refuse("it has no memory segments"));
+        }
+        // QEMU writes both kinds, and its own knows more.
+        if hints.vcpus.is_empty() {
+            hints.vcpus = prstatus;
         }
         let memory = MappedMem::read_only(&file, path, &without_overlap(pieces))?;
         Ok(Self { memory, hints })
@@ -123,16 +132,20 @@ fn check_header(head: &[u8]) -> std::result::Result<(), String> {
         );
     }
     if !head.starts_with(b"\x7fELF") {
-        return Err("it does not begin with an ELF header".to_owned());
+        return Err(match head {
+            [] => "it is empty".to_owned(),
+            _ => "it does not begin with an ELF header".to_owned(),
+        });
     }
     if head.get(4..6) != Some(&[2, 1]) {
         return Err("it is not 64-bit little-endian".to_owned());
     }
-    match bytes::u16_at(head, 18) {
-        Some(EM_X86_64) => Ok(()),
-        machine => Err(format!(
-            "ELF machine {}, expected {EM_X86_64}",
-            machine.unwrap_or(0)
+    let half = |at| bytes::u16_at(head, at).unwrap_or(0);
+    match (half(16), half(18)) {
+        (ET_CORE, EM_X86_64) => Ok(()),
+        (ET_CORE, machine) => Err(format!("ELF machine {machine}, expected {EM_X86_64}")),
+        (kind, _) => Err(format!(
+            "ELF type {kind}, expected {ET_CORE}: it is a program or an object file, not a dump"
         )),
     }
 }
@@ -162,7 +175,7 @@ fn read_some(file: &File, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
 }
 
 /// Walks an ELF note segment: name size, descriptor size, type, then both padded to 4 bytes.
-fn read_notes(notes: &[u8], hints: &mut Hints) {
+fn read_notes(notes: &[u8], hints: &mut Hints, prstatus: &mut Vec<VcpuHint>) {
     let mut at = 0;
     while let (Some(name_len), Some(desc_len)) =
         (bytes::u32_at(notes, at), bytes::u32_at(notes, at + 4))
@@ -177,12 +190,40 @@ fn read_notes(notes: &[u8], hints: &mut Hints) {
             return;
         };
         match name {
-            b"QEMU\0" => hints.cr3.extend(qemu_cr3(desc)),
+            b"QEMU\0" => {
+                hints.cr3.extend(qemu_cr3(desc));
+                hints.vcpus.extend(qemu_registers(desc));
+            }
+            b"CORE\0" if bytes::u32_at(notes, at + 8) == Some(NT_PRSTATUS) => {
+                prstatus.extend(prstatus_registers(desc));
+            }
             b"VMCOREINFO\0" => hints.vmcoreinfo = Some(bytes::text(desc)),
             _ => {}
         }
         at = end.next_multiple_of(4);
     }
+}
+
+/// Registers in `struct elf_prstatus`: at 112 `struct user_regs_struct`, 27 words.
+fn prstatus_registers(desc: &[u8]) -> Option<VcpuHint> {
+    let word = |number: usize| bytes::u64_at(desc, 112 + number * 8);
+    Some(VcpuHint {
+        rip: word(16)?,
+        rsp: word(19)?,
+        rflags: word(18)?,
+        cr3: 0,
+    })
+}
+
+/// Registers in QEMU's per-vCPU note, laid out as below: rsp is the seventh of the general ones.
+fn qemu_registers(desc: &[u8]) -> Option<VcpuHint> {
+    let word = |number: usize| bytes::u64_at(desc, 8 + number * 8);
+    Some(VcpuHint {
+        rip: word(16)?,
+        rsp: word(6)?,
+        rflags: word(17)?,
+        cr3: qemu_cr3(desc).unwrap_or(0),
+    })
 }
 
 /// CR3 in QEMU's per-vCPU note (QEMU `target/i386/arch_dump.c`, struct `QEMUCPUState`): version and size, 16 general

@@ -44,15 +44,96 @@ fn json_is_for_programs() {
 }
 
 #[test]
-fn mistakes_are_explained() {
-    let complaint = |words: &[&str]| {
-        let output = inspect(words);
-        assert!(!output.status.success(), "{words:?}");
-        String::from_utf8(output.stderr).unwrap()
-    };
-    assert!(complaint(&["nonsense"]).contains("usage:"));
-    assert!(complaint(&["tasks", "--vmlinux", "/nowhere"]).contains("cannot open /nowhere"));
+fn every_view_has_a_table() {
+    assert_eq!(stdout(&["domains"]).lines().count(), 9);
+    assert!(stdout(&["scx"]).contains("state enabled, scheduler fixture"));
+    assert!(stdout(&["dsqs"]).contains("local of CPU 3"));
+    assert!(stdout(&["programs"]).contains("fixture_enqueue"));
+    assert!(stdout(&["maps"]).contains("not shown: "));
+}
+
+/// QEMU's dump has each vCPU's registers.
+#[test]
+fn a_dump_says_where_each_vcpu_was() {
+    let dump: serde_json::Value = serde_json::from_str(&stdout(&["dump", "--json"])).unwrap();
+    let vcpus = dump["vcpus"].as_array().unwrap();
+    assert_eq!(vcpus.len(), 4);
+    let symbols = lab().kernel.symbols();
+    for vcpu in vcpus {
+        let rip = vcpu["rip"].as_u64().unwrap();
+        let in_kernel = rip >= lab().kernel.text().0;
+        let symbol = vcpu["symbol"].as_str().unwrap();
+        let name = symbol.split('+').next().unwrap();
+        assert_eq!(
+            in_kernel,
+            symbols.find(name).is_some() || name.starts_with("bpf_"),
+            "{vcpu}"
+        );
+    }
+}
+
+/// Runs the program alone, with these words.
+fn bare(words: &[&str]) -> Output {
+    let exe = std::env::current_exe().unwrap();
+    let program = exe
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples/ktstr-monitor");
+    Command::new(program).args(words).output().unwrap()
+}
+
+#[test]
+fn help_is_no_mistake() {
+    for words in [&["--help"][..], &["inspect", "-h"]] {
+        let output = bare(words);
+        assert!(output.status.success());
+        assert!(
+            String::from_utf8(output.stdout)
+                .unwrap()
+                .contains("exit status: 0")
+        );
+    }
+}
+
+#[track_caller]
+fn complaint(output: &Output, status: i32) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{text}");
+    text
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_explained() {
+    assert!(complaint(&bare(&[]), 2).contains("usage:"));
+    assert!(complaint(&bare(&["look"]), 2).contains("usage:"));
+    let said = complaint(&inspect(&["nonsense"]), 2);
+    assert!(
+        said.contains("cannot look at `nonsense`, only at where, runqueues,"),
+        "{said}"
+    );
+    assert!(complaint(&inspect(&["tasks", "--wrong"]), 2).contains("unknown option --wrong"));
+    assert!(complaint(&inspect(&["tasks", "--cr3"]), 2).contains("--cr3 wants a value"));
+    assert!(complaint(&inspect(&["tasks", "--cr3", "zebra"]), 2).contains("expected hex"));
+}
+
+#[test]
+fn wrong_files_are_explained() {
+    assert!(
+        complaint(&inspect(&["tasks", "--vmlinux", "/nowhere"]), 1)
+            .contains("cannot open /nowhere")
+    );
     let program = std::env::current_exe().unwrap();
     let program = program.to_str().unwrap();
-    assert!(complaint(&["tasks", "--vmlinux", program]).contains("no usable vmlinux"));
+    assert!(complaint(&inspect(&["tasks", "--vmlinux", program]), 1).contains("no usable vmlinux"));
+    assert!(
+        complaint(&bare(&["inspect", "/nowhere", "tasks"]), 1).contains("cannot open /nowhere")
+    );
+    assert!(complaint(&bare(&["inspect", program, "tasks"]), 1).contains("wanted: an ELF dump"));
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let output = bare(&["inspect", empty.path().to_str().unwrap(), "dump", "--json"]);
+    assert!(complaint(&output, 1).contains("it is empty"));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["is_placeholder"], true);
+    assert!(report["reason"].as_str().unwrap().contains("it is empty"));
 }

@@ -101,6 +101,7 @@ impl PhysMem for KdumpHints {
         Hints {
             cr3: Vec::new(),
             vmcoreinfo: Some(self.1.clone()),
+            vcpus: Vec::new(),
         }
     }
 }
