@@ -117,6 +117,7 @@ fn boot() -> Lab {
     drop(qemu);
     let core = Arc::new(Vmcore::open(&vmcore).unwrap());
     let kernel = Arc::new(Attach::new(core).attach().unwrap());
+    std::fs::write(dir.join("vmcoreinfo"), kernel.vmcoreinfo().unwrap()).unwrap();
     Lab {
         facts,
         kernel,
