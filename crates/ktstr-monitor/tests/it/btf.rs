@@ -1,13 +1,35 @@
-//! Our BTF index against btf-rs, on every type of a real kernel.
+//! Our BTF index against btf-rs, on every type of real kernels: the guest's, this host's, and those of [`others`].
 
 use btf_rs::{BtfType as _, Type};
-use ktstr_monitor::btf::{Kind, TypeId};
+use ktstr_monitor::btf::{Btf, Kind, TypeId};
 
 use crate::lab::lab;
 
+/// BTF of other kernels, by name: this host's where it has one, and what was put into `ktstr-monitor-btf` in the build
+/// directory (`pahole --btf_encode_detached`, or the `.BTF` section of any vmlinux).
+pub(crate) fn others() -> Vec<(String, Vec<u8>)> {
+    let exe = std::env::current_exe().unwrap();
+    let extra = exe.ancestors().nth(2).unwrap().join("ktstr-monitor-btf");
+    let extra = std::fs::read_dir(extra).into_iter().flatten();
+    let mut paths: Vec<_> = extra.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    paths.push("/sys/kernel/btf/vmlinux".into());
+    paths
+        .into_iter()
+        .filter_map(|path| Some((path.display().to_string(), std::fs::read(&path).ok()?)))
+        .collect()
+}
+
 #[test]
 fn every_type_agrees_with_btf_rs() {
-    let ours = lab().kernel.btf();
+    compare("the guest", lab().kernel.btf());
+    for (name, bytes) in others() {
+        compare(&name, &Btf::from_bytes(bytes).unwrap());
+    }
+}
+
+#[track_caller]
+fn compare(name: &str, ours: &Btf) {
     let theirs = btf_rs::Btf::from_bytes(ours.bytes()).unwrap();
     let mut compared = 0;
     for ty in ours.types() {
@@ -15,8 +37,9 @@ fn every_type_agrees_with_btf_rs() {
         check(&theirs, &ty, &other);
         compared += 1;
     }
-    assert!(compared > 20_000, "{compared}");
-    assert_eq!(ours.end_id(), compared + 1);
+    assert!(compared > 20_000, "{name}: {compared}");
+    assert_eq!(ours.end_id(), compared + 1, "{name}");
+    println!("{name}: {compared} types");
 }
 
 #[track_caller]

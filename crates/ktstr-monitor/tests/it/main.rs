@@ -13,6 +13,7 @@ mod facts;
 mod hostile;
 mod initrd;
 mod kaslr;
+mod kernels;
 mod lab;
 mod live;
 mod locate;
