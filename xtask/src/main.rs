@@ -47,7 +47,11 @@ enum Command {
     /// Check what no compiler checks: arrows between crates, file length, names.
     Tidy,
     /// Measure the budgets of the design.
-    Bench,
+    Bench {
+        /// The monitor's rows alone.
+        #[arg(long)]
+        monitor: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -61,7 +65,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         Command::Tidy => tidy::run(),
-        Command::Bench => bench::run(),
+        Command::Bench { monitor } => bench::run(monitor),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the design's budgets, measured. None of them is a timed test.
 
+mod monitor;
 mod vmm;
 
 use std::path::Path;
@@ -16,8 +17,11 @@ use crate::{kernel, sh};
 const REPEATS: usize = 5;
 
 /// Prints the budget table for what exists.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(only_monitor: bool) -> Result<()> {
     kernel::run(&kernel::Options::default())?;
+    if only_monitor {
+        return monitor::run();
+    }
     sh::logged(
         "build-bench",
         &mut sh::cargo(&["build", "-p", "ktstr-tests", "--bins"]),
@@ -47,7 +51,7 @@ pub(crate) fn run() -> Result<()> {
     capture(&mut table)?;
     framing(&mut table)?;
     println!("{table}");
-    Ok(())
+    monitor::run()
 }
 
 /// Frames 256 messages of 64 KiB and finds them again, in an optimised build of criterion's benchmark.

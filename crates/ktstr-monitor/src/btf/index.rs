@@ -115,11 +115,11 @@ impl Btf {
                 .get((info >> 24 & 0x1f) as usize)
                 .copied()
                 .unwrap_or(UNKNOWN);
-            if !shape.is_known {
+            if shape.head == 0 {
                 return Err(bad("a kind this code predates"));
             }
             let vlen = info & 0xffff;
-            let next = at + TYPE_HEAD + (shape.fixed + shape.each * vlen) as usize;
+            let next = at + (u32::from(shape.head) + u32::from(shape.each) * vlen) as usize;
             if next > types.len() {
                 return Err(bad("a type's body is cut off"));
             }
@@ -375,36 +375,44 @@ fn split_info(info: u32) -> Option<(Kind, usize)> {
     Some((kind, (info & 0xffff) as usize))
 }
 
-/// How long a kind's types are behind their head, and whether names of the kind are filed.
+/// How long a kind's types are, and whether names of the kind are filed.
+///
+/// Each step of the first pass waits for the one before, from the type's head through this table to the next head, so
+/// an entry is small enough to be loaded at once.
 #[derive(Clone, Copy)]
 struct Shape {
-    fixed: u32,
-    each: u32,
-    is_known: bool,
+    /// The head and the fixed part behind it; 0 for kinds that this code predates.
+    head: u8,
+    each: u8,
     is_indexed: bool,
 }
 
 const UNKNOWN: Shape = Shape {
-    fixed: 0,
+    head: 0,
     each: 0,
-    is_known: false,
     is_indexed: false,
 };
 
 /// By kind number.
 #[expect(clippy::indexing_slicing, reason = "out of bounds would not compile")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a kind's parts are a few words; what does not fit would not compile"
+)]
 const SHAPES: [Shape; 32] = {
     let mut shapes = [UNKNOWN; 32];
     let mut kinds = Kind::ALL.as_slice();
     let mut number = 0;
     while let [kind, rest @ ..] = kinds {
         let (fixed, each) = kind.body();
-        shapes[number] = Shape {
-            fixed,
-            each,
-            is_known: number != 0,
-            is_indexed: kind.is_indexed(),
-        };
+        assert!(fixed + (TYPE_HEAD as u32) < 256 && each < 256);
+        if number != 0 {
+            shapes[number] = Shape {
+                head: TYPE_HEAD as u8 + fixed as u8,
+                each: each as u8,
+                is_indexed: kind.is_indexed(),
+            };
+        }
         number += 1;
         kinds = rest;
     }
