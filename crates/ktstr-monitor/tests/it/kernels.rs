@@ -133,6 +133,5 @@ fn what_a_kernel_lacks_costs_nothing_else() {
             "{name}"
         );
         assert_eq!(sample.cpus[1].scx_nr_running.is_some(), has_scx, "{name}");
-        println!("{name}: sched_ext {has_scx}");
     }
 }
