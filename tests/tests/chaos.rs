@@ -31,7 +31,7 @@ fn strike(case: &str) -> CaseRun {
     let run = CaseRun::interrupted(exe, case, "payload starting", |pid| {
         let random = u64::from(std::process::id()) ^ u64::from(pid).wrapping_mul(0x9e37_79b9);
         let moment = Duration::from_millis(random % 3000);
-        println!(
+        eprintln!(
             "chaos: the emulator is struck after {} ms",
             moment.as_millis()
         );
@@ -57,7 +57,7 @@ fn a_run_that_loses_a_part_ends_in_time_with_the_truth_and_whole_files() {
             .lines()
             .find(|line| line.contains("chaos: strikes"));
         // With `--nocapture`, the log of a long form.
-        println!(
+        eprintln!(
             "run {number}, {case}: {took:.1?}, {}",
             moment.unwrap_or("no word of the moment").trim()
         );

@@ -7,6 +7,9 @@ use ktstr::prelude::*;
 
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "1000"] });
+declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_args: ["--stall", "--fault-after-ms", "1000"] });
+declare_scheduler!(STARVING, { name: "starving", binary: "scx-fixture", sched_args: ["--starve-pct", "20", "--fault-after-ms", "500"] });
+declare_scheduler!(LEAVING, { name: "leaving", binary: "scx-fixture", sched_args: ["--exit-after-s", "2"] });
 declare_scheduler!(OTHER, { name: "other", binary: "scx-fixture", sched_args: ["--starve-pct", "1"] });
 declare_scheduler!(COUNTING, { name: "counting", binary: "scx-fixture", sched_args: ["--stats-socket", "/var/run/scx/root/stats"] });
 declare_scheduler!(COUNTING_ELSEWHERE, {
@@ -232,6 +235,23 @@ fn unprepared(ctx: &Ctx) -> Result<AssertResult> {
 
 #[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 6, ignore)]
 fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// The kernel's watchdog finds the task after 5 s, and looks every 2.5 s.
+#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, ignore)]
+fn stall_with_state(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+/// The scheduler stays in charge: it is the test that fails.
+#[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 5, max_gap_ms = 400, ignore)]
+fn starve_with_state(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(6)])
+}
+
+#[ktstr_test(scheduler = LEAVING, topology = "1n1l2c1t", duration_s = 5, ignore)]
+fn leave_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
 }
 
