@@ -107,6 +107,8 @@ pub struct ScxState {
     pub bypass_depth: Option<i64>,
     /// `enum scx_exit_kind` while and after a scheduler leaves.
     pub exit_kind: Option<u64>,
+    /// The same in words: `error_stall`.
+    pub exit_kind_name: Option<String>,
     /// What it left behind.
     pub exit: Option<ScxExit>,
     /// How long a runnable task may wait, jiffies.
@@ -185,6 +187,7 @@ impl Kernel {
         Ok(Some(ScxState {
             layout: places.layout,
             exit_kind,
+            exit_kind_name: exit_kind.map(|kind| exit_kind_name(self, kind)),
             bypass_depth: bypass_depth.map(|depth| crate::bytes::sign_extend(depth, 32)),
             watchdog_timeout,
             watchdog_timestamp: global("scx_watchdog_timestamp", 8),

@@ -58,7 +58,11 @@ fn sched_ext(report: &FailureDumpReport) -> Vec<String> {
         lines.push(format!("exit: {} ({})", exit.kind_name, said.join(": ")));
         lines.extend(exit.backtrace.iter().map(|frame| format!("  {frame}")));
     } else if let Some(kind) = scx.exit_kind.filter(|kind| *kind != 0) {
-        lines.push(format!("exit kind: {kind}"));
+        // The kernel fills in the words of an exit without an error only after this moment.
+        lines.push(match &scx.exit_kind_name {
+            Some(name) => format!("exit: {name} ({kind})"),
+            None => format!("exit kind: {kind}"),
+        });
     }
     lines
 }
@@ -231,6 +235,7 @@ mod tests {
             nr_rejected: None,
             bypass_depth: Some(0),
             exit_kind: Some(1025),
+            exit_kind_name: Some("error_bpf".into()),
             exit: Some(ktstr_monitor::sched::ScxExit {
                 kind: 1025,
                 kind_name: "error_bpf".into(),
