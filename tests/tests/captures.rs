@@ -117,6 +117,57 @@ fn an_error_shows_the_maps_as_they_were() {
     check_error_dump(&run("error_with_state", &[]));
 }
 
+#[track_caller]
+fn check_repro(run: &CaseRun, case: &str) -> Value {
+    let path = run.dir.path().join(format!("{case}.repro.json"));
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{error}:\n{}", run.text));
+    let repro: Value = serde_json::from_slice(&bytes).expect("the artifact is JSON");
+    assert_eq!(repro["reproduced"], true, "{repro:#}");
+    assert_eq!(repro["found"]["kind"], 1025);
+    assert_eq!(repro["probes"]["stopped"], true, "{:#}", repro["probes"]);
+    let events = repro["events"].as_array().expect("a list");
+    let switches = |event: &&Value| {
+        event
+            .as_str()
+            .is_some_and(|text| text.contains("sched_switch:"))
+    };
+    assert!(events.iter().filter(switches).count() > 20, "{repro:#}");
+    repro
+}
+
+#[test]
+fn a_thrown_out_scheduler_is_run_again_with_probes() {
+    let run = run("error_again", &[]);
+    run.exits(1).says(&[
+        "--- auto-repro",
+        "a second run showed it again: error_bpf (scx_bpf_error: queue seven is gone)",
+        "events before a scheduler's exit:",
+        "error_again.repro.json",
+    ]);
+    let repro = check_repro(&run, "error_again");
+    // A function on the stack of the exit, beside the events.
+    let armed = repro["probes"]["armed"].as_array().expect("a list");
+    let function = |name: &&Value| {
+        name.as_str()
+            .is_some_and(|name| !name.contains('/') && name != "sched_ext")
+    };
+    assert!(
+        armed.iter().any(|name| function(&name)),
+        "{:#}",
+        repro["probes"]
+    );
+}
+
+#[test]
+fn a_wanted_failure_passes_when_its_repro_landed_and_only_then() {
+    let wanted = run("error_again_is_wanted", &[]);
+    wanted.exits(0);
+    check_repro(&wanted, "error_again_is_wanted");
+    run("failure_without_an_error", &[])
+        .exits(1)
+        .says(&["by choice", "no valid repro artifact"]);
+}
+
 /// Types and symbols then come out of the guest's own memory.
 #[test]
 fn an_error_shows_the_same_without_a_vmlinux() {
@@ -146,13 +197,22 @@ fn a_vmcore_is_kept_on_request_and_can_be_read() {
     assert!(tasks.iter().any(|task| task.comm == "scx-fixture"));
 }
 
-/// `KTSTR_TEST_SCHEDULER` names a scheduler of somebody else, which CI does not build.
+/// scx_rusty, which is somebody else's and takes minutes to build: what `KTSTR_TEST_SCHEDULER` names, or what
+/// `cargo xtask demo --scheduler scx_rusty` has installed.
 fn strangers_scheduler() -> Option<String> {
-    let named = std::env::var("KTSTR_TEST_SCHEDULER").ok();
-    if named.is_none() {
-        eprintln!("skipped: KTSTR_TEST_SCHEDULER names no scheduler");
+    let profile = std::path::Path::new(env!("CARGO_BIN_EXE_captures")).parent();
+    let installed = profile
+        .and_then(|profile| Some(profile.parent()?.join("schedulers/bin/scx_rusty")))
+        .filter(|path| path.is_file())
+        .map(|path| path.display().to_string());
+    let found = std::env::var("KTSTR_TEST_SCHEDULER").ok().or(installed);
+    if found.is_none() {
+        eprintln!(
+            "skipped: KTSTR_TEST_SCHEDULER is not set, and no scx_rusty is installed \
+             (`cargo xtask demo --scheduler scx_rusty` does that)"
+        );
     }
-    named
+    found
 }
 
 #[test]
@@ -163,8 +223,37 @@ fn a_strangers_scheduler_that_is_killed_shows_its_maps() {
     let run = run("third_party_killed", &[("KTSTR_SCHEDULER", &scheduler)]);
     run.exits(1)
         .says(&["captured at the scheduler's exit", ".bss"]);
-    let dump = run.dump();
+    check_strangers_maps(&run.dump());
+}
+
+/// scx_rusty's own names, with content.
+#[track_caller]
+fn check_strangers_maps(dump: &Value) {
     assert_eq!(dump["is_placeholder"], false);
     let maps = dump["maps"].as_array().expect("a dump has maps");
     assert!(maps.len() > 3, "{maps:?}");
+    let bss = maps.iter().find(|map| {
+        map["name"]
+            .as_str()
+            .is_some_and(|name| name.ends_with(".bss"))
+    });
+    let fields = bss.and_then(|bss| bss["contents"]["section"].as_object());
+    assert!(fields.is_some_and(|fields| !fields.is_empty()), "{bss:?}");
+}
+
+#[test]
+fn a_strangers_scheduler_whose_watchdog_is_tripped_shows_its_maps_and_the_task() {
+    let Some(scheduler) = strangers_scheduler() else {
+        return;
+    };
+    let run = run("third_party_stalls", &[("KTSTR_SCHEDULER", &scheduler)]);
+    run.exits(1).says(&[
+        "captured at the scheduler's exit",
+        "exit: error_stall",
+        "failed to run for",
+        ".bss",
+    ]);
+    let dump = run.dump();
+    assert_eq!(dump["scx"]["exit_kind"], 1026, "{}", dump["scx"]);
+    check_strangers_maps(&dump);
 }

@@ -22,6 +22,7 @@ pub mod panic;
 mod plan;
 mod ports;
 mod power;
+mod probes;
 mod process;
 mod run;
 mod scheduler;
@@ -29,6 +30,7 @@ mod stats;
 
 pub use fork::TestMain;
 pub use plan::{INIT_PATH, PLAN_PATH, Plan, PlanError, SchedulerPlan};
+pub use probes::{ProbePlan, ProbeReport};
 pub use run::{is_pid1, run};
 pub use stats::{DEFAULT_STATS_SOCKET, RELAY_KEY};
 

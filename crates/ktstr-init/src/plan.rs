@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::probes::ProbePlan;
+
 /// Where init itself lies: a plan whose test is this program has it run in a copy of init.
 pub const INIT_PATH: &str = "/init";
 
@@ -27,6 +29,9 @@ pub struct Plan {
     /// Kernel settings to write below `/proc/sys`, names with dots.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+    /// What to record of the kernel, from before the scheduler's start on.
+    #[serde(default)]
+    pub probes: Option<ProbePlan>,
 }
 
 /// How the scheduler is started.

@@ -19,10 +19,11 @@ use crate::child::{LINK_FD_ENV, SCHED_PID_ENV};
 use crate::fork::{self, Inheritance, TestMain};
 use crate::outbox::{Outbox, now_ns};
 use crate::plan::{INIT_PATH, PLAN_PATH, Plan, SchedulerPlan};
+use crate::probes::ProbeReport;
 use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
 use crate::scheduler::{Scheduler, StartFault};
 use crate::stats::{DEFAULT_STATS_SOCKET, Target};
-use crate::{FRAME_PORT, mount, panic, ports, power, scheduler, stats};
+use crate::{FRAME_PORT, mount, panic, ports, power, probes, scheduler, stats};
 
 /// How long the frame port may take to appear; the driver makes it within milliseconds of boot.
 const PORT_DEADLINE: Duration = Duration::from_secs(20);
@@ -118,6 +119,8 @@ fn follow_plan(outbox: &mut Outbox, replies: File, test_main: TestMain) -> Resul
     }
     let mut reaper = Reaper::default();
     let stats = Target::default();
+    let tracing = Path::new(probes::TRACING);
+    let probed = plan.probes.as_ref().map(|plan| probes::arm(tracing, plan));
     let mut scheduler = start_scheduler(&plan, &stats, outbox, &mut reaper)?;
     outbox.stage(Stage::PayloadStarting, plan.test.join(" "))?;
     let mut test = match Test::start(&plan, scheduler.as_ref(), stats.clone(), test_main) {
@@ -131,6 +134,10 @@ fn follow_plan(outbox: &mut Outbox, replies: File, test_main: TestMain) -> Resul
     // Only now: a process with a second thread could not have been copied.
     stats::start(stats);
     let ended = test.follow(&plan, outbox, &mut reaper, &mut scheduler, replies)?;
+    // Before the scheduler is stopped, which would end the record as well.
+    if let Some(report) = probed {
+        send_record(outbox, report)?;
+    }
     if let Some(scheduler) = &mut scheduler {
         scheduler.stop(outbox, &mut reaper)?;
     }
@@ -316,6 +323,14 @@ fn text_addr(symbols: File) -> Option<u64> {
     u64::from_str_radix(line.split(' ').next()?, 16)
         .ok()
         .filter(|address| *address != 0)
+}
+
+/// What the probes saw, and what they were.
+fn send_record(outbox: &mut Outbox, mut report: ProbeReport) -> Result<(), SendError> {
+    let record = probes::collect(Path::new(probes::TRACING), &mut report);
+    let report = serde_json::to_vec(&report).unwrap_or_default();
+    outbox.send(&Message::ProbeOutput(report))?;
+    outbox.send(&Message::Trace(record))
 }
 
 /// Passes the kernel's log on, from its beginning.

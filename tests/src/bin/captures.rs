@@ -19,7 +19,6 @@ declare_scheduler!(COUNTING_ELSEWHERE, {
 });
 // Whatever `KTSTR_SCHEDULER` names.
 declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_rusty" });
-
 const HOLD: HoldSpec = HoldSpec::Fixed(Duration::from_millis(300));
 
 fn captures_of(vm: &VmResult) -> Vec<SnapshotEntry> {
@@ -233,26 +232,43 @@ fn unprepared(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(1)])
 }
 
-#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 6, ignore)]
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 6, auto_repro = false, ignore)]
 fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
 }
 
 /// The kernel's watchdog finds the task after 5 s, and looks every 2.5 s.
-#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, ignore)]
+#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, auto_repro = false, ignore)]
 fn stall_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
 }
 
 /// The scheduler stays in charge: it is the test that fails.
-#[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 5, max_gap_ms = 400, ignore)]
+#[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 5, max_gap_ms = 400, auto_repro = false, ignore)]
 fn starve_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(6)])
 }
 
-#[ktstr_test(scheduler = LEAVING, topology = "1n1l2c1t", duration_s = 5, ignore)]
+#[ktstr_test(scheduler = LEAVING, topology = "1n1l2c1t", duration_s = 5, auto_repro = false, ignore)]
 fn leave_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// The same error comes at every run.
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 4, ignore)]
+fn error_again(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 4, expect_auto_repro, ignore)]
+fn error_again_is_wanted(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// It fails, and not by its scheduler.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, expect_auto_repro, ignore)]
+fn failure_without_an_error(_ctx: &Ctx) -> Result<AssertResult> {
+    anyhow::bail!("by choice")
 }
 
 /// One scheduler after the other, each captured while it is in charge.
@@ -462,6 +478,29 @@ fn third_party_killed(ctx: &Ctx) -> Result<AssertResult> {
     let pid = pid.ok_or_else(|| anyhow::anyhow!("no scheduler runs"))?;
     rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+/// A real-time task takes CPU 1 for itself, and what the scheduler queued there waits for longer than any watchdog allows.
+#[ktstr_test(scheduler = THIRD_PARTY, topology = "1n2l1c1t", duration_s = 25, memory_mib = 512, auto_repro = false, ignore)]
+fn third_party_stalls(ctx: &Ctx) -> Result<AssertResult> {
+    fs::write("/proc/sys/kernel/sched_rt_runtime_us", "-1")?;
+    let on_cpu_1 = |name: &str, policy| {
+        CgroupDef::named(name)
+            .workers(1)
+            .cpuset(CpusetSpec::exact([1]))
+            .policy(policy)
+    };
+    execute_scenario(
+        ctx,
+        Backdrop::new(vec![on_cpu_1("stalled", SchedPolicy::Other)]),
+        vec![
+            Step::new(vec![], HOLD),
+            Step::with_defs(
+                vec![on_cpu_1("hog", SchedPolicy::Fifo(50))],
+                HoldSpec::Fixed(Duration::from_secs(20)),
+            ),
+        ],
+    )
 }
 
 ktstr::test_main!();

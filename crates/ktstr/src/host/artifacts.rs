@@ -10,9 +10,10 @@ use std::time::SystemTime;
 use super::config::HostConfig;
 
 /// Suffixes of the files that one test may leave.
-pub const ARTIFACT_SUFFIXES: [&str; 6] = [
+pub const ARTIFACT_SUFFIXES: [&str; 7] = [
     "json",
     "failure-dump.json",
+    "repro.json",
     "timeline.json",
     "dmesg",
     "console",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, SchedulerPlan};
+use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, ProbePlan, SchedulerPlan};
 use ktstr_vmm::Topology;
 use ktstr_vmm::initramfs::{Builder, Initramfs, InitramfsError};
 
@@ -42,11 +42,13 @@ pub(super) struct GuestFiles {
 }
 
 /// Programs of the schedulers that a test names, on the host; `None` for one that is part of the kernel.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Programs {
     pub(super) scheduler: Option<PathBuf>,
     /// In the order of the entry's `staged_schedulers`.
     pub(super) staged: Vec<Option<PathBuf>>,
+    /// What the guest's kernel is to record of them.
+    pub(super) probes: Option<ProbePlan>,
 }
 
 /// Builds the initramfs: this binary as `/init`, its libraries, the scheduler, included files, both plans.
@@ -178,6 +180,7 @@ pub(super) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
             .iter()
             .map(own_pair)
             .collect(),
+        probes: programs.probes.clone(),
     }
 }
 

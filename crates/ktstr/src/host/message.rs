@@ -31,6 +31,8 @@ pub(super) struct Parts {
     pub(super) monitor: Vec<String>,
     /// The captured state, as far as a message has room for it.
     pub(super) dump: Vec<String>,
+    /// What a second run showed.
+    pub(super) auto_repro: Vec<String>,
     pub(super) artifacts: Vec<String>,
 }
 
@@ -80,6 +82,7 @@ pub(super) fn render(parts: &Parts) -> String {
     );
     section(&mut out, "monitor", &parts.monitor);
     section(&mut out, "sched_ext dump", &parts.dump);
+    section(&mut out, "auto-repro", &parts.auto_repro);
     section(&mut out, "artifacts", &parts.artifacts);
     let _ = writeln!(out, "engine: {}", parts.engine);
     out

@@ -17,6 +17,7 @@ pub mod kernel;
 mod lost_time;
 mod message;
 mod monitor;
+mod repro;
 pub mod run;
 pub mod runner;
 pub mod scheduler;

@@ -15,6 +15,7 @@ use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_
 use super::kernel::{Kernel, resolve_test_kernel};
 use super::message::{self, Console, Parts, bug_summary};
 use super::monitor;
+use super::repro::{self, FirstRun, Repro, repro_path};
 use super::scheduler::{ResolveSource, resolve_scheduler};
 use super::session::{self, Ran, Session, SessionTimes};
 use super::sidecar::{SIDECAR_SCHEMA, Sidecar};
@@ -48,6 +49,10 @@ struct Evidence {
     failure: Option<Failure>,
     /// Why the guest's kernel could not be looked into.
     blind: Option<String>,
+    /// What was run, for a second time.
+    programs: Option<Programs>,
+    /// What the second run showed, or why there was none though one was due.
+    repro: Option<anyhow::Result<Repro>>,
 }
 
 /// Runs one test and stores its record. Never panics on what a guest, a file or a user did.
@@ -64,7 +69,21 @@ pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path
         Ok(result) => result,
         Err(error) => AssertResult::fail(DetailKind::Setup, format!("{error:#}")),
     };
-    let result = apply_expectations(entry, result);
+    let first = FirstRun {
+        entry,
+        failure: evidence.failure.as_ref(),
+        programs: evidence.programs.as_ref(),
+        result: &result,
+    };
+    evidence.repro = repro::attempt(&first, config, &dir);
+    let satisfied = evidence
+        .repro
+        .as_ref()
+        .is_some_and(|repro| repro.as_ref().is_ok_and(Repro::is_valid));
+    if let Some(vm) = &mut evidence.vm {
+        vm.expect_auto_repro_satisfied = entry.expect_auto_repro && satisfied;
+    }
+    let result = apply_expectations(entry, result, satisfied);
     let mut report = compose(entry, result, &evidence, &dir, &clock);
     if let Err(error) = report.sidecar.write(&dir) {
         // The record is a copy of the verdict, never the verdict: its loss is told and changes nothing.
@@ -120,7 +139,12 @@ fn judge(
         .iter()
         .map(|staged| Ok(resolve_scheduler(staged.spec, config, manifest_dir)?.0))
         .collect::<anyhow::Result<_>>()?;
-    let programs = Programs { scheduler, staged };
+    let programs = Programs {
+        scheduler,
+        staged,
+        probes: None,
+    };
+    evidence.programs = Some(programs.clone());
     let session = Session::prepare(entry, config, &kernel, &programs, dir)?;
     evidence.deadlines = Some(session.deadlines());
     let Ran {
@@ -342,8 +366,12 @@ fn match_error(entry: &KtstrTestEntry, evidence: &Evidence, result: &mut AssertR
 /// Begins the detail of a matcher that found nothing; `expect_err` never turns such a failure around.
 const MATCHER_MISMATCH: &str = "expected scheduler error not found";
 
-/// `expect_err` and `allow_inconclusive`, after everything else is known.
-fn apply_expectations(entry: &KtstrTestEntry, result: AssertResult) -> AssertResult {
+/// `expect_err`, `expect_auto_repro` and `allow_inconclusive`, after everything else is known.
+fn apply_expectations(
+    entry: &KtstrTestEntry,
+    result: AssertResult,
+    reproduced: bool,
+) -> AssertResult {
     let blocks_inversion = |detail: &&AssertDetail| {
         detail.kind == DetailKind::Setup
             || detail.message.starts_with(MATCHER_MISMATCH)
@@ -353,14 +381,21 @@ fn apply_expectations(entry: &KtstrTestEntry, result: AssertResult) -> AssertRes
         .failure_details()
         .any(|detail| blocks_inversion(&detail));
     match result.outcome() {
-        Outcome::Fail if entry.expect_err && !blocked => {
-            let mut turned = AssertResult::pass();
-            for detail in result.failure_details() {
-                turned.note(format!("expected failure: {detail}"));
-            }
-            turned.info_notes.extend(result.info_notes);
-            turned.stats = result.stats;
-            turned
+        Outcome::Fail if entry.expect_err && !blocked => turned(result, "expected failure"),
+        Outcome::Fail if entry.expect_auto_repro && reproduced && !blocked => {
+            turned(result, "expected failure, seen again by auto-repro")
+        }
+        Outcome::Fail if entry.expect_auto_repro && !reproduced => {
+            let mut failed = result;
+            let text = "expect_auto_repro: no valid repro artifact landed";
+            failed.push(AssertDetail::fail(DetailKind::Other, text));
+            failed
+        }
+        Outcome::Pass if entry.expect_auto_repro => {
+            let mut failed = result;
+            let text = "the test passed, but expect_auto_repro says that it must fail";
+            failed.push(AssertDetail::fail(DetailKind::Other, text));
+            failed
         }
         Outcome::Pass if entry.expect_err => {
             let mut failed = result;
@@ -379,6 +414,17 @@ fn apply_expectations(entry: &KtstrTestEntry, result: AssertResult) -> AssertRes
         }
         _ => result,
     }
+}
+
+/// A failure as the pass that it stands for.
+fn turned(result: AssertResult, what: &str) -> AssertResult {
+    let mut turned = AssertResult::pass();
+    for detail in result.failure_details() {
+        turned.note(format!("{what}: {detail}"));
+    }
+    turned.info_notes.extend(result.info_notes);
+    turned.stats = result.stats;
+    turned
 }
 
 fn compose(
@@ -440,6 +486,9 @@ fn leave_evidence(
         }
     }
     keep(leave_dump(entry, result, evidence, dir));
+    if let Some(Ok(_)) = &evidence.repro {
+        keep(Ok(repro_path(dir, entry.name)));
+    }
     let vmcore = vmcore_of(entry, dir);
     if vmcore.is_file() {
         keep(Ok(vmcore));
@@ -556,6 +605,11 @@ fn message_parts(
         dump: evidence.failure.as_ref().map_or_else(Vec::new, |failure| {
             dump_text::lines(&failure.trigger, &failure.report)
         }),
+        auto_repro: match &evidence.repro {
+            Some(Ok(repro)) => repro.lines(),
+            Some(Err(error)) => vec![format!("no second run: {error:#}")],
+            None => Vec::new(),
+        },
         artifacts,
     }
 }

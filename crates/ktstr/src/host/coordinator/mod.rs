@@ -34,7 +34,7 @@ use ktstr_wire::{
 };
 
 pub(super) use driver::follow;
-pub(super) use live::{GuestView, Preparation};
+pub(super) use live::{EXIT_FUNCTIONS, GuestView, Preparation};
 use periodic::Periodic;
 use sampling::Sampling;
 
@@ -117,6 +117,38 @@ pub(super) struct Failure {
     pub(super) trigger: String,
     worth: Worth,
     pub(super) report: Arc<FailureDumpReport>,
+}
+
+#[cfg(test)]
+impl Failure {
+    /// One whose scheduler left in this way.
+    pub(super) fn of_exit_for_tests(kind: u64) -> Self {
+        let scx = ktstr_monitor::sched::ScxState {
+            layout: ktstr_monitor::sched::ScxLayout::Globals,
+            state: None,
+            ops_name: None,
+            switch_all: None,
+            enable_seq: None,
+            nr_rejected: None,
+            bypass_depth: None,
+            exit_kind: Some(kind),
+            exit_kind_name: None,
+            exit: None,
+            watchdog_timeout: None,
+            watchdog_timestamp: None,
+            jiffies: None,
+            events: None,
+            problems: ktstr_monitor::Problems::new(),
+        };
+        Self {
+            trigger: String::from("a test"),
+            worth: Worth::Exit,
+            report: Arc::new(FailureDumpReport {
+                scx: Some(scx),
+                ..FailureDumpReport::default()
+            }),
+        }
+    }
 }
 
 /// How much a capture says about a failure; of several, the first of the most telling kind is shown.
