@@ -46,4 +46,4 @@ pub use probe::{Engine, EngineChoice, Probe, is_slow_kvm, probe};
 pub use topology::{CpuPlace, NumaDistance, NumaNode, PRESETS, Preset, Topology, TopologyError};
 pub use vcpu_time::VcpuClocks;
 pub use vm::{ExitReason, FreezeGuard, RunningVm, VcpuRegs, Vm, VmBuilder, VmExit};
-pub use watch::{Watch, WatchHit, WatchId, WatchKind};
+pub use watch::{Watch, WatchHit, WatchId, WatchKind, WatchMechanism, WatchSupport};

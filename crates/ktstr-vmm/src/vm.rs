@@ -18,7 +18,7 @@ use crate::port::PortStream;
 use crate::probe::{Engine, EngineChoice};
 use crate::topology::Topology;
 use crate::vcpu_time::VcpuClocks;
-use crate::watch::{Watch, WatchHit, WatchId};
+use crate::watch::{Watch, WatchHit, WatchId, WatchSupport};
 
 /// Longest command line that x86 takes (arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE), with its terminator.
 const MAX_CMDLINE: usize = 2047;
@@ -558,6 +558,12 @@ impl RunningVm {
     /// When the engine has no slot left, or the VM is gone.
     pub fn watch(&self, watch: Watch) -> Result<WatchId> {
         self.vm.watch(watch, false)
+    }
+
+    /// What this VM's watches are made of, found out at the first question.
+    #[must_use]
+    pub fn watch_support(&self) -> WatchSupport {
+        self.vm.watch_support()
     }
 
     /// As [`watch`](Self::watch), but a hit stops the guest, and it stands still until [`release_hit`](Self::release_hit): for

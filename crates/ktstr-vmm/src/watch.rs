@@ -36,3 +36,42 @@ pub struct WatchHit {
     /// The guest stands still until [`release_hit`](crate::RunningVm::release_hit).
     pub held: bool,
 }
+
+/// How an engine notices what a watch of one kind waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WatchMechanism {
+    /// QEMU's gdb stub.
+    GdbStub,
+    /// The CPU's debug registers.
+    DebugRegisters,
+    /// Guest memory itself: the page of a written address is read-only for the guest, and the host performs its writes; an executed
+    /// address, which must be the kernel's, holds an instruction that leaves the guest. While such a watch is set, one vCPU runs at a time. A write that spans more
+    /// than 8 bytes may count twice, one that a device makes does not count, and no watch can lie in a page table. The rare
+    /// instruction that KVM cannot emulate ends the VM when it writes to such a page, and says so.
+    GuestMemory,
+    /// Nothing works here.
+    Unavailable,
+}
+
+/// What watches are made of on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchSupport {
+    /// What is used for [`WatchKind::Write`].
+    pub write: WatchMechanism,
+    /// What is used for [`WatchKind::Exec`].
+    pub exec: WatchMechanism,
+    /// Why, in one line.
+    pub why: String,
+}
+
+impl WatchSupport {
+    /// What is used for this kind.
+    #[must_use]
+    pub fn of(&self, kind: WatchKind) -> WatchMechanism {
+        match kind {
+            WatchKind::Write => self.write,
+            WatchKind::Exec => self.exec,
+        }
+    }
+}

@@ -14,7 +14,7 @@ use crate::memory::GuestMemory;
 use crate::port::PortStream;
 use crate::probe::Engine;
 use crate::vm::{Config, VcpuRegs, VmExit};
-use crate::watch::{Watch, WatchHit, WatchId};
+use crate::watch::{Watch, WatchHit, WatchId, WatchMechanism, WatchSupport};
 
 /// A started VM of either engine: what both can do.
 #[derive(Debug)]
@@ -79,6 +79,17 @@ impl EngineVm {
 
     pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
         both!(self, vm => vm.watch(watch, hold))
+    }
+
+    pub(crate) fn watch_support(&self) -> WatchSupport {
+        match self {
+            Self::Kvm(_) => kvm::mechanism(),
+            Self::Tcg(_) => WatchSupport {
+                write: WatchMechanism::GdbStub,
+                exec: WatchMechanism::GdbStub,
+                why: String::from("QEMU's gdb stub sees plain stores, not atomic ones (QEMU 7.2)"),
+            },
+        }
     }
 
     pub(crate) fn release_hit(&self, deadline: Duration) -> Result<()> {

@@ -1,6 +1,9 @@
 //! Which engine this machine can run, and why, in one line.
 
 mod timing;
+mod tiny;
+
+pub(crate) use tiny::{CODE as TINY_CODE, Tiny};
 
 use std::fmt;
 use std::sync::OnceLock;

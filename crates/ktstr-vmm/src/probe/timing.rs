@@ -1,21 +1,11 @@
-//! Times supervisor code under /dev/kvm: a counted loop in 64-bit mode at privilege level 0.
-//!
-//! ```text
-//! guest memory: 0x0000 PML4   0x1000 PDPT   0x2000 PD (one 2 MiB page at 0)   0x3000 code
-//! ```
+//! Times supervisor code under /dev/kvm: a counted loop in a tiny guest.
 
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
-};
-use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend as _, GuestMemoryMmap};
+use kvm_ioctls::VcpuExit;
 
-const MEMORY: usize = 0x4000;
-const PDPT: u64 = 0x1000;
-const PD: u64 = 0x2000;
-const CODE: u64 = 0x3000;
+use super::tiny::{CODE, Tiny};
+
 /// Turns of the loop per long round; two instructions each. A host that emulates takes milliseconds for a round, and it ends
 /// by itself.
 const TURNS: u32 = 1000;
@@ -36,23 +26,10 @@ fn code(turns: u32) -> Vec<u8> {
 /// # Errors
 /// What /dev/kvm refused, in words.
 pub(super) fn per_instruction(enough: Duration) -> Result<Duration, String> {
-    let kvm = Kvm::new().map_err(|error| format!("/dev/kvm does not open: {error}"))?;
-    let refused = |what: &'static str| {
-        move |error: kvm_ioctls::Error| format!("/dev/kvm refuses to {what}: {error}")
-    };
-    let vm = kvm.create_vm().map_err(refused("create a VM"))?;
-    let memory = memory()?;
-    map(&vm, &memory)?;
-    let mut vcpu = vm.create_vcpu(0).map_err(refused("create a vCPU"))?;
-    let cpuid = kvm
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(refused("tell its CPUID"))?;
-    vcpu.set_cpuid2(&cpuid).map_err(refused("set a CPUID"))?;
+    let mut guest = Tiny::new(&code(1), 0)?;
     fastest(enough, |turns| {
-        memory
-            .write_slice(&code(turns), GuestAddress(CODE))
-            .map_err(|error| format!("no memory for the probe's guest: {error}"))?;
-        round(&mut vcpu)
+        guest.load(&code(turns))?;
+        round(&mut guest)
     })
 }
 
@@ -75,88 +52,19 @@ fn fastest(
     Ok(per_instruction)
 }
 
-fn memory() -> Result<GuestMemoryMmap, String> {
-    let failed =
-        |error: &dyn std::fmt::Display| format!("no memory for the probe's guest: {error}");
-    let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), MEMORY)])
-        .map_err(|error| failed(&error))?;
-    // Present and writable; bit 7 makes the last one a page. SDM volume 3, 4.5.
-    let entries = [(0, PDPT | 0b11), (PDPT, PD | 0b11), (PD, 0b11 | 1 << 7)];
-    for (gpa, entry) in entries {
-        memory
-            .write_obj(entry, GuestAddress(gpa))
-            .map_err(|error| failed(&error))?;
-    }
-    memory
-        .write_slice(&code(TURNS), GuestAddress(CODE))
-        .map_err(|error| failed(&error))?;
-    Ok(memory)
-}
-
-fn map(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), String> {
-    let hva = memory
-        .get_host_address(GuestAddress(0))
-        .map_err(|error| error.to_string())?;
-    let region = kvm_userspace_memory_region {
-        slot: 0,
-        flags: 0,
-        guest_phys_addr: 0,
-        memory_size: MEMORY as u64,
-        userspace_addr: hva as u64,
-    };
-    // SAFETY: the region is the whole of `memory`, one mapping of MEMORY bytes, which the caller keeps until after the
-    // vCPU's last run.
-    unsafe { vm.set_user_memory_region(region) }
-        .map_err(|error| format!("/dev/kvm refuses guest memory: {error}"))
-}
-
 /// One run of the loop from its start.
-fn round(vcpu: &mut VcpuFd) -> Result<Duration, String> {
-    let refused =
-        |error: kvm_ioctls::Error| format!("/dev/kvm refuses the vCPU's registers: {error}");
-    let mut sregs = vcpu.get_sregs().map_err(refused)?;
-    long_mode(&mut sregs);
-    vcpu.set_sregs(&sregs).map_err(refused)?;
-    let regs = kvm_regs {
-        rip: CODE,
-        rflags: 2,
-        ..kvm_regs::default()
-    };
-    vcpu.set_regs(&regs).map_err(refused)?;
+fn round(guest: &mut Tiny) -> Result<Duration, String> {
+    guest.reset(CODE)?;
     let started = Instant::now();
-    match vcpu.run() {
-        Ok(VcpuExit::Hlt) => Ok(started.elapsed()),
+    let exit = guest.vcpu.run();
+    let took = started.elapsed();
+    match exit {
+        Ok(VcpuExit::Hlt) => Ok(took),
         Ok(other) => Err(format!(
             "/dev/kvm does not run a ten-byte guest: it left with {other:?}"
         )),
         Err(error) => Err(format!("/dev/kvm does not run a ten-byte guest: {error}")),
     }
-}
-
-fn long_mode(sregs: &mut kvm_sregs) {
-    let flat = kvm_segment {
-        limit: u32::MAX,
-        selector: 8,
-        type_: 0xb,
-        present: 1,
-        s: 1,
-        l: 1,
-        g: 1,
-        ..kvm_segment::default()
-    };
-    sregs.cs = flat;
-    let data = kvm_segment {
-        selector: 16,
-        type_: 3,
-        l: 0,
-        db: 1,
-        ..flat
-    };
-    (sregs.ds, sregs.es, sregs.ss) = (data, data, data);
-    sregs.cr3 = 0;
-    sregs.cr4 |= 1 << 5; // PAE
-    sregs.cr0 |= 1 << 31 | 1; // PG, PE
-    sregs.efer |= 1 << 10 | 1 << 8; // LMA, LME
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub(crate) const COUNTER: u64 = 0x20_0000;
 global_asm!(
     ".pushsection .rodata.ktstr_guests, \"a\"",
     ".global ktstr_guest_hello, ktstr_guest_reset, ktstr_guest_keyboard, ktstr_guest_fault",
-    ".global ktstr_guest_count, ktstr_guest_halt, ktstr_guest_cpuid, ktstr_guest_end",
+    ".global ktstr_guest_count, ktstr_guest_writes, ktstr_guest_halt, ktstr_guest_cpuid, ktstr_guest_end",
     // "hi" on COM1, "no" on COM2, power off.
     "ktstr_guest_hello:",
     "mov dx, 0x3f8",
@@ -60,6 +60,42 @@ global_asm!(
     "2: inc rax",
     "mov qword ptr [rdi], rax",
     "jmp 2b",
+    // Writes of many kinds, once COUNTER + 8 is set: each changes COUNTER, whose last value is 16. Then calls a function
+    // three times, which counts in COUNTER + 16 on the next page, and powers off.
+    "ktstr_guest_writes:",
+    "mov rdi, 0x200000",
+    "2: mov eax, dword ptr [rdi + 8]",
+    "test eax, eax",
+    "jz 2b",
+    "mov dword ptr [rdi], 1",
+    "inc dword ptr [rdi]",
+    "mov ecx, 3",
+    "xchg dword ptr [rdi], ecx",
+    "mov eax, 3",
+    "mov ecx, 4",
+    "lock cmpxchg dword ptr [rdi], ecx",
+    "mov ecx, 1",
+    "lock xadd dword ptr [rdi], ecx",
+    "lock bts dword ptr [rdi], 1",
+    "lock or dword ptr [rdi], 8",
+    "mov byte ptr [rdi], 16",
+    // Not the watched word.
+    "mov dword ptr [rdi + 4], 9",
+    "mov dword ptr [rdi + 12], 9",
+    "mov ebx, 3",
+    "3: call 4f",
+    "dec ebx",
+    "jnz 3b",
+    "mov dx, 0x604",
+    "mov ax, 0x3400",
+    "out dx, ax",
+    "2: jmp 2b",
+    ".balign 16, 0x90",
+    "4: endbr64",
+    "push rbx",
+    "inc dword ptr [rdi + 0x1000]",
+    "pop rbx",
+    "ret",
     // Halts for ever.
     "ktstr_guest_halt:",
     "cli",
@@ -88,6 +124,7 @@ unsafe extern "C" {
     safe static ktstr_guest_keyboard: u8;
     safe static ktstr_guest_fault: u8;
     safe static ktstr_guest_count: u8;
+    safe static ktstr_guest_writes: u8;
     safe static ktstr_guest_halt: u8;
     safe static ktstr_guest_cpuid: u8;
     safe static ktstr_guest_end: u8;
@@ -101,6 +138,7 @@ pub(crate) enum Guest {
     Keyboard,
     Fault,
     Count,
+    Writes,
     Halt,
     Cpuid,
 }
@@ -113,12 +151,21 @@ impl Guest {
             Self::Keyboard => &raw const ktstr_guest_keyboard,
             Self::Fault => &raw const ktstr_guest_fault,
             Self::Count => &raw const ktstr_guest_count,
+            Self::Writes => &raw const ktstr_guest_writes,
             Self::Halt => &raw const ktstr_guest_halt,
             Self::Cpuid => &raw const ktstr_guest_cpuid,
         };
         let end: *const u8 = &raw const ktstr_guest_end;
         // SAFETY: all labels lie in one section of this binary, in order, and what lies between is never written.
         unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
+    }
+
+    /// Where these bytes are in its code, for the first time.
+    pub(crate) fn offset_of(self, bytes: &[u8]) -> u64 {
+        let code = self.code();
+        code.windows(bytes.len())
+            .position(|found| found == bytes)
+            .unwrap() as u64
     }
 
     /// The guest as an ELF kernel file.

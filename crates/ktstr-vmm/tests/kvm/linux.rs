@@ -1,18 +1,24 @@
 //! Linux under our VMM: needs a genuine /dev/kvm, so elsewhere these run in `cargo xtask lab`.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ktstr_vmm::initramfs::Builder;
-use ktstr_vmm::{Engine, EngineChoice, ExitReason, Initrd, Topology, Vm, VmBuilder, VmExit, probe};
+use ktstr_vmm::{
+    Engine, EngineChoice, ExitReason, Initrd, Topology, Vm, VmBuilder, VmExit, Watch, WatchKind,
+    probe,
+};
 
 use crate::guest::skip;
 use crate::stock_kernel::kernel;
 
 const PROLOGUE: &str = "#!/bin/busybox sh\nbb=/bin/busybox\n$bb mkdir -p /proc /sys /dev /tmp\n\
     $bb mount -t proc p /proc; $bb mount -t sysfs s /sys; $bb mount -t devtmpfs d /dev\n";
+
+/// Kernel arguments of every guest.
+pub(crate) const CMDLINE: &str = "console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr";
 
 /// A guest that runs `script` and powers off; `None` where KVM cannot run a kernel, which is said.
 pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
@@ -37,7 +43,7 @@ pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
     let vm = Vm::builder()
         .kernel(kernel)
         .initrd(Initrd::Archive(initramfs))
-        .cmdline("console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr")
+        .cmdline(CMDLINE)
         .engine(EngineChoice::Kvm)
         .topology(topology.parse::<Topology>().unwrap())
         .memory_mib(256)
@@ -174,4 +180,82 @@ fn a_panic_and_a_reboot_are_told_apart() {
         let console = String::from_utf8_lossy(&exit.com1);
         assert_eq!(exit.reason, expected, "{console}");
     }
+}
+
+/// `panic_on_oops` is written by the sysctl alone, on a page that the kernel writes for other reasons as well.
+#[test]
+fn a_watch_on_a_kernel_variable_fires_once_per_write() {
+    let script = "port=; for p in /sys/class/virtio-ports/*; do port=/dev/${p##*/}; done; exec 3<>$port\n\
+        sym=$($bb grep ' panic_on_oops$' /proc/kallsyms); echo ${sym%% *} >&3; read line <&3\n\
+        for i in 1 0 1 0 1 0 1 0; do echo $i >/proc/sys/kernel/panic_on_oops; done; echo done >&3; read line <&3";
+    let Some(vm) = linux(script, "1n1l1c1t") else {
+        return;
+    };
+    let mut vm = vm.port("watch").build().unwrap().start().unwrap();
+    println!("{:?}", vm.watch_support());
+    let mut port = vm.take_port("watch").unwrap();
+    port.set_read_timeout(Some(Duration::from_secs(110)))
+        .unwrap();
+    let mut lines = std::io::BufReader::new(port.try_clone().unwrap()).lines();
+    let address = lines.next().unwrap().unwrap();
+    let gva = u64::from_str_radix(address.trim(), 16).unwrap();
+    let id = vm
+        .watch(Watch {
+            gva,
+            len: 4,
+            kind: WatchKind::Write,
+        })
+        .unwrap();
+    port.write_all(b"go\n").unwrap();
+    assert_eq!(lines.next().unwrap().unwrap().trim(), "done");
+    let mut hits = Vec::new();
+    while let Some(hit) = vm.next_watch_hit(Duration::from_millis(50)) {
+        assert_eq!((hit.id, hit.vcpu), (id, 0));
+        hits.push(hit.rip);
+    }
+    assert_eq!(hits.len(), 8, "{hits:x?}");
+    assert!(
+        hits.iter().all(|rip| *rip > 0xffff_8000_0000_0000),
+        "{hits:x?}"
+    );
+    vm.unwatch(id).unwrap();
+    port.write_all(b"end\n").unwrap();
+    let exit = vm.wait().unwrap();
+    let console = String::from_utf8_lossy(&exit.com1);
+    assert_eq!(exit.reason, ExitReason::PowerOff, "{console}");
+}
+
+/// Each call of the sysctl's handler holds the guest at its first instruction.
+#[test]
+fn a_breakpoint_in_the_kernel_holds_and_lets_go() {
+    let script = "port=; for p in /sys/class/virtio-ports/*; do port=/dev/${p##*/}; done; exec 3<>$port\n\
+        sym=$($bb grep ' proc_do_cad_pid$' /proc/kallsyms); echo ${sym%% *} >&3; read line <&3\n\
+        for i in 1 2 3; do $bb cat /proc/sys/kernel/cad_pid; done; echo done >&3; read line <&3";
+    let Some(vm) = linux(script, "1n1l1c1t") else {
+        return;
+    };
+    let mut vm = vm.port("watch").build().unwrap().start().unwrap();
+    let mut port = vm.take_port("watch").unwrap();
+    port.set_read_timeout(Some(Duration::from_secs(110)))
+        .unwrap();
+    let mut lines = std::io::BufReader::new(port.try_clone().unwrap()).lines();
+    let address = lines.next().unwrap().unwrap();
+    let gva = u64::from_str_radix(address.trim(), 16).unwrap();
+    let kind = WatchKind::Exec;
+    vm.watch_and_hold(Watch { gva, len: 1, kind }).unwrap();
+    port.write_all(b"go\n").unwrap();
+    // A read to its end is two calls, the second for the end of the file.
+    for call in 0..3 {
+        let deadline = Duration::from_secs(60);
+        let hit = vm
+            .next_watch_hit(deadline)
+            .unwrap_or_else(|| panic!("no hit {call}"));
+        assert_eq!((hit.rip, hit.held), (gva, true));
+        let guard = vm.freeze(deadline).unwrap();
+        assert_eq!(guard.registers().unwrap()[0].rip, gva);
+        guard.resume().unwrap();
+        vm.release_hit(deadline).unwrap();
+    }
+    vm.kill();
+    vm.wait().unwrap();
 }

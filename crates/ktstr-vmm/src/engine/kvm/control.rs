@@ -13,8 +13,11 @@ use super::bus::Bus;
 use super::debug::Watches;
 use super::gate::Gate;
 use super::kick::Kicker;
+use super::slots::Slots;
+use super::turns::Turns;
 use crate::console::ConsoleLog;
 use crate::devices::virtio::Workers;
+use crate::memory::GuestMemory;
 use crate::vm::{ExitReason, VcpuRegs};
 
 /// A kick is repeated after this time; one is enough unless the host loses signals.
@@ -48,6 +51,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Parts {
     pub(super) bus: Bus,
+    pub(super) slots: Arc<Slots>,
+    pub(super) memory: GuestMemory,
     pub(super) workers: Arc<Workers>,
     pub(super) com1: ConsoleLog,
     pub(super) exit_event: OwnedFd,
@@ -60,6 +65,9 @@ pub(super) struct Control {
     pub(super) gate: Gate<VcpuRegs>,
     pub(super) kicker: Kicker,
     pub(super) watches: Watches,
+    pub(super) turns: Turns,
+    pub(super) slots: Arc<Slots>,
+    pub(super) memory: GuestMemory,
     pub(super) bus: Bus,
     pub(super) workers: Arc<Workers>,
     pub(super) com1: ConsoleLog,
@@ -75,6 +83,9 @@ impl Control {
             gate: Gate::new(vcpus),
             kicker: Kicker::new(vcpus),
             watches: Watches::default(),
+            turns: Turns::default(),
+            slots: parts.slots,
+            memory: parts.memory,
             bus: parts.bus,
             workers: parts.workers,
             com1: parts.com1,

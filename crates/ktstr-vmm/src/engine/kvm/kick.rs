@@ -106,15 +106,23 @@ impl Kicker {
         Ok(Kickable { kicker: self, vcpu })
     }
 
+    /// Kicks the thread that runs `vcpu`, if one does.
+    pub(crate) fn kick(&self, vcpu: usize) {
+        let threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.get(vcpu).into_iter().flatten().for_each(signal);
+    }
+
     /// Kicks every thread that runs a vCPU.
     pub(crate) fn kick_all(&self) {
         let threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (process, signal) = (std::process::id(), SIGRTMIN());
-        for thread in threads.iter().flatten() {
-            // SAFETY: tgkill takes three numbers; the thread cannot end while the lock is held, as it clears its slot first.
-            unsafe { libc::syscall(libc::SYS_tgkill, process, *thread, signal) };
-        }
+        threads.iter().flatten().for_each(signal);
     }
+}
+
+/// For a thread that cannot end meanwhile: it clears its slot first, whose lock the caller holds.
+fn signal(thread: &libc::pid_t) {
+    // SAFETY: tgkill takes three numbers; a number without a thread would be an error, not undefined.
+    unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), *thread, SIGRTMIN()) };
 }
 
 /// The calling thread can be kicked while this lives.

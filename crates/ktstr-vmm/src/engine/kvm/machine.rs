@@ -1,18 +1,19 @@
 //! KVM's objects: the VM with its memory and interrupt chips, the vCPUs in their first state.
 
 use std::io;
+use std::sync::Arc;
 
 use kvm_bindings::{
     CpuId, KVM_CAP_HALT_POLL, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
     KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, Msrs,
-    kvm_cpuid_entry2, kvm_enable_cap, kvm_msr_entry, kvm_pit_config, kvm_userspace_memory_region,
+    kvm_cpuid_entry2, kvm_enable_cap, kvm_msr_entry, kvm_pit_config,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::boot::{Entry, initial_registers};
 use super::layout::{COM1_IRQ, COM2_IRQ, KVM_IDENTITY_MAP, KVM_TSS};
+use super::slots::Slots;
 use crate::cpuid::{ApicLayout, Hints, for_vcpu};
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
@@ -53,7 +54,8 @@ pub(super) fn failed(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Er
 #[derive(Debug)]
 pub(super) struct Machine {
     kvm: Kvm,
-    pub(super) vm: VmFd,
+    pub(super) vm: Arc<VmFd>,
+    pub(super) slots: Arc<Slots>,
 }
 
 impl Machine {
@@ -71,9 +73,9 @@ impl Machine {
                 reason: format!("/dev/kvm lacks {}; use the tcg engine", missing.join(", ")),
             });
         }
-        let vm = create_vm(&kvm)?;
-        let machine = Self { kvm, vm };
-        machine.add_memory(memory)?;
+        let vm = Arc::new(create_vm(&kvm)?);
+        let slots = Arc::new(Slots::new(Arc::clone(&vm), memory)?);
+        let machine = Self { kvm, vm, slots };
         let vm = &machine.vm;
         vm.set_identity_map_address(KVM_IDENTITY_MAP)
             .map_err(failed("place KVM's identity map"))?;
@@ -87,29 +89,6 @@ impl Machine {
         };
         vm.create_pit2(pit).map_err(failed("create the timer"))?;
         Ok(machine)
-    }
-
-    fn add_memory(&self, memory: &GuestMemory) -> Result<()> {
-        for (slot, region) in (0u32..).zip(memory.inner().iter()) {
-            let host = memory
-                .inner()
-                .get_host_address(region.start_addr())
-                .map_err(|_| Error::NoMemory {
-                    gpa: region.start_addr().raw_value(),
-                    len: 1,
-                })?;
-            let slot = kvm_userspace_memory_region {
-                slot,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: host as u64,
-                flags: 0,
-            };
-            // SAFETY: the range is a mapping of that length; `KvmVm` keeps it until the last vCPU thread has ended.
-            unsafe { self.vm.set_user_memory_region(slot) }
-                .map_err(failed("give the VM its memory"))?;
-        }
-        Ok(())
     }
 
     /// Performance mode's way with idle vCPUs: halted and spinning ones keep their host CPU. Where KVM takes halts all the same,

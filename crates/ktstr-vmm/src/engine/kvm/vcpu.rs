@@ -5,8 +5,12 @@ use std::sync::Arc;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::control::{Control, End};
+use super::debug::InMemory;
 use super::gate::Pass;
 use super::kick::Kickable;
+use super::step::{self, BREAKPOINT, BREAKPOINT_PORT};
+use super::translate::page_of;
+use super::turns::Turn;
 use crate::devices::power::PowerRequest;
 use crate::vm::VcpuRegs;
 
@@ -18,10 +22,18 @@ enum Next {
     Run,
     /// The exit is a port or memory access that KVM completes at the next entry.
     Complete,
-    /// A debug register matched.
+    /// A breakpoint of ours was met, and KVM completes its instruction at the next entry.
+    Breakpoint(InMemory),
+    /// A debug register matched, or a step is done.
     Debug {
         dr6: u64,
         pc: u64,
+    },
+    /// The guest wrote where it may not, and KVM completes that at the next entry.
+    Written {
+        gpa: u64,
+        bytes: [u8; 8],
+        len: usize,
     },
     End(End),
 }
@@ -47,6 +59,7 @@ pub(super) fn run(control: &Arc<Control>, index: u32, mut vcpu: VcpuFd) {
         index,
         place,
         armed: 0,
+        breakpoint: None,
         kickable,
     };
     if let Err(end) = thread.follow(&mut vcpu) {
@@ -65,6 +78,7 @@ impl Drop for Goodbye<'_> {
             self.control
                 .end(End::Broken(String::from("a vCPU thread panicked")));
         }
+        self.control.turns.withdraw(self.place);
         self.control.gate.leave(self.place);
     }
 }
@@ -75,6 +89,8 @@ struct Thread<'c> {
     place: usize,
     /// The watches' epoch that is in the debug registers.
     armed: u32,
+    /// It stands at a breakpoint instruction of ours, which it is to be let over.
+    breakpoint: Option<InMemory>,
     kickable: Kickable<'c>,
 }
 
@@ -85,8 +101,9 @@ impl Thread<'_> {
         loop {
             // In this order: a kick after the clearing is kept, one before it has closed the gate.
             self.kickable.set_immediate_exit(false);
-            if std::mem::take(&mut complete) && self.control.gate.is_closed() {
+            if complete && self.control.gate.is_closed() {
                 self.complete(vcpu);
+                complete = false;
             }
             let index = self.index;
             match self
@@ -101,20 +118,105 @@ impl Thread<'_> {
                 }
                 Pass::Run => {}
             }
-            self.arm(vcpu);
-            match self.enter(vcpu) {
-                Next::Run => {}
-                Next::Complete => complete = true,
-                Next::Debug { dr6, pc } => {
-                    let hit = self.control.watches.hit(self.index, dr6, pc);
-                    if hit.executed {
-                        step_over(vcpu);
-                    }
-                    self.control.hold(hit.holds);
+            let control = self.control;
+            let _turn = match control.turns.ask(self.place) {
+                Turn::Later(running) => {
+                    running
+                        .into_iter()
+                        .for_each(|vcpu| control.kicker.kick(vcpu));
+                    continue;
                 }
-                Next::End(end) => return Err(end),
-            }
+                turn => turn,
+            };
+            let next = self.go(vcpu)?;
+            complete = self.follow_up(vcpu, next)?;
         }
+    }
+
+    /// Enters the guest, over a breakpoint if it stands at one.
+    fn go(&mut self, vcpu: &mut VcpuFd) -> Result<Next, End> {
+        let at = self.breakpoint.take();
+        // One that was taken away meanwhile is no obstacle.
+        let at = at.and_then(|at| self.control.watches.breakpoint_at(at.watch.gva));
+        let Some(at) = at else {
+            self.arm(vcpu);
+            return Ok(self.enter(vcpu));
+        };
+        if step::over_nothing(self.control, vcpu, &at) {
+            self.arm(vcpu);
+            return Ok(self.enter(vcpu));
+        }
+        self.armed = self.armed.wrapping_sub(1);
+        let next = step::over_breakpoint(self.control, vcpu, &at, |vcpu| self.enter(vcpu))?;
+        if vcpu.get_regs().is_ok_and(|regs| regs.rip == at.watch.gva) {
+            // A kick came first.
+            self.breakpoint = Some(at);
+        }
+        Ok(next)
+    }
+
+    /// What an exit asks for; whether KVM has something to complete.
+    fn follow_up(&mut self, vcpu: &mut VcpuFd, next: Next) -> Result<bool, End> {
+        match next {
+            Next::Run => {}
+            Next::Complete => return Ok(true),
+            Next::Breakpoint(breakpoint) => self.stopped_at(vcpu, breakpoint)?,
+            Next::Debug { dr6, pc, .. } => {
+                let hit = self.control.watches.hit(self.index, dr6, pc);
+                if hit.executed {
+                    step_over(vcpu);
+                }
+                self.control.hold(hit.holds);
+            }
+            Next::Written { gpa, bytes, len } => {
+                self.written(vcpu, gpa, bytes.get(..len).unwrap_or_default())?;
+                return Ok(true);
+            }
+            Next::End(end) => return Err(end),
+        }
+        Ok(false)
+    }
+
+    /// The breakpoint that the vCPU is at, or has just passed: KVM moves on before or after the exit.
+    fn breakpoint_at(&self, vcpu: &VcpuFd) -> Option<InMemory> {
+        let rip = vcpu.get_regs().ok()?.rip;
+        let len = u64::try_from(BREAKPOINT.len()).ok()?;
+        let watches = &self.control.watches;
+        let at = watches.breakpoint_at(rip);
+        at.or_else(|| watches.breakpoint_at(rip.checked_sub(len)?))
+    }
+
+    /// Tells of a breakpoint, with the vCPU before its instruction.
+    fn stopped_at(&mut self, vcpu: &mut VcpuFd, breakpoint: InMemory) -> Result<(), End> {
+        self.complete(vcpu);
+        let gva = breakpoint.watch.gva;
+        step::set_rip(vcpu, gva)
+            .map_err(|error| End::Broken(format!("vCPU {}: a breakpoint: {error}", self.index)))?;
+        self.breakpoint = Some(breakpoint);
+        let hit = self
+            .control
+            .watches
+            .hit_in_memory(self.index, breakpoint.id, gva);
+        self.control.hold(hit.holds);
+        Ok(())
+    }
+
+    /// Performs a write that the guest may not, and tells who watches.
+    fn written(&self, vcpu: &VcpuFd, gpa: u64, bytes: &[u8]) -> Result<(), End> {
+        let control = self.control;
+        control.memory.write(gpa, bytes).map_err(|error| {
+            End::Broken(format!("vCPU {}: a watched page: {error}", self.index))
+        })?;
+        let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
+        let len = u64::try_from(bytes.len()).unwrap_or(0);
+        let hit = control.watches.written(self.index, gpa, len, rip);
+        control.hold(hit.holds);
+        Ok(())
+    }
+
+    fn broken(&self, vcpu: &VcpuFd, reason: &str) -> End {
+        let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
+        End::Broken(format!("vCPU {} stopped at {rip:#x}: {reason}", self.index))
     }
 
     /// Lets KVM finish the instruction that exited, so that registers are those after it (api.rst, KVM_RUN: pending I/O).
@@ -136,8 +238,14 @@ impl Thread<'_> {
 
     /// One stay in the guest and what its exit needs.
     fn enter(&self, vcpu: &mut VcpuFd) -> Next {
-        let bus = &self.control.bus;
+        let control = self.control;
+        let bus = &control.bus;
         let reason = match vcpu.run() {
+            Ok(VcpuExit::IoOut(BREAKPOINT_PORT, _)) => {
+                return self
+                    .breakpoint_at(vcpu)
+                    .map_or(Next::Complete, Next::Breakpoint);
+            }
             Ok(VcpuExit::IoOut(port, data)) => {
                 return match bus.write_port(port, data) {
                     None => Next::Complete,
@@ -148,6 +256,16 @@ impl Thread<'_> {
             Ok(VcpuExit::IoIn(port, data)) => {
                 bus.read_port(port, data);
                 return Next::Complete;
+            }
+            Ok(VcpuExit::MmioWrite(gpa, data))
+                if control.watches.pages().contains(&page_of(gpa)) =>
+            {
+                let mut bytes = [0; 8];
+                let len = data.len().min(bytes.len());
+                for (slot, byte) in bytes.iter_mut().zip(data) {
+                    *slot = *byte;
+                }
+                return Next::Written { gpa, bytes, len };
             }
             Ok(VcpuExit::MmioWrite(gpa, data)) => {
                 bus.write_memory(gpa, data);
@@ -163,6 +281,9 @@ impl Thread<'_> {
                     pc: debug.pc,
                 };
             }
+            Ok(VcpuExit::InternalError) if !control.watches.pages().is_empty() => String::from(
+                "KVM could not emulate an instruction, probably a write to a page with a watch; watch another address",
+            ),
             Ok(VcpuExit::Shutdown) => return Next::End(End::TripleFault),
             Ok(VcpuExit::SystemEvent(kind, _)) => return Next::End(system_event(kind)),
             Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => {
@@ -173,11 +294,7 @@ impl Thread<'_> {
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Run,
             Err(error) => format!("KVM_RUN failed: {error}"),
         };
-        let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
-        Next::End(End::Broken(format!(
-            "vCPU {} stopped at {rip:#x}: {reason}",
-            self.index
-        )))
+        Next::End(self.broken(vcpu, &reason))
     }
 }
 

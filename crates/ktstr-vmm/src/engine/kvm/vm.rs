@@ -18,6 +18,7 @@ use super::bus::Bus;
 use super::control::{Control, End, Parts};
 use super::kick::KickSignal;
 use super::machine::Machine;
+use super::mechanism::mechanism;
 use super::perf::{self, Reservation};
 use super::stats::Stats;
 use super::{layout, vcpu};
@@ -35,7 +36,7 @@ use crate::memory::{Backing, GuestMemory, MemoryRange, map};
 use crate::port::PortStream;
 use crate::probe::Engine;
 use crate::vm::{Config, VcpuRegs, VmExit};
-use crate::watch::{Watch, WatchHit, WatchId};
+use crate::watch::{Watch, WatchHit, WatchId, WatchMechanism};
 
 /// How long the threads may take to end after the VM's deadline.
 const END_GRACE: Duration = Duration::from_secs(30);
@@ -46,7 +47,7 @@ const END_GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct KvmVm {
     threads: Vec<JoinHandle<()>>,
-    control: Arc<Control>,
+    pub(super) control: Arc<Control>,
     machine: Machine,
     /// Host CPUs of the vCPUs, in performance mode.
     reservation: Option<Reservation>,
@@ -110,6 +111,8 @@ impl KvmVm {
         let signal = KickSignal::install().map_err(Error::system("take the kick signal"))?;
         let parts = Parts {
             bus,
+            slots: Arc::clone(&machine.slots),
+            memory: memory.clone(),
             workers: attached.workers,
             com1: consoles[0].clone(),
             exit_event,
@@ -285,13 +288,27 @@ impl KvmVm {
 
     pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
         self.gone("watch")?;
-        let id = self.control.watches.add(watch, hold)?;
-        self.control.kicker.kick_all();
-        Ok(id)
+        let used = mechanism();
+        match used.of(watch.kind) {
+            WatchMechanism::DebugRegisters => {
+                let id = self.control.watches.add(watch, hold)?;
+                self.control.kicker.kick_all();
+                Ok(id)
+            }
+            WatchMechanism::GuestMemory => self.still(|| self.set_in_memory(watch, hold)),
+            WatchMechanism::GdbStub | WatchMechanism::Unavailable => Err(Error::Refused {
+                what: format!("watch {:#x}", watch.gva),
+                reason: used.why,
+            }),
+        }
     }
 
     pub(crate) fn unwatch(&self, id: WatchId) -> Result<()> {
         self.gone("end a watch")?;
+        let in_memory = self.control.watches.in_memory();
+        if in_memory.iter().any(|watch| watch.id == id) {
+            return self.still(|| self.unset_in_memory(id));
+        }
         self.control.watches.remove(id)?;
         self.control.kicker.kick_all();
         Ok(())
