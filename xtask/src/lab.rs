@@ -135,13 +135,6 @@ pub(crate) fn kvm_tests() -> Result<()> {
         "stock_kernel",
         "--skip",
         "larger_presets",
-        // Guests with several vCPUs do not hold 20 of 20 in the lab: they are for the soak, one by one.
-        "--skip",
-        "sysfs::",
-        "--skip",
-        "two_vcpus",
-        "--skip",
-        "eight_vcpus",
     ] {
         command.push(word.to_owned());
     }
