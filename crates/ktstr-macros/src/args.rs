@@ -81,6 +81,8 @@ pub(crate) enum Kind {
     Path,
     /// The name of a constant.
     Constant,
+    /// The name of a constant of type `Payload`.
+    Payload,
 }
 
 impl Kind {
@@ -93,6 +95,7 @@ impl Kind {
             Self::Texts => "a list of texts in brackets, such as [\"a\", \"b\"]",
             Self::Path => "a name or an expression",
             Self::Constant => "the name of a constant that `declare_scheduler!` made",
+            Self::Payload => "the name of a constant of type `Payload`",
         }
     }
 
@@ -140,7 +143,8 @@ impl Kind {
                 return Ok(quote!(&#array));
             }
             // Names of constants serve wherever a literal does.
-            (Self::Int | Self::Float | Self::Constant, Expr::Path(_)) | (Self::Path, _) => true,
+            (Self::Int | Self::Float | Self::Constant | Self::Payload, Expr::Path(_))
+            | (Self::Path, _) => true,
             _ => false,
         };
         if fits {

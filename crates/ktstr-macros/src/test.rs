@@ -78,6 +78,8 @@ const CONSTRAINTS: &[(&str, Kind)] = &[
 const OTHERS: &[&str] = &[
     "scheduler",
     "staged_schedulers",
+    "payload",
+    "workloads",
     "topology",
     "numa_nodes",
     "llcs",
@@ -141,7 +143,15 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
         }
         None => quote!(::core::option::Option::None),
     };
-    let staged = staged(&args)?;
+    let staged = constants(&args, "staged_schedulers", "`declare_scheduler!` made")?;
+    let workloads = constants(&args, "workloads", "are of type `Payload`")?;
+    let payload = match args.get("payload") {
+        Some(arg) => {
+            let path = Kind::Payload.tokens(arg)?;
+            quote!(::core::option::Option::Some(&#path))
+        }
+        None => quote!(::core::option::Option::None),
+    };
     let constraints = constraints(&args)?;
     let name = &function.sig.ident;
     let entry = format_ident!("__KTSTR_TEST_{}", name.to_string().to_uppercase());
@@ -156,6 +166,8 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
             func: #name,
             scheduler: #scheduler,
             staged_schedulers: #staged,
+            payload: #payload,
+            workloads: #workloads,
             topology: #topology,
             constraints: #constraints,
             assert: ::ktstr::Assert::NONE #asserts,
@@ -284,9 +296,9 @@ pub(crate) fn setters(args: &Args, table: &[(&str, Kind)]) -> Result<TokenStream
 }
 
 /// `[A, B]` as references to those constants.
-fn staged(args: &Args) -> Result<TokenStream> {
-    const WANTED: &str = "`staged_schedulers` takes a list of constants that `declare_scheduler!` made, such as [A, B]";
-    let Some(arg) = args.get("staged_schedulers") else {
+fn constants(args: &Args, key: &str, which: &str) -> Result<TokenStream> {
+    let wanted = format!("`{key}` takes a list of constants that {which}, such as [A, B]");
+    let Some(arg) = args.get(key) else {
         return Ok(quote!(&[]));
     };
     let Some(syn::Expr::Array(array)) = &arg.value else {
@@ -294,11 +306,11 @@ fn staged(args: &Args) -> Result<TokenStream> {
             .value
             .as_ref()
             .map_or(arg.key.span(), syn::spanned::Spanned::span);
-        return Err(Error::new(span, WANTED));
+        return Err(Error::new(span, wanted));
     };
     for element in &array.elems {
         if !matches!(element, syn::Expr::Path(_)) {
-            return Err(Error::new(syn::spanned::Spanned::span(element), WANTED));
+            return Err(Error::new(syn::spanned::Spanned::span(element), wanted));
         }
     }
     let names = array.elems.iter();

@@ -44,6 +44,10 @@ pub mod prelude {
     pub use crate::model::checks::Assert;
     pub use crate::model::claim::Verdict;
     pub use crate::model::ctx::Ctx;
+    pub use crate::model::payload::{
+        Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
+        PayloadReport, Polarity,
+    };
     pub use crate::model::result::VmResult;
     pub use crate::model::scenario::{
         Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelPlace, KernelTarget, Op, Step,

@@ -437,6 +437,7 @@ fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
     let start = Op::RunPayload {
         payload: program.clone(),
         args: vec!["--list".to_owned()],
+        cgroup: None,
     };
     let ran = execute_steps(
         ctx,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::link::{LinkTransport, MessageLink};
 use crate::model::call::call;
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
-use crate::model::entry::find_test;
+use crate::model::entry::{KtstrTestEntry, find_test};
 use crate::model::role::VERIFIER_CELL;
 use crate::model::transport::{FAILURE_TAG, HostRequest, READY_TAG, Transport, TransportError};
 use crate::model::verdict::{AssertResult, DetailKind, Outcome};
@@ -96,7 +96,11 @@ pub fn run_named<L: MessageLink + 'static>(
     let scheduler_pid = env::var(SCHED_PID_ENV)
         .ok()
         .and_then(|pid| pid.parse().ok());
-    run_function(plan, scheduler_pid, link, function)
+    let payloads = find_test(name).map(KtstrTestEntry::payloads);
+    let payloads = payloads.unwrap_or_default();
+    run_function(plan, scheduler_pid, link, |ctx| {
+        function(&ctx.clone().with_payloads(payloads))
+    })
 }
 
 fn exit_status(outcome: Outcome) -> u8 {

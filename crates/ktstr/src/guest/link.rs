@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use ktstr_wire::{
     KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest, KernelTarget as WireTarget,
-    KernelValue, Message, Opaque, ScenarioEnd, SchedulerAction, SchedulerRequest, SnapshotKind,
-    SnapshotRequest, StepMark,
+    KernelValue, Message, Opaque, PayloadMetrics, RawPayloadOutput, ScenarioEnd, SchedulerAction,
+    SchedulerRequest, SnapshotKind, SnapshotRequest, StepMark,
 };
 
+use crate::model::payload::PayloadReport;
 use crate::model::scenario::{KernelPlace, KernelTarget};
 use crate::model::transport::{
-    HostRequest, KernelBatch, ScenarioEvent, SchedulerChange, StepFigures, Transport,
+    HostRequest, KernelBatch, RawOutput, ScenarioEvent, SchedulerChange, StepFigures, Transport,
     TransportError,
 };
 use crate::model::verdict::AssertResult;
@@ -91,6 +92,26 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
             Some(other) => Err(TransportError::Refused(format!("answered with {other:?}"))),
             None => Err(TransportError::Deadline(deadline)),
         }
+    }
+
+    fn payload(
+        &self,
+        report: &PayloadReport,
+        raw: Option<RawOutput<'_>>,
+    ) -> Result<(), TransportError> {
+        if let Some(RawOutput { stdout, stderr }) = raw {
+            self.send(&Message::RawPayloadOutput(RawPayloadOutput {
+                payload_index: report.index,
+                stdout: stdout.to_owned(),
+                stderr: stderr.to_owned(),
+            }))?;
+        }
+        let body =
+            serde_json::to_vec(report).map_err(|fault| TransportError::Broken(fault.into()))?;
+        self.send(&Message::PayloadMetrics(PayloadMetrics {
+            payload_index: report.index,
+            body,
+        }))
     }
 
     fn scheduler_op(

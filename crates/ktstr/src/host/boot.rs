@@ -7,6 +7,8 @@ use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, ProbePlan, SchedulerPlan};
 use ktstr_vmm::Topology;
 use ktstr_vmm::initramfs::{Builder, Initramfs, InitramfsError};
 
+use super::includes::{GUEST_INCLUDE_DIR, Include};
+
 use crate::model::ctx::{TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
 use crate::model::role::GUEST_TEST_ARG;
@@ -41,7 +43,7 @@ pub(super) struct GuestFiles {
     pub(super) build_time: Duration,
 }
 
-/// Programs of the schedulers that a test names, on the host; `None` for one that is part of the kernel.
+/// Programs and files that a test names, on the host; `None` for a scheduler that is part of the kernel.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Programs {
     pub(super) scheduler: Option<PathBuf>,
@@ -49,6 +51,8 @@ pub(super) struct Programs {
     pub(super) staged: Vec<Option<PathBuf>>,
     /// What the guest's kernel is to record of them.
     pub(super) probes: Option<ProbePlan>,
+    /// Payloads and included files.
+    pub(super) includes: Vec<Include>,
 }
 
 /// Builds the initramfs: this binary as `/init`, its libraries, the scheduler, included files, both plans.
@@ -72,12 +76,8 @@ pub(super) fn build_guest_files(
     {
         builder.binary(&guest_binary_path(host), host)?;
     }
-    for include in entry.extra_include_files {
-        let name = Path::new(include)
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        builder.binary(&format!("/include-files/{name}"), Path::new(include))?;
+    for include in &programs.includes {
+        include.add_to(&mut builder)?;
     }
     builder.bytes(PLAN_PATH, to_json(&plan), 0o644)?;
     builder.bytes(TEST_PLAN_PATH, to_json(test_plan), 0o644)?;
@@ -172,7 +172,13 @@ pub(super) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
             .filter_map(|(scheduler, host)| plan_of(scheduler, host.as_ref()))
             .collect(),
         test: vec![INIT_PATH.into(), GUEST_TEST_ARG.into(), entry.name.into()],
-        env: vec![("RUST_BACKTRACE".into(), "1".into())],
+        env: vec![
+            ("RUST_BACKTRACE".into(), "1".into()),
+            (
+                "PATH".into(),
+                format!("{GUEST_INCLUDE_DIR}:{GUEST_BIN_DIR}:/bin:/sbin:/usr/bin:/usr/sbin"),
+            ),
+        ],
         sysctls: entry
             .scheduler
             .map(|scheduler| scheduler.sysctls)

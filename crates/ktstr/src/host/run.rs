@@ -12,9 +12,11 @@ use super::coordinator::Failure;
 use super::dump::{CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump};
 use super::dump_text;
 use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_exit};
+use super::includes;
 use super::kernel::{Kernel, resolve_test_kernel};
 use super::message::{self, Console, Parts, bug_summary};
 use super::monitor;
+use super::payload;
 use super::repro::{self, FirstRun, Repro, repro_path};
 use super::scheduler::{ResolveSource, resolve_scheduler};
 use super::session::{self, Ran, Session, SessionTimes};
@@ -142,6 +144,7 @@ fn judge(
     let programs = Programs {
         scheduler,
         staged,
+        includes: includes::of_entry(entry, manifest_dir)?,
         probes: None,
     };
     evidence.programs = Some(programs.clone());
@@ -167,6 +170,7 @@ fn judge(
         .unwrap_or_else(|| session::deadlines_of(entry, vm.engine));
     let mut result = guest.clone().unwrap_or_else(|| no_result(&vm, &deadlines));
     add_host_findings(&mut result, &vm, guest.is_some());
+    payload::settle(entry, &vm, manifest_dir, &mut result);
     lost.excuse(&mut result, &vm);
     let callbacks = run_callbacks(entry, &vm, guest.as_ref());
     // After the callbacks, which may drain the bridge themselves.
@@ -190,8 +194,9 @@ fn judge(
 
 /// `host_only`: the function runs here, in this process, and its panic is a failure as in a guest.
 fn run_on_host(entry: &KtstrTestEntry) -> AssertResult {
-    let ctx = Ctx::new(session::test_plan(entry), None);
+    let ctx = Ctx::new(session::test_plan(entry), None).with_payloads(entry.payloads());
     let mut result = call(&ctx, entry.func);
+    result.stats.name_payload_metrics();
     result.note("host_only: no VM was booted");
     result
 }

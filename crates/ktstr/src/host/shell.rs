@@ -15,10 +15,12 @@ use ktstr_wire::{Message, Stage};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde::{Deserialize, Serialize};
 
+use super::admission::{Share, admit};
 use super::boot::{self, Programs};
 use super::config::HostConfig;
 use super::describe::shape;
 use super::drain::Drain;
+use super::includes;
 use super::kernel::resolve_test_kernel;
 use super::scheduler::resolve_scheduler;
 use crate::model::entry::KtstrTestEntry;
@@ -73,6 +75,7 @@ pub fn run(entry: &KtstrTestEntry, order: &ShellOrder, manifest_dir: &Path) -> R
     let (scheduler, _) = resolve_scheduler(entry.scheduler_spec(), &config, manifest_dir)?;
     let programs = Programs {
         scheduler,
+        includes: includes::of_entry(entry, manifest_dir)?,
         ..Programs::default()
     };
     let initramfs = files(entry, order, &programs)?;
@@ -96,6 +99,11 @@ pub fn run(entry: &KtstrTestEntry, order: &ShellOrder, manifest_dir: &Path) -> R
     if let Some(qemu) = &config.qemu {
         builder = builder.qemu(qemu);
     }
+    let mut say = |line: &str| eprintln!("ktstr: {line}");
+    let need = Share::of_entry(entry);
+    let _admission = need
+        .map(|need| admit(entry.name, need, &mut say))
+        .transpose()?;
     let vm = builder.build().context("failed to build the VM")?;
     if io::stderr().is_terminal() {
         eprintln!(
@@ -283,28 +291,12 @@ fn files(entry: &KtstrTestEntry, order: &ShellOrder, programs: &Programs) -> Res
     for applet in applets(&busybox)? {
         builder.symlink(&format!("/bin/{applet}"), "busybox")?;
     }
-    let declared = entry.extra_include_files.iter().map(Path::new);
-    for include in declared.chain(order.include.iter().map(PathBuf::as_path)) {
-        let name = include
-            .file_name()
-            .with_context(|| format!("'{}' names no file", include.display()))?;
-        let guest = format!("/include-files/{}", name.to_string_lossy());
-        // A script finds busybox where its first line names an interpreter; only programs bring libraries along.
-        if is_elf(include)? {
-            builder.binary(&guest, include)?;
-        } else {
-            builder.file(&guest, include, 0o755)?;
-        }
+    let asked = includes::of_paths(&order.include)?;
+    for include in includes::merged(programs.includes.iter().cloned().chain(asked))? {
+        include.add_to(&mut builder)?;
     }
     builder.bytes(PLAN_PATH, boot::to_json(&plan), 0o644)?;
     Ok(builder.build()?)
-}
-
-fn is_elf(path: &Path) -> Result<bool> {
-    let mut magic = [0; 4];
-    let mut file =
-        fs::File::open(path).with_context(|| format!("failed to open {}", path.display()))?;
-    Ok(file.read_exact(&mut magic).is_ok() && magic == *b"\x7fELF")
 }
 
 fn environment() -> Vec<(String, String)> {

@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::checks::Assert;
 use super::cpuset::CpuMap;
+use super::payload::Payload;
 use super::transport::Transport;
 
 /// Environment variable with the plan's JSON itself.
@@ -71,6 +73,8 @@ pub struct Ctx {
     plan: TestPlan,
     scheduler_pid: Option<i32>,
     transport: Option<Arc<dyn Transport>>,
+    payloads: Vec<&'static Payload>,
+    payload_runs: Arc<AtomicU32>,
 }
 
 impl Ctx {
@@ -80,7 +84,16 @@ impl Ctx {
             plan,
             scheduler_pid,
             transport: None,
+            payloads: Vec::new(),
+            payload_runs: Arc::default(),
         }
+    }
+
+    /// Same, with the payloads that the test declares.
+    #[must_use]
+    pub fn with_payloads(mut self, payloads: Vec<&'static Payload>) -> Self {
+        self.payloads = payloads;
+        self
     }
 
     /// Same, with a way to the host.
@@ -98,6 +111,20 @@ impl Ctx {
     /// The way to the host for requests; `None` when nobody would answer.
     pub fn requests(&self) -> Option<&dyn Transport> {
         self.transport().filter(|_| self.plan.answers_requests)
+    }
+
+    /// The declared payload of this name.
+    pub fn payload(&self, name: &str) -> Option<&'static Payload> {
+        self.payloads
+            .iter()
+            .copied()
+            .find(|payload| payload.name() == name)
+    }
+
+    /// The number of the next payload's run in this test, counted over all its scenarios.
+    pub(crate) fn next_payload_index(&self) -> u32 {
+        // Only uniqueness matters: the number publishes nothing.
+        self.payload_runs.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Name of the test.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::checks::Assert;
 use super::ctx::Ctx;
+use super::payload::{self, Payload};
 use super::result::VmResult;
 use super::verdict::AssertResult;
 
@@ -214,7 +215,12 @@ pub struct KtstrTestEntry {
     pub cleanup_budget_ms: Option<u64>,
     /// Cgroup under which the workload's cgroups are made.
     pub workload_root_cgroup: Option<&'static str>,
-    /// Host files for the guest's `/include-files`.
+    /// The program that the test is about, put into the guest; operations run it by its name.
+    pub payload: Option<&'static Payload>,
+    /// Further programs that operations may run by name.
+    pub workloads: &'static [&'static Payload],
+    /// Host files for the guest's `/include-files`, which is on its `PATH`: a path, or a bare name that is looked for in the
+    /// package and then on the host's `PATH`; a directory with all that is in it.
     pub extra_include_files: &'static [&'static str],
     /// More arguments for the scheduler.
     pub extra_sched_args: &'static [&'static str],
@@ -267,6 +273,8 @@ impl KtstrTestEntry {
         post_vm_unconditional: None,
         cleanup_budget_ms: None,
         workload_root_cgroup: None,
+        payload: None,
+        workloads: &[],
         extra_include_files: &[],
         extra_sched_args: &[],
     };
@@ -339,6 +347,7 @@ impl KtstrTestEntry {
             faults.push(format!("topology {}: {error}", self.topology));
         }
         faults.extend(self.matcher_faults());
+        faults.extend(payload::faults_of(self.payload, self.workloads));
         if faults.is_empty() {
             Ok(())
         } else {
@@ -397,6 +406,13 @@ impl KtstrTestEntry {
             && (min_numa_nodes..=max_numa_nodes).contains(&shape.numa_nodes)
             && (min_cpus..=max_cpus).contains(&shape.total_cpus())
             && (!requires_smt || shape.threads > 1)
+    }
+
+    /// The programs that operations may run by name.
+    #[must_use]
+    pub fn payloads(&self) -> Vec<&'static Payload> {
+        let further = self.workloads.iter().copied();
+        self.payload.into_iter().chain(further).collect()
     }
 
     /// Where the scheduler's program comes from.

@@ -6,6 +6,7 @@ pub mod claim;
 pub mod cpuset;
 pub mod ctx;
 pub mod entry;
+pub mod payload;
 pub mod report;
 pub mod result;
 pub mod role;

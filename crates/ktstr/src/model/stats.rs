@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use super::payload::{PayloadEnd, PayloadReport, Polarity};
 use super::report::LatencySummary;
 
 /// Figures of all cgroups and phases of a scenario.
@@ -14,6 +15,9 @@ pub struct ScenarioStats {
     pub phases: Vec<PhaseBucket>,
     /// Named figures from anywhere else (payloads, claims).
     pub ext_metrics: BTreeMap<String, f64>,
+    /// Runs of payloads, in the order of their ends.
+    #[serde(default)]
+    pub payloads: Vec<PayloadReport>,
 }
 
 impl ScenarioStats {
@@ -31,7 +35,27 @@ impl ScenarioStats {
 
     /// One line per cgroup, for people.
     pub fn lines(&self) -> Vec<String> {
-        self.cgroups.iter().map(CgroupStats::line).collect()
+        let cgroups = self.cgroups.iter().map(CgroupStats::line);
+        cgroups
+            .chain(self.payloads.iter().map(payload_line))
+            .collect()
+    }
+
+    /// Names the payloads' metrics among [`ext_metrics`](Self::ext_metrics): `payload.path`, from a payload's second run on
+    /// `payload#2.path`.
+    pub fn name_payload_metrics(&mut self) {
+        let mut runs: BTreeMap<&str, usize> = BTreeMap::new();
+        for report in &self.payloads {
+            let run = runs.entry(&report.payload).or_default();
+            *run += 1;
+            let head = match *run {
+                1 => report.payload.clone(),
+                run => format!("{}#{run}", report.payload),
+            };
+            let metrics = report.metrics.iter();
+            let named = metrics.map(|metric| (format!("{head}.{}", metric.name), metric.value));
+            self.ext_metrics.extend(named);
+        }
     }
 
     /// Takes over all of `other`; a metric of the same name is replaced.
@@ -39,7 +63,31 @@ impl ScenarioStats {
         self.cgroups.extend(other.cgroups);
         self.phases.extend(other.phases);
         self.ext_metrics.extend(other.ext_metrics);
+        self.payloads.extend(other.payloads);
     }
+}
+
+/// How a payload ended, and the metrics of which something is known.
+fn payload_line(report: &PayloadReport) -> String {
+    let end = match report.end {
+        PayloadEnd::Exited(code) => format!("exited with status {code}"),
+        PayloadEnd::Signalled(signal) => format!("ended by signal {signal}"),
+        PayloadEnd::Killed => String::from("killed by the test"),
+        PayloadEnd::TimedOut { after_ms } => format!("timed out after {after_ms} ms"),
+    };
+    let mut line = format!(
+        "payload {}: {end}, {} metrics",
+        report.payload,
+        report.metrics.len()
+    );
+    let known = report.metrics.iter();
+    for metric in known.filter(|metric| metric.polarity != Polarity::Unknown) {
+        line.push_str(&format!(", {} {}", metric.name, metric.value));
+        if !metric.unit.is_empty() {
+            line.push_str(&format!(" {}", metric.unit));
+        }
+    }
+    line
 }
 
 /// Figures of one cgroup's workers. Absent means that nothing could be measured, never zero.
@@ -241,6 +289,38 @@ impl PhaseBucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn payload_metrics_of_each_run_have_names_of_their_own() {
+        let run = |value| PayloadReport {
+            index: 0,
+            payload: "bench".into(),
+            end: PayloadEnd::Exited(0),
+            metrics: vec![super::super::payload::Metric {
+                name: "p99".into(),
+                value,
+                unit: "us".into(),
+                polarity: Polarity::LowerBetter,
+                source: "json".into(),
+                stream: super::super::payload::Stream::Stdout,
+            }],
+            awaits_extractor: false,
+        };
+        let mut stats = ScenarioStats {
+            payloads: vec![run(1.0), run(2.0)],
+            ..ScenarioStats::default()
+        };
+        stats.name_payload_metrics();
+        let expected = [
+            ("bench#2.p99".to_owned(), 2.0),
+            ("bench.p99".to_owned(), 1.0),
+        ];
+        assert_eq!(stats.ext_metrics, BTreeMap::from(expected));
+        assert_eq!(
+            stats.lines()[0],
+            "payload bench: exited with status 0, 1 metrics, p99 1 us"
+        );
+    }
 
     #[test]
     fn a_phase_without_length_has_no_rate() {

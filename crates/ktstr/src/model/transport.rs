@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::payload::PayloadReport;
 use super::scenario::KernelTarget;
 
 /// The figures at a step's start or end.
@@ -106,6 +107,15 @@ pub enum TransportError {
     Broken(#[source] std::io::Error),
 }
 
+/// What a payload wrote, for the host's extractor.
+#[derive(Debug, Clone, Copy)]
+pub struct RawOutput<'a> {
+    /// Its standard output.
+    pub stdout: &'a [u8],
+    /// Its standard error.
+    pub stderr: &'a [u8],
+}
+
 /// The way from a scenario to the host.
 pub trait Transport: Send + Sync + fmt::Debug {
     /// Tells the host of a boundary.
@@ -119,6 +129,19 @@ pub trait Transport: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the host refuses, does not answer in time, or cannot be reached.
     fn request(&self, request: &HostRequest, deadline: Duration) -> Result<(), TransportError>;
+
+    /// Tells the host of a payload's end; with its output when the host has to read the metrics out of it.
+    ///
+    /// # Errors
+    /// When the link is broken.
+    fn payload(
+        &self,
+        report: &PayloadReport,
+        raw: Option<RawOutput<'_>>,
+    ) -> Result<(), TransportError> {
+        let _ = (report, raw);
+        Ok(())
+    }
 
     /// Has init do something with the scheduler; the process of the one that runs then.
     ///

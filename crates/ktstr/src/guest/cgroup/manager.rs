@@ -267,6 +267,22 @@ impl CgroupManager {
         self.write(name, self.members_file(name), &id.to_string())
     }
 
+    /// The file through which a process joins a cgroup by writing `0`, open for that.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or it cannot be opened.
+    pub fn open_members(&self, name: &str) -> Result<fs::File, CgroupError> {
+        let file = self.path(name)?.join(self.members_file(name));
+        fs::File::options()
+            .write(true)
+            .open(&file)
+            .map_err(|source| CgroupError::Write {
+                file,
+                value: "0".to_owned(),
+                source,
+            })
+    }
+
     fn members_file(&self, name: &str) -> &'static str {
         if self.threaded.contains(name) {
             "cgroup.threads"

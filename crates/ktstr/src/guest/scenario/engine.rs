@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::ScenarioError;
-use super::payload::Payload;
+use super::payload::Running;
 use super::steal;
 use super::timeline::{Done, Timeline, figures_of};
 use crate::guest::cgroup::CgroupManager;
@@ -54,7 +54,7 @@ pub(super) struct Engine<'a> {
     pub(super) counts_pages: bool,
     pub(super) result: AssertResult,
     reports: Vec<WorkerReport>,
-    pub(super) payloads: Vec<Payload>,
+    pub(super) payloads: Vec<Running>,
     pub(super) liveness: Liveness,
     /// The scheduler's process now.
     pub(super) scheduler_pid: Option<i32>,

@@ -54,7 +54,11 @@ impl Engine<'_> {
             Op::WriteKernelCold { target, bytes } => {
                 self.write_kernel(vec![(target.clone(), bytes.clone())], true)
             }
-            Op::RunPayload { payload, args } => self.run_payload(payload, args, scope),
+            Op::RunPayload {
+                payload,
+                args,
+                cgroup,
+            } => self.run_payload(payload, args, cgroup.as_deref(), scope),
             Op::WaitPayload { payload } => self.wait_payload(payload),
             Op::KillPayload { payload } => self.kill_payload(payload),
             Op::PinBpfMap { map, path } => Ok(bpf::pin_map(map, path)?),

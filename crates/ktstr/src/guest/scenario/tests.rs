@@ -366,6 +366,7 @@ fn payloads_run_and_their_ends_are_told() {
     let start = |args: &[&str]| Op::RunPayload {
         payload: "/bin/sh".into(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        cgroup: None,
     };
     let wait = || Op::WaitPayload {
         payload: "/bin/sh".into(),
@@ -404,6 +405,7 @@ fn payloads_run_and_their_ends_are_told() {
     let none = run_ops(vec![Op::RunPayload {
         payload: "/no/such/program".into(),
         args: Vec::new(),
+        cgroup: None,
     }]);
     check(&none, Outcome::Fail, DetailKind::Setup, &["did not start"]);
 }

@@ -108,9 +108,15 @@ pub enum Op {
         target: KernelTarget,
         bytes: Vec<u8>,
     },
-    /// Starts a program of the guest; it ends with the step, or by one of the two below.
-    RunPayload { payload: String, args: Vec<String> },
-    /// Waits for a payload's end, at most for the test's duration; a status other than 0 fails the test.
+    /// Starts a declared payload, or any program of the guest, in a cgroup if one is named; it ends with the step, or by one
+    /// of the two below.
+    RunPayload {
+        payload: String,
+        args: Vec<String>,
+        cgroup: Option<String>,
+    },
+    /// Waits for a payload's end, at most for the test's duration, and judges it: its status, and what it declares of its
+    /// metrics.
     WaitPayload { payload: String },
     /// Kills a payload and all that it started; one that has ended is fine.
     KillPayload { payload: String },
@@ -127,6 +133,22 @@ pub enum Op {
 }
 
 impl Op {
+    /// Starts a payload with its default arguments.
+    pub fn run_payload(payload: impl Into<String>) -> Self {
+        Self::RunPayload {
+            payload: payload.into(),
+            args: Vec::new(),
+            cgroup: None,
+        }
+    }
+
+    /// Waits for a payload's end and judges it.
+    pub fn wait_payload(payload: impl Into<String>) -> Self {
+        Self::WaitPayload {
+            payload: payload.into(),
+        }
+    }
+
     /// Its name, as written in tests and shown in messages.
     pub const fn name(&self) -> &'static str {
         self.kind().0

@@ -1,0 +1,85 @@
+//! Tests whose workload is a program of its own; `tests/payloads.rs` runs them and looks at what was measured.
+
+use ktstr::prelude::*;
+
+/// A benchmark that reports in JSON.
+const WAKEBENCH: Payload = Payload {
+    output: OutputFormat::Json,
+    default_args: &["--seconds", "1"],
+    metrics: &[
+        MetricHint::lower("wakeup.p99_us", "us").bounds(0.0, 60e6),
+        MetricHint::higher("rps", "1/s"),
+    ],
+    checks: &[
+        MetricCheck::Min {
+            metric: "wakeup.samples",
+            at_least: 10.0,
+        },
+        MetricCheck::Exists {
+            metric: "wakeup.p99_us",
+        },
+    ],
+    ..Payload::binary("wakebench")
+};
+
+/// The same program, whose text an extractor on the host reads.
+const TEXTBENCH: Payload = Payload {
+    output: OutputFormat::Extract(&["./extractors/schbench.sh"]),
+    default_args: &["--seconds", "1", "--text"],
+    metrics: &[MetricHint::lower("wakeup_p99", "us")],
+    checks: &[MetricCheck::Min {
+        metric: "rps",
+        at_least: 1.0,
+    }],
+    ..Payload::binary("wakebench")
+};
+
+/// The same again, asked for more than any machine gives.
+const HOPELESS: Payload = Payload {
+    output: OutputFormat::Json,
+    checks: &[
+        MetricCheck::Min {
+            metric: "rps",
+            at_least: 1e12,
+        },
+        MetricCheck::ExitCode(3),
+    ],
+    ..Payload::binary("wakebench")
+};
+
+declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
+
+fn run_it(ctx: &Ctx, cgroup: Option<&str>) -> Result<AssertResult> {
+    let start = Op::RunPayload {
+        payload: "wakebench".into(),
+        args: vec!["--workers".into(), "2".into()],
+        cgroup: cgroup.map(str::to_owned),
+    };
+    let ops = vec![start, Op::wait_payload("wakebench")];
+    let step = Step::new(ops, HoldSpec::Frac(0.0));
+    execute_scenario(
+        ctx,
+        Backdrop::new(vec![CgroupDef::named("busy").workers(1)]),
+        vec![step],
+    )
+}
+
+/// Under the fixture, in the busy cgroup.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 20, payload = WAKEBENCH, ignore)]
+fn json_metrics(ctx: &Ctx) -> Result<AssertResult> {
+    run_it(ctx, Some("busy"))
+}
+
+/// Under the kernel's own scheduler, with the extractor.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 20, workloads = [TEXTBENCH], ignore)]
+fn extracted_metrics(ctx: &Ctx) -> Result<AssertResult> {
+    run_it(ctx, None)
+}
+
+/// Both of its checks fail.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 20, payload = HOPELESS, ignore)]
+fn failed_checks(ctx: &Ctx) -> Result<AssertResult> {
+    run_it(ctx, None)
+}
+
+ktstr::test_main!();
