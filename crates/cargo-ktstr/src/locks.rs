@@ -1,4 +1,4 @@
-//! `cargo ktstr locks`: who holds VM slots, kernels and packages. Only looks.
+//! `cargo ktstr locks`: who holds VMs, kernels and packages. Only looks.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use ktstr::host::admission::slots_dir;
+use ktstr::host::admission::admission_dir;
 use ktstr::host::kernel::Cache;
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let held = held(&fs::read_to_string("/proc/locks").unwrap_or_default());
     let cache = Cache::open_default();
     let places = [
-        ("VM slot", slots_dir()),
+        ("VM", admission_dir()),
         ("kernel", cache.root().to_owned()),
         ("kernel package", kernel::packages_dir(&cache)),
         ("kernel repository", kernel::repositories_dir(&cache)),

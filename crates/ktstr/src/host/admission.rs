@@ -1,128 +1,472 @@
-//! How many VMs of this user run at once on this host.
+//! Which VMs run at once on this host.
 //!
-//! A VM that shares its CPUs with another measures the other one. So each run takes one of a few slots, lock files
-//! that every ktstr process of the user sees; the kernel frees a slot when its holder ends, however it ends.
+//! A VM that shares its CPUs with another measures the other one. So all ktstr processes of a host share one budget of CPUs
+//! and memory, without a daemon: one directory of lock files, whose holders the kernel knows.
+//!
+//! ```text
+//!   queue.lock                 held by the head of the queue until its VM is admitted
+//!   head-<pid>-<n>-5c-640m.lock    the head's own file, renamed to
+//!   vm-<pid>-<n>-5c-640m.lock      when it is admitted; locked for the VM's life
+//! ```
+//!
+//! Only the head looks whether its VM fits, so a big VM cannot be overtaken by small ones for ever. A VM that is bigger than
+//! the host asks for all of it and runs alone. A file that nobody has locked belongs to a process that is gone: the kernel
+//! frees the locks of a killed one, and the head removes what it left.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock, inotify};
+use rustix::io::Errno;
 
-/// A slot that could not be taken.
+use crate::model::entry::KtstrTestEntry;
+
+/// A CPU beside the vCPUs: for the engine's other threads and our own.
+const HOST_SIDE_CPUS: u32 = 1;
+/// Memory beside the guest's: the engine's and our own.
+const HOST_SIDE_MIB: u64 = 128;
+/// How often the head looks even if nobody told of a change: a killed process's file is closed just before it is unlocked.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The queue or the budget's files cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("failed to take a VM slot at {path}", path = path.display())]
+#[error("failed to {action} {path}", path = path.display())]
 pub struct AdmissionError {
-    /// The slot's lock file.
+    /// What was tried.
+    pub action: &'static str,
+    /// The file or directory.
     pub path: PathBuf,
     /// What the system said.
     #[source]
     pub source: io::Error,
 }
 
-/// One VM may run while this lives.
-#[derive(Debug)]
-pub struct Slot {
-    _lock: File,
+/// CPUs and memory: what a VM needs, or what a host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory.
+    pub mib: u64,
 }
 
-/// Two host CPUs per VM: its vCPUs and the host side's own threads.
-fn slot_count() -> usize {
-    thread::available_parallelism().map_or(1, |cpus| (cpus.get() / 2).max(1))
-}
+impl Share {
+    /// What the VM of `entry` needs; `None` for a test without one.
+    #[must_use]
+    pub fn of_entry(entry: &KtstrTestEntry) -> Option<Self> {
+        let vcpus = entry.topology.total_cpus();
+        (!entry.host_only).then(|| Self {
+            cpus: entry
+                .cpu_budget
+                .unwrap_or(vcpus)
+                .saturating_add(HOST_SIDE_CPUS),
+            mib: u64::from(entry.memory_mib).saturating_add(HOST_SIDE_MIB),
+        })
+    }
 
-/// Takes a slot, waiting for one if all are taken.
-///
-/// # Errors
-/// When the lock directory cannot be used.
-pub fn take_slot() -> Result<Slot, AdmissionError> {
-    take_slot_in(&slots_dir(), slot_count())
-}
-
-/// Where the slots' lock files lie: one directory per user.
-#[must_use]
-pub fn slots_dir() -> PathBuf {
-    let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    base.join(format!(
-        "ktstr-slots-{}",
-        rustix::process::getuid().as_raw()
-    ))
-}
-
-fn take_slot_in(dir: &Path, slots: usize) -> Result<Slot, AdmissionError> {
-    fs::create_dir_all(dir).map_err(|source| AdmissionError {
-        path: dir.to_owned(),
-        source,
-    })?;
-    for index in 0..slots {
-        let (path, file) = open_slot(dir, index)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Slot { _lock: file }),
-            Err(rustix::io::Errno::WOULDBLOCK) => {}
-            Err(errno) => {
-                return Err(AdmissionError {
-                    path,
-                    source: errno.into(),
-                });
-            }
+    /// What VMs may have of this host together: its CPUs and three quarters of its memory.
+    #[must_use]
+    pub fn of_host() -> Self {
+        let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let info = rustix::system::sysinfo();
+        let bytes = u64::try_from(info.totalram).unwrap_or(u64::MAX);
+        let bytes = bytes.saturating_mul(u64::from(info.mem_unit.max(1)));
+        Self {
+            cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
+            mib: bytes / 4 * 3 / (1 << 20),
         }
     }
-    // All taken: queue up behind one of them, spread by process so that the queues are of like length.
-    let index = usize::try_from(std::process::id()).unwrap_or(0) % slots.max(1);
-    let (path, file) = open_slot(dir, index)?;
-    tracing::info!(slot = index, "waiting for another VM to end");
-    flock(&file, FlockOperation::LockExclusive).map_err(|errno| AdmissionError {
-        path,
-        source: errno.into(),
-    })?;
-    Ok(Slot { _lock: file })
+
+    /// No more than `host` has: such a VM runs alone.
+    fn at_most(self, host: Self) -> Self {
+        Self {
+            cpus: self.cpus.min(host.cpus),
+            mib: self.mib.min(host.mib),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            cpus: self.cpus.saturating_add(other.cpus),
+            mib: self.mib.saturating_add(other.mib),
+        }
+    }
+
+    fn fits(self, host: Self) -> bool {
+        self.cpus <= host.cpus && self.mib <= host.mib
+    }
 }
 
-fn open_slot(dir: &Path, index: usize) -> Result<(PathBuf, File), AdmissionError> {
-    let path = dir.join(format!("slot-{index}.lock"));
-    match OpenOptions::new()
-        .create(true)
-        .truncate(false)
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} CPUs and {} MiB", self.cpus, self.mib)
+    }
+}
+
+/// One VM may run while this lives.
+#[derive(Debug)]
+pub struct Admission {
+    file: File,
+    path: PathBuf,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        // Unlocked before it is removed: whom the removal wakes sees the budget as it is then.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Waits until the VM of `test` fits beside those that run. `say` is called with one line if it has to wait.
+///
+/// # Errors
+/// When the lock files cannot be used.
+pub fn admit(
+    test: &str,
+    need: Share,
+    say: &mut dyn FnMut(&str),
+) -> Result<Admission, AdmissionError> {
+    admit_in(&admission_dir(), Share::of_host(), test, need, say)
+}
+
+/// Where the lock files lie: `KTSTR_LOCK_DIR`, else one place for all users of the host.
+#[must_use]
+pub fn admission_dir() -> PathBuf {
+    std::env::var_os("KTSTR_LOCK_DIR")
+        .filter(|dir| !dir.is_empty())
+        .map_or_else(|| PathBuf::from("/tmp/ktstr-vms"), PathBuf::from)
+}
+
+fn fail<'p>(
+    action: &'static str,
+    path: &'p Path,
+) -> impl FnOnce(io::Error) -> AdmissionError + use<'p> {
+    move |source| AdmissionError {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn admit_in(
+    dir: &Path,
+    host: Share,
+    test: &str,
+    need: Share,
+    say: &mut dyn FnMut(&str),
+) -> Result<Admission, AdmissionError> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    make_dir(dir)?;
+    let wanted = need.at_most(host);
+    let mut told = false;
+    let queue = enter_queue(dir, |ahead| {
+        told = true;
+        say(&format!("{test} waits for its turn behind {ahead}"));
+    })?;
+    // Only uniqueness within this process matters.
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let tail = format!(
+        "{}-{number}-{}c-{}m.lock",
+        std::process::id(),
+        wanted.cpus,
+        wanted.mib
+    );
+    let path = dir.join(format!("head-{tail}"));
+    let mut file = OpenOptions::new()
         .write(true)
+        .create_new(true)
         .open(&path)
-    {
-        Ok(file) => Ok((path, file)),
-        Err(source) => Err(AdmissionError { path, source }),
+        .map_err(fail("create", &path))?;
+    let mut admission = Admission {
+        file: file.try_clone().map_err(fail("open", &path))?,
+        path: path.clone(),
+    };
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(io::Error::from)
+        .map_err(fail("lock", &path))?;
+    // Only for people; what counts is in the name.
+    let _ = file.write_all(test.as_bytes());
+    drop(file);
+    let changes = watch(dir);
+    loop {
+        let running = running(dir)?;
+        let used = running
+            .iter()
+            .fold(Share { cpus: 0, mib: 0 }, |sum, vm| sum.plus(vm.share));
+        if used.plus(wanted).fits(host) {
+            break;
+        }
+        if !std::mem::replace(&mut told, true) {
+            let names: Vec<String> = running.iter().map(Vm::words).collect();
+            say(&format!(
+                "{test} waits for {wanted} of the host's {host}; there run: {}",
+                names.join(", ")
+            ));
+        }
+        await_change(changes.as_ref());
+    }
+    let admitted = dir.join(format!("vm-{tail}"));
+    fs::rename(&path, &admitted).map_err(fail("rename", &path))?;
+    admission.path = admitted;
+    drop(queue);
+    Ok(admission)
+}
+
+/// For all users of the host, as `/tmp` is: nobody removes what is another's.
+fn make_dir(dir: &Path) -> Result<(), AdmissionError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).map_err(fail("create", dir))?;
+    // Refused when another user was first; then it is right already.
+    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o1777));
+    Ok(())
+}
+
+/// Takes the queue's lock, which makes this process the head; `on_wait` is told who is it now.
+fn enter_queue(dir: &Path, on_wait: impl FnOnce(&str)) -> Result<File, AdmissionError> {
+    let path = dir.join("queue.lock");
+    let queue = open_queue(&path).map_err(fail("open", &path))?;
+    match flock(&queue, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => return Ok(queue),
+        Err(Errno::WOULDBLOCK) => {}
+        Err(errno) => return Err(fail("lock", &path)(errno.into())),
+    }
+    // The queue is held for an instant by everybody; who holds it longer has a file.
+    let heads = files(dir, "head-").unwrap_or_default();
+    if let Some(head) = heads.iter().find(|vm| vm.lives) {
+        on_wait(&head.words());
+    }
+    loop {
+        match flock(&queue, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(queue),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(fail("lock", &path)(errno.into())),
+        }
+    }
+}
+
+/// A file that another user made must be opened without the wish to create it (proc(5): `protected_regular`).
+fn open_queue(path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    match OpenOptions::new().write(true).create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => File::open(path),
+        opened => opened,
+    }
+}
+
+/// What a lock file says.
+#[derive(Debug)]
+struct Vm {
+    pid: String,
+    test: String,
+    share: Share,
+    /// Somebody has it locked.
+    lives: bool,
+}
+
+impl Vm {
+    fn words(&self) -> String {
+        format!("{} (pid {}, {})", self.test, self.pid, self.share)
+    }
+}
+
+/// The admitted VMs; files of dead processes are removed.
+fn running(dir: &Path) -> Result<Vec<Vm>, AdmissionError> {
+    let mut found = files(dir, "vm-").map_err(fail("list", dir))?;
+    found.retain(|vm| vm.lives);
+    Ok(found)
+}
+
+fn files(dir: &Path, prefix: &str) -> io::Result<Vec<Vm>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let Some((pid, share)) = name.strip_prefix(prefix).and_then(parse) else {
+            continue;
+        };
+        let path = entry.path();
+        // Gone meanwhile: so is its VM.
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
+        let lives = flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK);
+        if !lives {
+            // Another user's stays, unlocked, and counts for nothing.
+            let _ = fs::remove_file(&path);
+        }
+        let test = fs::read_to_string(&path).unwrap_or_default();
+        found.push(Vm {
+            pid,
+            test,
+            share,
+            lives,
+        });
+    }
+    Ok(found)
+}
+
+/// `<pid>-<n>-<cpus>c-<mib>m.lock`
+fn parse(tail: &str) -> Option<(String, Share)> {
+    let mut parts = tail.strip_suffix("m.lock")?.split('-');
+    let (pid, _, cpus, mib) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let share = Share {
+        cpus: cpus.strip_suffix('c')?.parse().ok()?,
+        mib: mib.parse().ok()?,
+    };
+    Some((pid.to_owned(), share))
+}
+
+/// Tells of files that are closed or removed; without it the head looks from time to time.
+fn watch(dir: &Path) -> Option<OwnedFd> {
+    let events =
+        inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok()?;
+    let flags = inotify::WatchFlags::CLOSE_WRITE | inotify::WatchFlags::DELETE;
+    inotify::add_watch(&events, dir, flags).ok()?;
+    Some(events)
+}
+
+fn await_change(events: Option<&OwnedFd>) {
+    let limit = Timespec::try_from(LOOK_AGAIN).ok();
+    let mut fds: Vec<PollFd<'_>> = events
+        .iter()
+        .map(|events| PollFd::new(*events, PollFlags::IN))
+        .collect();
+    let _ = poll(&mut fds, limit.as_ref());
+    if let Some(events) = events {
+        let mut buffer = [0; 4096];
+        while rustix::io::read(events, &mut buffer).is_ok_and(|len| len > 0) {}
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
+    use std::process::{Command, Stdio};
+    use std::sync::mpsc::{self, Receiver, Sender};
 
-    #[test]
-    fn a_second_run_waits_for_the_first() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = take_slot_in(dir.path(), 1).unwrap();
-        let (sender, receiver) = mpsc::channel();
-        let path = dir.path().to_owned();
-        let waiter = thread::spawn(move || {
-            let slot = take_slot_in(&path, 1);
-            sender.send(()).unwrap();
-            slot.is_ok()
+    const HOST: Share = Share {
+        cpus: 4,
+        mib: 1_000,
+    };
+    const LONG: Duration = Duration::from_secs(30);
+    const SHORT: Duration = Duration::from_millis(300);
+
+    fn need(cpus: u32, mib: u64) -> Share {
+        Share { cpus, mib }
+    }
+
+    fn take(dir: &Path, need: Share) -> Admission {
+        admit_in(dir, HOST, "held", need, &mut |line| panic!("waits: {line}")).unwrap()
+    }
+
+    /// Asks for a share in a thread of its own, which gives the admission away as soon as it has it.
+    fn ask(dir: &Path, need: Share) -> (Receiver<String>, Receiver<Admission>) {
+        let (says, lines): (Sender<String>, _) = mpsc::channel();
+        let (gives, got) = mpsc::channel();
+        let dir = dir.to_owned();
+        thread::spawn(move || {
+            let mut say = |line: &str| says.send(line.to_owned()).unwrap();
+            let admission = admit_in(&dir, HOST, "asked", need, &mut say).unwrap();
+            let _ = gives.send(admission);
         });
-        assert!(receiver.try_recv().is_err());
-        drop(first);
-        receiver
-            .recv_timeout(std::time::Duration::from_secs(30))
-            .unwrap();
-        assert!(waiter.join().unwrap());
+        (lines, got)
     }
 
     #[test]
-    fn free_slots_are_taken_at_once() {
+    fn what_fits_runs_and_what_does_not_waits_and_says_for_what() {
         let dir = tempfile::tempdir().unwrap();
-        let (_a, _b) = (
-            take_slot_in(dir.path(), 2).unwrap(),
-            take_slot_in(dir.path(), 2).unwrap(),
+        let first = take(dir.path(), need(2, 100));
+        let _second = take(dir.path(), need(1, 100));
+        let (lines, got) = ask(dir.path(), need(2, 100));
+        let line = lines.recv_timeout(LONG).unwrap();
+        for needle in [
+            "asked waits for 2 CPUs and 100 MiB",
+            "4 CPUs and 1000 MiB",
+            "held (pid",
+        ] {
+            assert!(line.contains(needle), "{line:?} lacks {needle:?}");
+        }
+        assert!(got.recv_timeout(SHORT).is_err());
+        drop(first);
+        got.recv_timeout(LONG).unwrap();
+    }
+
+    #[test]
+    fn memory_counts_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = take(dir.path(), need(1, 900));
+        let (lines, got) = ask(dir.path(), need(1, 200));
+        lines.recv_timeout(LONG).unwrap();
+        drop(first);
+        got.recv_timeout(LONG).unwrap();
+    }
+
+    #[test]
+    fn a_vm_bigger_than_the_host_runs_alone_and_is_not_overtaken() {
+        let dir = tempfile::tempdir().unwrap();
+        let small = take(dir.path(), need(1, 1));
+        let (big_lines, big) = ask(dir.path(), need(64, 1 << 20));
+        big_lines.recv_timeout(LONG).unwrap();
+        // There is room for it, but it came later.
+        let (late_lines, late) = ask(dir.path(), need(1, 1));
+        let line = late_lines.recv_timeout(LONG).unwrap();
+        assert!(line.contains("behind asked (pid"), "{line}");
+        assert!(late.recv_timeout(SHORT).is_err());
+        drop(small);
+        let big = big.recv_timeout(LONG).unwrap();
+        assert!(late.recv_timeout(SHORT).is_err());
+        drop(big);
+        late.recv_timeout(LONG).unwrap();
+        assert!(files(dir.path(), "vm-").unwrap().iter().all(|vm| !vm.lives));
+    }
+
+    #[test]
+    fn a_killed_holders_share_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm-1-0-4c-10m.lock");
+        fs::write(&path, "killed").unwrap();
+        // flock(1) holds the lock until it is killed, as a test's process would.
+        let mut holder = Command::new("flock")
+            .args(["--no-fork", "--exclusive"])
+            .arg(&path)
+            .args(["sh", "-c", "echo; exec cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut ready).unwrap();
+        let (lines, got) = ask(dir.path(), need(1, 1));
+        assert!(lines.recv_timeout(LONG).unwrap().contains("killed (pid 1"));
+        assert!(got.recv_timeout(SHORT).is_err());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        got.recv_timeout(LONG).unwrap();
+        assert!(!path.exists(), "what a dead process left is removed");
+    }
+
+    #[test]
+    fn names_are_read_back() {
+        assert_eq!(
+            parse("17-3-5c-640m.lock"),
+            Some(("17".into(), need(5, 640)))
         );
+        assert!(parse("queue.lock").is_none());
+        assert!(parse("1-2-c-m.lock").is_none());
     }
 
     #[test]
@@ -130,11 +474,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         fs::write(&file, b"").unwrap();
-        assert!(
-            take_slot_in(&file, 1)
-                .unwrap_err()
-                .to_string()
-                .contains("file")
-        );
+        let error = admit_in(&file.join("x"), HOST, "t", need(1, 1), &mut |_| ()).unwrap_err();
+        assert!(error.to_string().contains("file"), "{error}");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use super::admission::take_slot;
+use super::admission::{Share, admit};
 use super::config::HostConfig;
 use super::describe::{DESCRIBE_ENV, describe, on_presets};
 use super::export::{self, EXPORT_ENV};
@@ -120,8 +120,11 @@ fn trial(
 ) -> Trial {
     let (config, worst) = (Arc::clone(config), Arc::clone(worst));
     Trial::ignorable_test(entry.name, move || {
-        let _slot =
-            take_slot().map_err(|error| Failed::from(format!("{error}: {}", error.source)))?;
+        let mut say = |line: &str| eprintln!("ktstr: {line}");
+        let admission = Share::of_entry(entry).map(|need| admit(entry.name, need, &mut say));
+        let _admission = admission
+            .transpose()
+            .map_err(|error| Failed::from(format!("{error}: {}", error.source)))?;
         let report = run_test(entry, &config, &PathBuf::from(manifest_dir));
         if let Ok(mut worst) = worst.lock() {
             *worst = (*worst).max(report.outcome);
