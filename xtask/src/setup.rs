@@ -17,7 +17,7 @@ struct Need {
 const NEEDS: &[Need] = &[
     Need {
         what: "QEMU",
-        met: || on_path("qemu-system-x86_64"),
+        met: || is_on_path("qemu-system-x86_64"),
         packages: &["qemu-system-x86"],
     },
     Need {
@@ -27,7 +27,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         what: "pahole",
-        met: || on_path("pahole"),
+        met: || is_on_path("pahole"),
         packages: &["dwarves"],
     },
     Need {
@@ -52,7 +52,7 @@ const NEEDS: &[Need] = &[
                 "pkg-config",
             ]
             .into_iter()
-            .all(on_path)
+            .all(is_on_path)
         },
         packages: &[
             "build-essential",
@@ -89,9 +89,8 @@ const NEEDS: &[Need] = &[
     },
 ];
 
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+fn is_on_path(program: &str) -> bool {
+    ktstr::host::program::on_path(program).is_some()
 }
 
 fn header(name: &str) -> bool {
@@ -99,7 +98,7 @@ fn header(name: &str) -> bool {
 }
 
 fn has_clang() -> bool {
-    let versioned = (16..30).any(|version| on_path(&format!("clang-{version}")));
+    let versioned = (16..30).any(|version| is_on_path(&format!("clang-{version}")));
     versioned || major_of("clang").is_some_and(|major| major >= 16)
 }
 
@@ -130,7 +129,7 @@ pub(crate) fn run() -> Result<()> {
         "apt-get install -y --no-install-recommends {}",
         packages.join(" ")
     );
-    if !on_path("apt-get") {
+    if !is_on_path("apt-get") {
         bail!(
             "this is no Debian-like system; install: {} (Debian's names: {})",
             names.join(", "),

@@ -1,5 +1,6 @@
 //! `cargo ktstr replay`: the failed tests of a run, again.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -65,7 +66,9 @@ fn arguments(dir: &RunDir) -> Result<Option<Vec<String>>> {
     let failed: Vec<String> = cases_of(dir, &[])?
         .into_iter()
         .filter(|case| case.is_bad() && case.sidecar.is_some())
-        .map(|case| case.name)
+        .map(|case| case.test().to_owned())
+        .collect::<BTreeSet<String>>()
+        .into_iter()
         .collect();
     if failed.is_empty() {
         return Ok(None);

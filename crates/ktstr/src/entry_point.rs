@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use crate::model::role::{Role, role_of};
 
-/// What `ktstr::test_main!()` calls. `manifest_dir` is the package that the tests belong to.
+/// What `ktstr::test_main!()` calls. `manifest_dir` is where the tests' package lies, `package` its name.
 #[must_use]
-pub fn test_main(manifest_dir: &'static str) -> ExitCode {
-    guest_main().unwrap_or_else(|| crate::host::runner::run_host(manifest_dir))
+pub fn test_main(manifest_dir: &'static str, package: &str) -> ExitCode {
+    guest_main().unwrap_or_else(|| crate::host::runner::run_host(manifest_dir, package))
 }
 
 /// Plays this process's part in a guest to its end; `None` on a host. For programs that boot guests from themselves.

@@ -73,7 +73,10 @@ pub mod __private {
 macro_rules! test_main {
     () => {
         fn main() -> ::std::process::ExitCode {
-            $crate::test_main(::core::env!("CARGO_MANIFEST_DIR"))
+            $crate::test_main(
+                ::core::env!("CARGO_MANIFEST_DIR"),
+                ::core::env!("CARGO_PKG_NAME"),
+            )
         }
     };
 }

@@ -65,7 +65,7 @@ fn wake_until(desks: &[Arc<Desk>], end: Instant) {
     }
 }
 
-fn option(name: &str, default: f64) -> f64 {
+fn option<T: std::str::FromStr>(name: &str, default: T) -> T {
     let mut args = env::args().skip_while(|arg| arg != name);
     args.nth(1)
         .and_then(|value| value.parse().ok())
@@ -73,11 +73,9 @@ fn option(name: &str, default: f64) -> f64 {
 }
 
 fn main() -> ExitCode {
-    let workers = option("--workers", 2.0).clamp(1.0, 64.0);
-    let seconds = option("--seconds", 1.0).clamp(0.1, 60.0);
-    let desks: Vec<Arc<Desk>> = (0..workers.round() as usize)
-        .map(|_| Arc::default())
-        .collect();
+    let workers = option("--workers", 2_u8).clamp(1, 64);
+    let seconds = option("--seconds", 1.0_f64).clamp(0.1, 60.0);
+    let desks: Vec<Arc<Desk>> = (0..workers).map(|_| Arc::default()).collect();
     let threads: Vec<_> = desks
         .iter()
         .cloned()
@@ -98,12 +96,11 @@ fn main() -> ExitCode {
         );
     }
     waits.sort_by(f64::total_cmp);
-    let at = |share: f64| {
+    let at = |per_cent: usize| {
         let last = waits.len().saturating_sub(1);
-        let index = (last as f64 * share).round() as usize;
-        waits.get(index).copied().unwrap_or(0.0)
+        waits.get(last * per_cent / 100).copied().unwrap_or(0.0)
     };
-    let (p50, p99, max, count) = (at(0.5), at(0.99), at(1.0), waits.len());
+    let (p50, p99, max, count) = (at(50), at(99), at(100), waits.len());
     let rps = count as f64 / elapsed;
     if env::args().any(|arg| arg == "--text") {
         println!(
@@ -115,10 +112,6 @@ fn main() -> ExitCode {
             r#"{{"wakeup": {{"p50_us": {p50:.1}, "p99_us": {p99:.1}, "max_us": {max:.1}, "samples": {count}}}, "rps": {rps:.2}}}"#
         );
     }
-    let code = option("--exit", 0.0);
-    ExitCode::from(if ran {
-        code.clamp(0.0, 255.0) as u8
-    } else {
-        101
-    })
+    let code = option("--exit", 0_u8);
+    ExitCode::from(if ran { code } else { 101 })
 }

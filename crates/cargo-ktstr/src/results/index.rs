@@ -194,11 +194,15 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 fn fingerprint(dir: &Path) -> String {
     let mut files = 0u64;
     let mut newest = Duration::ZERO;
-    for entry in fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok)
-    {
+    let list = |dir: &Path| {
+        fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+    };
+    // Each test binary's records lie in a folder of their own.
+    let inside = list(dir).flat_map(|entry| list(&entry.path()));
+    for entry in list(dir).chain(inside) {
         files += 1;
         let modified = entry.metadata().and_then(|meta| meta.modified());
         if let Ok(Ok(since)) = modified.map(|time| time.duration_since(UNIX_EPOCH)) {
@@ -226,18 +230,24 @@ fn insert(changes: &Transaction<'_>, dir: &RunDir, fingerprint: &str) -> Result<
         ],
     )?;
     let run_id = changes.last_insert_rowid();
-    for sidecar in &dir.pool()?.sidecars {
-        insert_result(changes, run_id, sidecar)?;
+    let pool = dir.pool()?;
+    for sidecar in &pool.sidecars {
+        insert_result(changes, run_id, &pool.title(sidecar), sidecar)?;
     }
     Ok(())
 }
 
-fn insert_result(changes: &Transaction<'_>, run_id: i64, sidecar: &Sidecar) -> Result<()> {
+fn insert_result(
+    changes: &Transaction<'_>,
+    run_id: i64,
+    title: &str,
+    sidecar: &Sidecar,
+) -> Result<()> {
     changes.execute(
         "INSERT INTO results (run_id, test, verdict, scheduler, topology, engine) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         params![
             run_id,
-            sidecar.test,
+            title,
             sidecar.verdict.as_str(),
             sidecar.scheduler,
             sidecar.topology,

@@ -1,7 +1,7 @@
 //! One test's result, as every report shows it.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ktstr::host::artifacts::ARTIFACT_SUFFIXES;
@@ -14,6 +14,7 @@ use crate::runs::RunDir;
 /// A test on one kernel.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
+    /// The test's name, with its binary's where another binary has a test of that name.
     pub(crate) name: String,
     /// Label of the kernel.
     pub(crate) kernel: String,
@@ -48,6 +49,13 @@ impl Case {
         summary
             .or(finding)
             .unwrap_or_else(|| self.message.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// The name by which a runner knows the test.
+    pub(crate) fn test(&self) -> &str {
+        self.sidecar
+            .as_ref()
+            .map_or(&self.name, |sidecar| &sidecar.test)
     }
 
     /// Failed or could not be judged.
@@ -110,18 +118,23 @@ pub(crate) fn cases_of(dir: &RunDir, seen: &[Other]) -> Result<Vec<Case>> {
     });
     let bad: Vec<Case> = bad.collect();
     let mut cases: Vec<Case> = Vec::new();
-    for sidecar in pool.sidecars {
+    let titles: Vec<String> = pool
+        .sidecars
+        .iter()
+        .map(|sidecar| pool.title(sidecar))
+        .collect();
+    for (name, sidecar) in titles.into_iter().zip(pool.sidecars) {
         let told = match sidecar.verdict {
             Outcome::Skip => sidecar.skip_reason.clone(),
             _ => sidecar.message.clone(),
         };
         cases.push(Case {
-            name: sidecar.test.clone(),
+            name,
             kernel: kernel(Some(&sidecar)),
             verdict: sidecar.verdict,
             message: told.unwrap_or_default(),
             seconds: sidecar.total_ms as f64 / 1e3,
-            artifacts: artifacts(dir, &sidecar.test),
+            artifacts: artifacts(&sidecar.dir, &sidecar.test),
             dir: dir.clone(),
             sidecar: Some(sidecar),
         });
@@ -132,10 +145,10 @@ pub(crate) fn cases_of(dir: &RunDir, seen: &[Other]) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-fn artifacts(dir: &RunDir, test: &str) -> Vec<PathBuf> {
+fn artifacts(dir: &Path, test: &str) -> Vec<PathBuf> {
     ARTIFACT_SUFFIXES
         .iter()
-        .map(|suffix| dir.path.join(format!("{test}.{suffix}")))
+        .map(|suffix| dir.join(format!("{test}.{suffix}")))
         .filter(|path| path.is_file())
         .collect()
 }

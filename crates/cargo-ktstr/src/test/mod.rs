@@ -313,7 +313,11 @@ fn environment(
     kernel: &Resolved,
     dir: &std::path::Path,
 ) -> Vec<(&'static str, OsString)> {
-    let mut env: Vec<(&'static str, OsString)> = vec![("KTSTR_SIDECAR_DIR", dir.into())];
+    let mut env: Vec<(&'static str, OsString)> = vec![
+        ("KTSTR_RUN_DIR", dir.into()),
+        // It would win over the run's directory.
+        ("KTSTR_SIDECAR_DIR", OsString::new()),
+    ];
     if let Some(value) = &kernel.value {
         env.push(("KTSTR_KERNEL", value.into()));
         // It would win over the one that was asked for.

@@ -189,7 +189,7 @@ pub(crate) fn rerun(case: &Case) -> String {
     words.extend([
         String::from("--include-ignored"),
         String::from("--exact"),
-        case.name.clone(),
+        case.test().to_owned(),
     ]);
     words
         .iter()

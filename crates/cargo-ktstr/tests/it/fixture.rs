@@ -39,7 +39,7 @@ fn main() {
         return;
     }
     let filters: Vec<&String> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let dir = env::var("KTSTR_SIDECAR_DIR").expect("a directory");
+    let dir = ["KTSTR_SIDECAR_DIR", "KTSTR_RUN_DIR"].iter().filter_map(|name| env::var(name).ok()).find(|dir| !dir.is_empty()).expect("a directory");
     let mut code = 0;
     for (name, ignored) in &tests {
         let by_flag = if only_ignored { *ignored } else { has("--include-ignored") || !ignored };
@@ -151,6 +151,7 @@ pub(crate) fn ktstr(args: &[&str]) -> Command {
         "KTSTR_CACHE_DIR",
         "KTSTR_ENGINE",
         "KTSTR_SIDECAR_DIR",
+        "KTSTR_RUN_DIR",
         "KTSTR_RUN_ID",
         "CARGO_TARGET_DIR",
         "CARGO_BUILD_TARGET_DIR",

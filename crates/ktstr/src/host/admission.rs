@@ -76,8 +76,9 @@ impl Share {
     pub fn of_host() -> Self {
         let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let info = rustix::system::sysinfo();
-        let bytes = u64::try_from(info.totalram).unwrap_or(u64::MAX);
-        let bytes = bytes.saturating_mul(u64::from(info.mem_unit.max(1)));
+        let bytes = info
+            .totalram
+            .saturating_mul(u64::from(info.mem_unit.max(1)));
         Self {
             cpus: u32::try_from(cpus).unwrap_or(u32::MAX),
             mib: bytes / 4 * 3 / (1 << 20),

@@ -55,17 +55,21 @@ fn target_of_exe(exe: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-/// The directory of this run's artifacts: `KTSTR_SIDECAR_DIR`, else `<runs_root>/<run-id>`.
+/// The directory of this test binary's artifacts: exactly `KTSTR_SIDECAR_DIR`, else a folder of the binary's name in
+/// `KTSTR_RUN_DIR` or in `<runs_root>/<run-id>`. Tests of one name in two binaries are two tests.
 #[must_use]
 pub fn sidecar_dir(config: &HostConfig, kernel_label: &str) -> PathBuf {
     if let Some(dir) = &config.sidecar_dir {
         return dir.clone();
     }
+    if let Some(dir) = &config.run_dir {
+        return dir.join(&config.binary);
+    }
     let id = config
         .run_id
         .clone()
         .unwrap_or_else(|| format!("{kernel_label}-{}", commit_label()));
-    runs_root(config).join(id)
+    runs_root(config).join(id).join(&config.binary)
 }
 
 /// The run directory that was written to last.

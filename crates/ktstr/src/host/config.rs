@@ -11,6 +11,10 @@ pub struct HostConfig {
     pub engine: EngineChoice,
     /// `KTSTR_SIDECAR_DIR`: put artifacts exactly here.
     pub sidecar_dir: Option<PathBuf>,
+    /// `KTSTR_RUN_DIR`: this run's directory; each test binary's artifacts lie in a folder of their own in it.
+    pub run_dir: Option<PathBuf>,
+    /// Name of that folder: package and target of the test binary, such as `scx_mine.scheduling`.
+    pub binary: String,
     /// `KTSTR_RUN_ID`: name of this run's directory.
     pub run_id: Option<String>,
     /// `KTSTR_SCHEDULER`: use this binary for every discovered scheduler.
@@ -73,6 +77,8 @@ impl HostConfig {
         Ok(Self {
             engine,
             sidecar_dir: get("KTSTR_SIDECAR_DIR").map(PathBuf::from),
+            run_dir: get("KTSTR_RUN_DIR").map(PathBuf::from),
+            binary: binary_name(""),
             run_id,
             scheduler_override: get("KTSTR_SCHEDULER").map(PathBuf::from),
             qemu: get("KTSTR_QEMU").map(PathBuf::from),
@@ -83,9 +89,38 @@ impl HostConfig {
     }
 }
 
+/// `<package>.<target>` of the running test binary; cargo puts a hash behind the target's name.
+#[must_use]
+pub(super) fn binary_name(package: &str) -> String {
+    let exe = std::env::current_exe().unwrap_or_default();
+    let stem = exe.file_stem().unwrap_or_default().to_string_lossy();
+    name_of(package, &stem)
+}
+
+fn name_of(package: &str, stem: &str) -> String {
+    let is_hash =
+        |tail: &str| tail.len() == 16 && tail.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let target = match stem.rsplit_once('-') {
+        Some((target, hash)) if is_hash(hash) => target,
+        _ => stem,
+    };
+    if package.is_empty() {
+        target.to_owned()
+    } else {
+        format!("{package}.{target}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_binarys_name_has_no_hash() {
+        assert_eq!(name_of("scx-mine", "it-0123456789abcdef"), "scx-mine.it");
+        assert_eq!(name_of("scx-mine", "it-0123"), "scx-mine.it-0123");
+        assert_eq!(name_of("", "two-parts"), "two-parts");
+    }
 
     fn read(vars: &[(&'static str, &str)]) -> Result<HostConfig, ConfigError> {
         HostConfig::from_lookup(|name| {

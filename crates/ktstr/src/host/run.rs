@@ -87,6 +87,8 @@ pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path
     }
     let result = apply_expectations(entry, result, satisfied);
     let mut report = compose(entry, result, &evidence, &dir, &clock);
+    report.sidecar.binary.clone_from(&config.binary);
+    report.sidecar.dir.clone_from(&dir);
     if let Err(error) = report.sidecar.write(&dir) {
         // The record is a copy of the verdict, never the verdict: its loss is told and changes nothing.
         report
@@ -632,6 +634,8 @@ fn make_sidecar(
     Sidecar {
         schema: SIDECAR_SCHEMA.to_owned(),
         test: entry.name.to_owned(),
+        binary: String::new(),
+        dir: PathBuf::new(),
         verdict: outcome,
         skip_reason: (outcome == Outcome::Skip).then(|| text.to_owned()),
         engine: vm.map(|vm| vm.engine.to_string()),

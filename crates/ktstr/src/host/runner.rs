@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use super::admission::{Share, admit};
-use super::config::HostConfig;
+use super::config::{HostConfig, binary_name};
 use super::describe::{DESCRIBE_ENV, describe, on_presets};
 use super::export::{self, EXPORT_ENV};
 use super::run::{Report, run_test};
@@ -25,9 +25,9 @@ pub const EXIT_INCONCLUSIVE: u8 = 2;
 
 /// Lists, filters and runs the registered tests as libtest would, and maps the worst verdict to the exit code.
 ///
-/// `manifest_dir` is the package that the tests belong to: schedulers are built in its workspace.
+/// `manifest_dir` is the directory of the package that the tests belong to: schedulers are built in its workspace.
 #[must_use]
-pub fn run_host(manifest_dir: &'static str) -> ExitCode {
+pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
     init_tracing();
     let mut args = Arguments::from_args();
     if args.list && std::env::var_os(DESCRIBE_ENV).is_some() {
@@ -45,7 +45,10 @@ pub fn run_host(manifest_dir: &'static str) -> ExitCode {
     // One VM at a time, whatever libtest's default for this host: VMs that share CPUs disturb what they measure.
     args.test_threads = args.test_threads.or(Some(1));
     let config = match HostConfig::from_env() {
-        Ok(config) => Arc::new(config),
+        Ok(config) => Arc::new(HostConfig {
+            binary: binary_name(package),
+            ..config
+        }),
         Err(error) => {
             eprintln!("ktstr: {error}");
             return ExitCode::from(EXIT_FAIL);

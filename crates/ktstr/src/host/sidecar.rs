@@ -21,6 +21,12 @@ pub struct Sidecar {
     pub schema: String,
     /// The test's name.
     pub test: String,
+    /// Package and target of the test binary; empty in records of earlier versions.
+    #[serde(default)]
+    pub binary: String,
+    /// The directory in which it was found, with the test's other artifacts; not stored.
+    #[serde(skip)]
+    pub dir: PathBuf,
     /// The final verdict: what the user was told.
     pub verdict: Outcome,
     /// Why the test was skipped.
@@ -108,11 +114,40 @@ impl Sidecar {
     }
 }
 
-/// Reads every sidecar of a run directory.
+impl Pool {
+    /// A name for a record that no other has: the test's, with its binary's before it where two binaries have such a test.
+    #[must_use]
+    pub fn title(&self, sidecar: &Sidecar) -> String {
+        let twins = self.sidecars.iter();
+        let mut twins = twins.filter(|other| other.test == sidecar.test);
+        if twins.any(|other| other.binary != sidecar.binary) {
+            format!("{}::{}", sidecar.binary, sidecar.test)
+        } else {
+            sidecar.test.clone()
+        }
+    }
+}
+
+/// Reads every sidecar of a run directory: those in it, and those in its folders, one for each test binary.
 ///
 /// # Errors
 /// When the directory itself cannot be listed.
 pub fn collect_pool(dir: &Path) -> io::Result<Pool> {
+    let mut pool = collect_folder(dir)?;
+    let mut folders: Vec<PathBuf> = fs::read_dir(dir)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.is_dir())
+        .collect();
+    folders.sort();
+    for folder in folders {
+        let found = collect_folder(&folder)?;
+        pool.sidecars.extend(found.sidecars);
+        pool.bad.extend(found.bad);
+    }
+    Ok(pool)
+}
+
+fn collect_folder(dir: &Path) -> io::Result<Pool> {
     let mut paths: Vec<PathBuf> = fs::read_dir(dir)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
@@ -122,7 +157,10 @@ pub fn collect_pool(dir: &Path) -> io::Result<Pool> {
     let mut pool = Pool::default();
     for path in paths {
         match read(&path) {
-            Ok(sidecar) => pool.sidecars.push(sidecar),
+            Ok(sidecar) => pool.sidecars.push(Sidecar {
+                dir: dir.to_owned(),
+                ..sidecar
+            }),
             Err(reason) => pool.bad.push(BadSidecar { path, reason }),
         }
     }
@@ -149,5 +187,40 @@ fn read(path: &Path) -> Result<Sidecar, String> {
             "schema is '{}', expected '{SIDECAR_SCHEMA}'",
             sidecar.schema
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(dir: &Path, binary: &str, test: &str) {
+        let record = serde_json::json!({
+            "schema": SIDECAR_SCHEMA, "test": test, "binary": binary, "verdict": "Pass", "topology": "1n1l2c1t",
+            "total_ms": 5, "timed_out": false, "started_at": 1,
+            "result": {"floor": "Pass", "details": [], "info_notes": [],
+                       "stats": {"cgroups": [], "phases": [], "ext_metrics": {}}},
+        });
+        let sidecar: Sidecar = serde_json::from_value(record).unwrap();
+        sidecar.write(dir).unwrap();
+    }
+
+    #[test]
+    fn tests_of_one_name_in_two_binaries_are_two_tests() {
+        let dir = tempfile::tempdir().unwrap();
+        add(&dir.path().join("a.it"), "a.it", "same");
+        add(&dir.path().join("b.it"), "b.it", "same");
+        add(&dir.path().join("b.it"), "b.it", "other");
+        add(dir.path(), "", "plain");
+        fs::write(dir.path().join("b.it/bad.json"), "{").unwrap();
+        let pool = collect_pool(dir.path()).unwrap();
+        let titles: Vec<String> = pool
+            .sidecars
+            .iter()
+            .map(|sidecar| pool.title(sidecar))
+            .collect();
+        assert_eq!(titles, ["plain", "a.it::same", "other", "b.it::same"]);
+        assert_eq!(pool.sidecars[1].dir, dir.path().join("a.it"));
+        assert_eq!(pool.bad.len(), 1);
     }
 }
