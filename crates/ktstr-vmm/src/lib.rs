@@ -31,7 +31,7 @@ mod vcpu_time;
 mod vm;
 mod watch;
 
-pub use console::{ConsoleLog, MAX_CONSOLE};
+pub use console::{ConsoleLog, MAX_CONSOLE, kernel_panic};
 pub use devices::virtio::blk::{BlkCounters, Disk, DiskSource, Throttle};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

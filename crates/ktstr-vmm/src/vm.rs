@@ -619,6 +619,12 @@ impl RunningVm {
         }
     }
 
+    /// How the VM ended, once it has.
+    #[must_use]
+    pub fn ended_by(&self) -> Option<ExitReason> {
+        self.vm.ended_by()
+    }
+
     /// Ends the VM now; [`wait`](Self::wait) then gives what is left.
     pub fn kill(&self) {
         self.vm.kill();

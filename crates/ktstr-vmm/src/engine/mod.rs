@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::memory::GuestMemory;
 use crate::port::PortStream;
 use crate::probe::Engine;
-use crate::vm::{Config, VcpuRegs, VmExit};
+use crate::vm::{Config, ExitReason, VcpuRegs, VmExit};
 use crate::watch::{Watch, WatchHit, WatchId, WatchMechanism, WatchSupport};
 
 /// A started VM of either engine: what both can do.
@@ -118,6 +118,10 @@ impl EngineVm {
             Self::Kvm(vm) => vm.net_counters(),
             Self::Tcg(_) => Vec::new(),
         }
+    }
+
+    pub(crate) fn ended_by(&self) -> Option<ExitReason> {
+        both!(self, vm => vm.ended_by())
     }
 
     pub(crate) fn kill(&self) {

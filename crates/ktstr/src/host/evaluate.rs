@@ -74,7 +74,7 @@ pub fn no_result(vm: &VmResult, deadlines: &Deadlines) -> AssertResult {
             DetailKind::Other,
             format!("{}: {crash} ({said})", error_class::CRASHED),
         )
-    } else if let Some(panic) = console_panic(&vm.stderr) {
+    } else if let Some(panic) = ktstr_vmm::kernel_panic(&vm.stderr) {
         (
             DetailKind::Other,
             format!("{}: {panic} ({said})", error_class::CRASHED),
@@ -153,14 +153,6 @@ pub fn exit_words(vm: &VmResult, exit: &SchedExit) -> String {
         Some(exit.reason.clone())
     };
     reason.map_or(status.clone(), |reason| format!("{status}, {reason}"))
-}
-
-fn console_panic(console: &str) -> Option<String> {
-    let line = console
-        .lines()
-        .find(|line| line.contains("Kernel panic - not syncing"))?;
-    let start = line.find("Kernel panic")?;
-    line.get(start..).map(|text| text.trim_end().to_owned())
 }
 
 #[cfg(test)]

@@ -122,9 +122,8 @@ fn render_console(out: &mut String, console: &Console) {
 }
 
 fn mentions_panic(console: &str) -> bool {
-    ["Kernel panic", "BUG:", "Oops:"]
-        .iter()
-        .any(|mark| console.contains(mark))
+    let other = ["BUG:", "Oops:"];
+    ktstr_vmm::kernel_panic(console).is_some() || other.iter().any(|mark| console.contains(mark))
 }
 
 /// The last `count` non-empty lines, with a note on what was left out.

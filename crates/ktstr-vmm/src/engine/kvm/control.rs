@@ -15,7 +15,7 @@ use super::gate::Gate;
 use super::kick::Kicker;
 use super::slots::Slots;
 use super::turns::Turns;
-use crate::console::ConsoleLog;
+use crate::console::{ConsoleLog, kernel_panic};
 use crate::devices::virtio::Workers;
 use crate::memory::GuestMemory;
 use crate::vm::{ExitReason, VcpuRegs};
@@ -239,7 +239,7 @@ fn classify(end: End, com1: &ConsoleLog) -> ExitReason {
     let by_console = |otherwise| {
         let console = com1.snapshot();
         let console = String::from_utf8_lossy(&console);
-        if console.contains("Kernel panic - not syncing") {
+        if kernel_panic(&console).is_some() {
             ExitReason::Panic
         } else if console.contains("reboot: ") {
             ExitReason::Reboot

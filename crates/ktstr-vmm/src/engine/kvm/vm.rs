@@ -35,7 +35,7 @@ use crate::initrd::Initrd;
 use crate::memory::{Backing, GuestMemory, MemoryRange, map};
 use crate::port::PortStream;
 use crate::probe::Engine;
-use crate::vm::{Config, VcpuRegs, VmExit};
+use crate::vm::{Config, ExitReason, VcpuRegs, VmExit};
 use crate::watch::{Watch, WatchHit, WatchId, WatchMechanism};
 
 /// How long the threads may take to end after the VM's deadline.
@@ -341,6 +341,10 @@ impl KvmVm {
 
     pub(crate) fn kill(&self) {
         self.control.end(End::Killed);
+    }
+
+    pub(crate) fn ended_by(&self) -> Option<ExitReason> {
+        self.control.ended().map(|(reason, _)| reason)
     }
 
     pub(crate) fn wait_until(&self, until: Instant) -> bool {

@@ -35,7 +35,7 @@ use self::gdb::Gdb;
 use self::process::Inherited;
 use self::qmp::{Qmp, QmpReader};
 use crate::budget;
-use crate::console::ConsoleLog;
+use crate::console::{ConsoleLog, kernel_panic};
 use crate::error::{BuildFault, Error, Result};
 use crate::initramfs::memory_file;
 use crate::initrd::Initrd;
@@ -52,6 +52,8 @@ pub(crate) const DEFAULT_QEMU: &str = "qemu-system-x86_64";
 const MAX_APIC_ID: u32 = 254;
 /// How long QEMU may take to answer its first command; it maps and loads the kernel before.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long what a guest wrote last may take to arrive once the emulator is gone.
+const CONSOLE_DEADLINE: Duration = Duration::from_secs(2);
 /// Bytes of QEMU's error output that a report keeps.
 const STDERR_TAIL: usize = 4096;
 
@@ -285,6 +287,11 @@ impl TcgVm {
         self.shared.kill(ExitReason::Killed);
     }
 
+    /// How it ended, once it has.
+    pub(crate) fn ended_by(&self) -> Option<ExitReason> {
+        self.shared.ended().map(|(reason, _)| reason)
+    }
+
     /// Waits for the end until `until`; tells whether it came.
     pub(crate) fn wait_until(&self, until: Instant) -> bool {
         let mut state = self.shared.lock();
@@ -416,6 +423,8 @@ impl Shared {
         drop(events);
         let status = child.wait();
         let ended = Instant::now();
+        // What the guest wrote last may still be on its way; the process that held the other end is gone.
+        self.com1.wait_closed(CONSOLE_DEADLINE);
         let mut state = self.lock();
         let reason = match (state.told.take(), &state.shutdown, status) {
             (Some(told), _, _) => told,
@@ -444,7 +453,7 @@ fn classify(shutdown: &str, com1: &[u8]) -> ExitReason {
     let console = String::from_utf8_lossy(com1);
     match shutdown {
         "guest-panic" => ExitReason::Panic,
-        _ if console.contains("Kernel panic - not syncing") => ExitReason::Panic,
+        _ if kernel_panic(&console).is_some() => ExitReason::Panic,
         "guest-shutdown" => ExitReason::PowerOff,
         "guest-reset" if console.contains("reboot: ") => ExitReason::Reboot,
         "guest-reset" => ExitReason::TripleFault,

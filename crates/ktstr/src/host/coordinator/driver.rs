@@ -5,7 +5,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ktstr_vmm::{PortStream, RunningVm, WatchHit};
+use ktstr_vmm::{ExitReason, PortStream, RunningVm, WatchHit};
 use ktstr_wire::Message;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -91,9 +91,7 @@ fn run(mut coordinator: Coordinator<Live<'_>>, vm: &RunningVm, inbox: &Receiver<
                 coordinator.handle(Event::Hit(token), Instant::now());
             }
             Ok(Raw::Ended) => {
-                let panicked = vm.com1().snapshot();
-                let panicked =
-                    String::from_utf8_lossy(&panicked).contains("Kernel panic - not syncing");
+                let panicked = vm.ended_by() == Some(ExitReason::Panic);
                 coordinator.handle(Event::Ended { panicked }, Instant::now());
                 return coordinator.finish();
             }
