@@ -34,7 +34,7 @@ enum Command {
     Setup,
     /// Build the test kernel, or find it in the cache.
     Kernel(kernel::Options),
-    /// Run four small tests, one of them a failure to look at.
+    /// Run three small tests, one of them a failure to look at.
     Demo {
         /// Also test this scheduler from the crates registry.
         #[arg(long, value_name = "CRATE")]

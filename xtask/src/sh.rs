@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// The workspace's root.
 pub(crate) fn root() -> PathBuf {
@@ -32,6 +33,21 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// A spinner with the elapsed time on a terminal, one plain line in a pipe.
+fn spinner(name: &str, log: &Path) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner();
+    if spinner.is_hidden() {
+        eprintln!("  {name} …");
+        return spinner;
+    }
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        spinner.set_style(style);
+    }
+    spinner.set_message(format!("{name} (log {})", log.display()));
+    spinner.enable_steady_tick(Duration::from_millis(200));
+    spinner
+}
+
 /// Runs `command` with its output in a log; the error shows the end of the log and where it is.
 pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
     let path = log_path(name)?;
@@ -39,12 +55,13 @@ pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
         File::create(&path).with_context(|| format!("failed to create {}", path.display()))?;
     let errors = log.try_clone().context("failed to share the log")?;
     let started = Instant::now();
-    eprintln!("  {name} …");
+    let spinner = spinner(name, &path);
     let status = command
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(errors)
         .status();
+    spinner.finish_and_clear();
     let status = status.with_context(|| format!("failed to run {command:?}"))?;
     let seconds = started.elapsed().as_secs_f64();
     if status.success() {
