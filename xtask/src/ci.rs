@@ -4,11 +4,12 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{kernel, lab, sh, tidy};
+use crate::{kernel, lab, setup, sh, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run() -> Result<()> {
     kernel::run(&kernel::Options::default())?;
+    setup::for_checks()?;
     let mut failed = Vec::new();
     let mut passed = 0usize;
     let mut note = |name: &str, done: Result<()>| match done {

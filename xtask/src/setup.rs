@@ -89,6 +89,27 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// Referees of the tests.
+const CHECK_NEEDS: &[Need] = &[
+    Need {
+        what: "Python's venv, for drgn",
+        met: has_venv,
+        packages: &["python3-venv"],
+    },
+    Need {
+        what: "Chromium, for reports",
+        met: || is_on_path("chromium") || is_on_path("google-chrome"),
+        packages: &["chromium"],
+    },
+];
+
+fn has_venv() -> bool {
+    let output = Command::new("python3")
+        .args(["-c", "import ensurepip, venv"])
+        .output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 fn is_on_path(program: &str) -> bool {
     ktstr::host::program::on_path(program).is_some()
 }
@@ -114,7 +135,16 @@ fn major_of(clang: &str) -> Option<u32> {
 
 /// Installs what is missing where that is possible, else says how.
 pub(crate) fn run() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.met)()).collect();
+    meet(NEEDS)
+}
+
+/// The same for what only this repository's checks need.
+pub(crate) fn for_checks() -> Result<()> {
+    meet(CHECK_NEEDS)
+}
+
+fn meet(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.met)()).collect();
     if missing.is_empty() {
         eprintln!("setup: everything is here");
         return Ok(());
@@ -146,7 +176,7 @@ pub(crate) fn run() -> Result<()> {
         .args(&packages)
         .env("DEBIAN_FRONTEND", "noninteractive");
     sh::logged("apt-get-install", &mut install)?;
-    let still: Vec<&str> = NEEDS
+    let still: Vec<&str> = needs
         .iter()
         .filter(|need| !(need.met)())
         .map(|need| need.what)
