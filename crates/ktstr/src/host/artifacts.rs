@@ -55,21 +55,54 @@ fn target_of_exe(exe: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-/// The directory of this test binary's artifacts: exactly `KTSTR_SIDECAR_DIR`, else a folder of the binary's name in
-/// `KTSTR_RUN_DIR` or in `<runs_root>/<run-id>`. Tests of one name in two binaries are two tests.
+/// The run's directory: exactly `KTSTR_SIDECAR_DIR`, else `KTSTR_RUN_DIR`, else `<runs_root>/<run-id>`.
 #[must_use]
 pub fn sidecar_dir(config: &HostConfig, kernel_label: &str) -> PathBuf {
-    if let Some(dir) = &config.sidecar_dir {
+    if let Some(dir) = config.sidecar_dir.as_ref().or(config.run_dir.as_ref()) {
         return dir.clone();
-    }
-    if let Some(dir) = &config.run_dir {
-        return dir.join(&config.binary);
     }
     let id = config
         .run_id
         .clone()
         .unwrap_or_else(|| format!("{kernel_label}-{}", commit_label()));
-    runs_root(config).join(id).join(&config.binary)
+    runs_root(config).join(id)
+}
+
+/// The directory of one test's artifacts: the run's own, or a folder of the test binary's name in it when another binary's
+/// test of the same name was there first. `KTSTR_SIDECAR_DIR` is taken as it is.
+#[must_use]
+pub fn test_dir(config: &HostConfig, run_dir: &Path, test: &str) -> PathBuf {
+    let flat = run_dir.to_owned();
+    if config.sidecar_dir.is_some() {
+        return flat;
+    }
+    match claim(&run_dir.join(OWNERS), test, &config.binary) {
+        Ok(owner) if owner == config.binary => flat,
+        Ok(_) => run_dir.join(&config.binary),
+        // A directory that takes no file will say so when the test's record is written.
+        Err(_) => flat,
+    }
+}
+
+/// Folder of a run's directory that tells, for each test's name, which test binary had it first.
+const OWNERS: &str = ".owners";
+
+/// Whose name `test` is: `binary`'s, unless another was first. Two processes that ask at once get one answer.
+fn claim(owners: &Path, test: &str, binary: &str) -> io::Result<String> {
+    fs::create_dir_all(owners)?;
+    let path = owners.join(test);
+    if let Ok(owner) = fs::read_to_string(&path) {
+        return Ok(owner);
+    }
+    let mut file = tempfile::NamedTempFile::new_in(owners)?;
+    file.write_all(binary.as_bytes())?;
+    match file.persist_noclobber(&path) {
+        Ok(_) => Ok(binary.to_owned()),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::read_to_string(&path)
+        }
+        Err(error) => Err(error.error),
+    }
 }
 
 /// The run directory that was written to last.
@@ -183,6 +216,25 @@ pub fn clear_stale(dir: &Path, test: &str) -> Result<(), ArtifactError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_second_binary_with_a_tests_name_gets_a_folder_of_its_own() {
+        let run = tempfile::tempdir().unwrap();
+        let config = |binary: &str| HostConfig {
+            binary: binary.to_owned(),
+            ..HostConfig::from_lookup(|_| None).unwrap()
+        };
+        let dir = |binary: &str, test: &str| test_dir(&config(binary), run.path(), test);
+        assert_eq!(dir("a.it", "same"), run.path());
+        assert_eq!(dir("b.it", "same"), run.path().join("b.it"));
+        assert_eq!(dir("a.it", "same"), run.path());
+        assert_eq!(dir("b.it", "other"), run.path());
+        let exact = HostConfig {
+            sidecar_dir: Some(run.path().to_owned()),
+            ..config("c.it")
+        };
+        assert_eq!(test_dir(&exact, run.path(), "same"), run.path());
+    }
 
     #[test]
     fn a_commit_is_dirty_when_a_tracked_file_differs() {

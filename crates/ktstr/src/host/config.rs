@@ -11,9 +11,10 @@ pub struct HostConfig {
     pub engine: EngineChoice,
     /// `KTSTR_SIDECAR_DIR`: put artifacts exactly here.
     pub sidecar_dir: Option<PathBuf>,
-    /// `KTSTR_RUN_DIR`: this run's directory; each test binary's artifacts lie in a folder of their own in it.
+    /// `KTSTR_RUN_DIR`: this run's directory, shared by several test binaries.
     pub run_dir: Option<PathBuf>,
-    /// Name of that folder: package and target of the test binary, such as `scx_mine.scheduling`.
+    /// Package and target of the test binary, such as `scx_mine.scheduling`: a folder of that name takes the artifacts of a test
+    /// whose name another binary had first.
     pub binary: String,
     /// `KTSTR_RUN_ID`: name of this run's directory.
     pub run_id: Option<String>,
@@ -50,7 +51,7 @@ impl HostConfig {
         Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    fn from_lookup(get: impl Fn(&'static str) -> Option<String>) -> Result<Self, ConfigError> {
+    pub(super) fn from_lookup(get: impl Fn(&'static str) -> Option<String>) -> Result<Self, ConfigError> {
         let engine = match get("KTSTR_ENGINE").as_deref() {
             None | Some("auto") => EngineChoice::Auto,
             Some("kvm") => EngineChoice::Kvm,

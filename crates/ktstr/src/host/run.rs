@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ktstr_vmm::{Engine, Probe};
 
-use super::artifacts::{clear_stale, sidecar_dir, write_atomic};
+use super::artifacts::{clear_stale, sidecar_dir, test_dir, write_atomic};
 use super::boot::Programs;
 use super::config::HostConfig;
 use super::coordinator::Failure;
@@ -66,7 +66,7 @@ pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path
     let label = kernel
         .as_ref()
         .map_or_else(|_| String::from("no-kernel"), Kernel::label);
-    let dir = sidecar_dir(config, &label);
+    let dir = test_dir(config, &sidecar_dir(config, &label), entry.name);
     let result = match judge(entry, config, manifest_dir, kernel, &dir, &mut evidence) {
         Ok(result) => result,
         Err(error) => AssertResult::fail(DetailKind::Setup, format!("{error:#}")),
