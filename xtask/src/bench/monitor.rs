@@ -106,7 +106,18 @@ pub(super) fn run() -> Result<()> {
         MAKER,
     ];
     sh::logged("bench-monitor-guest", &mut sh::cargo(&test))?;
-    let bench = ["bench", "-p", "ktstr-monitor", "--bench", "monitor"];
+    let bench = [
+        "bench",
+        "-p",
+        "ktstr-monitor",
+        "--bench",
+        "monitor",
+        "--",
+        "--warm-up-time",
+        "0.5",
+        "--measurement-time",
+        "2",
+    ];
     sh::logged("bench-monitor", &mut sh::cargo(&bench))?;
     let drgn = match drgn() {
         Ok(times) => times,

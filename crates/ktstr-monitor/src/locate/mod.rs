@@ -253,7 +253,16 @@ fn types(
         .and_then(|(start, stop)| image.range(Kva(start), stop.wrapping_sub(start)));
     let range = bounds.or_else(|| find_btf(&image.bytes));
     let btf = match (range.and_then(|range| image.bytes.get(range)), vmlinux) {
-        (Some(bytes), _) => Btf::new(Blob::Owned(bytes.to_vec()))?,
+        (Some(bytes), vmlinux) => match (Btf::new(Blob::Owned(bytes.to_vec())), vmlinux) {
+            (Ok(btf), _) => btf,
+            // A type that is damaged hides all behind it; the file has them whole.
+            (Err(_), Some(vmlinux)) => vmlinux.btf()?,
+            (Err(error), None) => {
+                return Err(Error::NoKernel {
+                    why: format!("its types in memory are damaged ({error}); give its vmlinux"),
+                });
+            }
+        },
         (None, Some(vmlinux)) => vmlinux.btf()?,
         (None, None) => {
             return Err(Error::NoKernel {

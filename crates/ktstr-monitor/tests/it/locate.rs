@@ -23,6 +23,49 @@ impl PhysMem for NoHints {
     }
 }
 
+/// A dump with one byte that is always 0xff.
+#[derive(Debug)]
+struct Damaged(Vmcore, Gpa);
+
+impl PhysMem for Damaged {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<()> {
+        self.0.read(gpa, buffer)?;
+        let at = self.1.0.checked_sub(gpa.0).map(usize::try_from);
+        if let Some(byte) = at.and_then(|at| buffer.get_mut(at.ok()?)) {
+            *byte = 0xff;
+        }
+        Ok(())
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        self.0.ranges()
+    }
+
+    fn hints(&self) -> Hints {
+        self.0.hints()
+    }
+}
+
+/// The kind of the first type lies 31 bytes into the BTF.
+#[test]
+fn damaged_types_are_taken_from_the_vmlinux() {
+    let lab = lab();
+    let start = lab.kernel.symbol("__start_BTF").unwrap();
+    let (gpa, _) = lab.kernel.translate(start.wrapping_add(31)).unwrap();
+    let attach = || {
+        let core = Vmcore::open(&lab.vmcore).unwrap();
+        Attach::new(Arc::new(Damaged(core, gpa)))
+    };
+    let refusal = attach().attach().unwrap_err().to_string();
+    assert!(
+        refusal.contains("its types in memory are damaged"),
+        "{refusal}"
+    );
+    assert!(refusal.contains("give its vmlinux"), "{refusal}");
+    let kernel = attach().vmlinux(kernel().1).attach().unwrap();
+    assert_eq!(kernel.runqueues(), lab.kernel.runqueues());
+}
+
 #[test]
 fn symbols_and_build_id_are_the_guests() {
     let lab = lab();
