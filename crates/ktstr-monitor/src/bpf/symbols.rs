@@ -3,6 +3,8 @@
 //! The kernel's own symbols end with its image; an instruction pointer beyond it is most often in here. Programs that
 //! were loaded with line information say where in their source it is, too (`bpf_prog_aux::jited_linfo`).
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::{Error, Kernel, Kva, Object, Problems, Result, Walk, bytes};
@@ -36,6 +38,14 @@ pub struct SourceLine {
     pub line: u32,
     /// Its text.
     pub text: String,
+}
+
+impl fmt::Display for SourceLine {
+    /// `fixture.bpf.c:123`, without directories.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = self.file.rsplit('/').next().unwrap_or_default();
+        write!(f, "{file}:{}", self.line)
+    }
 }
 
 /// `struct bpf_line_info`, as user space hands it over (`include/uapi/linux/bpf.h`).

@@ -300,7 +300,11 @@ impl Kernel {
         (0..count)
             .map(|number| {
                 let address = Kva(self.read_u64(frames.wrapping_add(number * 8))?);
-                Ok(self.describe(address))
+                // A frame is where a call returns to: the call itself is before it.
+                Ok(match self.bpf_source(address.wrapping_sub(1)) {
+                    Ok(Some(line)) => format!("{} ({line})", self.describe(address)),
+                    _ => self.describe(address),
+                })
             })
             .collect()
     }

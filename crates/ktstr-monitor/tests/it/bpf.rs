@@ -306,6 +306,7 @@ fn bpf_code_knows_its_source_line() {
         .unwrap();
     let first = lab.kernel.bpf_source(code.start).unwrap().unwrap();
     assert!(first.file.ends_with("fixture.bpf.c"), "{first:?}");
+    assert_eq!(first.to_string(), format!("fixture.bpf.c:{}", first.line));
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scx-fixture/src/bpf/fixture.bpf.c");
     let source = std::fs::read_to_string(source).unwrap();
     let lines: Vec<&str> = source.lines().collect();

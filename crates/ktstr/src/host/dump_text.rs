@@ -76,6 +76,8 @@ fn cpus(report: &FailureDumpReport) -> impl Iterator<Item = String> {
             .iter()
             .find(|vcpu| vcpu.registers.vcpu == rq.cpu);
         let at = vcpu.and_then(|vcpu| vcpu.symbol.as_deref()).unwrap_or("?");
+        let source = vcpu.and_then(|vcpu| vcpu.source.as_ref());
+        let source = source.map_or_else(String::new, |line| format!(" ({line})"));
         let curr = rq.curr.as_ref().map_or_else(
             || String::from("?"),
             |task| format!("{}[{}]", task.comm, task.pid),
@@ -88,7 +90,7 @@ fn cpus(report: &FailureDumpReport) -> impl Iterator<Item = String> {
             )
         });
         format!(
-            "cpu {}: runs {curr} at {at}; {} runnable{scx}",
+            "cpu {}: runs {curr} at {at}{source}; {} runnable{scx}",
             rq.cpu,
             number(rq.nr_running)
         )
