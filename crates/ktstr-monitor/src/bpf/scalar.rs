@@ -5,6 +5,9 @@ use crate::btf::{Btf, Field, Kind};
 use crate::kernel::write_number;
 use crate::{Error, Kernel, Kva, Problems, Result, bytes};
 
+/// Entries among which a key is looked for.
+const MAX_ENTRIES: usize = 1 << 20;
+
 /// A number's place in a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MapField {
@@ -58,6 +61,29 @@ impl BpfMap {
             base,
             field: self.value_field(kernel, path)?,
         })
+    }
+
+    /// As [`BpfMap::field`], in the value of a key: of a hash, a trie, or task storage, whose key is the task's address.
+    ///
+    /// # Errors
+    /// [`Error::NoField`] when there is no such key, or as [`BpfMap::field`].
+    pub fn field_of_key(&self, kernel: &Kernel, key: &[u8], path: &str) -> Result<MapField> {
+        let entries = self.raw_entries(kernel, MAX_ENTRIES, &mut Problems::new())?;
+        let entry = entries.into_iter().find(|entry| entry.key == key);
+        let entry = entry.ok_or_else(|| Error::NoField {
+            ty: format!("map {}", self.name),
+            path: format!("[{}]", bytes::hex(key)),
+        })?;
+        match entry.value {
+            RawValue::One(base) => Ok(MapField {
+                base,
+                field: self.value_field(kernel, path)?,
+            }),
+            RawValue::PerCpu(_) => Err(Error::Unsupported {
+                what: format!("map {}", self.name),
+                why: "it has a value per CPU".to_owned(),
+            }),
+        }
     }
 
     /// The place of a named number in a value of this map.

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ktstr_monitor::Kva;
 use ktstr_monitor::bpf::{BpfMap, MapContents, MapValue};
 use ktstr_monitor::render::{Limits, RenderedValue};
+use ktstr_monitor::{Kva, Problems};
 use serde_json::Value;
 
 use crate::lab::lab;
@@ -410,6 +410,31 @@ fn task_storage_belongs_to_tasks() {
         };
         assert!(value.member("runs").unwrap().as_u64().unwrap() < 1 << 40);
     }
+}
+
+/// A single number of a value, found by its key and name.
+#[test]
+fn numbers_are_found_by_key() {
+    let kernel = &lab().kernel;
+    let map = map("task_ctxs");
+    let mut problems = Problems::new();
+    let entries = map.raw_entries(kernel, 10_000, &mut problems).unwrap();
+    let MapContents::Entries(rendered) = contents(&map) else {
+        panic!("no entries");
+    };
+    assert!(entries.len() >= 5);
+    for (raw, rendered) in entries.iter().zip(rendered) {
+        let MapValue::Value(value) = rendered.value else {
+            panic!("a value per CPU");
+        };
+        let field = map.field_of_key(kernel, &raw.key, "runs").unwrap();
+        assert_eq!(
+            Some(field.read(kernel).unwrap()),
+            value.member("runs").unwrap().as_u64()
+        );
+    }
+    let none = map.field_of_key(kernel, &[0; 8], "runs").unwrap_err();
+    assert!(none.is_absence(), "{none}");
 }
 
 #[test]
