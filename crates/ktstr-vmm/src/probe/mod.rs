@@ -98,20 +98,24 @@ fn judge(measured: Result<Duration, String>) -> Probe {
         Err(why) => (Engine::Tcg, why),
         Ok(time) if time > EMULATED => {
             let why = format!(
-                "/dev/kvm opens but emulates supervisor code ({} ns per instruction)",
-                time.as_nanos()
+                "/dev/kvm opens but emulates supervisor code ({} per instruction)",
+                words(time)
             );
             (Engine::Tcg, why)
         }
         Ok(time) => {
-            let why = format!(
-                "/dev/kvm is genuine ({} ns per instruction)",
-                time.as_nanos()
-            );
+            let why = format!("/dev/kvm is genuine ({} per instruction)", words(time));
             (Engine::Kvm, why)
         }
     };
     Probe { engine, why }
+}
+
+/// A time in nanoseconds, a short one with its fraction.
+fn words(time: Duration) -> String {
+    let nanos = time.as_secs_f64() * 1e9;
+    let digits = if nanos < 10.0 { 1 } else { 0 };
+    format!("{nanos:.digits$} ns")
 }
 
 #[cfg(test)]
