@@ -1,4 +1,6 @@
-//! The VMM's rows: memory, freeze.
+//! The VMM's rows: memory, freeze, and what the kvm engine costs.
+
+mod kvm;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,7 +19,7 @@ pub(super) fn rows(table: &mut Table) -> Result<()> {
         Some(freeze()?),
     );
     add(table, "guest memory set-up, 64 GiB", 10, Some(memory()?));
-    Ok(())
+    kvm::rows(table)
 }
 
 /// Sets up a large guest's memory without a guest.
