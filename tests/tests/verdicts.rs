@@ -61,6 +61,13 @@ fn the_fixture_passes() {
     assert_eq!(sidecar.topology, "1n2l2c1t");
 }
 
+/// The lab runs these under kvm, and expects the same.
+#[test]
+fn a_single_cpu_suffices_for_the_fixture_and_its_fault() {
+    passes("fixture_one_cpu");
+    fails("erroring_one_cpu", &["queue seven is gone"]);
+}
+
 #[test]
 fn every_work_type_runs_under_the_fixture() {
     let run = passes("fixture_mixed_work");

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{kernel, lab, setup, sh, tidy};
+use crate::{kernel, lab_tests, setup, sh, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run() -> Result<()> {
@@ -52,7 +52,8 @@ pub(crate) fn run() -> Result<()> {
             sh::logged(name, with_flags(name, &mut sh::cargo(args))),
         );
     }
-    note("kvm-in-lab", lab::kvm_tests());
+    note("kvm-in-lab", lab_tests::kvm_tests());
+    note("verdicts-in-lab", lab_tests::verdicts());
     println!("{passed} passed, {} failed", failed.len());
     if failed.is_empty() {
         Ok(())

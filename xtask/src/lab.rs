@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,6 @@ use comfy_table::Table;
 use ktstr::host::kernel::resolve_test_kernel;
 use ktstr_vmm::initramfs::{Builder, Initramfs};
 use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmExit};
-
-use crate::sh;
 
 /// Two remedies for a clock that is emulated:
 ///
@@ -51,33 +49,33 @@ const CONSOLE_TAIL: usize = 3000;
 pub(crate) struct Options {
     /// CPUs of the lab; inner guests were most stable with two more than they have themselves.
     #[arg(long, default_value_t = 2)]
-    cpus: u32,
+    pub(crate) cpus: u32,
     /// Memory of the lab in MiB.
     #[arg(long, default_value_t = 2048)]
-    memory: u32,
+    pub(crate) memory: u32,
     /// Seconds until the lab is ended.
     #[arg(long, default_value_t = 600)]
-    deadline: u64,
+    pub(crate) deadline: u64,
     /// A file to bring in, as HOST or HOST:GUEST; programs come with their libraries.
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
-    files: Vec<String>,
+    pub(crate) files: Vec<String>,
     /// A file to bring out after the command, as GUEST:HOST.
     #[arg(long = "out", value_name = "GUEST:HOST")]
-    outs: Vec<String>,
+    pub(crate) outs: Vec<String>,
     /// A variable for the command; KTSTR_*, RUST_* and CARGO_* go in by themselves.
     #[arg(long = "env", value_name = "NAME=VALUE")]
-    env: Vec<String>,
+    pub(crate) env: Vec<String>,
     /// Run the command this often, each in a fresh lab, and count what failed: the lab or the command.
     #[arg(long, value_name = "N")]
-    soak: Option<u32>,
+    pub(crate) soak: Option<u32>,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// How one lab ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// The command ended with this status.
     Status(u8),
     /// The deadline passed.
@@ -107,61 +105,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     soak(options, &archive, runs)
 }
 
-/// The kvm engine's own tests, in the lab. A stock kernel under emulation and the largest shapes are left out: the one is for
-/// hosts without a lab, the others take minutes.
-pub(crate) fn kvm_tests() -> Result<()> {
-    let build = [
-        "test",
-        "-p",
-        "ktstr-vmm",
-        "--test",
-        "kvm",
-        "--no-run",
-        "--message-format=json",
-    ];
-    let built = sh::cargo(&build).stderr(Stdio::null()).output();
-    let built = built.context("failed to build the kvm tests")?;
-    let program = String::from_utf8_lossy(&built.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .context("the kvm tests do not build; run `cargo test -p ktstr-vmm --test kvm`")?;
-    let busybox =
-        find_program("busybox").context("busybox-static is needed; run `cargo xtask setup`")?;
-    let mut command = vec![program];
-    for word in [
-        "--test-threads=1",
-        "--skip",
-        "stock_kernel",
-        "--skip",
-        "larger_presets",
-    ] {
-        command.push(word.to_owned());
-    }
-    let options = Options {
-        cpus: 2,
-        memory: 2048,
-        deadline: 1200,
-        files: vec![format!("{}:/bin/busybox", busybox.display())],
-        outs: Vec::new(),
-        env: Vec::new(),
-        soak: None,
-        command,
-    };
-    let (outcome, took) = once(&options, &initramfs(&options)?)?;
-    report(&outcome, &options);
-    match outcome {
-        Outcome::Status(0) => {
-            eprintln!("  kvm-in-lab ok ({:.1} s)", took.as_secs_f64());
-            Ok(())
-        }
-        outcome => {
-            bail!("the kvm tests ended as {outcome:?} in the lab; run `cargo xtask lab -- TEST`")
-        }
-    }
-}
-
-fn report(outcome: &Outcome, options: &Options) {
+pub(crate) fn report(outcome: &Outcome, options: &Options) {
     match outcome {
         Outcome::Status(_) => {}
         Outcome::Timeout => eprintln!(
@@ -209,7 +153,7 @@ fn soak(options: &Options, archive: &Initramfs, runs: u32) -> Result<ExitCode> {
 }
 
 /// One lab from boot to end.
-fn once(options: &Options, archive: &Initramfs) -> Result<(Outcome, Duration)> {
+pub(crate) fn once(options: &Options, archive: &Initramfs) -> Result<(Outcome, Duration)> {
     let kernel = resolve_test_kernel()?;
     let deadline = Duration::from_secs(options.deadline);
     let mut builder = Vm::builder()
@@ -335,7 +279,7 @@ fn split(pair: &str) -> Result<(String, PathBuf)> {
 }
 
 /// The command as the guest calls it, and where its file is here.
-fn find_program(name: &str) -> Result<PathBuf> {
+pub(crate) fn find_program(name: &str) -> Result<PathBuf> {
     if name.contains('/') {
         return fs::canonicalize(name).with_context(|| format!("no program '{name}'"));
     }
@@ -346,7 +290,7 @@ fn find_program(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("no program '{name}' on PATH; give its path"))
 }
 
-fn initramfs(options: &Options) -> Result<Initramfs> {
+pub(crate) fn initramfs(options: &Options) -> Result<Initramfs> {
     let (name, arguments) = options
         .command
         .split_first()

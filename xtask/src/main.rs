@@ -9,6 +9,7 @@ mod ci;
 mod demo;
 mod kernel;
 mod lab;
+mod lab_tests;
 mod setup;
 mod sh;
 mod tidy;

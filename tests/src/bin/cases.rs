@@ -71,6 +71,18 @@ fn smallest(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
 }
 
+/// The fixture on a single CPU: for the lab, too.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 3, ignore)]
+fn fixture_one_cpu(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
+/// Its fault on a single CPU.
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l1c1t", duration_s = 8, ignore)]
+fn erroring_one_cpu(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
 #[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 6, not_stuck, ignore)]
 fn starving_fixture(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(6)])

@@ -1,0 +1,137 @@
+//! What CI runs in the lab: the kvm engine's own tests, and tests of a user's kind with the verdicts that tcg gives.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ktstr::host::sidecar::Sidecar;
+
+use crate::lab::{Options, Outcome, find_program, initramfs, once, report};
+use crate::sh;
+
+/// Cases of `tests/src/bin/cases.rs` with one CPU each, and whether they pass; `tests/tests/verdicts.rs` has them on tcg.
+const CASES: [(&str, bool); 3] = [
+    ("smallest", true),
+    ("fixture_one_cpu", true),
+    ("erroring_one_cpu", false),
+];
+/// Where the cases leave their records in the lab.
+const RECORDS: &str = "/tmp/records";
+
+fn options(command: Vec<String>) -> Options {
+    Options {
+        cpus: 2,
+        memory: 2048,
+        deadline: 1200,
+        files: Vec::new(),
+        outs: Vec::new(),
+        env: Vec::new(),
+        soak: None,
+        command,
+    }
+}
+
+/// Runs it once in the lab; a command that fails is a failure.
+fn pass(name: &str, options: &Options) -> Result<()> {
+    let (outcome, took) = once(options, &initramfs(options)?)?;
+    report(&outcome, options);
+    match outcome {
+        Outcome::Status(0) => {
+            eprintln!("  {name} ok ({:.1} s)", took.as_secs_f64());
+            Ok(())
+        }
+        outcome => bail!("{name} ended as {outcome:?} in the lab; run `cargo xtask lab -- TEST`"),
+    }
+}
+
+/// The kvm engine's own tests, in the lab. A stock kernel under emulation and the largest shapes are left out: the one is for
+/// hosts without a lab, the others take minutes.
+pub(crate) fn kvm_tests() -> Result<()> {
+    let build = [
+        "test",
+        "-p",
+        "ktstr-vmm",
+        "--test",
+        "kvm",
+        "--no-run",
+        "--message-format=json",
+    ];
+    let built = sh::cargo(&build).stderr(Stdio::null()).output();
+    let built = built.context("failed to build the kvm tests")?;
+    let program = String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .context("the kvm tests do not build; run `cargo test -p ktstr-vmm --test kvm`")?;
+    let mut command = vec![program];
+    for word in [
+        "--test-threads=1",
+        "--skip",
+        "stock_kernel",
+        "--skip",
+        "larger_presets",
+    ] {
+        command.push(word.to_owned());
+    }
+    let mut options = options(command);
+    options.files.push(format!("{}:/bin/busybox", busybox()?));
+    pass("kvm-in-lab", &options)
+}
+
+fn busybox() -> Result<String> {
+    let found =
+        find_program("busybox").context("busybox-static is needed; run `cargo xtask setup`")?;
+    Ok(found.display().to_string())
+}
+
+/// The cases give the same verdicts under kvm, which is chosen without being asked for.
+pub(crate) fn verdicts() -> Result<()> {
+    let build = ["build", "-p", "ktstr-tests", "-p", "scx-fixture", "--bins"];
+    sh::logged("build-cases", &mut sh::cargo(&build))?;
+    let built = sh::target().join("debug");
+    let dir = tempfile::tempdir()?;
+    let names: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
+    // Each is judged by its record; what they print is shown.
+    let script = format!(
+        "for case in {}; do /bin/cases --exact $case --include-ignored; done; true",
+        names.join(" ")
+    );
+    let mut options = options(vec![busybox()?, "sh".into(), "-c".into(), script]);
+    for program in ["cases", "scx-fixture"] {
+        let host = built.join(program);
+        options
+            .files
+            .push(format!("{}:/bin/{program}", host.display()));
+    }
+    options
+        .env
+        .push(String::from("KTSTR_SCHEDULER=/bin/scx-fixture"));
+    options.env.push(format!("KTSTR_SIDECAR_DIR={RECORDS}"));
+    for name in names {
+        let host = dir.path().join(name);
+        options
+            .outs
+            .push(format!("{RECORDS}/{name}.json:{}", host.display()));
+    }
+    pass("verdicts-in-lab", &options)?;
+    for (name, passes) in CASES {
+        check(&dir.path().join(name), passes).with_context(|| name)?;
+    }
+    Ok(())
+}
+
+fn check(record: &Path, passes: bool) -> Result<()> {
+    let bytes = std::fs::read(record)?;
+    let record: Sidecar = serde_json::from_slice(&bytes).context("it left no record")?;
+    let engine = record.engine.unwrap_or_default();
+    let why = record.engine_why.unwrap_or_default();
+    ensure!(engine == "kvm", "it ran on {engine}: {why}");
+    let expected = if passes { "pass" } else { "fail" };
+    let found = record.verdict.as_str();
+    ensure!(
+        found == expected,
+        "the verdict is {found}, on tcg it is {expected}: {}",
+        record.message.unwrap_or_default()
+    );
+    Ok(())
+}
