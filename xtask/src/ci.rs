@@ -10,17 +10,10 @@ use crate::{kernel, lab_tests, setup, sh, tidy};
 pub(crate) fn run() -> Result<()> {
     kernel::run(&kernel::Options::default())?;
     setup::for_checks()?;
-    let mut failed = Vec::new();
-    let mut passed = 0usize;
-    let mut note = |name: &str, done: Result<()>| match done {
-        Ok(()) => passed += 1,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            failed.push(name.to_owned());
-        }
-    };
+    let mut done = Steps::default();
+    let mut note = |name: &str, result| done.note(name, result);
     note("tidy", tidy::run());
-    let steps: [(&str, &[&str]); 5] = [
+    let cargo: [(&str, &[&str]); 5] = [
         ("fmt", &["fmt", "--all", "--check"]),
         (
             "clippy",
@@ -46,19 +39,54 @@ pub(crate) fn run() -> Result<()> {
         ),
         ("vm-tests", &["test", "-p", "ktstr-tests", "--no-fail-fast"]),
     ];
-    for (name, args) in steps {
+    for (name, args) in cargo {
         note(
             name,
             sh::logged(name, with_flags(name, &mut sh::cargo(args))),
         );
     }
-    note("kvm-in-lab", lab_tests::kvm_tests());
-    note("verdicts-in-lab", lab_tests::verdicts());
-    println!("{passed} passed, {} failed", failed.len());
-    if failed.is_empty() {
-        Ok(())
-    } else {
-        bail!("failed: {}", failed.join(", "))
+    run_in_lab(&mut done);
+    done.finish()
+}
+
+/// The steps in the lab alone.
+pub(crate) fn lab() -> Result<()> {
+    kernel::run(&kernel::Options::default())?;
+    let mut steps = Steps::default();
+    run_in_lab(&mut steps);
+    steps.finish()
+}
+
+fn run_in_lab(steps: &mut Steps) {
+    steps.note("kvm-in-lab", lab_tests::kvm_tests());
+    steps.note("verdicts-in-lab", lab_tests::verdicts());
+}
+
+/// What has passed and what has failed.
+#[derive(Debug, Default)]
+struct Steps {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Steps {
+    fn note(&mut self, name: &str, done: Result<()>) {
+        match done {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                eprintln!("{name}: {error:#}");
+                self.failed.push(name.to_owned());
+            }
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        println!("{} passed, {} failed", self.passed, self.failed.len());
+        if self.failed.is_empty() {
+            Ok(())
+        } else {
+            bail!("failed: {}", self.failed.join(", "))
+        }
     }
 }
 
