@@ -171,12 +171,35 @@ fn a_wanted_failure_passes_when_its_repro_landed_and_only_then() {
 /// Types and symbols then come out of the guest's own memory.
 #[test]
 fn an_error_shows_the_same_without_a_vmlinux() {
+    let (_dir, image) = bare_image();
+    check_error_dump(&run("error_with_state", &[("KTSTR_KERNEL", &image)]));
+}
+
+/// Captures by name, watches, kernel memory, prepared and replaced schedulers, the scheduler's own figures.
+#[test]
+fn everything_else_works_without_a_vmlinux() {
+    let (_dir, image) = bare_image();
+    for case in [
+        "captured_by_name",
+        "watched_writes",
+        "kernel_memory",
+        "periodic",
+        "prepared",
+        "replaced",
+        "figures",
+    ] {
+        run(case, &[("KTSTR_KERNEL", &image)]).exits(0);
+    }
+}
+
+/// The test kernel's boot image with nothing beside it.
+fn bare_image() -> (tempfile::TempDir, String) {
     let kernel = ktstr::host::kernel::resolve_test_kernel().expect("a test kernel");
     let dir = tempfile::tempdir().expect("a directory");
     let image = dir.path().join("bzImage");
     std::fs::copy(&kernel.image, &image).expect("the image is copied");
-    let image = image.to_str().expect("a plain path");
-    check_error_dump(&run("error_with_state", &[("KTSTR_KERNEL", image)]));
+    let path = image.to_str().expect("a plain path").to_owned();
+    (dir, path)
 }
 
 /// The dump's reader finds the same state in it, with no help from the run.

@@ -237,6 +237,12 @@ fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
 }
 
+/// For the lab, where a guest with one CPU boots in half a minute: `cargo xtask lab` runs it on the kvm engine.
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l1c1t", duration_s = 120, auto_repro = false, ignore)]
+fn error_in_the_lab(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
 /// The kernel's watchdog finds the task after 5 s, and looks every 2.5 s.
 #[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, auto_repro = false, ignore)]
 fn stall_with_state(ctx: &Ctx) -> Result<AssertResult> {

@@ -93,6 +93,12 @@ fn run(mut coordinator: Coordinator<Live<'_>>, vm: &RunningVm, inbox: &Receiver<
             Ok(Raw::Ended) => {
                 let panicked = vm.ended_by() == Some(ExitReason::Panic);
                 coordinator.handle(Event::Ended { panicked }, Instant::now());
+                // What the guest asked last is answered too, if only by a reason.
+                while let Ok(left) = inbox.try_recv() {
+                    if let Raw::Message(message) = left {
+                        coordinator.handle(Event::Message(message), Instant::now());
+                    }
+                }
                 return coordinator.finish();
             }
             Err(RecvTimeoutError::Timeout) => {}

@@ -309,7 +309,7 @@ impl<M: Machine> Coordinator<M> {
         }
         if let Some(shot) = self.periodic.fire(now) {
             let stats = self.stats();
-            let captured = self.machine.capture();
+            let captured = self.capture();
             self.periodic.note(captured.is_ok());
             let offset = now.saturating_duration_since(shot.due);
             self.store(shot.tag, (captured, stats), now, Some(millis(offset)));
@@ -394,17 +394,19 @@ impl<M: Machine> Coordinator<M> {
                 self.keep_failure("the test's own verdict", false);
                 Ok(())
             }
+            SnapshotKind::Capture if request.tag == READY_TAG && self.ended => Err(gone()),
             SnapshotKind::Capture if request.tag == READY_TAG => {
                 self.watchdog = self.machine.prepare_scheduler()?;
                 Ok(())
             }
             SnapshotKind::Capture => {
                 let stats = self.stats();
-                let captured = self.machine.capture();
+                let captured = self.capture();
                 let answer = captured.as_ref().map(drop).map_err(Clone::clone);
                 self.store(request.tag.clone(), (captured, stats), now, None);
                 answer
             }
+            SnapshotKind::Watch if self.ended => Err(gone()),
             SnapshotKind::Watch => self.watch(&request.tag),
         }
     }
@@ -428,7 +430,12 @@ impl<M: Machine> Coordinator<M> {
     }
 
     fn kernel_op(&mut self, request: &KernelOpRequest) -> KernelOpReply {
-        let (result, values) = match self.machine.kernel_op(request) {
+        let done = if self.ended {
+            Err(gone())
+        } else {
+            self.machine.kernel_op(request)
+        };
+        let (result, values) = match done {
             Ok(values) => (Ok(()), values),
             Err(reason) => (Err(short(reason)), Vec::new()),
         };
@@ -472,7 +479,11 @@ impl<M: Machine> Coordinator<M> {
         }
         let old = self.failure.as_ref().map(|old| old.worth);
         let shown = |report: &FailureDumpReport| Worth::of(report, is_exit) > old;
-        let captured = self.machine.capture_failure(&shown);
+        let captured = if self.ended {
+            Err(gone())
+        } else {
+            self.machine.capture_failure(&shown)
+        };
         self.set_failure(trigger, captured, is_exit);
     }
 
@@ -497,8 +508,19 @@ impl<M: Machine> Coordinator<M> {
         }
     }
 
+    /// A guest that has ended is not asked to stand still.
+    fn capture(&mut self) -> Result<FailureDumpReport, String> {
+        if self.ended {
+            return Err(gone());
+        }
+        self.machine.capture()
+    }
+
     /// Asked before the freeze, so that it is the running scheduler that answers.
     fn stats(&mut self) -> Stats {
+        if self.ended {
+            return Err(MissingStatsReason::GuestGone);
+        }
         if self.stats_timeouts >= STATS_GIVE_UP_AFTER {
             return Err(MissingStatsReason::Timeout);
         }
@@ -536,6 +558,11 @@ impl<M: Machine> Coordinator<M> {
             step_index: self.scenario.map(|_| self.step),
         });
     }
+}
+
+/// Why a request that outlived its guest cannot be met.
+fn gone() -> String {
+    String::from("the guest has ended")
 }
 
 fn millis(duration: Duration) -> i64 {

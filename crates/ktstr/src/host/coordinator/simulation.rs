@@ -53,6 +53,7 @@ impl Simulated {
 
     fn frozen<T>(&self, call: Call, look: impl FnOnce() -> T) -> Result<T, String> {
         assert!(!self.0.borrow().frozen, "two freezes at a time");
+        assert!(!self.0.borrow().dead, "a dead guest is asked to freeze");
         self.0.borrow_mut().frozen = true;
         let done = self.call(call);
         self.0.borrow_mut().frozen = false;
@@ -202,7 +203,15 @@ impl Run {
 
     fn event(&mut self, event: Event) {
         self.coordinator.handle(event, self.now);
+        if self.world.borrow().dead {
+            return;
+        }
         self.coordinator.tick(self.now);
+        let wake = self.coordinator.next_wake();
+        assert!(
+            self.coordinator.timed_out || wake.is_some_and(|wake| wake <= self.deadline),
+            "the loop would sleep until {wake:?}, beyond the deadline"
+        );
     }
 
     fn message(&mut self, message: Message) {
@@ -240,8 +249,13 @@ impl Run {
         self.now = until;
     }
 
-    /// Does one step; false once the guest has ended.
+    /// Does one step; false for what a guest that has ended cannot do any more.
     fn step(&mut self, step: Step) -> bool {
+        let asks = matches!(step, Step::Capture(_) | Step::Watch(_) | Step::KernelOp);
+        // Frames that were on their way are read after the end; time, hits and the end itself are over.
+        if self.world.borrow().dead && !asks {
+            return false;
+        }
         match step {
             Step::Boot => self.message(Message::SysReady(SysReady {
                 kernel_release: "6.12".into(),
@@ -274,7 +288,6 @@ impl Run {
             Step::GuestDies { panicked } => {
                 self.world.borrow_mut().dead = true;
                 self.event(Event::Ended { panicked });
-                return false;
             }
         }
         true
@@ -325,9 +338,7 @@ proptest! {
     fn any_history_keeps_the_rules(steps in steps(), snapshots in 0u32..8) {
         let mut run = Run::new(snapshots);
         for step in steps {
-            if !run.step(step) {
-                break;
-            }
+            run.step(step);
         }
         run.check();
         let fired = run.coordinator.periodic.fired();
@@ -355,15 +366,75 @@ fn every_order_of_a_small_life_keeps_the_rules() {
             let mut run = Run::new(2);
             run.world.borrow_mut().fails = fails;
             for step in steps {
-                if !run.step(step.clone()) {
-                    break;
-                }
+                run.step(step.clone());
             }
             run.check();
             orders += 1;
         }
     });
     assert_eq!(orders, 5040 * 2);
+}
+
+/// Every life of up to four events, each of which may come any number of times, and each life's end: the guest dies, with
+/// one request still on its way, or uses up its time.
+#[test]
+fn every_short_life_keeps_the_rules() {
+    let all = [
+        Step::Boot,
+        Step::Start,
+        Step::Pause,
+        Step::Resume,
+        Step::End,
+        Step::Result,
+        Step::Capture("a".into()),
+        Step::Capture(FAILURE_TAG.into()),
+        Step::Watch("w".into()),
+        Step::KernelOp,
+        Step::ExitHit,
+        Step::UserHit(0),
+        Step::Wait(3_000),
+        Step::MachineFails(true),
+    ];
+    let ends = [
+        vec![
+            Step::GuestDies { panicked: true },
+            Step::Capture("late".into()),
+        ],
+        vec![Step::GuestDies { panicked: false }, Step::KernelOp],
+        vec![Step::Wait(61_000), Step::GuestDies { panicked: false }],
+    ];
+    let mut lives = 0;
+    for length in 0..=4 {
+        for number in 0..all.len().pow(length) {
+            let digits = (0..length).map(|place| number / all.len().pow(place) % all.len());
+            let life: Vec<Step> = digits.map(|digit| all[digit].clone()).collect();
+            for end in &ends {
+                let mut run = Run::new(2);
+                for step in life.iter().chain(end) {
+                    run.step(step.clone());
+                }
+                run.check();
+                lives += 1;
+            }
+        }
+    }
+    assert_eq!(
+        lives,
+        3 * (1 + 14 + 14 * 14 + 14 * 14 * 14 + 14 * 14 * 14 * 14)
+    );
+}
+
+#[test]
+fn a_request_that_outlives_its_guest_leaves_its_reason() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::GuestDies { panicked: false });
+    run.step(Step::Capture("late".into()));
+    let entries = run.coordinator.bridge.drain_ordered_with_stats();
+    let reason = entries[0].report.reason.as_deref();
+    assert_eq!(reason, Some("the guest has ended"));
+    assert_eq!(entries[0].stats, Err(MissingStatsReason::GuestGone));
+    assert_eq!(run.count(|call| matches!(call, Call::Reply(_, false))), 1);
 }
 
 fn permutations(steps: &mut [Step], from: usize, visit: &mut impl FnMut(&[Step])) {
