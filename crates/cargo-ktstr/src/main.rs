@@ -4,6 +4,7 @@
 //! side (kernels, sidecars, descriptions of test binaries); nothing of VMs, devices or guests.
 
 mod completions;
+mod coverage;
 mod delta;
 mod exit;
 mod export;
@@ -52,13 +53,15 @@ enum Command {
     PerfDelta(Box<delta::Options>),
     /// Load every declared scheduler on every kernel and preset, and count what the verifier did.
     Verifier(Box<verifier::Options>),
+    /// Run tests with coverage, of what runs on the host and in the guests together.
+    Coverage(Box<coverage::Options>),
     /// A shell in a guest: a plain one, or the VM of a test.
     Shell(Box<shell::Options>),
     /// Write a test as one file that runs it on bare metal.
     Export(export::Options),
     /// List, build and clean test kernels.
     Kernel(kernel::Options),
-    /// Show who holds VM slots and kernels.
+    /// Show who holds VMs and kernels.
     Locks(locks::Options),
     /// Print the tab completion of a shell.
     Completions(completions::Options),
@@ -70,6 +73,9 @@ fn main() -> ExitCode {
         return code;
     }
     if let Some(code) = shell::inner() {
+        return code;
+    }
+    if let Some(code) = coverage::compiler() {
         return code;
     }
     let cli = match Cli::try_parse_from(arguments()) {
@@ -91,6 +97,7 @@ fn main() -> ExitCode {
         Command::Report(options) => report::run(&options),
         Command::PerfDelta(options) => delta::run(&options),
         Command::Verifier(options) => verifier::run(&options),
+        Command::Coverage(options) => coverage::run(&options),
         Command::Shell(options) => shell::run(&options),
         Command::Export(options) => export::run(&options),
         Command::Kernel(options) => kernel::run(&options),

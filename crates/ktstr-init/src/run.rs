@@ -147,7 +147,37 @@ fn follow_plan(outbox: &mut Outbox, replies: File, test_main: TestMain) -> Resul
     if ended.code != Some(0) {
         send_dmesg(outbox)?;
     }
+    send_profiles(outbox)?;
     outbox.send(&Message::Exit(ended.shell_code()))?;
+    Ok(())
+}
+
+/// Programs that were built for coverage leave their counters in the working directory when they end: here, the root.
+fn send_profiles(outbox: &mut Outbox) -> Result<(), SendError> {
+    let entries = std::fs::read_dir("/").into_iter().flatten().flatten();
+    for path in entries.map(|entry| entry.path()) {
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "profraw")
+        {
+            continue;
+        }
+        let sent = match std::fs::read(&path) {
+            Ok(counters) => outbox.send(&Message::Profraw(counters)),
+            Err(error) => {
+                let text = format!("ktstr-init: {}: {error}\n", path.display());
+                outbox.send(&Message::Stderr(text.into_bytes()))
+            }
+        };
+        match sent {
+            // Counters that are too large for a frame are lost, the test's verdict is not.
+            Err(SendError::Encode(error)) => {
+                let text = format!("ktstr-init: {} is lost: {error}\n", path.display());
+                outbox.send(&Message::Stderr(text.into_bytes()))?;
+            }
+            other => other?,
+        }
+    }
     Ok(())
 }
 

@@ -12,6 +12,7 @@ const COMMANDS: &[&[&str]] = &[
     &["perf-delta"],
     &["report"],
     &["verifier"],
+    &["coverage"],
     &["shell"],
     &["export"],
     &["kernel", "list"],

@@ -239,3 +239,62 @@ fn two_at_once_do_not_meet() {
     runs.dedup();
     assert_eq!(runs.len(), 2);
 }
+
+#[test]
+fn coverage_counts_the_workspaces_own_lines() {
+    let project = Project::new();
+    let ran = project.run(&[
+        "coverage",
+        "--lcov",
+        "lines.info",
+        "--",
+        "--kernel",
+        "./bzImage",
+        "--runner",
+        "cargo",
+        "passes",
+    ]);
+    ran.exits(0)
+        .says(&["host processes and 0 guest processes", "lines.info"]);
+    let lines = std::fs::read_to_string(project.root().join("lines.info")).unwrap();
+    assert!(lines.contains("SF:"), "{lines}");
+    let reached = |line: &str| line.starts_with("DA:") && !line.ends_with(",0");
+    assert!(lines.lines().any(reached), "{lines}");
+    // The tests' verdict is the command's, and the report is there all the same.
+    project
+        .run(&[
+            "coverage",
+            "--",
+            "--kernel",
+            "./bzImage",
+            "--runner",
+            "cargo",
+            "fails",
+        ])
+        .exits(1)
+        .says(&["TOTAL"]);
+}
+
+#[test]
+fn coverage_without_llvms_tools_says_how_to_get_them() {
+    let project = Project::new();
+    let output = project
+        .command(&["coverage"])
+        .env("PATH", "/nonexistent")
+        .env("RUSTC", fake_rustc(&project.root()))
+        .output()
+        .unwrap();
+    crate::fixture::Ran::new(output)
+        .exits(1)
+        .says(&["LLVM 99", "rustup component add llvm-tools"]);
+}
+
+/// A compiler of another LLVM, without tools beside it.
+fn fake_rustc(dir: &std::path::Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = dir.join("rustc");
+    let script = "#!/bin/sh\ncase \"$1\" in -vV) echo 'LLVM version: 99.0.1';; *) echo /no/such/lib;; esac\n";
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}

@@ -36,6 +36,13 @@ pub(super) struct TooBig {
     pub largest: String,
 }
 
+impl TooBig {
+    /// What would do, as a VM takes it.
+    pub(super) fn need_mib_u32(&self) -> u32 {
+        u32::try_from(self.need_mib).unwrap_or(u32::MAX)
+    }
+}
+
 /// The guest's files, and how long it took to gather them.
 #[derive(Debug)]
 pub(super) struct GuestFiles {

@@ -16,6 +16,8 @@ pub struct HostConfig {
     /// Package and target of the test binary, such as `scx_mine.scheduling`: a folder of that name takes the artifacts of a test
     /// whose name another binary had first.
     pub binary: String,
+    /// `KTSTR_COVERAGE_DIR`: counters of guests that were built for coverage go there.
+    pub coverage_dir: Option<PathBuf>,
     /// `KTSTR_RUN_ID`: name of this run's directory.
     pub run_id: Option<String>,
     /// `KTSTR_SCHEDULER`: use this binary for every discovered scheduler.
@@ -78,6 +80,7 @@ impl HostConfig {
         Ok(Self {
             engine,
             sidecar_dir: get("KTSTR_SIDECAR_DIR").map(PathBuf::from),
+            coverage_dir: get("KTSTR_COVERAGE_DIR").map(PathBuf::from),
             run_dir: get("KTSTR_RUN_DIR").map(PathBuf::from),
             binary: binary_name(""),
             run_id,

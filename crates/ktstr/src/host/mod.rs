@@ -7,6 +7,7 @@ pub mod artifacts;
 mod boot;
 pub mod config;
 mod coordinator;
+mod coverage;
 pub mod describe;
 mod drain;
 mod dump;

@@ -9,6 +9,7 @@ use super::artifacts::{clear_stale, sidecar_dir, test_dir, write_atomic};
 use super::boot::Programs;
 use super::config::HostConfig;
 use super::coordinator::Failure;
+use super::coverage;
 use super::dump::{CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump};
 use super::dump_text;
 use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_exit};
@@ -162,6 +163,7 @@ fn judge(
         Err(error) => return unavailable(&error).map(AssertResult::skip).ok_or(error),
     };
     evidence.times = times;
+    coverage::keep(&vm, config, entry.name);
     evidence.failure = outcome.failure;
     evidence.blind = outcome.blind;
     vm.entry_name = Some(entry.name.to_owned());
