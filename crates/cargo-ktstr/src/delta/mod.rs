@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use ktstr::host::artifacts::write_atomic;
 use ktstr::host::sidecar::{Sidecar, collect_pool};
 use ktstr::model::verdict::Outcome;
 
@@ -133,6 +134,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
         rng: Rng::new(seed),
         failures: Vec::new(),
     };
+    bench.note_order(seed)?;
     let common = bench.build()?;
     let (pairs, values) = bench.measure(&common, &rules)?;
     let rows = answer(&values, &rules, &mut bench.rng);
@@ -207,6 +209,20 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
+    /// Leaves a note of what is compared beside the records, and learns before the builds whether there is room for any.
+    fn note_order(&self, seed: u64) -> Result<()> {
+        let sides = self.sides.each_ref().map(Side::label);
+        let note =
+            serde_json::json!({ "schema": "ktstr.perf-order/1", "sides": sides, "seed": seed });
+        let path = self.dir.join(".order.json");
+        write_atomic(&path, note.to_string().as_bytes()).with_context(|| {
+            format!(
+                "the comparison's directory {} cannot be written; is the disk full?",
+                self.dir.display()
+            )
+        })
+    }
+
     /// Builds both sides and finds the tests that both have.
     fn build(&self) -> Result<Vec<Common>> {
         let mut lists: Vec<BTreeMap<(String, String), Binary>> = Vec::new();
@@ -276,6 +292,10 @@ impl Bench<'_> {
             bail!(
                 "no test that was run leaves a sidecar with figures; perf-delta compares tests of ktstr only"
             );
+        }
+        if questions == 0 {
+            // Nothing passed on both sides, which the report says of each test.
+            return Ok((0, values));
         }
         let least = fewest_pairs(questions, rules.alpha);
         let pairs = self

@@ -13,7 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for something with a deadline; the pause between looks is a poll on nothing.
 #[track_caller]
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = look() {
@@ -31,11 +31,11 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn interrupt(child: &Child) {
+pub(crate) fn interrupt(child: &Child) {
     kill_process(Pid::from_child(child), Signal::INT).unwrap();
 }
 
-fn below(dir: &Path, name: &str) -> Option<PathBuf> {
+pub(crate) fn below(dir: &Path, name: &str) -> Option<PathBuf> {
     files_below(dir)
         .into_iter()
         .find(|path| path.file_name().is_some_and(|file| file == name))

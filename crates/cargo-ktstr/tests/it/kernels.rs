@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::fixture::{Project, Ran, files_below};
 
 /// A tree whose Makefile does what Linux's does: its configuration takes the whole fragment.
-fn mini_tree(dir: &Path, name: &str) -> PathBuf {
+pub(crate) fn mini_tree(dir: &Path, name: &str) -> PathBuf {
     let tree = dir.join(name);
     fs::create_dir_all(&tree).unwrap();
     let fragment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ktstr/assets/ktstr.kconfig");
@@ -308,7 +308,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
     drop(unmount);
 }
 
-struct Unmount(PathBuf);
+pub(crate) struct Unmount(pub(crate) PathBuf);
 
 impl Drop for Unmount {
     fn drop(&mut self) {

@@ -4,6 +4,7 @@
 mod fixture;
 mod gauntlet;
 mod guide;
+mod hardship;
 mod interrupt;
 mod kernels;
 mod report;

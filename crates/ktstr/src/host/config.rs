@@ -53,7 +53,9 @@ impl HostConfig {
         Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
-    pub(super) fn from_lookup(get: impl Fn(&'static str) -> Option<String>) -> Result<Self, ConfigError> {
+    pub(super) fn from_lookup(
+        get: impl Fn(&'static str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
         let engine = match get("KTSTR_ENGINE").as_deref() {
             None | Some("auto") => EngineChoice::Auto,
             Some("kvm") => EngineChoice::Kvm,
