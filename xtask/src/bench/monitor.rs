@@ -165,8 +165,8 @@ fn row(job: &Job, drgn: &Value) -> [String; 8] {
         job.what.into(),
         job.bar
             .map_or_else(none, |bar| time(bar.as_secs_f64() * 1e9)),
-        time(median),
-        time(best),
+        rated(job.id, median),
+        rated(job.id, best),
         job.bar.map_or_else(none, |bar| {
             format!("{:.2}", best / (bar.as_secs_f64() * 1e9))
         }),
@@ -223,6 +223,15 @@ fn estimate(id: &str) -> Result<(f64, f64)> {
         (Some(median), Some(best)) => Ok((median, best)),
         _ => bail!("criterion wrote no estimate to {}", dir.display()),
     }
+}
+
+/// A time, and for what is done in millions how many a second.
+fn rated(id: &str, nanoseconds: f64) -> String {
+    let text = time(nanoseconds);
+    if id.starts_with("read/u64") || id.starts_with("walk/") {
+        return format!("{text}, {:.0} M/s", 1e3 / nanoseconds);
+    }
+    text
 }
 
 fn time(nanoseconds: f64) -> String {

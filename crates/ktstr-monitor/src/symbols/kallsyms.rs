@@ -5,8 +5,11 @@
 //!
 //! ```text
 //! since 6.5:   num_syms, names, markers, token_table, token_index, offsets, relative_base
+//! 6.2 to 6.4:  offsets, relative_base, num_syms, names, markers, seqs_of_names, token_table, token_index
 //! before 6.2:  offsets, relative_base, num_syms, names, markers, token_table, token_index
 //! ```
+//!
+//! `seqs_of_names` are three bytes for each symbol. Stable branches of older kernels have them too.
 
 use memchr::memmem;
 
@@ -19,6 +22,8 @@ const TOKENS: usize = 256;
 const MAX_CANDIDATES: usize = 64;
 /// A kernel has tens of thousands; ten times that with debugging aids.
 const MAX_SYMBOLS: usize = 2 << 20;
+/// Bytes of an entry of `seqs_of_names`.
+const SEQUENCE: usize = 3;
 /// `KSYM_NAME_LEN`.
 const MAX_NAME: usize = 512;
 
@@ -46,10 +51,23 @@ fn align8(at: usize) -> usize {
 }
 
 fn locate(image: &[u8], digits: usize) -> Option<Tables> {
-    let tokens = token_table(image, digits)?;
-    let token_index = token_index(image, tokens)?;
-    let (markers, marker_count) = markers(image, tokens)?;
-    let (names, count) = names(image, markers, marker_count)?;
+    let (tokens, token_index) = token_table(image, digits)?;
+    let (names, count) = names_before(image, tokens).or_else(|| {
+        // What lies between the markers and the tokens tells its own length by the number of names.
+        let earliest = tokens.saturating_sub(MAX_SYMBOLS * SEQUENCE);
+        (earliest..tokens)
+            .rev()
+            .filter(|at| at.is_multiple_of(8))
+            .find_map(|sequences| {
+                let len = tokens - sequences;
+                let (markers, marker_count) = markers(image, sequences)?;
+                if (len / SEQUENCE).div_ceil(256).abs_diff(marker_count) > 1 {
+                    return None;
+                }
+                names(image, markers, marker_count)
+                    .filter(|(_, count)| align8(count * SEQUENCE) == len)
+            })
+    })?;
     let behind = align8(token_index + TOKENS * 2);
     let before = (names - 8)
         .checked_sub(8)
@@ -71,17 +89,26 @@ fn locate(image: &[u8], digits: usize) -> Option<Tables> {
         })
 }
 
-/// The start of the table in which `digits` is entry 48 on.
-fn token_table(image: &[u8], digits: usize) -> Option<usize> {
+/// The start of the table in which `digits` is entry 48 on, and its index.
+fn token_table(image: &[u8], digits: usize) -> Option<(usize, usize)> {
     let mut at = digits;
-    for _ in 0..usize::from(b'0') {
-        // The byte before a token is the NUL that ends its predecessor.
-        let end = at.checked_sub(1)?;
-        let window = image.get(end.saturating_sub(MAX_NAME)..end)?;
-        let nul = memchr::memrchr(0, window)?;
-        at = end - (window.len() - nul) + 1;
+    for _ in 1..usize::from(b'0') {
+        at = token_before(image, at)?;
     }
-    at.is_multiple_of(8).then_some(at)
+    // Before the first token there need be no NUL: it begins at one of the aligned places up to the last one.
+    let earliest = token_before(image, at)?;
+    (earliest..at)
+        .rev()
+        .filter(|start| start.is_multiple_of(8))
+        .find_map(|start| Some((start, token_index(image, start)?)))
+}
+
+/// The start of the token that ends before `at`; the byte between them is its NUL.
+fn token_before(image: &[u8], at: usize) -> Option<usize> {
+    let end = at.checked_sub(1)?;
+    let window = image.get(end.saturating_sub(MAX_NAME)..end)?;
+    let nul = memchr::memrchr(0, window)?;
+    Some(end - (window.len() - nul) + 1)
 }
 
 /// The index behind the table, if it says where each token begins.
@@ -100,9 +127,15 @@ fn token_index(image: &[u8], tokens: usize) -> Option<usize> {
     agrees.then_some(index)
 }
 
-/// Start and number of the markers that end before the token table: ascending from 0, one per 256 names.
-fn markers(image: &[u8], tokens: usize) -> Option<(usize, usize)> {
-    let mut at = tokens.checked_sub(4)?;
+/// Names whose markers end at `end`.
+fn names_before(image: &[u8], end: usize) -> Option<(usize, usize)> {
+    let (markers, marker_count) = markers(image, end)?;
+    names(image, markers, marker_count)
+}
+
+/// Start and number of the markers that end before `end`: ascending from 0, one per 256 names.
+fn markers(image: &[u8], end: usize) -> Option<(usize, usize)> {
+    let mut at = end.checked_sub(4)?;
     if bytes::u32_at(image, at)? == 0 {
         at = at.checked_sub(4)?;
     }

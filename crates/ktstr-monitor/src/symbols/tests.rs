@@ -4,11 +4,37 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// In which order the tables lie.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Order {
+    Since6_5,
+    Since6_2,
+    Before6_2,
+}
+
+fn pad(image: &mut Vec<u8>) {
+    image.resize(image.len().next_multiple_of(8), 0);
+}
+
+fn offsets(image: &mut Vec<u8>, symbols: &[(&str, i32)], base: u64) {
+    for (_, offset) in symbols {
+        image.extend(offset.to_le_bytes());
+    }
+    pad(image);
+    image.extend(base.to_le_bytes());
+}
+
 /// Writes the tables behind `prefix`, in the order of 6.5 and later.
-pub(crate) fn tables(prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u8> {
+fn tables(prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u8> {
+    ordered(Order::Since6_5, prefix, symbols, base)
+}
+
+fn ordered(order: Order, prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u8> {
     let mut image = vec![0xcc; prefix];
-    let pad = |image: &mut Vec<u8>| image.resize(image.len().next_multiple_of(8), 0);
     pad(&mut image);
+    if order != Order::Since6_5 {
+        offsets(&mut image, symbols, base);
+    }
     image.extend(u64::try_from(symbols.len()).unwrap().to_le_bytes());
     let mut markers = Vec::new();
     let start = image.len();
@@ -24,6 +50,15 @@ pub(crate) fn tables(prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u
         image.extend(marker.to_le_bytes());
     }
     pad(&mut image);
+    if order == Order::Since6_2 {
+        for number in 0..symbols.len() {
+            // The kernel writes the most significant of the three bytes first.
+            let sequence = u32::try_from(number * 7 % symbols.len()).unwrap();
+            let [low, middle, high, _] = sequence.to_le_bytes();
+            image.extend([high, middle, low]);
+        }
+        pad(&mut image);
+    }
     let mut index = Vec::new();
     let start = image.len();
     for token in 0..=255_u8 {
@@ -40,11 +75,9 @@ pub(crate) fn tables(prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u
         image.extend(start.to_le_bytes());
     }
     pad(&mut image);
-    for (_, offset) in symbols {
-        image.extend(offset.to_le_bytes());
+    if order == Order::Since6_5 {
+        offsets(&mut image, symbols, base);
     }
-    pad(&mut image);
-    image.extend(base.to_le_bytes());
     image.extend([0xcc; 100]);
     image
 }
@@ -60,13 +93,16 @@ fn tables_without_header_are_found_and_decoded() {
         .collect();
     symbols[0] = ("T_text", -1);
     symbols[1] = ("Arunqueues", 0x2cc00);
-    let found = find_kallsyms(&tables(1000, &symbols, BASE)).unwrap();
-    assert_eq!(found.len(), 600);
-    assert_eq!(found.find("_text"), Some(BASE));
-    assert_eq!(found.find("runqueues"), Some(0x2cc00));
-    assert_eq!(found.find("sym_599"), Some(BASE + 599 * 16));
-    assert_eq!(found.find("sym_600"), None);
-    assert_eq!(found.symbolize(Kva(BASE + 33)), Some(("sym_2", 1)));
+    for order in [Order::Since6_5, Order::Since6_2, Order::Before6_2] {
+        let found = find_kallsyms(&ordered(order, 1000, &symbols, BASE));
+        let found = found.unwrap_or_else(|| panic!("{order:?}"));
+        assert_eq!(found.len(), 600);
+        assert_eq!(found.find("_text"), Some(BASE));
+        assert_eq!(found.find("runqueues"), Some(0x2cc00));
+        assert_eq!(found.find("sym_599"), Some(BASE + 599 * 16));
+        assert_eq!(found.find("sym_600"), None);
+        assert_eq!(found.symbolize(Kva(BASE + 33)), Some(("sym_2", 1)));
+    }
 }
 
 #[test]
