@@ -1,9 +1,10 @@
 //! One test's life on the host, in the order of SPEC 8.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use ktstr_vmm::{Engine, Probe};
+use ktstr_vmm::{Engine, EngineChoice, Probe};
 
 use super::artifacts::{clear_stale, sidecar_dir, test_dir, write_atomic};
 use super::boot::Programs;
@@ -63,6 +64,10 @@ struct Evidence {
 pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path) -> Report {
     let clock = Clock::start();
     let mut evidence = Evidence::default();
+    if config.engine == EngineChoice::Auto && !entry.host_only {
+        // Measured once per process; here while kernel, programs and archive are gathered.
+        thread::spawn(ktstr_vmm::probe);
+    }
     let kernel = resolve_test_kernel();
     let label = kernel
         .as_ref()

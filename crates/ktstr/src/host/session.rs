@@ -1,6 +1,7 @@
 //! One boot of a test's VM: prepare, start, follow, collect.
 
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -183,9 +184,12 @@ impl Session {
         let followed = coordinator::follow(&running, port, view, started, orders)?;
         let exit = running.wait().context("failed to wait for the VM's end");
         let ended = Instant::now();
+        let memory = running.memory();
         // Closing the VM closes its ports, which ends the frame thread.
         drop(running);
         let (drained, outcome) = followed.frames()?;
+        // Giving a guest's pages back takes as long as some of the evaluation.
+        thread::spawn(move || drop(memory));
         let mut times = self.times;
         times.kernel_release = drained
             .sys_ready
