@@ -194,7 +194,16 @@ fn parse_cr3(word: &std::ffi::OsStr) -> Result<u64, String> {
 
 fn attach(args: &Args) -> Result<Kernel, AnyError> {
     let memory: Arc<dyn PhysMem> = match Vmcore::open(&args.core) {
-        Ok(core) => Arc::new(core),
+        Ok(core) => {
+            if core.missing() > 0 {
+                complain(&format!(
+                    "{} was cut short: {} KiB of memory that its headers promise are missing",
+                    args.core.display(),
+                    core.missing().div_ceil(1024),
+                ));
+            }
+            Arc::new(core)
+        }
         // A CR3 says that this is a raw image of memory.
         Err(Error::BadVmcore { .. }) if args.cr3 != 0 => Arc::new(open_raw(&args.core)?),
         Err(error) => return Err(error.into()),

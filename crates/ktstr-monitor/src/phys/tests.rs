@@ -90,7 +90,9 @@ fn a_vmcore_gives_its_segments_and_page_table_root() {
 #[test]
 fn a_vmcore_cut_short_loses_only_its_end() {
     let whole = vmcore(&[(0, &[7; 4096]), (0x10_0000, &[9; 4096])], 0);
+    assert_eq!(open(&whole).unwrap().missing(), 0);
     let core = open(&whole[..whole.len() - 100]).unwrap();
+    assert_eq!(core.missing(), 100);
     assert_eq!(core.read_u32(Gpa(0)).unwrap(), 0x0707_0707);
     assert!(matches!(
         core.read_u64(Gpa(0x10_0000 + 4096 - 100)),

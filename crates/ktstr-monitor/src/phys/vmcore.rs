@@ -16,6 +16,7 @@ use crate::{Error, Gpa, Result, bytes};
 pub struct Vmcore {
     memory: MappedMem,
     hints: Hints,
+    missing: u64,
 }
 
 const EHDR: usize = 64;
@@ -78,8 +79,26 @@ impl Vmcore {
         if hints.vcpus.is_empty() {
             hints.vcpus = prstatus;
         }
+        let file_len = file.metadata().map_err(Error::io("read", path))?.len();
+        let missing = pieces
+            .iter()
+            .map(|piece| {
+                let there = file_len.saturating_sub(piece.offset);
+                piece.len.saturating_sub(there)
+            })
+            .fold(0, u64::saturating_add);
         let memory = MappedMem::read_only(&file, path, &without_overlap(pieces))?;
-        Ok(Self { memory, hints })
+        Ok(Self {
+            memory,
+            hints,
+            missing,
+        })
+    }
+
+    /// Bytes of memory that the headers promise and the file does not have: not 0 when it was cut short.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        self.missing
     }
 }
 

@@ -137,3 +137,17 @@ fn wrong_files_are_explained() {
     assert_eq!(report["is_placeholder"], true);
     assert!(report["reason"].as_str().unwrap().contains("it is empty"));
 }
+
+/// The first tenth of a dump has the headers, and little memory.
+#[test]
+fn a_dump_that_was_cut_short_is_called_so() {
+    let mut whole = std::fs::File::open(&lab().vmcore).unwrap();
+    let len = whole.metadata().unwrap().len() / 10;
+    let mut cut = tempfile::NamedTempFile::new().unwrap();
+    std::io::copy(&mut std::io::Read::take(&mut whole, len), &mut cut).unwrap();
+    let output = bare(&["inspect", cut.path().to_str().unwrap(), "runqueues"]);
+    let status = output.status.code().unwrap();
+    let said = complaint(&output, status);
+    assert!([1, 3].contains(&status), "{said}");
+    assert!(said.contains("was cut short"), "{said}");
+}
