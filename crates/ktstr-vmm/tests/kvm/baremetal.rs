@@ -321,3 +321,26 @@ fn a_breakpoint_holds_at_each_call_and_lets_the_guest_go_on() {
     check_breakpoint(&[0x53, 0xff, 0x87], true);
     check_breakpoint(&[0xff, 0x87, 0x00, 0x10, 0x00, 0x00], true);
 }
+
+#[test]
+fn the_deadline_waits_for_a_frozen_guest() {
+    if !has_kvm() {
+        return;
+    }
+    let (deadline, frozen) = (Duration::from_millis(400), Duration::from_millis(900));
+    let mut vm = Guest::Halt.start("1n1l1c1t", deadline);
+    let began = Instant::now();
+    let guard = vm.freeze(LONG).unwrap();
+    let until = Instant::now() + frozen;
+    while Instant::now() < until {
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+    }
+    guard.resume().unwrap();
+    let exit = vm.wait().unwrap();
+    assert_eq!(exit.reason, ExitReason::Deadline);
+    assert!(
+        began.elapsed() >= deadline + frozen,
+        "{:?}",
+        began.elapsed()
+    );
+}

@@ -52,8 +52,8 @@ pub(crate) struct KvmVm {
     /// Host CPUs of the vCPUs, in performance mode.
     reservation: Option<Reservation>,
     stats: Option<Vec<Stats>>,
-    /// KVM's clock and the time, as of the first of nested freezes.
-    frozen: Mutex<Vec<(Option<kvm_clock_data>, Instant)>>,
+    /// KVM's clock as of each of the nested freezes.
+    frozen: Mutex<Vec<Option<kvm_clock_data>>>,
     memory: GuestMemory,
     consoles: [ConsoleLog; 2],
     ports: Ports,
@@ -245,17 +245,18 @@ impl KvmVm {
             return Err(error);
         }
         let clock = self.machine.vm.get_clock().ok();
-        self.frozen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((clock, began));
+        let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        if frozen.is_empty() {
+            self.control.begin_frozen(began);
+        }
+        frozen.push(clock);
         Ok(())
     }
 
     /// Takes one [`stop`](Self::stop) back; the guest's kvm-clock goes on where it stood.
     pub(crate) fn cont(&self, _deadline: Duration) -> Result<()> {
         let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((clock, began)) = frozen.pop() else {
+        let Some(clock) = frozen.pop() else {
             return Ok(());
         };
         if frozen.is_empty() {
@@ -268,7 +269,7 @@ impl KvmVm {
                     tracing::debug!(%error, "the guest's clock cannot be set");
                 }
             }
-            self.control.add_frozen(began.elapsed());
+            self.control.end_frozen();
         }
         drop(frozen);
         self.control.unpark();
