@@ -26,6 +26,7 @@ mod initrd;
 mod memory;
 mod port;
 mod probe;
+mod standstill;
 pub mod topology;
 mod vcpu_time;
 mod vm;

@@ -205,3 +205,23 @@ fn a_drop_ends_the_guest() {
     port.read_to_end(&mut rest).unwrap();
     assert!(started.elapsed() < DEADLINE);
 }
+
+#[test]
+fn the_deadline_waits_for_a_frozen_guest() {
+    let (deadline, frozen) = (Duration::from_secs(3), Duration::from_secs(4));
+    let began = Instant::now();
+    let vm = guest("$bb sleep 1000").deadline(deadline);
+    let mut vm = vm.build().unwrap().start().unwrap();
+    let guard = vm.freeze(DEADLINE).unwrap();
+    let until = Instant::now() + frozen;
+    while Instant::now() < until {
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+    }
+    guard.resume().unwrap();
+    assert_eq!(vm.wait().unwrap().reason, ExitReason::Deadline);
+    assert!(
+        began.elapsed() >= deadline + frozen,
+        "{:?}",
+        began.elapsed()
+    );
+}

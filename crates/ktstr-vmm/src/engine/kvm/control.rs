@@ -18,12 +18,11 @@ use super::turns::Turns;
 use crate::console::{ConsoleLog, kernel_panic};
 use crate::devices::virtio::Workers;
 use crate::memory::GuestMemory;
+use crate::standstill::StandStill;
 use crate::vm::{ExitReason, VcpuRegs};
 
 /// A kick is repeated after this time; one is enough unless the host loses signals.
 const KICK_AGAIN: Duration = Duration::from_millis(20);
-/// How often the deadline of a frozen guest is looked at.
-const FROZEN_LOOK: Duration = Duration::from_millis(200);
 /// A vCPU that does not leave the guest in this time is stuck in the host's kernel.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -45,17 +44,7 @@ struct State {
     end: Option<End>,
     /// The reason as reported, and when the last vCPU had left.
     ended: Option<(ExitReason, Instant)>,
-    /// Time of past freezes, which the guest's deadline does not count.
-    frozen: Duration,
-    /// Since when it stands still now.
-    frozen_since: Option<Instant>,
-}
-
-impl State {
-    fn frozen(&self) -> Duration {
-        let now = self.frozen_since.map(|since| since.elapsed());
-        self.frozen + now.unwrap_or_default()
-    }
+    still: StandStill,
 }
 
 /// What a control is made of.
@@ -128,24 +117,21 @@ impl Control {
         self.watches.announce();
     }
 
-    /// A freeze began: the deadline waits for its end.
+    /// A freeze that was asked for at `began` holds: the deadline waits for its end.
     pub(super) fn begin_frozen(&self, began: Instant) {
-        self.lock().frozen_since = Some(began);
+        self.lock().still.begin(began);
         self.changed.notify_all();
     }
 
-    /// The freeze has ended.
+    /// A freeze has ended.
     pub(super) fn end_frozen(&self) {
-        let mut state = self.lock();
-        state.frozen = state.frozen();
-        state.frozen_since = None;
-        drop(state);
+        self.lock().still.end(Instant::now());
         self.changed.notify_all();
     }
 
     /// All frozen time so far.
     pub(super) fn frozen(&self) -> Duration {
-        self.lock().frozen()
+        self.lock().still.total(Instant::now())
     }
 
     /// How it ended, once it has.
@@ -202,15 +188,10 @@ impl Control {
             if let Some(end) = &state.end {
                 return end.clone();
             }
-            let deadline = self.deadline + state.frozen();
-            let mut left = deadline.saturating_duration_since(Instant::now());
-            if state.frozen_since.is_some() {
-                // The end of the freeze wakes earlier.
-                left = left.max(FROZEN_LOOK);
-            } else if left.is_zero() {
+            let Some(left) = state.still.left(self.deadline, Instant::now()) else {
                 state.end = Some(End::Deadline);
                 continue;
-            }
+            };
             state = self
                 .changed
                 .wait_timeout(state, left)

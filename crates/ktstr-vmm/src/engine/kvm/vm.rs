@@ -246,9 +246,7 @@ impl KvmVm {
         }
         let clock = self.machine.vm.get_clock().ok();
         let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
-        if frozen.is_empty() {
-            self.control.begin_frozen(began);
-        }
+        self.control.begin_frozen(began);
         frozen.push(clock);
         Ok(())
     }
@@ -259,21 +257,21 @@ impl KvmVm {
         let Some(clock) = frozen.pop() else {
             return Ok(());
         };
-        if frozen.is_empty() {
-            if let Some(clock) = clock {
-                let clock = kvm_clock_data {
-                    clock: clock.clock,
-                    ..Default::default()
-                };
-                if let Err(error) = self.machine.vm.set_clock(&clock) {
-                    tracing::debug!(%error, "the guest's clock cannot be set");
-                }
+        if let Some(clock) = clock.filter(|_| frozen.is_empty()) {
+            let clock = kvm_clock_data {
+                clock: clock.clock,
+                ..Default::default()
+            };
+            if let Err(error) = self.machine.vm.set_clock(&clock) {
+                tracing::debug!(%error, "the guest's clock cannot be set");
             }
-            self.control.end_frozen();
         }
+        self.control.end_frozen();
         drop(frozen);
+        // Looked at first: a guest that goes on may end at once.
+        let gone = self.gone("resume");
         self.control.unpark();
-        self.gone("resume")
+        gone
     }
 
     pub(crate) fn registers(&self, _deadline: Duration) -> Result<Vec<VcpuRegs>> {
@@ -283,8 +281,10 @@ impl KvmVm {
 
     pub(crate) fn release_hit(&self, _deadline: Duration) -> Result<()> {
         self.control.watches.release()?;
+        // Looked at first: a guest that goes on may end at once.
+        let gone = self.gone("release a hit");
         self.control.gate.open();
-        self.gone("release a hit")
+        gone
     }
 
     pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {

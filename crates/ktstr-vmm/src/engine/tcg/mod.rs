@@ -22,7 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,7 @@ use crate::initrd::Initrd;
 use crate::memory::{Backing, GuestMemory, map, q35_ranges};
 use crate::port::PortStream;
 use crate::probe::Engine;
+use crate::standstill::StandStill;
 use crate::topology::Topology;
 use crate::vm::{Config, ExitReason, VcpuRegs, VmExit};
 use crate::watch::{Watch, WatchHit, WatchId};
@@ -112,6 +113,8 @@ struct Shared {
     pidfd: OwnedFd,
     pid: u32,
     deadline: Instant,
+    /// Locked for no longer than a look.
+    still: Mutex<StandStill>,
     com1: ConsoleLog,
 }
 
@@ -248,10 +251,14 @@ impl TcgVm {
     }
 
     pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
-        self.gdb.stop(deadline)
+        let began = Instant::now();
+        self.gdb.stop(deadline)?;
+        self.shared.still().begin(began);
+        Ok(())
     }
 
     pub(crate) fn cont(&self, deadline: Duration) -> Result<()> {
+        self.shared.still().end(Instant::now());
         self.gdb.cont(deadline)
     }
 
@@ -314,12 +321,20 @@ impl TcgVm {
 
     pub(crate) fn wait(&mut self) -> Result<VmExit> {
         // The deadline thread ends the VM; the grace is for reaping it.
-        let until = self.shared.deadline + START_DEADLINE;
-        if !self.wait_until(until) {
-            return Err(Error::Timeout {
-                what: String::from("end"),
-                waited: until - self.started,
-            });
+        let last = || {
+            let still = self.shared.still().total(Instant::now());
+            self.shared.deadline + still + START_DEADLINE
+        };
+        let mut until = last();
+        while !self.wait_until(until) {
+            let moved = last();
+            if moved <= until {
+                return Err(Error::Timeout {
+                    what: String::from("end"),
+                    waited: until - self.started,
+                });
+            }
+            until = moved;
         }
         self.join();
         let Some((reason, at)) = self.shared.ended() else {
@@ -374,6 +389,7 @@ impl Shared {
             pidfd,
             pid: child.id(),
             deadline,
+            still: Mutex::default(),
             com1: ConsoleLog::default(),
         })
     }
@@ -396,14 +412,18 @@ impl Shared {
         }
     }
 
+    fn still(&self) -> MutexGuard<'_, StandStill> {
+        self.still.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sleeps until the VM ended or its deadline passed.
     fn keep_deadline(&self) {
         loop {
-            let left = self.deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = self.still().left(self.deadline, Instant::now());
+            let Some(left) = left else {
                 self.kill(ExitReason::Deadline);
                 return;
-            }
+            };
             let timeout = Timespec::try_from(left).ok();
             let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
             match poll(&mut fds, timeout.as_ref()) {
