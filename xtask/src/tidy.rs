@@ -155,6 +155,11 @@ const INTERNAL_VARIABLES: &[&str] = &[
     "KTSTR_TEST_SCHEDULER",
     "KTSTR_VERIFIER",
     "KTSTR_VMM_ORPHAN_TEST",
+    // cargo ktstr coverage, between its own processes.
+    "KTSTR_COVERAGE_DIR",
+    "KTSTR_COVERAGE_RUSTC",
+    // One test, which runs itself in the lab.
+    "KTSTR_LAB_TEST_FAILS",
 ];
 
 /// Every variable that the sources name must be in the README's table.
