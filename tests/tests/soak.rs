@@ -53,7 +53,9 @@ const FAULTS: [Fault; 4] = [
 
 /// What is wrong with the dump, or the counter's value.
 fn look(fault: &Fault, run: &CaseRun) -> Result<u64, String> {
-    if run.code != Some(1) {
+    // A host that took the vCPUs away excuses a gap: 2, with the same dump.
+    let excused = fault.exit_kind.is_none() && run.code == Some(2);
+    if run.code != Some(1) && !excused {
         return Err(format!("it ended with {:?}, not 1", run.code));
     }
     let dump = run.dump();

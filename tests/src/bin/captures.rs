@@ -279,7 +279,7 @@ fn failure_without_an_error(_ctx: &Ctx) -> Result<AssertResult> {
 
 /// One scheduler after the other, each captured while it is in charge.
 #[ktstr_test(
-    scheduler = FIXTURE, staged_schedulers = [OTHER], topology = "1n1l2c1t", duration_s = 6,
+    scheduler = FIXTURE, staged_schedulers = [OTHER], topology = "1n1l2c1t", duration_s = 20,
     post_vm = each_had_its_maps, ignore
 )]
 fn replaced(ctx: &Ctx) -> Result<AssertResult> {
@@ -329,7 +329,7 @@ fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
 
 /// Each scheduler in turn is asked for its own figures, over the socket that it has.
 #[ktstr_test(
-    scheduler = COUNTING, staged_schedulers = [COUNTING_ELSEWHERE, FIXTURE], topology = "1n1l2c1t", duration_s = 6,
+    scheduler = COUNTING, staged_schedulers = [COUNTING_ELSEWHERE, FIXTURE], topology = "1n1l2c1t", duration_s = 20,
     post_vm = each_told_its_figures, ignore
 )]
 fn figures(ctx: &Ctx) -> Result<AssertResult> {

@@ -101,15 +101,18 @@ pub fn no_result(vm: &VmResult, deadlines: &Deadlines) -> AssertResult {
             format!("{}: {} ({said})", error_class::ENGINE_DIED, vm.exit_reason),
         )
     } else {
-        (
-            DetailKind::Other,
-            format!(
-                "{}: {said}; {}; the VM ended by {}",
-                error_class::NO_RESULT,
-                process_end(vm.exit_code),
-                vm.exit_reason
-            ),
-        )
+        // Where the test never began, init's own status stands in for its process.
+        let process = if stage.reached_payload {
+            format!("; {}", process_end(vm.exit_code))
+        } else {
+            String::new()
+        };
+        let text = format!(
+            "{}: {said}{process}; the VM ended by {}",
+            error_class::NO_RESULT,
+            vm.exit_reason
+        );
+        (DetailKind::Other, text)
     };
     AssertResult::fail(kind, text)
 }
@@ -267,6 +270,27 @@ mod tests {
             error_class::SCHEDULER_EXITED,
             &["exit status 1", "scx_bpf_error (x)"],
         );
+    }
+
+    #[test]
+    fn a_scheduler_that_never_attached_is_told_though_the_guest_ended_well() {
+        let not_attached = Message::Lifecycle(Lifecycle {
+            stage: Stage::SchedulerNotAttached,
+            detail: "state is still 'disabled' after 30000 ms".into(),
+        });
+        let vm = with_messages(&[
+            life(Stage::InitUp),
+            not_attached,
+            Message::Exit(1),
+            life(Stage::Done),
+        ]);
+        check(
+            &vm,
+            error_class::NO_RESULT,
+            &["the scheduler never attached: state is still 'disabled'"],
+        );
+        let text = no_result(&vm, &DEADLINES).details[0].to_string();
+        assert!(!text.contains("test's process"), "{text}");
     }
 
     #[test]

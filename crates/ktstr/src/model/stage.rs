@@ -15,7 +15,8 @@ pub struct StageSummary {
     pub reached_payload: bool,
 }
 
-/// Classifies the frames of one run. `PayloadStarting` anywhere wins over a later scheduler death: the test had begun.
+/// Classifies the frames of one run. A guest tells its end also when the test never began: what kept it from that says more.
+/// `PayloadStarting` anywhere wins over a later scheduler death: the test had begun.
 #[must_use]
 pub fn summarize_stages(stages: &[(Stage, String)]) -> StageSummary {
     let find = |wanted: Stage| stages.iter().find(|(stage, _)| *stage == wanted);
@@ -25,14 +26,11 @@ pub fn summarize_stages(stages: &[(Stage, String)]) -> StageSummary {
         detail: stage.map(|(_, detail)| detail.clone()).unwrap_or_default(),
         reached_payload,
     };
-    if let Some(done) = find(Stage::Done) {
-        return summary(
-            "the guest ran to its end",
-            Some(done),
-            find(Stage::PayloadStarting).is_some(),
-        );
+    let payload = find(Stage::PayloadStarting);
+    if let Some(done) = find(Stage::Done).filter(|_| payload.is_some()) {
+        return summary("the guest ran to its end", Some(done), true);
     }
-    if let Some(payload) = find(Stage::PayloadStarting) {
+    if let Some(payload) = payload {
         return summary("the test started but sent no result", Some(payload), true);
     }
     if let Some(died) = find(Stage::SchedulerDied) {
@@ -40,6 +38,9 @@ pub fn summarize_stages(stages: &[(Stage, String)]) -> StageSummary {
     }
     if let Some(not_attached) = find(Stage::SchedulerNotAttached) {
         return summary("the scheduler never attached", Some(not_attached), false);
+    }
+    if let Some(done) = find(Stage::Done) {
+        return summary("the guest ended before the test", Some(done), false);
     }
     match stages.last() {
         Some(last) => summary("init started, the test never ran", Some(last), false),
@@ -83,6 +84,16 @@ mod tests {
             &[Stage::PayloadStarting, Stage::SchedulerDied],
             "the test started but sent no result",
             true,
+        );
+        check(
+            &[Stage::InitUp, Stage::SchedulerNotAttached, Stage::Done],
+            "the scheduler never attached",
+            false,
+        );
+        check(
+            &[Stage::InitUp, Stage::Done],
+            "the guest ended before the test",
+            false,
         );
         check(
             &[Stage::PayloadStarting, Stage::Done],
