@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_HALT_POLL, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
-    KVM_PIT_SPEAKER_DUMMY, KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, Msrs,
-    kvm_cpuid_entry2, kvm_enable_cap, kvm_msr_entry, kvm_pit_config,
+    CpuId, KVM_CAP_HALT_POLL, KVM_CAP_X2APIC_API, KVM_CAP_X86_DISABLE_EXITS, KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_SPEAKER_DUMMY, KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS,
+    KVM_X86_DISABLE_EXITS_HLT, KVM_X86_DISABLE_EXITS_PAUSE, Msrs, kvm_cpuid_entry2, kvm_enable_cap,
+    kvm_msr_entry, kvm_pit_config,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
@@ -37,6 +38,10 @@ const REQUIRED: [(Cap, &str); 12] = [
 /// KVM_CREATE_VM is interrupted by signals while it waits for other VMs' notifiers.
 const CREATE_TRIES: u32 = 8;
 
+/// 255 addresses all local APICs in their older mode.
+const LAST_XAPIC_ID: u32 = 254;
+/// Intel SDM 3A §11.12.1: the local APIC is in x2APIC mode.
+const APIC_BASE_X2APIC: u64 = 1 << 10;
 /// Intel SDM 4: memory types; enabled, write-back unless said otherwise.
 const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
 /// Fast strings.
@@ -155,6 +160,11 @@ impl Machine {
             realtime,
             tsc_deadline: self.kvm.check_extension(Cap::TscDeadlineTimer),
         };
+        let needs_x2apic = topology.max_apic_id() > LAST_XAPIC_ID;
+        if needs_x2apic {
+            let api = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+            self.enable(KVM_CAP_X2APIC_API, api.into());
+        }
         let mut vcpus = Vec::new();
         for vcpu in 0..total {
             // KVM takes the id as the APIC id.
@@ -167,7 +177,12 @@ impl Machine {
             set_msrs(&fd)?;
             if vcpu == 0 {
                 let sregs = fd.get_sregs().map_err(failed("read the first registers"))?;
-                let (regs, sregs) = initial_registers(entry, sregs);
+                let (regs, mut sregs) = initial_registers(entry, sregs);
+                if needs_x2apic {
+                    // As firmware leaves it: Linux takes larger ids from the MADT only in this mode
+                    // (arch/x86/kernel/acpi/boot.c: acpi_parse_x2apic).
+                    sregs.apic_base |= APIC_BASE_X2APIC;
+                }
                 fd.set_sregs(&sregs)
                     .map_err(failed("set the first system registers"))?;
                 fd.set_regs(&regs)
