@@ -328,8 +328,8 @@ fn the_deadline_waits_for_a_frozen_guest() {
         return;
     }
     let (deadline, frozen) = (Duration::from_millis(400), Duration::from_millis(900));
-    let mut vm = Guest::Halt.start("1n1l1c1t", deadline);
     let began = Instant::now();
+    let mut vm = Guest::Halt.start("1n1l1c1t", deadline);
     let guard = vm.freeze(LONG).unwrap();
     let until = Instant::now() + frozen;
     while Instant::now() < until {
