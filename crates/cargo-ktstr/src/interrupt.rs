@@ -90,9 +90,13 @@ pub(crate) fn run(command: &mut Command) -> Result<ExitStatus> {
         WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
     ) {}
     set(Duty::Exit);
-    child
+    let status = child
         .wait()
-        .with_context(|| format!("failed to wait for {name}"))
+        .with_context(|| format!("failed to wait for {name}"));
+    if requested().is_some() {
+        ktstr::host::admission::sweep();
+    }
+    status
 }
 
 /// While it lives, a signal ends our child processes instead of us, and the work has to look at [`requested`].

@@ -283,8 +283,15 @@ impl Vm {
     }
 }
 
+/// Removes what killed processes left. Every VM that is admitted does so first; this is for those who kill and go.
+pub fn sweep() {
+    // A directory that cannot be listed is told to whom wants to boot.
+    let _ = running(&admission_dir());
+}
+
 /// The admitted VMs; files of dead processes are removed.
 fn running(dir: &Path) -> Result<Vec<Vm>, AdmissionError> {
+    files(dir, "head-").map_err(fail("list", dir))?;
     let mut found = files(dir, "vm-").map_err(fail("list", dir))?;
     found.retain(|vm| vm.lives);
     Ok(found)
@@ -439,7 +446,9 @@ mod tests {
     fn a_killed_holders_share_is_free() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vm-1-0-4c-10m.lock");
+        let head = dir.path().join("head-1-1-4c-10m.lock");
         fs::write(&path, "killed").unwrap();
+        fs::write(&head, "killed").unwrap();
         // flock(1) holds the lock until it is killed, as a test's process would.
         let mut holder = Command::new("flock")
             .args(["--no-fork", "--exclusive"])
@@ -457,7 +466,10 @@ mod tests {
         holder.kill().unwrap();
         holder.wait().unwrap();
         got.recv_timeout(LONG).unwrap();
-        assert!(!path.exists(), "what a dead process left is removed");
+        assert!(
+            !path.exists() && !head.exists(),
+            "what a dead process left is removed"
+        );
     }
 
     #[test]
