@@ -17,7 +17,7 @@ use ktstr::model::verdict::Outcome;
 use crate::exit::Exit;
 use crate::kernel::Resolved;
 use crate::project::Project;
-use crate::results::{Polarity, metrics_of, polarity};
+use crate::results::{Polarity, declared_polarities, metrics_of, polarity};
 use crate::test::cargo::{self, Binary};
 use crate::test::{Engine, Selection};
 use crate::{interrupt, output, runs, test};
@@ -133,11 +133,12 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
         dir: project.runs_root().join(format!("perf-{id}")),
         rng: Rng::new(seed),
         failures: Vec::new(),
+        declared: BTreeMap::new(),
     };
     bench.note_order(seed)?;
     let common = bench.build()?;
     let (pairs, values) = bench.measure(&common, &rules)?;
-    let rows = answer(&values, &rules, &mut bench.rng);
+    let rows = answer(&values, &rules, &bench.declared, &mut bench.rng);
     let exit = exit(&rows, &bench.failures, options);
     let report = report::Report {
         schema: "ktstr.perf-delta/1",
@@ -206,6 +207,8 @@ struct Bench<'a> {
     rng: Rng,
     /// Tests that failed, and how; they are left out.
     failures: Vec<String>,
+    /// Which way is better, of metrics whose payload says it.
+    declared: BTreeMap<String, Polarity>,
 }
 
 impl Bench<'_> {
@@ -352,6 +355,7 @@ impl Bench<'_> {
             }
             match record(&dir, &test.name)? {
                 Some(sidecar) if sidecar.verdict == Outcome::Pass => {
+                    self.declared.extend(declared_polarities(&sidecar));
                     if let Some(slot) = found.get_mut(index) {
                         *slot = Some(metrics_of(&sidecar));
                     }
@@ -419,7 +423,12 @@ fn add(values: &mut Values, test: &str, metrics: &[String], both: &[BTreeMap<Str
     }
 }
 
-fn answer(values: &Values, rules: &Rules, rng: &mut Rng) -> Vec<Row> {
+fn answer(
+    values: &Values,
+    rules: &Rules,
+    declared: &BTreeMap<String, Polarity>,
+    rng: &mut Rng,
+) -> Vec<Row> {
     let compared: Vec<(&(String, String), Delta)> = values
         .iter()
         .filter_map(|(key, pairs)| Some((key, compare(pairs, rules.alpha, rng)?)))
@@ -427,7 +436,8 @@ fn answer(values: &Values, rules: &Rules, rng: &mut Rng) -> Vec<Row> {
     let deltas: Vec<Delta> = compared.iter().map(|(_, delta)| delta.clone()).collect();
     let findings = judge(&deltas, rules);
     let row = |(((test, metric), delta), finding): ((&(String, String), Delta), Finding)| {
-        let polarity = polarity(metric);
+        let known = declared.get(metric).copied();
+        let polarity = known.unwrap_or_else(|| polarity(metric));
         let verdict = match (finding, polarity) {
             (Finding::Same, _) => Verdict::Same,
             (Finding::Unsure, _) => Verdict::Unsure,

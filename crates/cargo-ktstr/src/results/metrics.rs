@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ktstr::host::sidecar::Sidecar;
+use ktstr::model::payload;
 use ktstr::model::stats::CgroupStats;
 
 /// Which way is better.
@@ -52,6 +53,28 @@ pub(crate) fn polarity(name: &str) -> Polarity {
     } else {
         Polarity::Unknown
     }
+}
+
+/// Which way is better, of the metrics whose payload declares it; by the names of [`metrics_of`].
+pub(crate) fn declared_polarities(sidecar: &Sidecar) -> BTreeMap<String, Polarity> {
+    let mut runs: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut found = BTreeMap::new();
+    for report in &sidecar.result.stats.payloads {
+        let run = runs.entry(&report.payload).or_default();
+        *run += 1;
+        let head = report.title(*run);
+        for metric in &report.metrics {
+            let polarity = match metric.polarity {
+                payload::Polarity::HigherBetter => Polarity::Higher,
+                payload::Polarity::LowerBetter => Polarity::Lower,
+                // Neither way is better, whatever the name looks like.
+                payload::Polarity::Target(_) => Polarity::Unknown,
+                _ => continue,
+            };
+            found.insert(format!("{head}.{}", metric.name), polarity);
+        }
+    }
+    found
 }
 
 /// The unit that a name ends in; empty for counts.
@@ -181,6 +204,26 @@ mod tests {
         assert_eq!(metrics.get("iterations_per_s"), Some(&200.0));
         assert_eq!(metrics.get("wake_p99_ns"), None);
         assert_eq!(metrics.get("run_delay_ms"), None);
+    }
+
+    #[test]
+    fn what_a_payload_declares_wins_over_the_name() {
+        let record = serde_json::json!({
+            "schema": "ktstr.sidecar/1", "test": "t", "verdict": "Pass", "topology": "1n1l2c1t", "total_ms": 5,
+            "timed_out": false, "started_at": 1,
+            "result": {"floor": "Pass", "details": [], "info_notes": [], "stats": {
+                "cgroups": [], "phases": [], "ext_metrics": {},
+                "payloads": [{"index": 0, "payload": "bench", "end": {"Exited": 0}, "awaits_extractor": false, "metrics": [
+                    {"name": "score_ms", "value": 1.0, "unit": "", "polarity": "HigherBetter", "source": "json", "stream": "Stdout"},
+                    {"name": "other", "value": 1.0, "unit": "", "polarity": "Unknown", "source": "json", "stream": "Stdout"},
+                ]}]}},
+        });
+        let sidecar: Sidecar = serde_json::from_value(record).unwrap();
+        let declared = declared_polarities(&sidecar);
+        assert_eq!(
+            declared,
+            BTreeMap::from([("bench.score_ms".into(), Polarity::Higher)])
+        );
     }
 
     #[test]

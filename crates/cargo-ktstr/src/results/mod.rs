@@ -4,4 +4,4 @@ mod index;
 mod metrics;
 
 pub(crate) use index::{Index, Point};
-pub(crate) use metrics::{Polarity, metrics_of, polarity, unit};
+pub(crate) use metrics::{Polarity, declared_polarities, metrics_of, polarity, unit};

@@ -48,10 +48,7 @@ impl ScenarioStats {
         for report in &self.payloads {
             let run = runs.entry(&report.payload).or_default();
             *run += 1;
-            let head = match *run {
-                1 => report.payload.clone(),
-                run => format!("{}#{run}", report.payload),
-            };
+            let head = report.title(*run);
             let metrics = report.metrics.iter();
             let named = metrics.map(|metric| (format!("{head}.{}", metric.name), metric.value));
             self.ext_metrics.extend(named);

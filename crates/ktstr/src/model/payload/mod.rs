@@ -164,6 +164,15 @@ pub struct PayloadReport {
 }
 
 impl PayloadReport {
+    /// What its metrics' names begin with: the payload's name, with the number of its run from the second on.
+    #[must_use]
+    pub fn title(&self, run: usize) -> String {
+        match run {
+            0 | 1 => self.payload.clone(),
+            run => format!("{}#{run}", self.payload),
+        }
+    }
+
     /// The metric of this name.
     #[must_use]
     pub fn metric(&self, name: &str) -> Option<&Metric> {
