@@ -202,3 +202,56 @@ fn quantiles_are_the_tables() {
     assert!((normal_quantile(0.975) - 1.959_964).abs() < 1e-3);
     assert!((normal_quantile(0.995) - 2.575_829).abs() < 1e-3);
 }
+
+/// `iterations_per_s` of ten runs of one revision in real VMs on a busy host (2 CPUs, tcg), one of them far off.
+const RECORDED_RATE: [f64; 10] = [
+    572.0, 522.8, 510.4, 543.4, 575.0, 178.3, 571.7, 567.5, 644.4, 649.7,
+];
+/// `cpu_time_ms` of the same runs.
+const RECORDED_CPU: [f64; 10] = [
+    467.0, 477.8, 468.8, 478.1, 469.9, 377.2, 464.9, 472.1, 475.0, 476.4,
+];
+
+/// Pairs drawn from recorded figures, the second side times `slowdown`.
+fn drawn(recorded: &[f64], n: usize, slowdown: f64, rng: &mut Rng) -> Pairs {
+    let mut one = || recorded[rng.below(recorded.len())];
+    let mut made = Pairs::default();
+    for _ in 0..n {
+        made.a.push(one());
+        made.b.push(one() * slowdown);
+    }
+    made
+}
+
+#[test]
+fn recorded_figures_against_themselves_raise_alarms_within_the_stated_rate() {
+    for recorded in [RECORDED_RATE, RECORDED_CPU] {
+        let mut rng = Rng::new(7);
+        let trials = 300;
+        let alarms = (0..trials)
+            .filter(|_| {
+                let made = drawn(&recorded, 10, 1.0, &mut rng);
+                Ranks::of(&log_ratios(&made)).p(&mut rng) <= RULES.alpha
+            })
+            .count();
+        // As above: 15 are the stated rate, 27 more than three standard deviations off.
+        assert!(alarms <= 27, "{alarms} alarms in {trials}");
+    }
+}
+
+#[test]
+fn recorded_figures_made_a_tenth_slower_are_found_with_enough_pairs() {
+    let mut rng = Rng::new(8);
+    let mut found = |pairs| {
+        let trials = 0..40;
+        let found = trials.filter(|_| {
+            let made = drawn(&RECORDED_CPU, pairs, 0.9, &mut rng);
+            ask(&made, &mut rng).1 == Finding::Changed
+        });
+        found.count()
+    };
+    // One run in ten is a fifth off, twice the change that is sought: a few pairs cannot be sure of it.
+    let (few, many) = (found(14), found(30));
+    assert!(few >= 20, "{few} of 40 with 14 pairs");
+    assert!(many >= 36, "{many} of 40 with 30 pairs");
+}
