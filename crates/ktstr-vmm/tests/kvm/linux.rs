@@ -82,7 +82,7 @@ fn two_vcpus_boot_to_init_and_power_off() {
 
 #[test]
 fn eight_vcpus_boot_to_init_and_power_off() {
-    // CPUs that come up one by one hold in the lab; all at once, one of 21 boots ended in a triple fault.
+    // CPUs that come up one by one hold in the lab; all at once, 1 boot of 11 ended in a triple fault.
     let script =
         "for c in /sys/devices/system/cpu/cpu*/online; do echo 1 >$c; done; echo cpus $($bb nproc)";
     let Some(vm) = linux(script, "2n4l1c2t") else {
