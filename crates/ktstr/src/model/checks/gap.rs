@@ -59,6 +59,10 @@ pub(super) fn judge(gap: &Gap, limit_ms: u64, stall: &Stall) -> Option<(Outcome,
         return None;
     }
     let excess_ns = gap.off_cpu_ns().saturating_sub(limit_ns);
+    // A few milliseconds of work within a long wait are no sign of a stopped vCPU, and the wait itself kept the limit.
+    if excess_ns == 0 && gap.on_cpu_ns < NOTEWORTHY_STALL_NS {
+        return None;
+    }
     if excess_ns == 0 {
         let why = format!(
             "but it was on its CPU for {:.0} ms of that: the host stopped the vCPU",

@@ -116,6 +116,17 @@ fn a_gap_spent_on_the_cpu_is_the_hosts() {
     assert!(text.contains("on its CPU for 850 ms"), "{text}");
 }
 
+/// A demo run blamed the host for a wait of 2999 ms against a limit of 3000 ms.
+#[test]
+fn a_wait_within_the_limit_is_nobodys_fault() {
+    check(
+        Assert::NONE.max_gap_ms(3000),
+        &[with_gap(3001, 2)],
+        Outcome::Pass,
+        &[],
+    );
+}
+
 #[test]
 fn a_neighbours_stall_excuses_as_much_as_it_lasted() {
     let stalled = |ms: u64| WorkerReport {
