@@ -27,9 +27,10 @@ mod process;
 mod run;
 mod scheduler;
 mod stats;
+mod watch;
 
 pub use fork::TestMain;
-pub use plan::{INIT_PATH, PLAN_PATH, Plan, PlanError, SchedulerPlan};
+pub use plan::{INIT_PATH, PLAN_PATH, Plan, PlanError, SchedulerPlan, WATCHED_TAG};
 pub use probes::{ProbePlan, ProbeReport};
 pub use run::{is_pid1, run};
 pub use stats::{DEFAULT_STATS_SOCKET, RELAY_KEY};

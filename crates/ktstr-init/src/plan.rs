@@ -12,6 +12,10 @@ pub const INIT_PATH: &str = "/init";
 /// Where the plan lies in the guest, as JSON.
 pub const PLAN_PATH: &str = "/ktstr/plan.json";
 
+/// Tag of init's request before a scheduler's start, when [`Plan::await_watch`] is set. The host answers it when its watch over
+/// the kernel stands, or when it knows that there can be none.
+pub const WATCHED_TAG: &str = "ktstr.watched";
+
 /// The guest's whole task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
@@ -32,6 +36,9 @@ pub struct Plan {
     /// What to record of the kernel, from before the scheduler's start on.
     #[serde(default)]
     pub probes: Option<ProbePlan>,
+    /// A host follows this guest and answers [`WATCHED_TAG`].
+    #[serde(default)]
+    pub await_watch: bool,
 }
 
 /// How the scheduler is started.

@@ -23,10 +23,12 @@ use crate::probes::ProbeReport;
 use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
 use crate::scheduler::{Scheduler, StartFault};
 use crate::stats::{DEFAULT_STATS_SOCKET, Target};
-use crate::{FRAME_PORT, mount, panic, ports, power, probes, scheduler, stats};
+use crate::{FRAME_PORT, mount, panic, ports, power, probes, scheduler, stats, watch};
 
 /// How long the frame port may take to appear; the driver makes it within milliseconds of boot.
 const PORT_DEADLINE: Duration = Duration::from_secs(20);
+/// How long the host may take to find the kernel in the guest's memory.
+const WATCH_DEADLINE: Duration = Duration::from_secs(20);
 /// How long output of the test's process is read after its end: a worker of it may still hold the pipe.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// A wake-up to reap orphans, which no descriptor announces.
@@ -102,7 +104,7 @@ fn live(test_main: TestMain) -> Result<(), Fault> {
     outcome
 }
 
-fn follow_plan(outbox: &mut Outbox, replies: File, test_main: TestMain) -> Result<(), Fault> {
+fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> Result<(), Fault> {
     let plan = match Plan::load(Path::new(PLAN_PATH)) {
         Ok(plan) => plan,
         Err(error) => {
@@ -121,6 +123,9 @@ fn follow_plan(outbox: &mut Outbox, replies: File, test_main: TestMain) -> Resul
     let stats = Target::default();
     let tracing = Path::new(probes::TRACING);
     let probed = plan.probes.as_ref().map(|plan| probes::arm(tracing, plan));
+    if plan.await_watch && plan.scheduler.is_some() {
+        watch::wait_for_host(outbox, &mut replies, WATCH_DEADLINE)?;
+    }
     let mut scheduler = start_scheduler(&plan, &stats, outbox, &mut reaper)?;
     outbox.stage(Stage::PayloadStarting, plan.test.join(" "))?;
     let mut test = match Test::start(&plan, scheduler.as_ref(), stats.clone(), test_main) {

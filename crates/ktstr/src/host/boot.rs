@@ -194,6 +194,7 @@ pub(super) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
             .map(own_pair)
             .collect(),
         probes: programs.probes.clone(),
+        await_watch: true,
     }
 }
 

@@ -279,6 +279,8 @@ fn files(entry: &KtstrTestEntry, order: &ShellOrder, programs: &Programs) -> Res
             None => vec![String::from("/init"), GUEST_SHELL_ARG.to_owned()],
         },
         env: environment(),
+        // A shell is followed by a person alone.
+        await_watch: false,
         ..boot::init_plan(entry, programs)
     };
     let mut builder = Builder::new();

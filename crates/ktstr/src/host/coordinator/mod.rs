@@ -24,6 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ktstr_init::WATCHED_TAG;
 use ktstr_monitor::FailureDumpReport;
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::sampler::{MonitorReport, MonitorSample};
@@ -394,6 +395,12 @@ impl<M: Machine> Coordinator<M> {
                 self.keep_failure("the test's own verdict", false);
                 Ok(())
             }
+            SnapshotKind::Capture if request.tag == WATCHED_TAG => match &self.blind {
+                _ if self.ended => Err(gone()),
+                Some(reason) => Err(reason.clone()),
+                None if self.prepared => Ok(()),
+                None => Err(String::from("it was not told that the kernel is up")),
+            },
             SnapshotKind::Capture if request.tag == READY_TAG && self.ended => Err(gone()),
             SnapshotKind::Capture if request.tag == READY_TAG => {
                 self.watchdog = self.machine.prepare_scheduler()?;

@@ -12,6 +12,7 @@ use super::*;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Call {
     Prepare,
+    PrepareScheduler,
     Capture,
     CaptureDead,
     Watch(String),
@@ -96,7 +97,7 @@ impl Machine for Simulated {
         self.frozen(Call::KernelOp(request.id), || vec![KernelValue::U32(7)])
     }
     fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String> {
-        self.call(Call::Prepare).map(|()| None)
+        self.call(Call::PrepareScheduler).map(|()| None)
     }
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
         self.call(Call::Sample).map(|()| MonitorSample {
@@ -149,7 +150,14 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let tag = prop::sample::select(vec!["a", "b", "periodic_000", FAILURE_TAG]);
+    let tag = prop::sample::select(vec![
+        "a",
+        "b",
+        "periodic_000",
+        FAILURE_TAG,
+        READY_TAG,
+        WATCHED_TAG,
+    ]);
     let symbol = prop::sample::select(vec!["w", "x", "y", "z"]);
     let step = prop_oneof![
         2 => Just(Step::Boot),
@@ -435,6 +443,37 @@ fn a_request_that_outlives_its_guest_leaves_its_reason() {
     assert_eq!(reason, Some("the guest has ended"));
     assert_eq!(entries[0].stats, Err(MissingStatsReason::GuestGone));
     assert_eq!(run.count(|call| matches!(call, Call::Reply(_, false))), 1);
+}
+
+/// Init starts a scheduler when this request is answered: yes only once a watch stands, no at once where none can.
+#[test]
+fn the_watch_is_confirmed_only_when_it_stands() {
+    let answers = |steps: &[Step]| -> Vec<Call> {
+        let mut run = Run::new(0);
+        for step in steps {
+            run.step(step.clone());
+        }
+        assert_eq!(run.count(|call| *call == Call::Capture), 0);
+        let calls = &run.world.borrow().calls;
+        let told = |call: &&Call| matches!(call, Call::Prepare | Call::Reply(..));
+        calls.iter().filter(told).cloned().collect()
+    };
+    let ask = Step::Capture(WATCHED_TAG.into());
+    let fails = Step::MachineFails(true);
+    assert_eq!(
+        answers(&[Step::Boot, ask.clone()]),
+        [Call::Prepare, Call::Reply(0, true)]
+    );
+    assert_eq!(
+        answers(&[fails, Step::Boot, ask.clone()]),
+        [Call::Prepare, Call::Reply(0, false)]
+    );
+    assert_eq!(answers(std::slice::from_ref(&ask)), [Call::Reply(0, false)]);
+    let dies = Step::GuestDies { panicked: false };
+    assert_eq!(
+        answers(&[Step::Boot, dies, ask]),
+        [Call::Prepare, Call::Reply(0, false)]
+    );
 }
 
 fn permutations(steps: &mut [Step], from: usize, visit: &mut impl FnMut(&[Step])) {
