@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{kernel, lab_tests, setup, sh, tidy};
+use crate::{book, kernel, lab_tests, setup, sh, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run() -> Result<()> {
@@ -45,6 +45,7 @@ pub(crate) fn run() -> Result<()> {
             sh::logged(name, with_flags(name, &mut sh::cargo(args))),
         );
     }
+    done.note("book", book::run());
     run_in_lab(&mut done);
     done.finish()
 }
@@ -60,6 +61,7 @@ pub(crate) fn lab() -> Result<()> {
 fn run_in_lab(steps: &mut Steps) {
     steps.note("kvm-in-lab", lab_tests::kvm_tests());
     steps.note("verdicts-in-lab", lab_tests::verdicts());
+    steps.note("faults-in-lab", lab_tests::faults());
 }
 
 /// What has passed and what has failed.

@@ -1,6 +1,6 @@
 //! What CI runs in the lab: the kvm engine's own tests, and tests of a user's kind with the verdicts that tcg gives.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -47,23 +47,7 @@ fn pass(name: &str, options: &Options) -> Result<()> {
 /// The kvm engine's own tests, in the lab. A stock kernel under emulation and the largest shapes are left out: the one is for
 /// hosts without a lab, the others take minutes.
 pub(crate) fn kvm_tests() -> Result<()> {
-    let build = [
-        "test",
-        "-p",
-        "ktstr-vmm",
-        "--test",
-        "kvm",
-        "--no-run",
-        "--message-format=json",
-    ];
-    let built = sh::cargo(&build).stderr(Stdio::null()).output();
-    let built = built.context("failed to build the kvm tests")?;
-    let program = String::from_utf8_lossy(&built.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .context("the kvm tests do not build; run `cargo test -p ktstr-vmm --test kvm`")?;
-    let mut command = vec![program];
+    let mut command = vec![test_program("ktstr-vmm", "kvm")?];
     for word in [
         "--test-threads=1",
         "--skip",
@@ -78,17 +62,61 @@ pub(crate) fn kvm_tests() -> Result<()> {
     pass("kvm-in-lab", &options)
 }
 
+/// Builds an integration test and returns its program.
+fn test_program(package: &str, test: &str) -> Result<String> {
+    let build = [
+        "test",
+        "-p",
+        package,
+        "--test",
+        test,
+        "--no-run",
+        "--message-format=json",
+    ];
+    let built = sh::cargo(&build).stderr(Stdio::null()).output();
+    let built = built.with_context(|| format!("failed to build the test {test}"))?;
+    String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == test)
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .with_context(|| {
+            format!("the test {test} does not build; run `cargo test -p {package} --test {test}`")
+        })
+}
+
 fn busybox() -> Result<String> {
     let found =
         find_program("busybox").context("busybox-static is needed; run `cargo xtask setup`")?;
     Ok(found.display().to_string())
 }
 
-/// The cases give the same verdicts under kvm, which is chosen without being asked for.
-pub(crate) fn verdicts() -> Result<()> {
+/// Builds what tests boot; returns where it lies.
+fn cases() -> Result<PathBuf> {
     let build = ["build", "-p", "ktstr-tests", "-p", "scx-fixture", "--bins"];
     sh::logged("build-cases", &mut sh::cargo(&build))?;
-    let built = sh::target().join("debug");
+    Ok(sh::target().join("debug"))
+}
+
+/// Each fault leaves its own counters in its dump, under kvm too. `KTSTR_SOAK_RUNS` and `KTSTR_SOAK_FAULT` go in.
+pub(crate) fn faults() -> Result<()> {
+    let program = test_program("ktstr-tests", "soak")?;
+    let built = cases()?;
+    let mut options = options(vec![program, "--nocapture".into()]);
+    // A soak of twenty takes half an hour and more.
+    options.deadline = 5400;
+    for program in ["captures", "scx-fixture"] {
+        // At the same path, where the test looks for it.
+        options
+            .files
+            .push(built.join(program).display().to_string());
+    }
+    pass("faults-in-lab", &options)
+}
+
+/// The cases give the same verdicts under kvm, which is chosen without being asked for.
+pub(crate) fn verdicts() -> Result<()> {
+    let built = cases()?;
     let dir = tempfile::tempdir()?;
     let names: Vec<&str> = CASES.iter().map(|(name, _)| *name).collect();
     // Each is judged by its record; what they print is shown.

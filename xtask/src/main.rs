@@ -5,6 +5,7 @@
 )]
 
 mod bench;
+mod book;
 mod ci;
 mod demo;
 mod kernel;
@@ -49,6 +50,8 @@ enum Command {
     },
     /// Run a command in a VM whose /dev/kvm is genuine.
     Lab(lab::Options),
+    /// Make the guide's web pages.
+    Book,
     /// Check what no compiler checks: arrows between crates, file length, names.
     Tidy,
     /// Measure the budgets of the design.
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
+        Command::Book => book::run(),
         Command::Tidy => tidy::run(),
         Command::Bench { monitor } => bench::run(monitor),
     };

@@ -237,26 +237,41 @@ fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
 }
 
-/// For the lab, where a guest with one CPU boots in half a minute: `cargo xtask lab` runs it on the kvm engine.
-#[ktstr_test(scheduler = ERRORING, topology = "1n1l1c1t", duration_s = 120, auto_repro = false, ignore)]
-fn error_in_the_lab(ctx: &Ctx) -> Result<AssertResult> {
-    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
-}
-
 /// The kernel's watchdog finds the task after 5 s, and looks every 2.5 s.
 #[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, auto_repro = false, ignore)]
 fn stall_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
 }
 
-/// The scheduler stays in charge: it is the test that fails.
+/// The scheduler stays in charge: it is the test that fails. Of eight pids in a row, one at least is starved.
 #[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 5, max_gap_ms = 400, auto_repro = false, ignore)]
 fn starve_with_state(ctx: &Ctx) -> Result<AssertResult> {
-    execute_defs(ctx, vec![CgroupDef::named("all").workers(6)])
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(8)])
 }
 
 #[ktstr_test(scheduler = LEAVING, topology = "1n1l2c1t", duration_s = 5, auto_repro = false, ignore)]
 fn leave_with_state(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+/// The same faults for the lab, whose guests have one CPU and are slow; all but one end long before their time.
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l1c1t", duration_s = 120, auto_repro = false, ignore)]
+fn error_in_the_lab(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+#[ktstr_test(scheduler = STALLING, topology = "1n1l1c1t", duration_s = 120, auto_repro = false, ignore)]
+fn stall_in_the_lab(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+#[ktstr_test(scheduler = STARVING, topology = "1n1l1c1t", duration_s = 15, max_gap_ms = 400, auto_repro = false, ignore)]
+fn starve_in_the_lab(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(8)])
+}
+
+#[ktstr_test(scheduler = LEAVING, topology = "1n1l1c1t", duration_s = 120, auto_repro = false, ignore)]
+fn leave_in_the_lab(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
 }
 
