@@ -105,12 +105,11 @@ pub(crate) fn faults() -> Result<()> {
     let mut options = options(vec![program, "--nocapture".into()]);
     // A soak of twenty takes half an hour and more.
     options.deadline = 5400;
-    for program in ["captures", "scx-fixture"] {
-        // At the same path, where the test looks for it.
-        options
-            .files
-            .push(built.join(program).display().to_string());
-    }
+    // At the same path, where the test looks for it; the scheduler on PATH.
+    let [captures, fixture] = ["captures", "scx-fixture"].map(|name| built.join(name));
+    options.files.push(captures.display().to_string());
+    let fixture = format!("{}:/bin/scx-fixture", fixture.display());
+    options.files.push(fixture);
     pass("faults-in-lab", &options)
 }
 
