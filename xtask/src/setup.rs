@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::sh;
 
@@ -97,6 +97,11 @@ const CHECK_NEEDS: &[Need] = &[
         packages: &["python3-venv"],
     },
     Need {
+        what: "bpftool",
+        met: || is_on_path("bpftool") || Path::new("/usr/sbin/bpftool").is_file(),
+        packages: &["bpftool"],
+    },
+    Need {
         what: "Chromium, for reports",
         met: || is_on_path("chromium") || is_on_path("google-chrome"),
         packages: &["chromium"],
@@ -140,7 +145,26 @@ pub(crate) fn run() -> Result<()> {
 
 /// The same for what only this repository's checks need.
 pub(crate) fn for_checks() -> Result<()> {
-    meet(CHECK_NEEDS)
+    meet(CHECK_NEEDS)?;
+    llvm_tools()
+}
+
+/// For coverage: LLVM's tools of the compiler's own version, which no distribution has in time.
+fn llvm_tools() -> Result<()> {
+    let libdir = Command::new("rustc")
+        .args(["--print", "target-libdir"])
+        .current_dir(sh::root())
+        .output();
+    let libdir = libdir.context("failed to run rustc")?.stdout;
+    let libdir = String::from_utf8_lossy(&libdir);
+    let tool = Path::new(libdir.trim()).with_file_name("bin/llvm-profdata");
+    if tool.is_file() {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    add.args(["component", "add", "llvm-tools"])
+        .current_dir(sh::root());
+    sh::logged("rustup-component-add-llvm-tools", &mut add)
 }
 
 fn meet(needs: &[Need]) -> Result<()> {
