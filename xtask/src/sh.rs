@@ -69,13 +69,52 @@ pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
         return Ok(());
     }
     let text = fs::read_to_string(&path).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    let tail = lines
-        .get(lines.len().saturating_sub(40)..)
-        .unwrap_or_default()
-        .join("\n");
     bail!(
-        "{name} failed ({status}, {seconds:.1} s); run {command:?}; log {}:\n{tail}",
-        path.display()
+        "{name} failed ({status}, {seconds:.1} s); run {command:?}; log {}:\n{}",
+        path.display(),
+        telling(&text)
     )
+}
+
+/// What a log says of a failure: the tests that failed, wherever they are in it, and its end.
+fn telling(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let (head, tail) = lines.split_at(lines.len().saturating_sub(TAIL));
+    let mut shown: Vec<&str> = head
+        .iter()
+        .copied()
+        .filter(|line| line.ends_with("FAILED") || line.contains(") panicked at "))
+        .take(MOST_FAILURES)
+        .collect();
+    if !shown.is_empty() {
+        shown.push("…");
+    }
+    shown.extend(tail);
+    shown.join("\n")
+}
+
+/// Lines at the end of a log that a failure shows.
+const TAIL: usize = 40;
+/// Lines about failed tests that it shows before them.
+const MOST_FAILURES: usize = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_failed_early_is_named() {
+        let mut log = String::from("test a::fine ... ok\ntest a::wrong ... FAILED\n");
+        log.push_str("thread 'a::wrong' (7) panicked at src/a.rs:3:5:\n");
+        log.push_str(&"Doc-tests\n".repeat(100));
+        let told = telling(&log);
+        assert!(
+            told.starts_with("test a::wrong ... FAILED\nthread 'a::wrong'"),
+            "{told}"
+        );
+        assert!(
+            !told.contains("fine") && told.lines().count() == TAIL + 3,
+            "{told}"
+        );
+    }
 }
