@@ -9,9 +9,10 @@ use rustix::process::{Pid, Signal, kill_process};
 /// For waits that take milliseconds on a quiet host.
 const LONG: Duration = Duration::from_secs(60);
 
+/// With Ctrl-C as a terminal has it: what is started in the background by a script ignores it.
 fn lab() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.arg("lab");
+    let mut command = Command::new("env");
+    command.args(["--default-signal=INT", env!("CARGO_BIN_EXE_xtask"), "lab"]);
     command
 }
 
