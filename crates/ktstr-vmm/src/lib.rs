@@ -33,7 +33,7 @@ mod vm;
 mod watch;
 
 pub use console::{ConsoleLog, MAX_CONSOLE, kernel_panic};
-pub use devices::virtio::blk::{BlkCounters, Disk, DiskSource, Throttle};
+pub use devices::virtio::blk::{BlkCounters, DISK_SERIAL, Disk, DiskSource, Throttle};
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub use devices::virtio::fuzzing;

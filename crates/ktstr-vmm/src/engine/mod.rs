@@ -7,8 +7,7 @@ pub(crate) mod kvm;
 pub(crate) mod tcg;
 
 use crate::console::ConsoleLog;
-use crate::devices::virtio::blk::BlkCounters;
-use crate::devices::virtio::net::NetCounters;
+use crate::devices::virtio::cards::CardCounters;
 use crate::error::Result;
 use crate::memory::GuestMemory;
 use crate::port::PortStream;
@@ -104,20 +103,8 @@ impl EngineVm {
         both!(self, vm => vm.next_watch_hit(deadline))
     }
 
-    /// tcg has no disks of ours.
-    pub(crate) fn blk_counters(&self) -> Vec<BlkCounters> {
-        match self {
-            Self::Kvm(vm) => vm.blk_counters(),
-            Self::Tcg(_) => Vec::new(),
-        }
-    }
-
-    /// tcg has no network cards of ours.
-    pub(crate) fn net_counters(&self) -> Vec<NetCounters> {
-        match self {
-            Self::Kvm(vm) => vm.net_counters(),
-            Self::Tcg(_) => Vec::new(),
-        }
+    pub(crate) fn card_counters(&self) -> &CardCounters {
+        both!(self, vm => vm.card_counters())
     }
 
     pub(crate) fn ended_by(&self) -> Option<ExitReason> {

@@ -8,6 +8,9 @@
 )]
 
 mod boot;
+mod cards;
 mod control;
 mod guest;
 mod orphan;
+#[path = "../shared/cards.rs"]
+mod shared_cards;

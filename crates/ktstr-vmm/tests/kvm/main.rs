@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 mod baremetal;
+#[path = "../shared/cards.rs"]
+mod cards;
 mod devices;
 mod guest;
 mod linux;

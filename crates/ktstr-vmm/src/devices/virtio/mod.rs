@@ -1,4 +1,4 @@
-//! Virtio devices on the MMIO transport (virtio 1.2 §4.2).
+//! Virtio devices: on the MMIO transport (virtio 1.2 §4.2) for kvm, behind [vhost-user sockets](vhost_user) for tcg.
 //!
 //! ```text
 //!   guest --kick (ioeventfd)--> Worker thread: gate, lock, Device::process(queue)
@@ -11,6 +11,7 @@
 //! until reset, and a worker does a bounded amount of work before it looks whether it shall stop.
 
 pub(crate) mod blk;
+pub(crate) mod cards;
 pub(crate) mod console;
 mod counters;
 #[cfg(feature = "fuzzing")]
@@ -21,6 +22,7 @@ pub(crate) mod rng;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod testutil;
 mod transport;
+pub(crate) mod vhost_user;
 mod worker;
 
 pub(crate) use ring::{Chain, Popped, Rings, Segment};

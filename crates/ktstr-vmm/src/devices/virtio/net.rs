@@ -17,7 +17,7 @@ const F_MAC: u64 = 1 << 5;
 const HEADER: usize = 12;
 /// The largest frame: a 64 KiB payload with its headers.
 const MAX_FRAME: usize = 65_557;
-const MTU: u16 = 65_535;
+pub(crate) const MTU: u16 = 65_535;
 /// Frames moved before the worker looks up.
 const BUDGET: usize = 256;
 

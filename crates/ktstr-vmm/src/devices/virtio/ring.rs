@@ -1,5 +1,7 @@
 //! Split virtqueues (virtio 1.2 §2.7), read with suspicion.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -59,14 +61,25 @@ struct Ring {
     poisoned: bool,
 }
 
+/// How the driver is told of used buffers.
+#[derive(Debug)]
+enum Interrupt {
+    /// One line for all queues (virtio-mmio).
+    Line {
+        line: EventFd,
+        /// Virtio 1.2 §4.2.2, InterruptStatus. Relaxed: the eventfd orders it.
+        status: Arc<AtomicU32>,
+    },
+    /// An eventfd per queue, once there is one (vhost-user).
+    Calls(Vec<Option<File>>),
+}
+
 /// All queues of a device, with its interrupt.
 #[derive(Debug)]
 pub(crate) struct Rings {
     rings: Vec<Ring>,
     memory: GuestMemoryMmap<()>,
-    line: EventFd,
-    /// Virtio 1.2 §4.2.2, InterruptStatus. Relaxed: the eventfd orders it.
-    status: Arc<AtomicU32>,
+    interrupt: Interrupt,
     /// Queues that want another turn.
     again: Vec<usize>,
 }
@@ -75,10 +88,29 @@ pub(crate) struct Rings {
 pub(super) const USED: u32 = 1;
 
 impl Rings {
+    /// Queues that share an interrupt line.
     pub(super) fn new(
         sizes: &[u16],
         memory: GuestMemoryMmap<()>,
         line: EventFd,
+    ) -> Result<Self, QueueError> {
+        let status = Arc::default();
+        Self::with_interrupt(sizes, memory, Interrupt::Line { line, status })
+    }
+
+    /// Queues that call on an eventfd each, when one was [set](Self::set_call).
+    pub(super) fn with_calls(
+        sizes: &[u16],
+        memory: GuestMemoryMmap<()>,
+    ) -> Result<Self, QueueError> {
+        let calls = sizes.iter().map(|_| None).collect();
+        Self::with_interrupt(sizes, memory, Interrupt::Calls(calls))
+    }
+
+    fn with_interrupt(
+        sizes: &[u16],
+        memory: GuestMemoryMmap<()>,
+        interrupt: Interrupt,
     ) -> Result<Self, QueueError> {
         let ring = |size: &u16| {
             Ok(Ring {
@@ -89,14 +121,57 @@ impl Rings {
         Ok(Self {
             rings: sizes.iter().map(ring).collect::<Result<_, QueueError>>()?,
             memory,
-            line,
-            status: Arc::default(),
+            interrupt,
             again: Vec::new(),
         })
     }
 
-    pub(super) fn status(&self) -> &AtomicU32 {
-        &self.status
+    /// The line's InterruptStatus; `None` where there is no line.
+    pub(super) fn status(&self) -> Option<&AtomicU32> {
+        match &self.interrupt {
+            Interrupt::Line { status, .. } => Some(status),
+            Interrupt::Calls(_) => None,
+        }
+    }
+
+    /// Where `queue` calls from now on; nothing for a line.
+    pub(super) fn set_call(&mut self, queue: usize, call: Option<File>) {
+        if let Interrupt::Calls(calls) = &mut self.interrupt
+            && let Some(slot) = calls.get_mut(queue)
+        {
+            *slot = call;
+        }
+    }
+
+    /// Whether the driver has set `queue` up and it is in use.
+    pub(super) fn runs(&self, queue: usize) -> bool {
+        self.queue_ref(queue).is_some_and(Queue::ready)
+    }
+
+    /// Begins to use `queue`, whose addresses and position are set.
+    pub(super) fn start(&mut self, queue: usize, event_idx: bool) {
+        if let Some(queue) = self.queue(queue) {
+            queue.set_event_idx(event_idx);
+            queue.set_ready(true);
+        }
+        self.validate();
+    }
+
+    /// Leaves `queue` alone; its position stays.
+    pub(super) fn stop(&mut self, queue: usize) {
+        if let Some(queue) = self.queue(queue) {
+            queue.set_ready(false);
+        }
+    }
+
+    /// Sets the position of a queue that is stopped. Our devices give a chain back before they take the next, so that avail
+    /// and used position are one. A dead queue that goes on where it stopped stays dead; elsewhere it is a new one.
+    pub(super) fn move_to(&mut self, queue: usize, position: u16) {
+        if let Some(ring) = self.rings.get_mut(queue) {
+            ring.poisoned &= ring.queue.next_avail() == position;
+            ring.queue.set_next_avail(position);
+            ring.queue.set_next_used(position);
+        }
     }
 
     pub(super) fn queue(&mut self, index: usize) -> Option<&mut Queue> {
@@ -126,7 +201,9 @@ impl Rings {
             ring.queue.reset();
             ring.poisoned = false;
         }
-        self.status.store(0, Ordering::Relaxed);
+        if let Some(status) = self.status() {
+            status.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The next request of `queue`.
@@ -212,10 +289,20 @@ impl Rings {
             return;
         };
         // A used ring outside memory asks for nothing.
-        if ring.queue.needs_notification(&self.memory).unwrap_or(false) {
-            self.status.fetch_or(USED, Ordering::Relaxed);
-            // A full eventfd only means that the interrupt is already pending.
-            let _ = self.line.write(1);
+        if !ring.queue.needs_notification(&self.memory).unwrap_or(false) {
+            return;
+        }
+        // A full eventfd only means that the interrupt is already pending.
+        match &self.interrupt {
+            Interrupt::Line { line, status } => {
+                status.fetch_or(USED, Ordering::Relaxed);
+                let _ = line.write(1);
+            }
+            Interrupt::Calls(calls) => {
+                if let Some(mut call) = calls.get(queue).and_then(Option::as_ref) {
+                    let _ = call.write(&1u64.to_ne_bytes());
+                }
+            }
         }
     }
 

@@ -18,8 +18,8 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = 0x5453_544b;
 const CONFIG: u64 = 0x100;
 
-const VERSION_1: u64 = 1 << 32;
-const EVENT_IDX: u64 = 1 << 29;
+pub(super) const VERSION_1: u64 = 1 << 32;
+pub(super) const EVENT_IDX: u64 = 1 << 29;
 
 const STATUS_DRIVER_OK: u32 = 4;
 const STATUS_FEATURES_OK: u32 = 8;
@@ -104,7 +104,10 @@ impl Transport {
             0x10 => half(self.offered(), self.feature_select),
             0x34 => queue.map_or(0, |queue| u32::from(queue.max_size())),
             0x44 => queue.map_or(0, |queue| u32::from(queue.ready())),
-            0x60 => self.rings.status().load(Ordering::Relaxed),
+            0x60 => self
+                .rings
+                .status()
+                .map_or(0, |status| status.load(Ordering::Relaxed)),
             0x70 => self.status,
             // No shared memory regions: all ones (§4.2.2).
             0xb0..=0xbc => u32::MAX,
@@ -125,7 +128,9 @@ impl Transport {
             0x30 => self.queue_select = value,
             NOTIFY_OFFSET => self.kick(value),
             0x64 => {
-                self.rings.status().fetch_and(!value, Ordering::Relaxed);
+                if let Some(status) = self.rings.status() {
+                    status.fetch_and(!value, Ordering::Relaxed);
+                }
             }
             0x70 => self.set_status(value),
             0x38 | 0x44 | 0x80..=0xa4 => self.set_queue(offset, value),

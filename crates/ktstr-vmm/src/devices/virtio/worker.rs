@@ -61,7 +61,7 @@ pub(crate) fn eventfd() -> Result<EventFd> {
 }
 
 /// The eventfd's descriptor, for as long as the eventfd is borrowed.
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: an `EventFd` owns an open descriptor until it is dropped, which the borrow forbids.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }

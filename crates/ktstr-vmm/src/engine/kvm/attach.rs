@@ -8,9 +8,8 @@ use kvm_ioctls::IoEventAddress;
 use super::layout::{VIRTIO_BASE, VIRTIO_GSIS, VIRTIO_STRIDE};
 use super::machine::{Machine, failed};
 use crate::acpi::VirtioPlace;
-use crate::devices::virtio::blk::{self, Block};
+use crate::devices::virtio::cards::{Card, CardCounters, cards};
 use crate::devices::virtio::console::Console;
-use crate::devices::virtio::net::{self, Loopback};
 use crate::devices::virtio::rng::Entropy;
 use crate::devices::virtio::{Device, NOTIFY_OFFSET, Transport, Worker, Workers, eventfd};
 use crate::error::{Error, Result};
@@ -18,29 +17,15 @@ use crate::memory::GuestMemory;
 use crate::port::PortStream;
 use crate::vm::Config;
 
-/// A device that has no place yet.
-#[derive(Debug)]
-pub(super) struct Model {
-    name: String,
-    device: Box<dyn Device>,
-}
-
 /// The host's ends of the ports.
 pub(super) type Ports = Vec<(String, Option<PortStream>)>;
-
-/// What is counted, in the order of the builder.
-#[derive(Debug, Default)]
-pub(super) struct DeviceCounters {
-    pub(super) disks: Vec<Arc<blk::Counters>>,
-    pub(super) nets: Vec<Arc<net::Counters>>,
-}
 
 /// The devices of a VM and what stays with its user.
 #[derive(Debug)]
 pub(super) struct Models {
-    pub(super) models: Vec<Model>,
+    pub(super) models: Vec<Card>,
     pub(super) ports: Ports,
-    pub(super) counters: DeviceCounters,
+    pub(super) counters: CardCounters,
 }
 
 /// The devices that `config` asks for.
@@ -52,7 +37,7 @@ pub(super) fn models(config: &Config) -> Result<Models> {
         guest.push((name.clone(), device));
     }
     let console = Console::new(guest).map_err(Error::system("set a port up"))?;
-    let model = |name: &str, device: Box<dyn Device>| Model {
+    let model = |name: &str, device: Box<dyn Device>| Card {
         name: name.to_owned(),
         device,
     };
@@ -60,19 +45,8 @@ pub(super) fn models(config: &Config) -> Result<Models> {
         model("console", Box::new(console)),
         model("rng", Box::new(Entropy)),
     ];
-    let mut counters = DeviceCounters::default();
-    for (index, disk) in config.disks.iter().enumerate() {
-        let counts = Arc::new(blk::Counters::default());
-        let block = Block::new(disk, Arc::clone(&counts)).map_err(Error::system("open a disk"))?;
-        models.push(model(&format!("blk{index}"), Box::new(block)));
-        counters.disks.push(counts);
-    }
-    for (index, net) in config.nets.iter().enumerate() {
-        let counts = Arc::new(net::Counters::default());
-        let loopback = Loopback::new(net, Arc::clone(&counts));
-        models.push(model(&format!("net{index}"), Box::new(loopback)));
-        counters.nets.push(counts);
-    }
+    let (cards, counters) = cards(&config.disks, &config.nets)?;
+    models.extend(cards);
     Ok(Models {
         models,
         ports,
@@ -81,7 +55,7 @@ pub(super) fn models(config: &Config) -> Result<Models> {
 }
 
 /// A place for each device.
-pub(super) fn places(models: &[Model]) -> Result<Vec<VirtioPlace>> {
+pub(super) fn places(models: &[Card]) -> Result<Vec<VirtioPlace>> {
     if models.len() > VIRTIO_GSIS.len() {
         return Err(Error::Refused {
             what: format!("attach {} devices", models.len()),
@@ -110,7 +84,7 @@ pub(super) struct Attached {
 
 /// Connects each device's registers, kicks and interrupt.
 pub(super) fn attach(
-    models: Vec<Model>,
+    models: Vec<Card>,
     places: &[VirtioPlace],
     machine: &Machine,
     memory: &GuestMemory,

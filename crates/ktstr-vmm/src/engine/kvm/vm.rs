@@ -12,7 +12,7 @@ use kvm_ioctls::VcpuFd;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::attach::{self, DeviceCounters, Models, Ports};
+use super::attach::{self, Models, Ports};
 use super::boot::{self, Plan};
 use super::bus::Bus;
 use super::control::{Control, End, Parts};
@@ -28,8 +28,7 @@ use crate::console::ConsoleLog;
 use crate::devices::power::Power;
 use crate::devices::serial::Uart;
 use crate::devices::virtio::Worker;
-use crate::devices::virtio::blk::BlkCounters;
-use crate::devices::virtio::net::NetCounters;
+use crate::devices::virtio::cards::CardCounters;
 use crate::error::{Error, Result};
 use crate::initrd::Initrd;
 use crate::memory::{Backing, GuestMemory, MemoryRange, map};
@@ -57,7 +56,7 @@ pub(crate) struct KvmVm {
     memory: GuestMemory,
     consoles: [ConsoleLog; 2],
     ports: Ports,
-    counters: DeviceCounters,
+    counters: CardCounters,
     started: Instant,
     deadline: Instant,
     _signal: KickSignal,
@@ -324,20 +323,8 @@ impl KvmVm {
         stats.iter().map(|stats| stats.read().ok()).collect()
     }
 
-    pub(crate) fn blk_counters(&self) -> Vec<BlkCounters> {
-        self.counters
-            .disks
-            .iter()
-            .map(|disk| disk.snapshot())
-            .collect()
-    }
-
-    pub(crate) fn net_counters(&self) -> Vec<NetCounters> {
-        self.counters
-            .nets
-            .iter()
-            .map(|net| net.snapshot())
-            .collect()
+    pub(crate) fn card_counters(&self) -> &CardCounters {
+        &self.counters
     }
 
     pub(crate) fn kill(&self) {
@@ -381,8 +368,8 @@ impl KvmVm {
             engine: Engine::Kvm,
             engine_why: String::new(),
             kvm_stats: self.kvm_stats(),
-            blk_counters: self.blk_counters(),
-            net_counters: self.net_counters(),
+            blk_counters: self.counters.disks(),
+            net_counters: self.counters.nets(),
         })
     }
 

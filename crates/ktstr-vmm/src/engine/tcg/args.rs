@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
+use crate::devices::virtio::blk::QUEUE_SIZE;
+use crate::devices::virtio::net::MTU;
 use crate::topology::Topology;
 use crate::vm::Config;
 
@@ -19,13 +21,15 @@ pub(super) struct Fds {
     pub(super) gdb: RawFd,
     /// One per port, in the order of the configuration.
     pub(super) ports: Vec<RawFd>,
+    /// One per disk, then one per network card, which only tells the card of QEMU's end.
+    pub(super) cards: Vec<RawFd>,
     /// One per node.
     pub(super) memory: Vec<RawFd>,
     pub(super) initrd: Option<RawFd>,
 }
 
-/// The arguments after the program's name.
-pub(super) fn arguments(config: &Config, fds: &Fds) -> Vec<OsString> {
+/// The arguments after the program's name; `names` are the sockets of the network cards.
+pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsString> {
     let mut args = Args(Vec::new());
     args.flag("-nodefaults")
         .flag("-no-user-config")
@@ -79,7 +83,46 @@ pub(super) fn arguments(config: &Config, fds: &Fds) -> Vec<OsString> {
             ),
         );
     }
+    disks(&mut args, config, fds);
+    nets(&mut args, config, names);
     args.0
+}
+
+/// Our own model behind vhost-user.
+fn disks(args: &mut Args, config: &Config, fds: &Fds) {
+    for (index, fd) in fds.cards.iter().enumerate().take(config.disks.len()) {
+        args.pair("-chardev", format!("socket,id=disk{index},fd={fd}"));
+        args.pair(
+            "-device",
+            format!(
+                "vhost-user-blk-pci,chardev=disk{index},num-queues=1,queue-size={QUEUE_SIZE},\
+                 config-wce=off,disable-legacy=on"
+            ),
+        );
+    }
+}
+
+/// Our own model behind vhost-user; its registers and address are QEMU's. No boot ROM: the kernel is loaded by QEMU itself.
+fn nets(args: &mut Args, config: &Config, names: &[String]) {
+    for (index, (net, name)) in config.nets.iter().zip(names).enumerate() {
+        let socket = format!("socket,id=net{index},path={name},abstract=on");
+        args.pair("-chardev", socket);
+        args.pair(
+            "-netdev",
+            format!("vhost-user,id=peer{index},chardev=net{index}"),
+        );
+        let mac = net.mac.map_or_else(String::new, |mac| {
+            let hex = mac.map(|byte| format!("{byte:02x}"));
+            format!(",mac={}", hex.join(":"))
+        });
+        args.pair(
+            "-device",
+            format!(
+                "virtio-net-pci,netdev=peer{index},rx_queue_size={QUEUE_SIZE},tx_queue_size={QUEUE_SIZE},\
+                 host_mtu={MTU},romfile=,rombar=0,disable-legacy=on{mac}"
+            ),
+        );
+    }
 }
 
 struct Args(Vec<OsString>);
@@ -142,6 +185,7 @@ fn memory(args: &mut Args, config: &Config, fds: &Fds) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Disk, DiskSource, Net};
     use std::time::Duration;
 
     #[track_caller]
@@ -161,8 +205,8 @@ mod tests {
             cpu_budget: None,
             lock_dir: std::env::temp_dir(),
             nested: false,
-            disks: Vec::new(),
-            nets: Vec::new(),
+            disks: vec![Disk::new(DiskSource::Memory(512))],
+            nets: vec![Net::new().mac([2, 0, 0, 0, 0, 7])],
             qemu: "qemu".into(),
         };
         let memory = (20..).take(nodes).collect();
@@ -172,10 +216,12 @@ mod tests {
             com2: 5,
             gdb: 6,
             ports: vec![7],
+            cards: vec![8, 9],
             memory,
             initrd: None,
         };
-        let args: Vec<String> = arguments(&config, &fds)
+        let names = [String::from("ktstr-card-7")];
+        let args: Vec<String> = arguments(&config, &fds, &names)
             .into_iter()
             .map(|arg| arg.into_string().unwrap())
             .collect();
@@ -212,6 +258,21 @@ mod tests {
                 "cpu,node-id=1,socket-id=2",
                 "dist,src=0,dst=1,val=20",
                 "dist,src=1,dst=1,val=10",
+            ],
+        );
+    }
+
+    #[test]
+    fn each_card_has_its_own_socket() {
+        check(
+            "1n1l1c1t",
+            &[
+                "socket,id=disk0,fd=8",
+                "vhost-user-blk-pci,chardev=disk0,",
+                "socket,id=net0,path=ktstr-card-7,abstract=on",
+                "vhost-user,id=peer0,chardev=net0",
+                "netdev=peer0,",
+                ",mac=02:00:00:00:00:07",
             ],
         );
     }

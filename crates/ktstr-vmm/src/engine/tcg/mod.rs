@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   RunningVm --commands--> Qmp ---socket pair---> QEMU <---memfd--- GuestMemory (mapped here)
-//!       ^                                           | |
+//!       ^                                           | |  \--vhost-user--> disk and network threads (our models)
 //!       |   exit, events <-- watcher thread <--QMP--+ +--COM1, COM2--> console threads
 //!       +--------------------------------------------- ports (socket pairs handed to the caller)
 //! ```
@@ -36,6 +36,8 @@ use self::process::Inherited;
 use self::qmp::{Qmp, QmpReader};
 use crate::budget;
 use crate::console::{ConsoleLog, kernel_panic};
+use crate::devices::virtio::cards::{CardCounters, cards};
+use crate::devices::virtio::vhost_user::{self, Socket};
 use crate::error::{BuildFault, Error, Result};
 use crate::initramfs::memory_file;
 use crate::initrd::Initrd;
@@ -100,6 +102,7 @@ pub(crate) struct TcgVm {
     memory: GuestMemory,
     consoles: [ConsoleLog; 2],
     ports: Vec<(String, Option<PortStream>)>,
+    counters: CardCounters,
     threads: Vec<JoinHandle<()>>,
     started: Instant,
 }
@@ -150,11 +153,13 @@ impl TcgVm {
         for name in &config.ports {
             ports.push((name.clone(), Some(PortStream::new(pairs.add()?))));
         }
-        let fds = pairs.fds(&backings, initrd.as_ref());
+        let own = Cards::serve(config, &memory, &mut pairs)?;
+        let fds = pairs.fds(config.ports.len(), &backings, initrd.as_ref());
+        let mut threads = own.threads;
         let stderr = memfd("ktstr-qemu-stderr")?;
         let mut command = Command::new(&config.qemu);
         command
-            .args(args::arguments(config, &fds))
+            .args(args::arguments(config, &fds, &own.names))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(
@@ -175,7 +180,6 @@ impl TcgVm {
             qmp::connect(qmp_host).map_err(Error::system("share the monitor's socket"))?;
         let qmp = Arc::new(qmp);
         let consoles = [shared.com1.clone(), ConsoleLog::default()];
-        let mut threads = Vec::new();
         for (name, stream, log) in [
             ("ktstr-com1", com1_host, consoles[0].clone()),
             ("ktstr-com2", com2_host, consoles[1].clone()),
@@ -199,6 +203,7 @@ impl TcgVm {
             memory,
             consoles,
             ports,
+            counters: own.counters,
             threads,
             started,
         };
@@ -290,6 +295,10 @@ impl TcgVm {
         self.gdb.next_hit(deadline)
     }
 
+    pub(crate) fn card_counters(&self) -> &CardCounters {
+        &self.counters
+    }
+
     pub(crate) fn kill(&self) {
         self.shared.kill(ExitReason::Killed);
     }
@@ -351,8 +360,8 @@ impl TcgVm {
             engine: Engine::Tcg,
             engine_why: String::new(),
             kvm_stats: None,
-            blk_counters: Vec::new(),
-            net_counters: Vec::new(),
+            blk_counters: self.counters.disks(),
+            net_counters: self.counters.nets(),
         })
     }
 
@@ -531,15 +540,17 @@ impl Pairs {
         Ok(host)
     }
 
-    fn fds(&self, backings: &[Backing], initrd: Option<&File>) -> Fds {
+    /// What was added, in the order of `start`: four streams of QEMU's own, `ports` ports, the cards.
+    fn fds(&self, ports: usize, backings: &[Backing], initrd: Option<&File>) -> Fds {
         let mut raw = self.0.iter().map(AsRawFd::as_raw_fd);
-        let mut next = || raw.next().unwrap_or(-1);
+        let [qmp, com1, com2, gdb] = std::array::from_fn(|_| raw.next().unwrap_or(-1));
         Fds {
-            qmp: next(),
-            com1: next(),
-            com2: next(),
-            gdb: next(),
-            ports: raw.collect(),
+            qmp,
+            com1,
+            com2,
+            gdb,
+            ports: raw.by_ref().take(ports).collect(),
+            cards: raw.collect(),
             memory: backings
                 .iter()
                 .map(|backing| backing.file.as_raw_fd())
@@ -549,9 +560,43 @@ impl Pairs {
     }
 }
 
+/// Our own device models and QEMU's way to each.
+#[derive(Debug)]
+struct Cards {
+    threads: Vec<JoinHandle<()>>,
+    counters: CardCounters,
+    /// Names of those that QEMU connects to.
+    names: Vec<String>,
+}
+
+impl Cards {
+    /// Starts their threads, which end with QEMU's end of their sockets.
+    fn serve(config: &Config, memory: &GuestMemory, pairs: &mut Pairs) -> Result<Self> {
+        let (cards, counters) = cards(&config.disks, &config.nets)?;
+        let (mut threads, mut names) = (Vec::new(), Vec::new());
+        for (index, card) in cards.into_iter().enumerate() {
+            let ours = pairs.add()?;
+            let socket = if index < config.disks.len() {
+                Socket::Connected(ours)
+            } else {
+                let (socket, name) = Socket::listen(ours)?;
+                names.push(name);
+                socket
+            };
+            threads.push(vhost_user::serve(card, memory.inner().clone(), socket)?);
+        }
+        Ok(Self {
+            threads,
+            counters,
+            names,
+        })
+    }
+}
+
 fn all(fds: &Fds) -> Vec<RawFd> {
     let mut all = vec![fds.qmp, fds.com1, fds.com2, fds.gdb];
     all.extend(&fds.ports);
+    all.extend(&fds.cards);
     all.extend(&fds.memory);
     all.extend(fds.initrd);
     all

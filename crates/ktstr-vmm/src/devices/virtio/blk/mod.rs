@@ -14,6 +14,7 @@ mod throttle;
 pub use config::{Disk, DiskSource, Throttle};
 pub use counters::BlkCounters;
 pub(crate) use counters::Counters;
+pub use request::SERIAL as DISK_SERIAL;
 
 use std::fs::File;
 use std::io;
@@ -26,7 +27,7 @@ use self::throttle::Throttler;
 use super::{Device, Popped, Rings, read_space};
 
 const DEVICE_TYPE: u32 = 2;
-const QUEUE_SIZE: u16 = 256;
+pub(crate) const QUEUE_SIZE: u16 = 256;
 const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;
 const F_RO: u64 = 1 << 5;

@@ -14,8 +14,8 @@ const T_FLUSH: u32 = 4;
 const T_GET_ID: u32 = 8;
 /// Type, reserved, sector.
 const HEADER: u64 = 16;
-/// GET_ID's answer, padded with zeros.
-const ID: &[u8; 20] = b"ktstr\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+/// What a disk calls itself (GET_ID, padded with zeros to 20 bytes): a guest finds it in `/sys/block/*/serial`.
+pub const SERIAL: &str = "ktstr";
 
 /// What the guest is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +190,10 @@ impl Transfer {
             writable: self.data.clone(),
             ..Chain::default()
         };
-        rings.write(&chain, ID)
+        let mut id = [0; 20];
+        for (slot, byte) in id.iter_mut().zip(SERIAL.bytes()) {
+            *slot = byte;
+        }
+        rings.write(&chain, &id)
     }
 }
