@@ -83,6 +83,29 @@ pub fn check_sysfs_topology(
     Ok(AssertResult::pass())
 }
 
+/// Brings a card up and sends `count` frames, which ask for an address that nobody has.
+///
+/// # Errors
+/// When the guest has no busybox, or the card cannot be brought up.
+pub fn ask_around(card: &str, count: u32) -> anyhow::Result<()> {
+    let busybox = |line: &str| {
+        let status = Command::new("busybox").args(line.split(' ')).status();
+        status.with_context(|| format!("busybox {line}"))
+    };
+    for line in [
+        format!("ip link set {card} up"),
+        format!("ip addr add 10.9.8.1/24 dev {card}"),
+    ] {
+        ensure!(busybox(&line)?.success(), "busybox {line} failed");
+    }
+    // That nobody answers is its failure.
+    busybox(&format!(
+        "arping -c {count} -w {} -I {card} 10.9.8.2",
+        count + 3
+    ))?;
+    Ok(())
+}
+
 /// The child of process `parent` whose command begins with `name`.
 ///
 /// # Errors

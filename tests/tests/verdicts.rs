@@ -61,6 +61,11 @@ fn the_fixture_passes() {
     assert_eq!(sidecar.topology, "1n2l2c1t");
 }
 
+#[test]
+fn a_disk_and_a_network_card_are_there_and_counted() {
+    passes("disk_and_network");
+}
+
 /// The lab runs these under kvm, and expects the same.
 #[test]
 fn a_single_cpu_suffices_for_the_fixture_and_its_fault() {

@@ -26,6 +26,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("override_watchdog", Kind::Flag),
     ("extra_include_files", Kind::Texts),
     ("extra_sched_args", Kind::Texts),
+    ("networks", Kind::Path),
 ];
 
 /// Attributes whose field is an `Option`.
@@ -37,6 +38,7 @@ const OPTIONS: &[(&str, Kind)] = &[
     ("post_vm_unconditional", Kind::Path),
     ("cleanup_budget_ms", Kind::Int),
     ("workload_root_cgroup", Kind::Text),
+    ("disk", Kind::Path),
 ];
 
 /// Checks of SPEC 7: setters of `Assert`.
@@ -96,6 +98,8 @@ const EXCLUDES: &[(&str, &str)] = &[
     ("host_only", "staged_schedulers"),
     ("host_only", "bpf_map_write"),
     ("host_only", "watch_bpf_maps"),
+    ("host_only", "disk"),
+    ("host_only", "networks"),
     ("topology", "numa_nodes"),
     ("topology", "llcs"),
     ("topology", "cores"),

@@ -44,6 +44,7 @@ pub mod prelude {
     pub use crate::model::checks::Assert;
     pub use crate::model::claim::Verdict;
     pub use crate::model::ctx::Ctx;
+    pub use crate::model::device::{DiskConfig, NetConfig};
     pub use crate::model::payload::{
         Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
         PayloadReport, Polarity,

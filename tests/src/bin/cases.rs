@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use anyhow::{Context as _, bail, ensure};
 use ktstr::prelude::*;
+use ktstr_tests::ask_around;
 
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 declare_scheduler!(MISSING, { name: "missing", binary: "scx-no-such-scheduler" });
@@ -81,6 +83,48 @@ fn fixture_one_cpu(ctx: &Ctx) -> Result<AssertResult> {
 #[ktstr_test(scheduler = ERRORING, topology = "1n1l1c1t", duration_s = 8, ignore)]
 fn erroring_one_cpu(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
+/// What the guest's own drivers did is what the host's devices counted.
+fn devices_were_used(result: &VmResult) -> Result<()> {
+    let disk = result.virtio_blk_counters.context("no disk")?;
+    ensure!(
+        disk.writes_completed > 0 && disk.flushes_completed > 0,
+        "{disk:?}"
+    );
+    ensure!(disk.throttled_count > 0, "200 requests a second: {disk:?}");
+    ensure!(disk.io_errors == 0, "{disk:?}");
+    let [net] = result.virtio_net_counters[..] else {
+        bail!("{:?}", result.virtio_net_counters);
+    };
+    ensure!(
+        net.tx_packets >= 3 && net.tx_packets == net.rx_packets,
+        "{net:?}"
+    );
+    Ok(())
+}
+
+/// Workers write a slow disk, and frames come back.
+#[ktstr_test(
+    scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3,
+    disk = DiskConfig::DEFAULT.capacity_mib(16).iops(200),
+    networks = &[NetConfig::DEFAULT.mac([2, 0, 0, 0, 0, 7])],
+    extra_include_files = ["busybox"], post_vm = devices_were_used, ignore
+)]
+fn disk_and_network(ctx: &Ctx) -> Result<AssertResult> {
+    let size = std::fs::read_to_string("/sys/block/vda/size")?;
+    ensure!(size.trim() == "32768", "{size} sectors");
+    let mac = std::fs::read_to_string("/sys/class/net/eth0/address")?;
+    ensure!(mac.trim() == "02:00:00:00:00:07", "{mac}");
+    ask_around("eth0", 3)?;
+    execute_defs(
+        ctx,
+        vec![
+            CgroupDef::named("io")
+                .workers(2)
+                .work(WorkType::IoSyncWrite),
+        ],
+    )
 }
 
 #[ktstr_test(scheduler = STARVING, topology = "1n1l2c1t", duration_s = 6, not_stuck, ignore)]

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, ProbePlan, SchedulerPlan};
-use ktstr_vmm::Topology;
 use ktstr_vmm::initramfs::{Builder, Initramfs, InitramfsError};
+use ktstr_vmm::{Topology, VmBuilder};
 
 use super::includes::{GUEST_INCLUDE_DIR, Include};
 
@@ -161,6 +161,16 @@ pub(super) fn command_line(entry: &KtstrTestEntry) -> String {
 pub(super) fn topology(entry: &KtstrTestEntry) -> Result<Topology, ktstr_vmm::TopologyError> {
     let spec = entry.topology;
     Topology::new(spec.numa_nodes, spec.llcs, spec.cores, spec.threads)
+}
+
+/// The test's own disk and network cards.
+pub(super) fn with_devices(builder: VmBuilder, entry: &KtstrTestEntry) -> VmBuilder {
+    let builder = entry
+        .disk
+        .iter()
+        .fold(builder, |builder, disk| builder.disk(disk.disk()));
+    let nets = entry.networks.iter();
+    nets.fold(builder, |builder, net| builder.net(net.net()))
 }
 
 pub(super) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {

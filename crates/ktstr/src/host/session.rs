@@ -112,6 +112,7 @@ impl Session {
         if let Some(cpus) = entry.cpu_budget {
             builder = builder.cpu_budget(cpus);
         }
+        builder = boot::with_devices(builder, entry);
         if let Some(qemu) = &config.qemu {
             builder = builder.qemu(qemu);
         }
@@ -251,6 +252,8 @@ fn assemble(exit: VmExit, drained: Drained) -> VmResult {
         stderr: String::from_utf8_lossy(&exit.com1).into_owned(),
         engine: exit.engine,
         kvm_stats,
+        virtio_blk_counters: exit.blk_counters.first().copied(),
+        virtio_net_counters: exit.net_counters,
         exit_reason: exit.reason.to_string(),
         crash_message: crash_message(&String::from_utf8_lossy(&exit.com2)),
         boot_duration: drained.sys_ready.as_ref().map(|(at, _)| *at),

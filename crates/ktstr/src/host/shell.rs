@@ -96,6 +96,7 @@ pub fn run(entry: &KtstrTestEntry, order: &ShellOrder, manifest_dir: &Path) -> R
         .port(SHELL_PORT)
         .engine(config.engine)
         .deadline(deadline);
+    builder = boot::with_devices(builder, entry);
     if let Some(qemu) = &config.qemu {
         builder = builder.qemu(qemu);
     }

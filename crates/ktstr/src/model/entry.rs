@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::checks::Assert;
 use super::ctx::Ctx;
+use super::device::{DiskConfig, NetConfig};
 use super::payload::{self, Payload};
 use super::result::VmResult;
 use super::verdict::AssertResult;
@@ -224,6 +225,10 @@ pub struct KtstrTestEntry {
     pub extra_include_files: &'static [&'static str],
     /// More arguments for the scheduler.
     pub extra_sched_args: &'static [&'static str],
+    /// The guest's disk.
+    pub disk: Option<DiskConfig>,
+    /// The guest's network cards.
+    pub networks: &'static [NetConfig],
 }
 
 fn no_body(_: &Ctx) -> anyhow::Result<AssertResult> {
@@ -277,6 +282,8 @@ impl KtstrTestEntry {
         workloads: &[],
         extra_include_files: &[],
         extra_sched_args: &[],
+        disk: None,
+        networks: &[],
     };
 
     /// Checks what the macro checked, once more for entries built by hand.
@@ -319,6 +326,10 @@ impl KtstrTestEntry {
             "host_only and num_snapshots exclude each other",
         );
         check(
+            self.host_only && (self.disk.is_some() || !self.networks.is_empty()),
+            "host_only excludes disk and networks",
+        );
+        check(
             self.expect_auto_repro && self.scheduler.is_none(),
             "expect_auto_repro needs a scheduler",
         );
@@ -346,6 +357,9 @@ impl KtstrTestEntry {
         if let Err(error) = ktstr_vmm::Topology::new(numa_nodes, llcs, cores, threads) {
             faults.push(format!("topology {}: {error}", self.topology));
         }
+        faults.extend(self.disk.and_then(|disk| disk.fault()).map(str::to_owned));
+        let nets = self.networks.iter().filter_map(NetConfig::fault);
+        faults.extend(nets.map(str::to_owned));
         faults.extend(self.matcher_faults());
         faults.extend(payload::faults_of(self.payload, self.workloads));
         if faults.is_empty() {
@@ -524,6 +538,14 @@ mod tests {
                 ..GOOD
             },
             &["without '..'"],
+        );
+        check(
+            &KtstrTestEntry {
+                disk: Some(DiskConfig::DEFAULT.iops(0)),
+                networks: const { &[NetConfig::DEFAULT.mac([1, 0, 0, 0, 0, 1])] },
+                ..GOOD
+            },
+            &["would let nothing through", "even first byte"],
         );
         let topology = TopologySpec {
             numa_nodes: 2,

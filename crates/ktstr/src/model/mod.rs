@@ -5,6 +5,7 @@ pub mod checks;
 pub mod claim;
 pub mod cpuset;
 pub mod ctx;
+pub mod device;
 pub mod entry;
 pub mod payload;
 pub mod report;

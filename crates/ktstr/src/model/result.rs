@@ -8,7 +8,7 @@ use std::time::Duration;
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::sampler::MonitorReport;
 use ktstr_monitor::sched::WatchdogOverride;
-use ktstr_vmm::Engine;
+use ktstr_vmm::{BlkCounters, Engine, NetCounters};
 use ktstr_wire::{Message, Stage, StepMark};
 
 use super::series::{Sample, SampleSeries, add_samples, buckets_of};
@@ -160,6 +160,10 @@ pub struct VmResult {
     pub boot_duration: Option<Duration>,
     /// The override of the scheduler's watchdog; read it with [`Self::watchdog_observation`].
     pub watchdog: Option<WatchdogOverride>,
+    /// What the guest's disk did; `None` without one.
+    pub virtio_blk_counters: Option<BlkCounters>,
+    /// What each network card did, in the order of the test's `networks`.
+    pub virtio_net_counters: Vec<NetCounters>,
     /// Captures by name.
     pub snapshot_bridge: SnapshotBridge,
     /// The way to the scheduler's stats server while the guest lived; `None` when the test has no scheduler.
@@ -211,6 +215,8 @@ impl VmResult {
             cleanup_duration: None,
             boot_duration: None,
             watchdog: None,
+            virtio_blk_counters: None,
+            virtio_net_counters: Vec::new(),
             snapshot_bridge: SnapshotBridge::default(),
             stats_client: None,
             captures: OnceLock::new(),
