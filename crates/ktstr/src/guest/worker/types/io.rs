@@ -1,8 +1,8 @@
 //! `IoSyncWrite`, `IoRandRead` and `IoConvoy`: files. They press `io_schedule` and wake-ups from block completion.
 //!
 //! One iteration is 4 KiB written and synced, or read: one work unit. There is no wake latency, for the disk's time is not known;
-//! the time inside an I/O call is no gap. Writes go to a temporary file, never to a disk; where that lies in memory, syncing
-//! does not sleep. Reads are from the guest's disk if it has one, past the page cache where it can.
+//! the time inside an I/O call is no gap. `IoSyncWrite` and `IoRandRead` use the test's own disk if it has one (reads pass the page
+//! cache by), else, like `IoConvoy` always, a temporary file; where that lies in memory, syncing does not sleep.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -28,6 +28,8 @@ pub(super) struct BlockFile {
     file: File,
     block: Box<Aligned>,
     next: u64,
+    /// The part of the file that is written.
+    blocks: std::ops::Range<u64>,
 }
 
 impl BlockFile {
@@ -45,14 +47,27 @@ impl BlockFile {
             file,
             block: Box::new(Aligned([0x5a; BLOCK])),
             next: 0,
+            blocks: 0..BLOCKS,
         }
+    }
+
+    /// A part of the disk for worker `index`; several share one where the disk has too few.
+    fn on_disk(disk: &Path, index: usize) -> Result<Self, Errno> {
+        let (file, total) = open_disk(OpenOptions::new().write(true), disk)?;
+        let each = total.min(BLOCKS);
+        let start = index as u64 % (total / each) * each;
+        Ok(Self {
+            blocks: start..start + each,
+            ..Self::of(file)
+        })
     }
 
     /// Writes some blocks and waits until they are on disk; the time in it is no gap.
     pub(super) fn write_and_sync(&mut self, blocks: u32, meter: &mut Meter<'_>) {
         meter.rest();
         for _ in 0..blocks {
-            let offset = self.next % BLOCKS * BLOCK as u64;
+            let len = self.blocks.end - self.blocks.start;
+            let offset = (self.blocks.start + self.next % len) * BLOCK as u64;
             self.next += 1;
             // A full disk shows as missing iterations elsewhere; a rewrite needs no room.
             let _ = self.file.write_all_at(&self.block.0, offset);
@@ -62,8 +77,15 @@ impl BlockFile {
     }
 }
 
-pub(super) fn sync_write<'a>() -> Result<Body<'a>, Errno> {
-    let mut file = BlockFile::temporary()?;
+pub(super) fn sync_write<'a>(place: &Place<'a>) -> Result<Body<'a>, Errno> {
+    let mut file = match place.disk {
+        Some(disk) => match BlockFile::on_disk(disk, place.index) {
+            // A disk that the test declared read-only.
+            Err(Errno::PERM | Errno::ACCESS | Errno::ROFS) => BlockFile::temporary()?,
+            file => file?,
+        },
+        None => BlockFile::temporary()?,
+    };
     body(move |meter: &mut Meter<'_>| {
         while !meter.stopping() {
             file.write_and_sync(1, meter);
@@ -86,7 +108,10 @@ pub(super) fn convoy<'a>(place: &Place<'a>) -> Result<Body<'a>, Errno> {
 
 pub(super) fn rand_read<'a>(disk: Option<&Path>) -> Result<Body<'a>, Errno> {
     let (file, blocks) = match disk {
-        Some(disk) => open_disk(disk)?,
+        Some(disk) => open_disk(
+            OpenOptions::new().read(true).custom_flags(libc::O_DIRECT),
+            disk,
+        )?,
         None => filled_file()?,
     };
     let mut block = Box::new(Aligned([0; BLOCK]));
@@ -102,9 +127,8 @@ pub(super) fn rand_read<'a>(disk: Option<&Path>) -> Result<Body<'a>, Errno> {
     })
 }
 
-fn open_disk(disk: &Path) -> Result<(File, u64), Errno> {
-    let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_DIRECT);
+/// The disk and its number of blocks.
+fn open_disk(options: &OpenOptions, disk: &Path) -> Result<(File, u64), Errno> {
     let mut file = options.open(disk).map_err(|fault| errno_of(&fault))?;
     let end = std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0));
     let bytes = end.map_err(|fault| errno_of(&fault))?;

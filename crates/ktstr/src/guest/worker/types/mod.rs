@@ -151,7 +151,7 @@ fn prepare_further<'a>(
             numa_working_set_sweep::prepare(*kib, *interval)
         }
         W::NumaMigrationChurn { kib, interval } => numa_migration_churn::prepare(*kib, *interval),
-        W::IoSyncWrite => io::sync_write(),
+        W::IoSyncWrite => io::sync_write(place),
         W::IoRandRead => io::rand_read(place.disk),
         W::IoConvoy => io::convoy(place),
         W::IrqWake { bytes, period } => body(irq_wake::run(*bytes, *period, place)),
