@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use ktstr::host::sidecar::Sidecar;
+use serde_json::Value;
 
 use crate::lab::{Options, Outcome, find_program, initramfs, once, report};
 use crate::sh;
@@ -13,12 +14,13 @@ use crate::sh;
 const CASES: [(&str, bool); 3] = [
     ("smallest", true),
     ("fixture_one_cpu", true),
-    ("erroring_one_cpu", false),
+    (ERRING, false),
 ];
+const ERRING: &str = "erroring_one_cpu";
 /// Where the cases leave their records in the lab.
 const RECORDS: &str = "/tmp/records";
 
-fn options(command: Vec<String>) -> Options {
+pub(crate) fn options(command: Vec<String>) -> Options {
     Options {
         cpus: 2,
         memory: 2048,
@@ -32,7 +34,7 @@ fn options(command: Vec<String>) -> Options {
 }
 
 /// Runs it once in the lab; a command that fails is a failure.
-fn pass(name: &str, options: &Options) -> Result<()> {
+pub(crate) fn pass(name: &str, options: &Options) -> Result<()> {
     let (outcome, took) = once(options, &initramfs(options)?)?;
     report(&outcome, options);
     match outcome {
@@ -64,28 +66,24 @@ pub(crate) fn kvm_tests() -> Result<()> {
 
 /// Builds an integration test and returns its program.
 fn test_program(package: &str, test: &str) -> Result<String> {
-    let build = [
-        "test",
-        "-p",
-        package,
-        "--test",
-        test,
-        "--no-run",
-        "--message-format=json",
-    ];
-    let built = sh::cargo(&build).stderr(Stdio::null()).output();
-    let built = built.with_context(|| format!("failed to build the test {test}"))?;
-    String::from_utf8_lossy(&built.stdout)
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == test)
-        .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .with_context(|| {
-            format!("the test {test} does not build; run `cargo test -p {package} --test {test}`")
-        })
+    program(&["test", "-p", package, "--test", test, "--no-run"], test)
 }
 
-fn busybox() -> Result<String> {
+/// Builds by `cargo` and returns the program of the target `name`.
+pub(crate) fn program(cargo: &[&str], name: &str) -> Result<String> {
+    let mut build = sh::cargo(cargo);
+    build.arg("--message-format=json");
+    let built = build.stderr(Stdio::null()).output();
+    let built = built.with_context(|| format!("failed to build {name}"))?;
+    String::from_utf8_lossy(&built.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == name)
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .with_context(|| format!("{name} does not build; run `cargo {}`", cargo.join(" ")))
+}
+
+pub(crate) fn busybox() -> Result<String> {
     let found =
         find_program("busybox").context("busybox-static is needed; run `cargo xtask setup`")?;
     Ok(found.display().to_string())
@@ -140,10 +138,22 @@ pub(crate) fn verdicts() -> Result<()> {
             .outs
             .push(format!("{RECORDS}/{name}.json:{}", host.display()));
     }
+    let repro = dir.path().join("repro");
+    options
+        .outs
+        .push(format!("{RECORDS}/{ERRING}.repro.json:{}", repro.display()));
     pass("verdicts-in-lab", &options)?;
     for (name, passes) in CASES {
         check(&dir.path().join(name), passes).with_context(|| name)?;
     }
+    let repro: Value = serde_json::from_slice(&std::fs::read(repro)?)
+        .context("the failure was not tried again")?;
+    ensure!(
+        repro["reproduced"] == true && repro["probes"]["stopped"] == true,
+        "a second run shows the exit, and the guest's own record ends with it; here found {}, probes {}",
+        repro["found"],
+        repro["probes"]
+    );
     Ok(())
 }
 

@@ -29,7 +29,7 @@ const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
 const STATS_DEADLINE: Duration = Duration::from_secs(1);
 /// Functions that take a scheduler down, at whose entry all of its state still stands: up to 6.15, and from 6.16 on
 /// (`kernel/sched/ext.c`).
-pub(in crate::host) const EXIT_FUNCTIONS: [&str; 3] = [
+const EXIT_FUNCTIONS: [&str; 3] = [
     "scx_ops_disable_workfn",
     "scx_disable_workfn",
     "scx_root_disable",

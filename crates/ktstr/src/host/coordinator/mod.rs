@@ -35,7 +35,7 @@ use ktstr_wire::{
 };
 
 pub(super) use driver::follow;
-pub(super) use live::{EXIT_FUNCTIONS, GuestView, Preparation};
+pub(super) use live::{GuestView, Preparation};
 use periodic::Periodic;
 use sampling::Sampling;
 
