@@ -7,5 +7,6 @@ mod cards;
 mod devices;
 mod guest;
 mod linux;
+mod performance;
 mod stock_kernel;
 mod sysfs;

@@ -12,10 +12,11 @@ const DEADLINE: Duration = Duration::from_secs(240);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What a kernel says of a guest with two nodes of two LLCs each.
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 10] = [
     "Linux version ",
     "BIOS-e820: [mem 0x0000000000100000-0x000000001fffffff] usable",
     "Hypervisor detected: KVM",
+    "ACPI: SLIT 0x",
     "SRAT: Node 0 PXM 0 [mem 0x00000000-0x0fffffff]",
     "SRAT: Node 1 PXM 1 [mem 0x10000000-0x1fffffff]",
     "IOAPIC[0]: apic_id 0, version 17, address 0xfec00000, GSI 0-23",
