@@ -1,5 +1,6 @@
 //! The VMM's rows: memory, freeze, and what the kvm engine costs.
 
+mod cards;
 mod kvm;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,8 @@ pub(super) fn rows(table: &mut Table) -> Result<()> {
         Some(freeze()?),
     );
     add(table, "guest memory set-up, 64 GiB", 10, Some(memory()?));
-    kvm::rows(table)
+    kvm::rows(table)?;
+    cards::rows(table)
 }
 
 /// Sets up a large guest's memory without a guest.
