@@ -126,13 +126,9 @@ fn last_run(
     let manifest = dirs.first().and_then(|dir| dir.manifest.as_ref());
     let revision = manifest
         .and_then(|manifest| manifest.commit.as_deref())
-        .unwrap_or("no revision");
+        .map_or("no revision", short);
     let run = dirs.first().map(runs::RunDir::run).unwrap_or_default();
-    output::print(&format!(
-        "{run}  {}\n{}",
-        short(revision),
-        output::lines(&table)
-    ))?;
+    output::print(&format!("{run}  {revision}\n{}", output::lines(&table)))?;
     Ok(Exit::Pass)
 }
 

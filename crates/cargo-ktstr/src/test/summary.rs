@@ -136,9 +136,10 @@ fn totals(finished: &Finished) -> String {
         .iter()
         .map(|dir| relative(&dir.path).display().to_string())
         .collect();
+    let count = finished.cases.len();
+    let noun = if count == 1 { "test" } else { "tests" };
     format!(
-        "ktstr: {} tests in {:.1} s{on}: {}\n       {}\n",
-        finished.cases.len(),
+        "ktstr: {count} {noun} in {:.1} s{on}: {}\n       {}\n",
         finished.seconds,
         parts.join(", "),
         dirs.join("\n       ")

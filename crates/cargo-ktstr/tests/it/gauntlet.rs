@@ -50,7 +50,7 @@ fn the_gauntlet_runs_tests_on_presets_within_limits() {
         project
             .run(&args)
             .exits(0)
-            .says(&["gauntlet of 1 of 1 cells", "1 tests in", "1 passed"]);
+            .says(&["gauntlet of 1 of 1 cells", "1 test in", "1 passed"]);
     }
     // A cell is a test like any other: named, rerun, replayed.
     project

@@ -32,7 +32,7 @@ fn verdicts_become_exit_codes_and_a_summary() {
         };
         test(&["--exact", "passes"])
             .exits(0)
-            .says(&["1 tests in", "1 passed", "on tcg"]);
+            .says(&["1 test in", "1 passed", "on tcg"]);
         test(&["skips"]).exits(0).says(&["SKIP skips", "1 skipped"]);
         test(&["--ignored", "unsure"]).exits(2).says(&[
             "INCONCLUSIVE unsure",
@@ -161,7 +161,7 @@ fn replay_runs_what_failed_and_only_that() {
     project
         .run(&["replay"])
         .exits(1)
-        .says(&["1 tests in", "FAIL fails"]);
+        .says(&["1 test in", "FAIL fails"]);
     project
         .run(&["test", "--kernel", "./bzImage", "passes"])
         .exits(0);
