@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// Dispatch tasks to CPUs that their cpuset forbids: the kernel ejects the scheduler.
     #[arg(long)]
     pub(crate) ignore_cpusets: bool,
+    /// Take this share of every task's time.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=90))]
+    pub(crate) slow_pct: u32,
     /// Leave after this time, by choice.
     #[arg(long, value_name = "SECONDS")]
     pub(crate) exit_after_s: Option<u64>,

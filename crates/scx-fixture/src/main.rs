@@ -97,6 +97,11 @@ fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn configure(args: &Args, open: &mut skel::OpenFixtureSkel<'_>) -> Result<()> {
+    let cpus = u32::try_from(libbpf_rs::num_possible_cpus()?).context("too many CPUs")?;
+    open.maps
+        .cpu_slots
+        .set_max_entries(cpus)
+        .context("failed to size a map")?;
     let rodata = open
         .maps
         .rodata_data
@@ -104,7 +109,8 @@ fn configure(args: &Args, open: &mut skel::OpenFixtureSkel<'_>) -> Result<()> {
         .context("the BPF object has no .rodata")?;
     rodata.fail_verify = u32::from(args.fail_verify);
     rodata.own_tgid = i32::try_from(std::process::id()).context("the process id is too large")?;
-    rodata.nr_cpus = u32::try_from(libbpf_rs::num_possible_cpus()?).context("too many CPUs")?;
+    rodata.nr_cpus = cpus;
+    rodata.slow_pct = args.slow_pct;
     rodata.fault_after_ns = args.fault_after_ms.saturating_mul(1_000_000);
     if let Some(text) = &args.error {
         for (place, byte) in rodata

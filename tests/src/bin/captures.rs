@@ -58,6 +58,12 @@ fn read_by_name(vm: &VmResult) -> Result<()> {
             per_cpu.abs_diff(total) < 1000,
             "{per_cpu} on CPUs, {total} in all"
         );
+        // An array, a per-CPU hash and an LRU hash.
+        let slot = snapshot.map("cpu_slots")?.at(0)?;
+        anyhow::ensure!(slot.field("since_ns")?.as_u64()? > 0, "{slot:?}");
+        let used = snapshot.map("weight_used")?.sum_cpus(100, "")?;
+        anyhow::ensure!(used > 0, "workers have the default weight");
+        snapshot.map("wakers")?;
         Ok(total)
     };
     let [early, late] = entries.as_slice() else {

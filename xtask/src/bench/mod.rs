@@ -151,7 +151,7 @@ fn capture(table: &mut Table) -> Result<()> {
     }
     let standstill = median(standstills).context("no capture was made")?;
     table.add_row([
-        String::from("freeze + capture (7 maps) + resume"),
+        String::from("freeze + capture (10 maps) + resume"),
         String::from("-"),
         format!("{:.2} ms", standstill.as_secs_f64() * 1e3),
         String::from("-"),

@@ -10,12 +10,16 @@ char _license[] SEC("license") = "GPL";
 #define SHARED_DSQ 0
 #define STARVED_DSQ 1
 #define MAX_CPUS 256
+/* Reads of the clock in one tick at most; more than 10 ms on any machine. */
+#define MAX_SPINS 1000000
 
 /* Known at load time. */
 const volatile u32 fail_verify;
 const volatile s32 own_tgid;
 const volatile u32 nr_cpus = 1;
 const volatile u64 fault_after_ns;
+/* Share of every task's time that the scheduler takes for itself, below 100. */
+const volatile u32 slow_pct;
 /* Starved tasks are served this rarely. */
 const volatile u64 starve_interval_ns = 1500000000ULL;
 const volatile char error_text[64] = "fixture error";
@@ -68,6 +72,7 @@ struct {
 
 struct task_ctx {
 	u64 enqueued_ns;
+	u64 ticked_ns;
 	u64 runs;
 };
 
@@ -77,6 +82,36 @@ struct {
 	__type(key, int);
 	__type(value, struct task_ctx);
 } task_ctxs SEC(".maps");
+
+/* What runs where; the loader makes it as large as the machine. */
+struct cpu_slot {
+	s32 pid;
+	u32 weight;
+	u64 since_ns;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct cpu_slot);
+} cpu_slots SEC(".maps");
+
+/* How often each of the last wakers woke somebody. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 256);
+	__type(key, s32);
+	__type(value, u64);
+} wakers SEC(".maps");
+
+/* Time used, by weight. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 64);
+	__type(key, u32);
+	__type(value, u64);
+} weight_used SEC(".maps");
 
 static __always_inline bool before(u64 a, u64 b)
 {
@@ -114,6 +149,13 @@ s32 BPF_PROG(fixture_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_f
 {
 	bool idle = false;
 	s32 cpu = scx_bpf_select_cpu_dfl(p, prev_cpu, wake_flags, &idle);
+	s32 waker = bpf_get_current_pid_tgid();
+	u64 one = 1, *wakeups = bpf_map_lookup_elem(&wakers, &waker);
+
+	if (wakeups)
+		__sync_fetch_and_add(wakeups, 1);
+	else
+		bpf_map_update_elem(&wakers, &waker, &one, BPF_NOEXIST);
 
 	if (idle && !is_stalled(p) && !is_starved(p) && !(faults.ignore_cpusets && is_victim(p))) {
 		__sync_fetch_and_add(&stats.direct, 1);
@@ -193,13 +235,46 @@ void BPF_PROG(fixture_dispatch, s32 cpu, struct task_struct *prev)
 	move_to_local(SHARED_DSQ);
 }
 
+/* Wastes its share of the time since the last tick, the waste included. */
+SEC("struct_ops/fixture_tick")
+void BPF_PROG(fixture_tick, struct task_struct *p)
+{
+	struct task_ctx *task;
+	u64 now, until;
+	u32 spin;
+
+	if (!slow_pct || slow_pct >= 100)
+		return;
+	task = bpf_task_storage_get(&task_ctxs, (void *)p, 0, 0);
+	if (!task || !task->ticked_ns)
+		return;
+	now = bpf_ktime_get_ns();
+	until = now + (now - task->ticked_ns) * slow_pct / (100 - slow_pct);
+	bpf_for(spin, 0, MAX_SPINS) {
+		now = bpf_ktime_get_ns();
+		if (!before(now, until))
+			break;
+	}
+	task->ticked_ns = now;
+}
+
 SEC("struct_ops/fixture_running")
 void BPF_PROG(fixture_running, struct task_struct *p)
 {
 	struct task_ctx *task = bpf_task_storage_get(&task_ctxs, (void *)p, 0, 0);
+	u64 now = bpf_ktime_get_ns();
+	u32 cpu = bpf_get_smp_processor_id();
+	struct cpu_slot *slot = bpf_map_lookup_elem(&cpu_slots, &cpu);
 
-	if (task)
+	if (slot) {
+		slot->pid = p->pid;
+		slot->weight = p->scx.weight;
+		slot->since_ns = now;
+	}
+	if (task) {
 		task->runs++;
+		task->ticked_ns = now;
+	}
 	if (before(vtime_now, p->scx.dsq_vtime))
 		vtime_now = p->scx.dsq_vtime;
 }
@@ -208,8 +283,15 @@ SEC("struct_ops/fixture_stopping")
 void BPF_PROG(fixture_stopping, struct task_struct *p, bool runnable)
 {
 	u32 weight = p->scx.weight ? p->scx.weight : 100;
-	u64 vtime = p->scx.dsq_vtime + (SCX_SLICE_DFL - p->scx.slice) * 100 / weight;
+	u64 used = SCX_SLICE_DFL - p->scx.slice;
+	u64 vtime = p->scx.dsq_vtime + used * 100 / weight;
+	u64 *total = bpf_map_lookup_elem(&weight_used, &weight);
 	s32 pid = p->pid;
+
+	if (total)
+		*total += used;
+	else
+		bpf_map_update_elem(&weight_used, &weight, &used, BPF_NOEXIST);
 
 	p->scx.dsq_vtime = vtime;
 	bpf_map_update_elem(&task_vtime, &pid, &vtime, BPF_ANY);
@@ -245,6 +327,7 @@ struct sched_ext_ops fixture_ops = {
 	.select_cpu = (void *)fixture_select_cpu,
 	.enqueue = (void *)fixture_enqueue,
 	.dispatch = (void *)fixture_dispatch,
+	.tick = (void *)fixture_tick,
 	.running = (void *)fixture_running,
 	.stopping = (void *)fixture_stopping,
 	.enable = (void *)fixture_enable,
