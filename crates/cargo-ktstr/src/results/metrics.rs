@@ -29,6 +29,10 @@ impl Polarity {
 pub(crate) fn polarity(name: &str) -> Polarity {
     let last = name.rsplit('.').next().unwrap_or(name);
     let ends = |ends: &[&str]| ends.iter().any(|end| last.ends_with(end));
+    // What workers get of the CPUs in a time that is given; it looks like a time that is taken.
+    if last == "cpu_time_ms" {
+        return Polarity::Higher;
+    }
     if ends(&[
         "_per_s",
         "iterations",
@@ -169,6 +173,11 @@ fn overall(cgroups: &[CgroupStats], metrics: &mut BTreeMap<String, f64>) {
         "migrations",
         sum(&|cgroup| Some(float(cgroup.migrations))),
     );
+    put(
+        metrics,
+        "cpu_time_ms",
+        sum(&|cgroup| Some(cgroup.cpu_time_ms)),
+    );
     put(metrics, "run_delay_ms", sum(&|cgroup| cgroup.run_delay_ms));
     put(
         metrics,
@@ -243,5 +252,6 @@ mod tests {
             (polarity("answer"), unit("answer")),
             (Polarity::Unknown, "")
         );
+        assert_eq!(polarity("cgroup.a.cpu_time_ms"), Polarity::Higher);
     }
 }
