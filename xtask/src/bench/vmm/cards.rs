@@ -25,6 +25,8 @@ pub(super) fn rows(table: &mut Table) -> Result<()> {
     let program = lab_tests::program(&build, "cards")?;
     let mut options = lab_tests::options(vec![program, RESULT.into()]);
     options.memory = 3072;
+    // Six guests, each with a deadline of its own.
+    options.deadline = 600;
     options
         .files
         .push(format!("{}:/bin/busybox", lab_tests::busybox()?));
