@@ -93,8 +93,13 @@ pub enum BuildFault {
         what: String,
     },
     /// The emulator is not there.
-    #[error("QEMU '{program}' was not found; run `cargo xtask setup`, or install qemu-system-x86")]
+    #[error(
+        "QEMU '{program}' was not found, which engine tcg needs (the engine's reason: {why}); run `cargo xtask setup`, or install \
+         qemu-system-x86"
+    )]
     NoQemu {
+        /// Why this engine was chosen.
+        why: String,
         /// What was looked for.
         program: String,
     },

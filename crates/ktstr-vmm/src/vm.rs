@@ -277,7 +277,7 @@ impl VmBuilder {
             }
         }
         let qemu = match engine {
-            Engine::Tcg => tcg::find_qemu(&self.qemu, &mut faults),
+            Engine::Tcg => tcg::find_qemu(&self.qemu, &why, &mut faults),
             Engine::Kvm => Some(self.qemu),
         };
         match (self.kernel, qemu) {

@@ -76,7 +76,11 @@ pub(crate) fn check_topology(topology: &Topology, faults: &mut Vec<BuildFault>) 
 }
 
 /// The emulator's path, searched for on `PATH` when it is a bare name.
-pub(crate) fn find_qemu(program: &Path, faults: &mut Vec<BuildFault>) -> Option<PathBuf> {
+pub(crate) fn find_qemu(
+    program: &Path,
+    why: &str,
+    faults: &mut Vec<BuildFault>,
+) -> Option<PathBuf> {
     let found = if program.components().count() > 1 {
         Some(program.to_owned()).filter(|path| path.is_file())
     } else {
@@ -87,6 +91,7 @@ pub(crate) fn find_qemu(program: &Path, faults: &mut Vec<BuildFault>) -> Option<
     };
     if found.is_none() {
         faults.push(BuildFault::NoQemu {
+            why: why.to_owned(),
             program: program.display().to_string(),
         });
     }
