@@ -29,11 +29,9 @@ impl Polarity {
 pub(crate) fn polarity(name: &str) -> Polarity {
     let last = name.rsplit('.').next().unwrap_or(name);
     let ends = |ends: &[&str]| ends.iter().any(|end| last.ends_with(end));
-    // What workers get of the CPUs in a time that is given; it looks like a time that is taken.
-    if last == "cpu_time_ms" {
-        return Polarity::Higher;
-    }
     if ends(&[
+        // What workers get of the CPUs in a time that is given, not a time that is taken.
+        "cpu_time_ms",
         "_per_s",
         "iterations",
         "work_units",

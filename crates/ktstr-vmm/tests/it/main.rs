@@ -2,6 +2,7 @@
 //! fail with that command where one is missing.
 #![allow(
     clippy::unwrap_used,
+    clippy::print_stdout,
     clippy::panic,
     clippy::expect_used,
     reason = "a test may panic"

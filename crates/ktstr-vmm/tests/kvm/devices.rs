@@ -1,29 +1,30 @@
 //! Disks and network cards on the kvm engine.
 
-use crate::cards::{self, Place};
-use crate::linux::{check, linux};
+use ktstr_vmm::VmBuilder;
 
-const KVM: Place = Place {
-    guest: |script| linux(script, "1n1l1c1t"),
-    check,
-};
+use crate::cards;
+use crate::linux::linux;
+
+fn guest(script: &str) -> Option<VmBuilder> {
+    linux(script, "1n1l1c1t")
+}
 
 #[test]
 fn a_disk_keeps_what_was_written() {
-    cards::a_disk_keeps_what_was_written(&KVM);
+    cards::a_disk_keeps_what_was_written(guest);
 }
 
 #[test]
 fn a_throttled_disk_is_slow_and_faultless() {
-    cards::a_throttled_disk_is_slow_and_faultless(&KVM);
+    cards::a_throttled_disk_is_slow_and_faultless(guest);
 }
 
 #[test]
 fn a_read_only_disk_refuses_writes() {
-    cards::a_read_only_disk_refuses_writes(&KVM);
+    cards::a_read_only_disk_refuses_writes(guest);
 }
 
 #[test]
 fn frames_come_back() {
-    cards::frames_come_back(&KVM);
+    cards::frames_come_back(guest);
 }

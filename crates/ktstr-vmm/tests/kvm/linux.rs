@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use ktstr_vmm::initramfs::Builder;
 use ktstr_vmm::{
-    Engine, EngineChoice, ExitReason, Initrd, Topology, Vm, VmBuilder, VmExit, Watch, WatchKind,
+    Engine, EngineChoice, ExitReason, Initrd, RunningVm, Topology, Vm, VmBuilder, Watch, WatchKind,
     probe,
 };
 
+use crate::cards::check;
 use crate::guest::skip;
 use crate::stock_kernel::kernel;
 
@@ -51,17 +52,16 @@ pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
     Some(vm)
 }
 
-/// Runs it to its end; the exit must be a power off, and the console hold `expected`.
+/// Waits until the console has `word`; the guest must not end before.
 #[track_caller]
-pub(crate) fn check(vm: VmBuilder, expected: &[&str]) -> VmExit {
-    let exit = vm.build().unwrap().run().unwrap();
-    let console = String::from_utf8_lossy(&exit.com1).into_owned();
-    assert_eq!(exit.reason, ExitReason::PowerOff, "{console}");
-    for line in expected {
-        assert!(console.contains(line), "no '{line}' in:\n{console}");
+pub(crate) fn wait_for(vm: &mut RunningVm, word: &str) {
+    let console = vm.com1();
+    while !String::from_utf8_lossy(&console.snapshot()).contains(word) {
+        let ended = vm
+            .wait_until(Instant::now() + Duration::from_millis(50))
+            .unwrap();
+        assert!(ended.is_none(), "{ended:?}");
     }
-    println!("{:?}, cleanup {:?}", exit.duration, exit.cleanup_duration);
-    exit
 }
 
 #[test]
@@ -104,13 +104,7 @@ fn a_busy_guest_freezes_a_hundred_times() {
         .unwrap()
         .start()
         .unwrap();
-    let console = vm.com1();
-    while !String::from_utf8_lossy(&console.snapshot()).contains("busy") {
-        let ended = vm
-            .wait_until(Instant::now() + Duration::from_millis(50))
-            .unwrap();
-        assert!(ended.is_none(), "{ended:?}");
-    }
+    wait_for(&mut vm, "busy");
     let (mut took, mut rips) = (Vec::new(), BTreeSet::new());
     for _ in 0..100 {
         let began = Instant::now();

@@ -1,12 +1,12 @@
 //! Performance mode with Linux in it, on a host that can give all that it asks for: the lab, which spares its pages for this.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ktstr_vmm::Error;
 
 use crate::guest::skip;
-use crate::linux::linux;
+use crate::linux::{linux, wait_for};
 
 const WANTED_PAGES: &str = "/proc/sys/vm/nr_hugepages";
 const FREE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
@@ -79,13 +79,7 @@ fn a_guest_has_a_cpu_a_priority_and_pages_of_its_own() {
         free - PAGES,
         "all of the guest's pages are taken at its start"
     );
-    let console = vm.com1();
-    while !String::from_utf8_lossy(&console.snapshot()).contains("up") {
-        let ended = vm
-            .wait_until(Instant::now() + Duration::from_millis(50))
-            .unwrap();
-        assert!(ended.is_none(), "{ended:?}");
-    }
+    wait_for(&mut vm, "up");
     let (cpus, policy, priority) = thread("ktstr-vcpu0");
     let cpu: u32 = cpus.parse().expect("one CPU");
     assert_eq!(

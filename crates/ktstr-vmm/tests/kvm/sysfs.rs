@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use ktstr_vmm::{NumaNode, PRESETS, Topology};
 
-use crate::linux::{CMDLINE, check, linux};
+use crate::cards::check;
+use crate::linux::{CMDLINE, linux};
 
 /// Up: all that a CPU tells by number. A mask names online CPUs alone.
 const ONE_BY_ONE: &str = "cd /sys/devices/system/cpu; echo \"% $($bb cat possible) $($bb cat present)\"\n\

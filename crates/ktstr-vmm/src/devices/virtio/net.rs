@@ -8,7 +8,7 @@ use super::counters::counters;
 use super::{Device, Popped, Rings, read_space};
 
 const DEVICE_TYPE: u32 = 1;
-const QUEUE_SIZE: u16 = 256;
+pub(crate) const QUEUE_SIZE: u16 = 256;
 const RX: usize = 0;
 const TX: usize = 1;
 const F_MTU: u64 = 1 << 3;

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::os::fd::RawFd;
 
-use crate::devices::virtio::blk::QUEUE_SIZE;
-use crate::devices::virtio::net::MTU;
+use crate::devices::virtio::blk;
+use crate::devices::virtio::net::{self, MTU};
 use crate::topology::Topology;
 use crate::vm::Config;
 
@@ -95,8 +95,9 @@ fn disks(args: &mut Args, config: &Config, fds: &Fds) {
         args.pair(
             "-device",
             format!(
-                "vhost-user-blk-pci,chardev=disk{index},num-queues=1,queue-size={QUEUE_SIZE},\
-                 config-wce=off,disable-legacy=on"
+                "vhost-user-blk-pci,chardev=disk{index},num-queues=1,queue-size={},\
+                 config-wce=off,disable-legacy=on",
+                blk::QUEUE_SIZE
             ),
         );
     }
@@ -118,8 +119,9 @@ fn nets(args: &mut Args, config: &Config, names: &[String]) {
         args.pair(
             "-device",
             format!(
-                "virtio-net-pci,netdev=peer{index},rx_queue_size={QUEUE_SIZE},tx_queue_size={QUEUE_SIZE},\
-                 host_mtu={MTU},romfile=,rombar=0,disable-legacy=on{mac}"
+                "virtio-net-pci,netdev=peer{index},rx_queue_size={size},tx_queue_size={size},\
+                 host_mtu={MTU},romfile=,rombar=0,disable-legacy=on{mac}",
+                size = net::QUEUE_SIZE
             ),
         );
     }
