@@ -3,7 +3,7 @@
 mod timing;
 mod tiny;
 
-pub(crate) use tiny::{CODE as TINY_CODE, Tiny};
+pub(crate) use tiny::{CODE as TINY_CODE, Tiny, create_vm};
 
 use std::fmt;
 use std::sync::OnceLock;

@@ -4,6 +4,8 @@
 //! guest memory: 0x0000 PML4   0x1000 PDPT   0x2000 PD (one 2 MiB page at 0)   0x3000 code   0x4000 a page in a slot of its own
 //! ```
 
+use std::time::{Duration, Instant};
+
 use kvm_bindings::{
     KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_sregs, kvm_userspace_memory_region,
 };
@@ -17,6 +19,8 @@ const PD: u64 = 0x2000;
 pub(crate) const CODE: u64 = 0x3000;
 /// The page of a slot of its own.
 const APART: u64 = 0x4000;
+/// What a signal interrupts is tried this often: a debugger, a shell's job control and a profiler send some.
+const TRIES: u32 = 64;
 
 /// A VM of one vCPU.
 #[derive(Debug)]
@@ -37,7 +41,7 @@ impl Tiny {
         let refused = |what: &'static str| {
             move |error: kvm_ioctls::Error| format!("/dev/kvm refuses to {what}: {error}")
         };
-        let vm = kvm.create_vm().map_err(refused("create a VM"))?;
+        let vm = create_vm(&kvm).map_err(refused("create a VM"))?;
         let memory = memory()?;
         map(&vm, &memory, 0, 0..APART, 0)?;
         map(&vm, &memory, 1, APART..MEMORY, flags)?;
@@ -83,16 +87,52 @@ impl Tiny {
         rip: u64,
         wanted: impl FnOnce(&VcpuExit<'_>) -> bool,
     ) -> Result<bool, String> {
-        self.reset(rip)?;
-        match self.vcpu.run() {
-            Ok(exit) if wanted(&exit) => Ok(true),
-            Ok(VcpuExit::Hlt) => Ok(false),
-            Ok(other) => Err(format!(
-                "/dev/kvm does not run a guest of a few bytes: it left with {other:?}"
-            )),
-            Err(error) => Err(format!(
-                "/dev/kvm does not run a guest of a few bytes: {error}"
-            )),
+        self.leave(rip, |exit, _| match exit {
+            exit if wanted(exit) => Some(true),
+            VcpuExit::Hlt => Some(false),
+            _ => None,
+        })
+    }
+
+    /// Runs from `rip` to the first exit; what `judge` makes of it and of the time that it took, `None` for an exit that was
+    /// not to come. A run that a signal ends begins again.
+    pub(super) fn leave<T>(
+        &mut self,
+        rip: u64,
+        judge: impl FnOnce(&VcpuExit<'_>, Duration) -> Option<T>,
+    ) -> Result<T, String> {
+        let mut tries = 1;
+        loop {
+            self.reset(rip)?;
+            let started = Instant::now();
+            let exit = self.vcpu.run();
+            let took = started.elapsed();
+            return match exit {
+                Ok(exit) => judge(&exit, took).ok_or_else(|| {
+                    format!("/dev/kvm does not run a guest of a few bytes: it left with {exit:?}")
+                }),
+                Err(error) if error.errno() == libc::EINTR && tries < TRIES => {
+                    tries += 1;
+                    continue;
+                }
+                Err(error) => Err(format!(
+                    "/dev/kvm does not run a guest of a few bytes: {error}"
+                )),
+            };
+        }
+    }
+}
+
+/// Creates a VM; KVM_CREATE_VM ends with EINTR where a signal comes while it waits for other VMs' notifiers.
+///
+/// # Errors
+/// KVM's.
+pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    let mut tries = 1;
+    loop {
+        match kvm.create_vm() {
+            Err(error) if error.errno() == libc::EINTR && tries < TRIES => tries += 1,
+            other => return other,
         }
     }
 }

@@ -18,6 +18,7 @@ use super::slots::Slots;
 use crate::cpuid::{ApicLayout, Hints, for_vcpu};
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
+use crate::probe::create_vm;
 use crate::topology::Topology;
 
 /// What the engine cannot do without.
@@ -35,8 +36,6 @@ const REQUIRED: [(Cap, &str); 12] = [
     (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
     (Cap::SetGuestDebug, "KVM_CAP_SET_GUEST_DEBUG"),
 ];
-/// KVM_CREATE_VM is interrupted by signals while it waits for other VMs' notifiers.
-const CREATE_TRIES: u32 = 8;
 
 /// 255 addresses all local APICs in their older mode.
 const LAST_XAPIC_ID: u32 = 254;
@@ -78,7 +77,7 @@ impl Machine {
                 reason: format!("/dev/kvm lacks {}; use the tcg engine", missing.join(", ")),
             });
         }
-        let vm = Arc::new(create_vm(&kvm)?);
+        let vm = Arc::new(create_vm(&kvm).map_err(failed("create a VM"))?);
         let slots = Arc::new(Slots::new(Arc::clone(&vm), memory)?);
         let machine = Self { kvm, vm, slots };
         let vm = &machine.vm;
@@ -207,16 +206,6 @@ impl Machine {
             });
         }
         Ok(())
-    }
-}
-
-fn create_vm(kvm: &Kvm) -> Result<VmFd> {
-    let mut tries = 1;
-    loop {
-        match kvm.create_vm() {
-            Err(error) if error.errno() == libc::EINTR && tries < CREATE_TRIES => tries += 1,
-            other => return other.map_err(failed("create a VM")),
-        }
     }
 }
 
