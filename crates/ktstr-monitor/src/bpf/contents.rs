@@ -79,6 +79,9 @@ impl BpfMap {
             "ringbuf" | "user_ringbuf" => self.ringbuf(kernel).map(MapContents::RingBuf),
             "arena" => self.arena(kernel).map(MapContents::Arena),
             "struct_ops" => self.struct_ops(kernel, limits).map(MapContents::StructOps),
+            "stack_trace" => self
+                .stacks(kernel, self.affordable(entries, 1), limits)
+                .map(MapContents::Entries),
             _ => self.entries(kernel, entries, limits, &mut problems),
         };
         let found = contents.unwrap_or_else(|error| {
@@ -145,16 +148,12 @@ impl BpfMap {
             let value = render(kernel, btf, self.value_type, &raw, limits);
             return Ok(MapContents::Section(value));
         }
-        // However many CPUs and bytes the map claims, a bounded amount is read, and decoded.
         let copies = if self.map_type.contains("percpu") {
             kernel.possible_cpus().len()
         } else {
             1
         };
-        let size = (self.value_size as usize)
-            .max(1)
-            .saturating_mul(copies.max(1));
-        let raw = self.raw_entries(kernel, limit.min((MAX_MAP_BYTES / size).max(1)), problems)?;
+        let raw = self.raw_entries(kernel, self.affordable(limit, copies), problems)?;
         let limits = Limits {
             values: (limits.values / raw.len().max(1)).max(64),
             ..limits
@@ -164,6 +163,14 @@ impl BpfMap {
             .filter_map(|entry| self.entry(kernel, btf, &entry, limits))
             .collect();
         Ok(MapContents::Entries(entries))
+    }
+
+    /// However many CPUs and bytes the map claims, a bounded amount is read, and decoded.
+    fn affordable(&self, limit: usize, copies: usize) -> usize {
+        let size = (self.value_size as usize)
+            .max(1)
+            .saturating_mul(copies.max(1));
+        limit.min((MAX_MAP_BYTES / size).max(1))
     }
 
     fn is_section(&self, btf: &Btf) -> bool {

@@ -8,6 +8,7 @@ mod map;
 mod other;
 mod program;
 mod scalar;
+mod stacks;
 mod symbols;
 mod types;
 

@@ -132,7 +132,6 @@ impl BpfMap {
             | "reuseport_sockarray" => {
                 "its elements are objects of the kernel's, which have no value that user space could read"
             }
-            "stack_trace" => "its stacks are kept by hash; this code does not decode them",
             _ => "this code does not know maps of this type",
         }
     }

@@ -252,6 +252,40 @@ fn maps_in_maps_have_the_ids_that_bpftool_prints() {
     assert!(programs.is_empty(), "{programs:?}");
 }
 
+/// bpftool prints the addresses, zeros behind the last; the way into the kernel is the way that a system call takes.
+#[test]
+fn stack_traces_are_bpftools_with_names() {
+    let MapContents::Entries(entries) = contents(&map("t_stacks")) else {
+        panic!("no entries");
+    };
+    let said = lab().facts.json("dump_t_stacks");
+    let said = said.as_array().unwrap();
+    assert_eq!((entries.len(), said.len()), (1, 1), "{entries:?} {said:?}");
+    assert_eq!(raw(&entries[0].key), hex(&said[0]["key"]));
+    let MapValue::Value(RenderedValue::Array { elements, .. }) = &entries[0].value else {
+        panic!("{entries:?}");
+    };
+    let mut frames: Vec<u8> = elements
+        .iter()
+        .flat_map(|frame| frame.as_u64().unwrap().to_le_bytes())
+        .collect();
+    let said = hex(&said[0]["value"]);
+    frames.resize(said.len(), 0);
+    assert_eq!(frames, said);
+    let names: Vec<&str> = elements
+        .iter()
+        .map(|frame| match frame {
+            RenderedValue::Pointer {
+                target: Some(target),
+                ..
+            } => target.split('+').next().unwrap(),
+            other => panic!("no name: {other:?}"),
+        })
+        .collect();
+    assert!(names.contains(&"__sys_bpf"), "{names:?}");
+    assert!(names.contains(&"do_syscall_64"), "{names:?}");
+}
+
 #[test]
 fn what_is_not_rendered_says_why() {
     let check = |name: &str, why: &str| match contents(&map(name)) {
@@ -259,7 +293,6 @@ fn what_is_not_rendered_says_why() {
         other => panic!("{name}: {other:?}"),
     };
     check("t_bloom", "keeps hashes of its values, not the values");
-    check("t_stacks", "does not decode them");
 }
 
 /// The kernel lists them in /proc/kallsyms.

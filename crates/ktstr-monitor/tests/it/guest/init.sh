@@ -75,7 +75,7 @@ fact progs bpftool -j prog show
 for m in t_hash t_lru t_nhash t_phash t_array t_parray; do
 	fact dump_$m bpftool -j map dump pinned /sys/fs/bpf/$m
 done
-for m in t_arrays t_hashes t_trie t_lruphash; do
+for m in t_arrays t_hashes t_trie t_lruphash t_stacks; do
 	fact dump_$m bpftool -j map dump name $m
 done
 rodata=$(bpftool -j map show | tr '{' '\n' | sed -n 's/.*"id":\([0-9]*\),.*rodata.*/\1/p')

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Makes an arena with two pages in use, a ring buffer whose consumer stands at 8, and maps that bpftool cannot fill. */
 #include <linux/bpf.h>
+#include <linux/bpf_common.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -87,6 +88,36 @@ static void fill_trie(int map)
 		update(map, &keys[number], &number);
 }
 
+/* A trace, from a program that is run once: `return bpf_get_stackid(ctx, map, 0)`. */
+static int fill_stacks(int map)
+{
+	static const struct bpf_insn insns[] = {
+		{ .code = BPF_LD | BPF_IMM | BPF_DW, .dst_reg = 2, .src_reg = BPF_PSEUDO_MAP_FD },
+		{ 0 },
+		{ .code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 3 },
+		{ .code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_get_stackid },
+		{ .code = BPF_JMP | BPF_EXIT },
+	};
+	struct bpf_insn patched[sizeof(insns) / sizeof(insns[0])];
+	union bpf_attr attr;
+	int program;
+
+	memcpy(patched, insns, sizeof(insns));
+	patched[0].imm = map;
+	memset(&attr, 0, sizeof(attr));
+	attr.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
+	attr.insns = (unsigned long)patched;
+	attr.insn_cnt = sizeof(insns) / sizeof(insns[0]);
+	attr.license = (unsigned long)"GPL";
+	strcpy(attr.prog_name, "t_stackid");
+	program = syscall(__NR_bpf, BPF_PROG_LOAD, &attr, sizeof(attr));
+	memset(&attr, 0, sizeof(attr));
+	attr.test.prog_fd = program;
+	if (syscall(__NR_bpf, BPF_PROG_TEST_RUN, &attr, sizeof(attr)))
+		return -1;
+	return (int)attr.test.retval;
+}
+
 static int others(void)
 {
 	const unsigned one = 1, seven = 7;
@@ -101,6 +132,7 @@ static int others(void)
 	int programs = create_sized(BPF_MAP_TYPE_PROG_ARRAY, "t_progs", 2, 0, 4, 4, 0);
 	int lru = create_sized(BPF_MAP_TYPE_LRU_PERCPU_HASH, "t_lruphash", 64, 0, 4, 8, 0);
 	int stacks = create_sized(BPF_MAP_TYPE_STACK_TRACE, "t_stacks", 4, 0, 4, 64, 0);
+	int kept = fill_stacks(stacks);
 	unsigned long long values[64];
 
 	fill(queue);
@@ -111,7 +143,8 @@ static int others(void)
 	for (int cpu = 0; cpu < 64; cpu++)
 		values[cpu] = 100 + cpu;
 	bad |= update(lru, &seven, values);
-	printf("maps: %d %d %d %d %d %d %d %d %d, %d\n", queue, stack, bloom, trie, arrays, hashes, programs, lru, stacks, bad);
+	printf("maps: %d %d %d %d %d %d %d %d %d, %d, stack %d\n", queue, stack, bloom, trie, arrays, hashes, programs, lru,
+	       stacks, bad, kept);
 	return bad;
 }
 
