@@ -125,6 +125,26 @@ pub fn child_named(parent: u32, name: &str) -> anyhow::Result<Pid> {
     anyhow::bail!("process {parent} has no child named {name}*")
 }
 
+/// The drgn that `cargo xtask setup --checks` has installed.
+///
+/// # Panics
+/// When it has not.
+#[must_use]
+pub fn drgn() -> PathBuf {
+    let exe = std::env::current_exe().expect("this program has a path");
+    let drgn = exe
+        .ancestors()
+        .nth(3)
+        .map(|target| target.join("tools/drgn/bin/drgn"))
+        .expect("tests lie in the target directory");
+    assert!(
+        drgn.is_file(),
+        "{} is missing; `cargo xtask setup --checks` installs it",
+        drgn.display()
+    );
+    drgn
+}
+
 fn command(exe: &str, case: &str, dir: &tempfile::TempDir) -> Command {
     let mut command = Command::new(exe);
     command

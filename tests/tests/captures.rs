@@ -220,6 +220,57 @@ fn a_vmcore_is_kept_on_request_and_can_be_read() {
     assert!(tasks.iter().any(|task| task.comm == "scx-fixture"));
 }
 
+/// The command that the message gives opens it: on every CPU the task, the registers and a stack of names are those of the
+/// failure dump, though KASLR has moved the kernel.
+#[test]
+fn drgn_opens_a_vmcore_as_the_message_says() {
+    let run = run("error_with_state", &[("KTSTR_VMCORE", "1")]);
+    run.exits(1);
+    let line = run.text.lines().find_map(|line| {
+        let command = line.trim().strip_prefix("open it: drgn ")?;
+        Some(command.split_whitespace().collect::<Vec<_>>())
+    });
+    let script = run.dir.path().join("look.py");
+    std::fs::write(
+        &script,
+        r#"
+import json
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.sched import cpu_curr
+cpus = []
+for cpu in for_each_online_cpu(prog):
+    task = cpu_curr(prog, cpu)
+    trace = prog.stack_trace(task)
+    name = f"{task.comm.string_().decode()} ({task.pid.value_()})"
+    cpus.append({"task": name, "rip": trace[0].pc, "names": [frame.name for frame in trace if frame.name]})
+print(json.dumps(cpus))
+"#,
+    )
+    .expect("the script is written");
+    let output = std::process::Command::new(ktstr_tests::drgn())
+        .args(line.expect("the message says how to open it"))
+        .arg(script)
+        .output()
+        .expect("drgn runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let cpus: Vec<Value> = serde_json::from_str(&said).unwrap_or_else(|error| {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        panic!("{error}: {said}{complaint}")
+    });
+    let dump = run.dump();
+    let vcpus = dump["vcpus"].as_array().expect("a dump has vCPUs");
+    assert_eq!(cpus.len(), vcpus.len());
+    for (found, wanted) in cpus.iter().zip(vcpus) {
+        assert_eq!(
+            (&found["task"], &found["rip"]),
+            (&wanted["task"], &wanted["rip"])
+        );
+    }
+    // The one that caught the scheduler's end is a kernel thread.
+    let is_thread = |cpu: &Value| cpu["names"].to_string().contains("kthread");
+    assert!(cpus.iter().any(is_thread), "{cpus:?}");
+}
+
 /// scx_rusty, which is somebody else's and takes minutes to build: what `KTSTR_TEST_SCHEDULER` names, or what
 /// `cargo xtask demo --scheduler scx_rusty` has installed.
 fn strangers_scheduler() -> Option<String> {

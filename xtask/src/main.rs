@@ -33,7 +33,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Install what is missing (as root on a Debian-like system), or print the one command that does.
-    Setup,
+    Setup {
+        /// Also what only this repository's own checks need.
+        #[arg(long)]
+        checks: bool,
+    },
     /// Build the test kernel, or find it in the cache.
     Kernel(kernel::Options),
     /// Run three small tests, one of them a failure to look at.
@@ -64,7 +68,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Setup => setup::run(),
+        Command::Setup { checks: false } => setup::run(),
+        Command::Setup { checks: true } => setup::run().and_then(|()| setup::for_checks()),
         Command::Kernel(options) => kernel::run(&options),
         Command::Demo { scheduler } => demo::run(scheduler.as_deref()),
         Command::Ci { lab: false } => ci::run(),

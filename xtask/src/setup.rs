@@ -1,6 +1,6 @@
 //! `cargo xtask setup`
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -146,7 +146,27 @@ pub(crate) fn run() -> Result<()> {
 /// The same for what only this repository's checks need.
 pub(crate) fn for_checks() -> Result<()> {
     meet(CHECK_NEEDS)?;
+    drgn()?;
     llvm_tools()
+}
+
+/// The version of drgn that the readers of kernel memory are compared with.
+const DRGN: &str = "drgn==0.3.0";
+
+/// drgn in a Python environment of its own below the target directory, where tests look for it; its interpreter.
+pub(crate) fn drgn() -> Result<PathBuf> {
+    let venv = sh::target().join("tools/drgn");
+    let python = venv.join("bin/python");
+    if venv.join("bin/drgn").is_file() {
+        return Ok(python);
+    }
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv", "--clear"]).arg(&venv);
+    sh::logged("drgn-venv", &mut make)?;
+    let mut install = Command::new(venv.join("bin/pip"));
+    install.args(["install", "-q", DRGN]);
+    sh::logged("drgn-install", &mut install)?;
+    Ok(python)
 }
 
 /// For coverage: LLVM's tools of the compiler's own version, which no distribution has in time.

@@ -4,7 +4,7 @@
 //! measures an optimised build, and drgn comes from the package index into a virtual environment below `target`. Ratios
 //! are of the best times, which a machine with other things to do disturbs least.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use comfy_table::Table;
 use serde_json::Value;
 
-use crate::sh;
+use crate::{setup, sh};
 
 /// Boots the guest and leaves its dump below [`guest`].
 const MAKER: &str = "dump::every_section_is_there_and_nothing_went_wrong";
@@ -250,7 +250,7 @@ fn guest() -> PathBuf {
 
 /// drgn's best times of its jobs, nanoseconds by name.
 fn drgn() -> Result<Value> {
-    let python = environment(&sh::target().join("debug/ktstr-monitor-drgn"))?;
+    let python = setup::drgn()?;
     let vmlinux = ktstr::host::kernel::resolve_test_kernel()?
         .vmlinux
         .context("the test kernel has no vmlinux beside it")?;
@@ -265,15 +265,4 @@ fn drgn() -> Result<Value> {
         .arg(&out);
     sh::logged("bench-drgn", &mut command)?;
     Ok(serde_json::from_slice(&std::fs::read(out)?)?)
-}
-
-/// A virtual environment with drgn; its interpreter.
-fn environment(dir: &Path) -> Result<PathBuf> {
-    if !dir.join("bin/drgn").is_file() {
-        let mut venv = Command::new("python3");
-        sh::logged("bench-venv", venv.args(["-m", "venv"]).arg(dir))?;
-        let mut pip = Command::new(dir.join("bin/pip"));
-        sh::logged("bench-pip", pip.args(["install", "-q", "drgn==0.3.0"]))?;
-    }
-    Ok(dir.join("bin/python"))
 }

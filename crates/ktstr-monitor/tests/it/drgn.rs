@@ -15,23 +15,16 @@ use serde_json::{Value, json};
 use crate::lab::{lab, scratch};
 use crate::qemu::kernel;
 
-/// The interpreter of a virtual environment that has drgn, made once per build directory.
+/// The interpreter of the Python environment with drgn.
 fn drgn() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
-    let venv = exe.ancestors().nth(2).unwrap().join("ktstr-monitor-drgn");
-    let python = venv.join("bin/python");
-    if venv.join("bin/drgn").is_file() {
-        return python;
-    }
-    let run = |command: &mut Command| {
-        let output = command
-            .output()
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{command:?}: {text}");
-    };
-    run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-    run(Command::new(venv.join("bin/pip")).args(["install", "-q", "drgn==0.3.0"]));
+    let target = exe.ancestors().nth(3).unwrap();
+    let python = target.join("tools/drgn/bin/python");
+    assert!(
+        python.is_file(),
+        "{} is missing; `cargo xtask setup --checks` installs it",
+        python.display()
+    );
     python
 }
 

@@ -505,7 +505,19 @@ fn leave_evidence(
     }
     let vmcore = vmcore_of(entry, dir);
     if vmcore.is_file() {
+        let opened = evidence
+            .kernel_image
+            .as_deref()
+            .and_then(super::kernel::with_debug_information)
+            .map(|vmlinux| {
+                format!(
+                    "  open it: drgn -c {} -s {}",
+                    vmcore.display(),
+                    vmlinux.display()
+                )
+            });
         keep(Ok(vmcore));
+        lines.extend(opened);
     }
     lines
 }

@@ -11,7 +11,8 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use ktstr_monitor::{Kernel, VcpuRegisters};
+use ktstr_monitor::Kernel;
+use ktstr_vmm::VcpuRegs;
 
 const EHDR: usize = 64;
 const PHDR: usize = 56;
@@ -26,16 +27,11 @@ const CHUNK: usize = 64 << 10;
 const PRSTATUS: usize = 336;
 const PR_PID: usize = 32;
 const PR_REG: usize = 112;
-/// Places of registers in `struct user_regs_struct`, in words.
-const REG_RIP: usize = 16;
-const REG_RFLAGS: usize = 18;
-const REG_RSP: usize = 19;
-
 /// Writes all memory of `kernel`'s machine to `path`, under a temporary name until it is whole.
 ///
 /// # Errors
 /// When the file cannot be written; memory that cannot be read is a hole.
-pub(super) fn write(path: &Path, kernel: &Kernel, registers: &[VcpuRegisters]) -> io::Result<()> {
+pub(super) fn write(path: &Path, kernel: &Kernel, registers: &[VcpuRegs]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
     let mut partial = tempfile::NamedTempFile::new_in(dir)?;
@@ -117,7 +113,7 @@ fn program_header(out: &mut Vec<u8>, kind: u32, offset: usize, vaddr: u64, paddr
     }
 }
 
-fn notes(registers: &[VcpuRegisters], vmcoreinfo: Option<&str>) -> Vec<u8> {
+fn notes(registers: &[VcpuRegs], vmcoreinfo: Option<&str>) -> Vec<u8> {
     let mut out = Vec::new();
     for vcpu in registers {
         note(&mut out, b"CORE\0", NT_PRSTATUS, &prstatus(vcpu));
@@ -139,22 +135,47 @@ fn note(out: &mut Vec<u8>, name: &[u8], kind: u32, content: &[u8]) {
     }
 }
 
-fn prstatus(vcpu: &VcpuRegisters) -> Vec<u8> {
+fn prstatus(vcpu: &VcpuRegs) -> Vec<u8> {
     let mut out = vec![0; PRSTATUS];
     let mut put = |at: usize, bytes: &[u8]| {
         if let Some(place) = out.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
     };
-    put(PR_PID, &vcpu.vcpu.to_le_bytes());
-    for (register, value) in [
-        (REG_RIP, vcpu.rip),
-        (REG_RFLAGS, vcpu.rflags),
-        (REG_RSP, vcpu.rsp),
-    ] {
-        put(PR_REG + register * 8, &value.to_le_bytes());
+    // As QEMU's dump-guest-memory numbers them (target/i386/arch_dump.c): tools look for the number of the CPU, plus one.
+    put(PR_PID, &vcpu.vcpu.wrapping_add(1).to_le_bytes());
+    for (number, value) in user_regs(vcpu).into_iter().enumerate() {
+        put(PR_REG + number * 8, &value.to_le_bytes());
     }
     out
+}
+
+/// `struct user_regs_struct` (arch/x86/include/asm/user_64.h) as far as the stack pointer; segments are not known.
+fn user_regs(vcpu: &VcpuRegs) -> [u64; 20] {
+    let [r8, r9, r10, r11, r12, r13, r14, r15] = vcpu.r8_15;
+    let (orig_ax, cs) = (0, 0);
+    [
+        r15,
+        r14,
+        r13,
+        r12,
+        vcpu.rbp,
+        vcpu.rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        vcpu.rax,
+        vcpu.rcx,
+        vcpu.rdx,
+        vcpu.rsi,
+        vcpu.rdi,
+        orig_ax,
+        vcpu.rip,
+        cs,
+        vcpu.rflags,
+        vcpu.rsp,
+    ]
 }
 
 #[cfg(test)]
@@ -164,9 +185,11 @@ mod tests {
     #[test]
     fn the_object_crate_reads_the_headers() {
         use object::read::elf::{FileHeader as _, ProgramHeader as _};
-        let registers = VcpuRegisters {
+        let registers = VcpuRegs {
+            vcpu: 1,
             rip: 0x1234,
-            ..VcpuRegisters::default()
+            r8_15: [8, 0, 0, 0, 0, 0, 0, 15],
+            ..VcpuRegs::default()
         };
         let notes = notes(&[registers], Some("OSRELEASE=6.12\n"));
         let mut bytes = header(2);
@@ -196,8 +219,10 @@ mod tests {
             (status.name(), status.desc().len()),
             (b"CORE".as_slice(), PRSTATUS)
         );
-        let rip = &status.desc()[PR_REG + REG_RIP * 8..][..8];
-        assert_eq!(rip, 0x1234u64.to_le_bytes());
+        // Offsets of pr_pid, r15, r8 and rip in struct elf_prstatus.
+        for (at, wanted) in [(32, 2), (112, 15), (184, 8), (240, 0x1234_u32)] {
+            assert_eq!(status.desc()[at..][..4], wanted.to_le_bytes());
+        }
         let info = found.next().unwrap().unwrap();
         assert_eq!(info.name(), b"VMCOREINFO");
         assert_eq!(info.desc(), b"OSRELEASE=6.12\n");

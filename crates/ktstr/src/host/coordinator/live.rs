@@ -184,7 +184,7 @@ impl<'vm> Live<'vm> {
     /// A dump that cannot be written is told, and costs nothing else.
     fn keep_vmcore(&self, kernel: &Kernel, registers: &[VcpuRegs]) {
         if let Some(path) = &self.view.vmcore
-            && let Err(error) = vmcore::write(path, kernel, &plain(registers))
+            && let Err(error) = vmcore::write(path, kernel, registers)
         {
             tracing::warn!(path = %path.display(), %error, "the vmcore could not be written");
         }

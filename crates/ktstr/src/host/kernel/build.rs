@@ -165,6 +165,9 @@ fn compiler() -> String {
     text.lines().next().unwrap_or("no compiler").to_owned()
 }
 
+/// Which files an entry has, and of what kind: a build that leaves other ones is another entry.
+const LAYOUT: &str = "whole vmlinux.debug";
+
 /// Source, configuration and compiler, in sixteen hex digits behind a readable name.
 fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
     let (name, identity) = match source {
@@ -210,7 +213,7 @@ fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
         }
     };
     let mut hash = Sha256::new();
-    for part in [identity.as_str(), FRAGMENT, compiler] {
+    for part in [identity.as_str(), FRAGMENT, compiler, LAYOUT] {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -364,8 +367,9 @@ impl Steps<'_> {
             .to_owned())
     }
 
-    /// The files of an entry: vmlinux with BTF and symbols, which is what we read, and its DWARF in a file of its own, for
-    /// those who open a vmcore in drgn or crash.
+    /// The files of an entry: vmlinux with BTF and symbols, which is what we read, and a whole one with DWARF for those who
+    /// open a vmcore. Both drgn and crash want code and sections in it: a file of debug information alone makes drgn move
+    /// per-CPU variables by KASLR's slide.
     fn collect(&mut self, out: &Path, files: &Path) -> Result<(), KernelError> {
         fs::create_dir(files).map_err(io_error("create", files))?;
         for (from, to) in [("arch/x86/boot/bzImage", IMAGE), (".config", "config")] {
@@ -379,10 +383,9 @@ impl Steps<'_> {
                 .arg(files.join(to));
             command
         };
-        let debug = ["--only-keep-debug", "--compress-debug-sections"];
         self.run(
             "keeping vmlinux's debug information",
-            &mut objcopy(&debug, VMLINUX_DEBUG),
+            &mut objcopy(&["--compress-debug-sections"], VMLINUX_DEBUG),
         )?;
         self.run(
             "stripping vmlinux",

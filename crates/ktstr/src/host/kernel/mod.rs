@@ -20,8 +20,14 @@ pub use mirror::{DEFAULT_MIRROR, MIRROR_ENV, Release, mirror_base, releases};
 pub(super) const IMAGE: &str = "bzImage";
 /// File of the kernel's ELF with BTF in a cache entry.
 pub(super) const VMLINUX: &str = "vmlinux";
-/// File of its DWARF in a cache entry; entries of older versions lack it.
+/// File of the same ELF with its DWARF in a cache entry.
 pub(super) const VMLINUX_DEBUG: &str = "vmlinux.debug";
+
+/// The ELF with DWARF beside a cached boot image, for those who open a vmcore.
+pub(super) fn with_debug_information(image: &Path) -> Option<PathBuf> {
+    let vmlinux = image.with_file_name(VMLINUX_DEBUG);
+    vmlinux.is_file().then_some(vmlinux)
+}
 
 /// A kernel that can boot a test.
 #[derive(Debug)]
