@@ -61,6 +61,19 @@ fn a_schedulers_maps_and_watchdog_are_prepared_before_the_test() {
     run("prepared", &[]).exits(0);
 }
 
+/// The kernel's watchdog finds a task, not itself, late; the scheduler's own time-out would have outlived the test.
+#[test]
+fn a_test_sets_the_watchdog_of_its_scheduler() {
+    let run = run("patient_stall", &[]);
+    run.exits(1).says(&["error_stall", "failed to run for"]);
+    assert!(!run.text.contains("WatchdogOverride"), "{}", run.text);
+}
+
+#[test]
+fn a_scheduler_keeps_its_own_watchdog_on_request() {
+    run("lenient_by_choice", &[]).exits(0);
+}
+
 #[test]
 fn a_map_that_is_not_there_is_named_with_those_that_are() {
     run("unprepared", &[])

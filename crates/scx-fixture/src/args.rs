@@ -6,9 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Parser)]
 #[command(version)]
 pub(crate) struct Args {
-    /// Never dispatch one user task: the kernel's watchdog ejects the scheduler after 5 s.
+    /// Never dispatch one user task: the kernel's watchdog ejects the scheduler.
     #[arg(long)]
     pub(crate) stall: bool,
+    /// Let tasks wait this long before that.
+    #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=30_000))]
+    pub(crate) watchdog_ms: u32,
     /// Serve this share of the user tasks only every 1.5 s.
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub(crate) starve_pct: u32,

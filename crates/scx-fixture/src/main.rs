@@ -102,6 +102,7 @@ fn configure(args: &Args, open: &mut skel::OpenFixtureSkel<'_>) -> Result<()> {
         .cpu_slots
         .set_max_entries(cpus)
         .context("failed to size a map")?;
+    open.struct_ops.fixture_ops_mut().timeout_ms = args.watchdog_ms;
     let rodata = open
         .maps
         .rodata_data

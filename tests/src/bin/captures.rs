@@ -8,6 +8,8 @@ use ktstr::prelude::*;
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "1000"] });
 declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_args: ["--stall", "--fault-after-ms", "1000"] });
+declare_scheduler!(PATIENT, { name: "patient", binary: "scx-fixture", sched_args: ["--stall", "--fault-after-ms", "500", "--watchdog-ms", "20000"] });
+declare_scheduler!(LENIENT, { name: "lenient", binary: "scx-fixture", sched_args: ["--watchdog-ms", "20000"] });
 declare_scheduler!(STARVING, { name: "starving", binary: "scx-fixture", sched_args: ["--starve-pct", "20", "--fault-after-ms", "500"] });
 declare_scheduler!(LEAVING, { name: "leaving", binary: "scx-fixture", sched_args: ["--exit-after-s", "2"] });
 declare_scheduler!(OTHER, { name: "other", binary: "scx-fixture", sched_args: ["--starve-pct", "1"] });
@@ -195,7 +197,7 @@ fn periodic_ones(vm: &VmResult) -> Result<()> {
     scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3,
     bpf_map_write = &[(".bss", "faults.starve_pct", 7)],
     watch_bpf_maps = &[("dispatched", ".bss", "stats.dispatched")],
-    override_watchdog, watchdog_timeout_s = 9,
+    watchdog_timeout_s = 9,
     post_vm = was_prepared, ignore
 )]
 fn prepared(ctx: &Ctx) -> Result<AssertResult> {
@@ -247,6 +249,33 @@ fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
 #[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, auto_repro = false, ignore)]
 fn stall_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+/// The scheduler allows 20 s, of which the kernel lets 10 pass before it looks; the test allows 3.
+#[ktstr_test(
+    scheduler = PATIENT, topology = "1n1l2c1t", duration_s = 18, watchdog_timeout_s = 3, auto_repro = false,
+    post_vm_unconditional = was_held, ignore
+)]
+fn patient_stall(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
+}
+
+fn was_held(vm: &VmResult) -> Result<()> {
+    let watchdog = vm.watchdog_observation();
+    let jiffies = watchdog.map(|watchdog| (watchdog.previous, watchdog.wanted, watchdog.observed));
+    anyhow::ensure!(jiffies == Some((20_000, 3000, 3000)), "{watchdog:?}");
+    Ok(())
+}
+
+#[ktstr_test(scheduler = LENIENT, topology = "1n1l2c1t", duration_s = 1, watchdog_timeout_s = 3, override_watchdog = false, post_vm = was_left, ignore)]
+fn lenient_by_choice(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(1)])
+}
+
+fn was_left(vm: &VmResult) -> Result<()> {
+    let watchdog = vm.watchdog_observation();
+    anyhow::ensure!(watchdog.is_none(), "{watchdog:?}");
+    Ok(())
 }
 
 /// The scheduler stays in charge: it is the test that fails. Of eight pids in a row, one at least is starved.

@@ -6,13 +6,15 @@ mod events;
 mod runqueue;
 mod scx;
 mod task;
+mod watchdog;
 
 pub use domain::SchedDomain;
 pub use dsq::{DispatchQueue, DsqKind, QueuedTask};
 pub use events::EventCounters;
 pub use runqueue::{Runqueue, RunqueueScx, SchedStat};
-pub use scx::{ScxExit, ScxLayout, ScxState, WatchdogOverride};
+pub use scx::{ScxExit, ScxLayout, ScxState};
 pub use task::{Task, TaskRef, TaskScx};
+pub use watchdog::{WatchdogHold, WatchdogOverride};
 
 pub(crate) use scx::ScxPlaces;
 

@@ -3,8 +3,6 @@
 //! Up to 6.15 it is global: `scx_exit_kind`, `scx_exit_info`, `scx_watchdog_timeout`, …. Later (48e12672 "sched_ext:
 //! Introduce scx_sched", 6.16) it hangs off `scx_root`, a pointer to `struct scx_sched`. Which one it is, symbols say.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::EventCounters;
@@ -145,17 +143,6 @@ pub struct ScxExit {
     pub backtrace: Vec<String>,
 }
 
-/// What an override of the watchdog did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct WatchdogOverride {
-    /// Jiffies that were there.
-    pub previous: u64,
-    /// Jiffies that were written.
-    pub wanted: u64,
-    /// Jiffies that were read back.
-    pub observed: u64,
-}
-
 impl Kernel {
     /// sched_ext's state; none on a kernel without it.
     ///
@@ -209,7 +196,7 @@ impl Kernel {
     }
 
     /// `enabled`, `disabled` and so on: the enumerator without its prefix.
-    fn scx_enable_state(&self) -> Result<String> {
+    pub(super) fn scx_enable_state(&self) -> Result<String> {
         // 6.17: 0e4b2f2b "sched_ext: Drop "ops" from scx_ops_enable_state".
         let (variable, enumeration, prefix) = match self.symbol("scx_enable_state_var") {
             Ok(variable) => (variable, "scx_enable_state", "SCX_"),
@@ -307,38 +294,6 @@ impl Kernel {
                 })
             })
             .collect()
-    }
-
-    /// Gives runnable tasks this long before the watchdog ejects the scheduler, and reads back what took effect.
-    ///
-    /// The kernel re-reads the limit at each check; `hz` is its tick rate. None while no scheduler has state to write.
-    ///
-    /// # Errors
-    /// When memory cannot be written, or the limit does not fit.
-    pub fn override_watchdog(
-        &self,
-        timeout: Duration,
-        hz: u32,
-    ) -> Result<Option<WatchdogOverride>> {
-        let Some(places) = ScxPlaces::find(self)? else {
-            return Ok(None);
-        };
-        let place = places.number(self, "scx_watchdog_timeout", ("watchdog_timeout", 8))?;
-        let Some((kva, _)) = place else {
-            return Ok(None);
-        };
-        let jiffies = timeout.as_millis() * u128::from(hz) / 1000;
-        let wanted = u64::try_from(jiffies).map_err(|_| Error::Implausible {
-            what: "watchdog timeout",
-            value: timeout.as_secs(),
-        })?;
-        let previous = self.read_u64(kva)?;
-        self.write(kva, &wanted.to_le_bytes())?;
-        Ok(Some(WatchdogOverride {
-            previous,
-            wanted,
-            observed: self.read_u64(kva)?,
-        }))
     }
 }
 

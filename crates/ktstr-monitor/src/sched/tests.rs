@@ -197,6 +197,7 @@ with_both!(
     queues_hang_off_the_scheduler,
     a_queue_that_leads_back_into_itself_ends_with_a_reason,
     the_watchdog_is_the_schedulers,
+    a_shorter_watchdog_does_not_find_itself_late,
     the_sampler_follows_a_new_scheduler,
     without_a_scheduler_there_is_still_a_state,
     flags_have_names,
@@ -503,6 +504,45 @@ fn the_watchdog_is_the_schedulers(btf: Btf) {
         (30_000, 2500, 2500)
     );
     assert_eq!(kernel.scx().unwrap().unwrap().watchdog_timeout, Some(2500));
+}
+
+/// The kernel's first look is due by the old time-out: until it has come, its time is kept fresh.
+fn a_shorter_watchdog_does_not_find_itself_late(btf: Btf) {
+    const STAMP: Gpa = Gpa(0x310);
+    const JIFFIES: Gpa = Gpa(0x318);
+    let (memory, kernel) = failed(btf);
+    let stamp = || memory.read_u64(STAMP).unwrap();
+    let mut hold = WatchdogHold::new(Duration::from_millis(2500), 1000).unwrap();
+    let mut apply = || hold.apply(&kernel).unwrap().unwrap();
+    apply();
+    assert_eq!(stamp(), 4321);
+    memory.put(JIFFIES, &6000_u64.to_le_bytes());
+    let again = apply();
+    assert_eq!(
+        (again.previous, again.observed, stamp()),
+        (2500, 2500, 6000)
+    );
+    // The kernel has looked: the time is its own from then on.
+    memory.put(STAMP, &6100_u64.to_le_bytes());
+    memory.put(JIFFIES, &7000_u64.to_le_bytes());
+    apply();
+    apply();
+    assert_eq!(stamp(), 6100);
+    // Another scheduler brings its own time-out along.
+    let sched = kernel.read_u64(kernel.symbol("scx_root").unwrap()).unwrap();
+    let timeout = kernel.object("scx_sched", Kva(sched)).unwrap();
+    let timeout = timeout.address_of("watchdog_timeout").unwrap();
+    kernel.write(timeout, &20_000_u64.to_le_bytes()).unwrap();
+    let again = apply();
+    assert_eq!(
+        (again.previous, again.observed, stamp()),
+        (20_000, 2500, 7000)
+    );
+    // A longer one needs no help: the kernel looks more often than that.
+    memory.put(STAMP, &7100_u64.to_le_bytes());
+    let mut longer = WatchdogHold::new(Duration::from_secs(9), 1000).unwrap();
+    assert_eq!(longer.apply(&kernel).unwrap().unwrap().observed, 9000);
+    assert_eq!(stamp(), 7100);
 }
 
 fn the_sampler_follows_a_new_scheduler(btf: Btf) {

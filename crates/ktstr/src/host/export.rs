@@ -51,6 +51,12 @@ pub fn run(entry: &KtstrTestEntry, manifest_dir: &Path, path: &Path) -> Result<(
             entry.name
         );
     }
+    if !entry.bpf_map_write.is_empty() {
+        bail!(
+            "'{}' has the host write into its scheduler's maps (bpf_map_write), which on bare metal nobody does",
+            entry.name
+        );
+    }
     let (scheduler, _) = resolve_scheduler(spec, &HostConfig::from_env()?, manifest_dir)?;
     let script = script(entry, scheduler.is_some());
     let mut bytes = script.into_bytes();
@@ -104,7 +110,9 @@ fn quote(word: &str) -> String {
 fn payload(entry: &KtstrTestEntry, scheduler: Option<&Path>) -> Result<Vec<u8>> {
     let exe = std::env::current_exe().context("failed to find this test binary")?;
     let mut plan = session::test_plan(entry);
+    // No host looks in.
     plan.answers_requests = false;
+    plan.waits_for_host = false;
     let plan = serde_json::to_vec(&plan).context("failed to serialise the plan")?;
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     let programs = [

@@ -133,8 +133,7 @@ impl Session {
         let preparation = Preparation {
             writes: entry.bpf_map_write,
             watches: entry.watch_bpf_maps,
-            watchdog: entry
-                .override_watchdog
+            watchdog: holds_watchdog(entry)
                 .then(|| Duration::from_secs(entry.watchdog_timeout_s.into())),
         };
         let view = GuestView {
@@ -270,9 +269,13 @@ fn crash_message(com2: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
+fn holds_watchdog(entry: &KtstrTestEntry) -> bool {
+    entry.override_watchdog && entry.scheduler.is_some()
+}
+
 /// Something is to be done to the scheduler between its attach and the scenario.
 fn wants_preparation(entry: &KtstrTestEntry) -> bool {
-    entry.override_watchdog || !entry.bpf_map_write.is_empty() || !entry.watch_bpf_maps.is_empty()
+    holds_watchdog(entry) || !entry.bpf_map_write.is_empty() || !entry.watch_bpf_maps.is_empty()
 }
 
 pub(super) fn test_plan(entry: &KtstrTestEntry) -> TestPlan {

@@ -171,7 +171,7 @@ pub struct KtstrTestEntry {
     pub memory_mib: u32,
     /// Length of the scenario.
     pub duration_s: u32,
-    /// The scheduler watchdog that the test counts on.
+    /// How long a runnable task may wait before the kernel's watchdog ejects the scheduler.
     pub watchdog_timeout_s: u32,
     /// The test's own checks.
     pub assert: Assert,
@@ -206,7 +206,8 @@ pub struct KtstrTestEntry {
     pub bpf_map_write: &'static [(&'static str, &'static str, u64)],
     /// Numbers in the scheduler's maps that every sample of the monitor holds: label, map, dotted path.
     pub watch_bpf_maps: &'static [(&'static str, &'static str, &'static str)],
-    /// Give the scheduler `watchdog_timeout_s` instead of the time-out that it chose itself.
+    /// Give the scheduler `watchdog_timeout_s` instead of the time-out that it chose itself. On; a kernel that cannot be looked
+    /// into leaves the scheduler's own, and `VmResult::watchdog_observation` says so.
     pub override_watchdog: bool,
     /// Called after the run unless the guest reported a failure.
     pub post_vm: Option<PostVm>,
@@ -273,7 +274,7 @@ impl KtstrTestEntry {
         num_snapshots: 0,
         bpf_map_write: &[],
         watch_bpf_maps: &[],
-        override_watchdog: false,
+        override_watchdog: true,
         post_vm: None,
         post_vm_unconditional: None,
         cleanup_budget_ms: None,

@@ -333,6 +333,5 @@ struct sched_ext_ops fixture_ops = {
 	.enable = (void *)fixture_enable,
 	.init = (void *)fixture_init,
 	.exit = (void *)fixture_exit,
-	.timeout_ms = 5000,
 	.name = "fixture",
 };

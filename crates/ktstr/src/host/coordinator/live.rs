@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ktstr_monitor::bpf::{BpfMap, MapField, ProgVerifierStats};
 use ktstr_monitor::sampler::{MonitorSample, Sampler};
-use ktstr_monitor::sched::WatchdogOverride;
+use ktstr_monitor::sched::{WatchdogHold, WatchdogOverride};
 use ktstr_monitor::{
     Attach, DumpOptions, Error, FailureDumpReport, Gpa, Kernel, PhysMem, Problems, Range,
     VcpuRegisters,
@@ -97,6 +97,8 @@ pub(super) struct Live<'vm> {
     sampler: Option<Sampler>,
     replies: Option<FrameWriter<PortStream>>,
     tokens: HashMap<WatchId, WatchToken>,
+    /// From the scheduler's preparation to the scenario's end.
+    watchdog: Option<WatchdogHold>,
     /// How long each freeze lasted, from its request to the guest's going on.
     standstills: RefCell<Vec<Duration>>,
 }
@@ -114,6 +116,7 @@ impl<'vm> Live<'vm> {
             sampler: None,
             replies: replies.ok(),
             tokens: HashMap::new(),
+            watchdog: None,
             standstills: RefCell::default(),
         }
     }
@@ -179,6 +182,18 @@ impl<'vm> Live<'vm> {
         self.sampler
             .as_mut()
             .ok_or_else(|| String::from("no sampler"))
+    }
+
+    /// What was done for the watchdog. Where the kernel does not allow it, the scheduler's own time-out stays.
+    fn hold_watchdog(&mut self) -> Option<WatchdogOverride> {
+        let kernel = self.kernel().ok()?;
+        self.watchdog
+            .as_mut()?
+            .apply(&kernel)
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "the scheduler keeps its own watchdog time-out");
+                None
+            })
     }
 
     /// A dump that cannot be written is told, and costs nothing else.
@@ -278,33 +293,38 @@ impl Machine for Live<'_> {
     }
 
     fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String> {
-        let kernel = self.kernel()?;
-        let failed = |error: Error| error.to_string();
         let Preparation {
             writes,
             watches,
             watchdog,
         } = self.view.preparation;
         for (map, path, value) in writes {
+            let kernel = self.kernel()?;
             let field = map_field(&kernel, map, path)?;
             self.frozen(|_| field.write(&kernel, *value))?
-                .map_err(failed)?;
+                .map_err(|error| error.to_string())?;
         }
         for (label, map, path) in watches {
-            let field = map_field(&kernel, map, path)?;
+            let field = map_field(&*self.kernel()?, map, path)?;
             self.sampler()?.watch(*label, field);
         }
-        let Some(timeout) = watchdog else {
-            return Ok(None);
-        };
-        let done = kernel
-            .override_watchdog(timeout, tick_rate(&kernel)?)
-            .map_err(failed)?;
-        done.map(Some)
-            .ok_or_else(|| String::from("this kernel keeps no watchdog time-out to override"))
+        Ok(watchdog.and_then(|timeout| {
+            let kernel = self.kernel().ok()?;
+            self.watchdog = WatchdogHold::new(timeout, tick_rate(&kernel).ok()?).ok();
+            self.hold_watchdog()
+        }))
+    }
+
+    fn let_watchdog_go(&mut self) {
+        if let (Some(mut hold), Ok(kernel)) = (self.watchdog.take(), self.kernel())
+            && let Err(error) = hold.let_go(&kernel)
+        {
+            tracing::debug!(%error, "the scheduler's own watchdog time-out is not restored");
+        }
     }
 
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
+        self.hold_watchdog();
         let times = self.vm.vcpu_cpu_times();
         self.sampler()?
             .sample(elapsed_ms, &times)

@@ -81,6 +81,8 @@ pub(super) trait Machine {
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String>;
     /// Does to the scheduler what the test wants before it begins.
     fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String>;
+    /// The scheduler's watchdog is its own again.
+    fn let_watchdog_go(&mut self);
     /// Looks at the runqueues, without a freeze; `elapsed_ms` is since the start of the VM.
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String>;
     /// The guest's ticks per second.
@@ -307,6 +309,9 @@ impl<M: Machine> Coordinator<M> {
             let elapsed_ms = millis(now.saturating_duration_since(self.started));
             let sample = self.machine.sample(u64::try_from(elapsed_ms).unwrap_or(0));
             self.sampling.take(sample, now);
+            if self.sampling.due().is_none() {
+                self.stop_sampling();
+            }
         }
         if let Some(shot) = self.periodic.fire(now) {
             let stats = self.stats();
@@ -315,6 +320,12 @@ impl<M: Machine> Coordinator<M> {
             let offset = now.saturating_duration_since(shot.due);
             self.store(shot.tag, (captured, stats), now, Some(millis(offset)));
         }
+    }
+
+    /// Nobody looks in from now on, so nobody keeps the watchdog from finding itself late.
+    fn stop_sampling(&mut self) {
+        self.sampling.stop();
+        self.machine.let_watchdog_go();
     }
 
     /// What is left behind.
@@ -345,7 +356,7 @@ impl<M: Machine> Coordinator<M> {
             Message::ScenarioResume => self.periodic.resume(now),
             Message::ScenarioEnd(_) => {
                 self.periodic.stop();
-                self.sampling.stop();
+                self.stop_sampling();
             }
             Message::Lifecycle(life) if life.stage == Stage::SchedulerAttached => {
                 self.verifier_stats = self.machine.verifier_stats();

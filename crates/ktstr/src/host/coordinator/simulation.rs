@@ -99,6 +99,7 @@ impl Machine for Simulated {
     fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String> {
         self.call(Call::PrepareScheduler).map(|()| None)
     }
+    fn let_watchdog_go(&mut self) {}
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
         self.call(Call::Sample).map(|()| MonitorSample {
             elapsed_ms,
