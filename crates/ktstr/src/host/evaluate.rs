@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ktstr_wire::{Message, SchedExit};
 
-use super::message::bug_summary;
+use super::bug_summary::bug_summary;
 use crate::model::result::VmResult;
 use crate::model::verdict::{AssertResult, DetailKind};
 

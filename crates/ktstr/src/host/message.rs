@@ -216,31 +216,6 @@ pub(super) fn strip_ansi(text: &str) -> String {
     out
 }
 
-/// The first line that a scheduler author can act on: what `scx_bpf_error` said, or the kernel's reason for the exit.
-pub(super) fn bug_summary<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    const MARKS: [&str; 4] = [
-        "scx_bpf_error",
-        "runtime error",
-        "runnable task stall",
-        "EXIT: ",
-    ];
-    let mut fallback = None;
-    for text in texts {
-        let clean = strip_ansi(text);
-        for line in clean.lines().map(str::trim).filter(|line| !line.is_empty()) {
-            if MARKS.iter().any(|mark| line.contains(mark))
-                && !line.contains("unregistered from user space")
-            {
-                return Some(line.to_owned());
-            }
-            if fallback.is_none() && line.starts_with("Error:") {
-                fallback = Some(line.to_owned());
-            }
-        }
-    }
-    fallback
-}
-
 /// Eight bytes that are equal for failures of one cause: numbers and the test's name do not count.
 fn fingerprint(parts: &Parts) -> String {
     let mut hash = Sha256::new();
@@ -366,19 +341,5 @@ mod tests {
             "{lines:#?}"
         );
         assert!(lines.last().unwrap().starts_with("processed"));
-    }
-
-    #[test]
-    fn the_bug_summary_is_the_first_actionable_line() {
-        let log = "starting\n\u{1b}[31mEXIT: scx_bpf_error (queue 7 is gone)\u{1b}[0m\nEXIT: later";
-        assert_eq!(
-            bug_summary([log]).as_deref(),
-            Some("EXIT: scx_bpf_error (queue 7 is gone)")
-        );
-        assert_eq!(bug_summary(["EXIT: unregistered from user space"]), None);
-        assert_eq!(
-            bug_summary(["Error: no such map\n"]).as_deref(),
-            Some("Error: no such map")
-        );
     }
 }

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod artifacts;
 mod boot;
+mod bug_summary;
 pub mod config;
 mod coordinator;
 mod coverage;

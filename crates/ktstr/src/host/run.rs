@@ -8,6 +8,7 @@ use ktstr_vmm::{Engine, EngineChoice, Probe};
 
 use super::artifacts::{clear_stale, sidecar_dir, test_dir, write_atomic};
 use super::boot::Programs;
+use super::bug_summary::{bug_summary, without_verifier_logs};
 use super::config::HostConfig;
 use super::coordinator::Failure;
 use super::coverage;
@@ -16,7 +17,7 @@ use super::dump_text;
 use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_exit};
 use super::includes;
 use super::kernel::{Kernel, resolve_test_kernel};
-use super::message::{self, Console, Parts, bug_summary};
+use super::message::{self, Console, Parts};
 use super::monitor;
 use super::payload;
 use super::repro::{self, FirstRun, Repro, repro_path};
@@ -349,17 +350,27 @@ fn check_cleanup(entry: &KtstrTestEntry, evidence: &Evidence, result: &mut Asser
     }
 }
 
-/// `expect_scx_bpf_error_*`: the text must be in the scheduler's log, the console or a detail.
+/// `expect_scx_bpf_error_*`: the text must be in the scheduler's log, the console, the dump or a detail.
 fn match_error(entry: &KtstrTestEntry, evidence: &Evidence, result: &mut AssertResult) {
     let details = result.details.iter().map(|detail| detail.message.clone());
     let mut texts: Vec<String> = details.collect();
     if let Some(vm) = &evidence.vm {
-        texts.extend([vm.scheduler_log(), vm.stderr.clone()]);
+        texts.extend([
+            without_verifier_logs(&vm.scheduler_log()),
+            vm.stderr.clone(),
+        ]);
+    }
+    let scx = evidence
+        .failure
+        .as_ref()
+        .and_then(|failure| failure.report.scx.as_ref());
+    if let Some(exit) = scx.and_then(|scx| scx.exit.as_ref()) {
+        texts.extend(exit.reason.iter().chain(&exit.msg).cloned());
     }
     let mut expect = |what: String, found: &dyn Fn(&str) -> bool| {
         if !texts.iter().any(|text| found(text)) {
             let text = format!(
-                "{MATCHER_MISMATCH}: no scx_bpf_error text {what} in scheduler log or console"
+                "{MATCHER_MISMATCH}: no scx_bpf_error text {what} in scheduler log, console or dump"
             );
             result.push(AssertDetail::fail(DetailKind::SchedulerEvent, text));
         }
