@@ -45,15 +45,8 @@ impl BpfMap {
     /// # Errors
     /// When the map is no arena or cannot be read.
     pub fn arena(&self, kernel: &Kernel) -> Result<Arena> {
-        let arena = kernel.object("bpf_arena", self.kva)?;
-        let area = arena.follow_some("kern_vm")?;
-        let start = area.pointer("addr")?.wrapping_add(GUARD);
-        let mut found = Arena {
-            user_vm_start: arena.uint("user_vm_start")?,
-            user_vm_end: arena.uint("user_vm_end")?,
-            kern_vm_start: start,
-            ..Arena::default()
-        };
+        let mut found = self.arena_without_pages(kernel)?;
+        let start = found.kern_vm_start;
         let user_base = found.user_vm_start & !(SPAN - 1);
         let user_low = found.user_vm_start & (SPAN - 1);
         let end = start.wrapping_add(SPAN);
@@ -78,16 +71,42 @@ impl BpfMap {
         found.pages = pages;
         Ok(found)
     }
+
+    /// Where an arena map lies.
+    pub(super) fn arena_without_pages(&self, kernel: &Kernel) -> Result<Arena> {
+        let arena = kernel.object("bpf_arena", self.kva)?;
+        let area = arena.follow_some("kern_vm")?;
+        Ok(Arena {
+            user_vm_start: arena.uint("user_vm_start")?,
+            user_vm_end: arena.uint("user_vm_end")?,
+            kern_vm_start: area.pointer("addr")?.wrapping_add(GUARD),
+            ..Arena::default()
+        })
+    }
 }
 
 impl Arena {
+    /// Whether an address lies in it, as programs and user space know it or as the kernel does.
+    pub(super) fn contains(&self, address: u64) -> bool {
+        let kernels = address.wrapping_sub(self.kern_vm_start.0) < SPAN;
+        kernels || (self.user_vm_start..self.user_vm_end).contains(&address)
+    }
+
+    /// Where such an address lies in the kernel.
+    pub(super) fn kva_of(&self, address: u64) -> Kva {
+        let low = match address.wrapping_sub(self.kern_vm_start.0) {
+            offset if offset < SPAN => offset,
+            _ => u64::from(bytes::low32(address)),
+        };
+        self.kern_vm_start.wrapping_add(low)
+    }
+
     /// Copies arena memory at an address as programs and user space know it.
     ///
     /// # Errors
     /// When a page was never allocated.
     pub fn read(&self, kernel: &Kernel, user: u64, buffer: &mut [u8]) -> Result<()> {
-        let low = u64::from(bytes::low32(user));
-        kernel.read(self.kern_vm_start.wrapping_add(low), buffer)
+        kernel.read(self.kva_of(user), buffer)
     }
 
     /// Bytes that exist.

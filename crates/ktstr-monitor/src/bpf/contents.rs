@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::elements::MAX_VALUE;
 use super::other::reference;
+use super::reader::Reader;
 use super::{Arena, BpfMap, RawEntry, RawValue};
 use crate::btf::{Btf, TypeId};
-use crate::render::{Decoder, Limits, RenderedValue};
+use crate::render::{Limits, RenderedValue};
 use crate::{Error, Kernel, Kva, Problems, Result, Walk, bytes};
 
 /// Bytes of values that are read of one map at most.
@@ -75,14 +75,15 @@ impl BpfMap {
     #[must_use]
     pub fn contents(&self, kernel: &Kernel, entries: usize, limits: Limits) -> Walk<MapContents> {
         let mut problems = Problems::new();
+        let reader = Reader::new(kernel, self);
         let contents = match self.map_type.as_str() {
             "ringbuf" | "user_ringbuf" => self.ringbuf(kernel).map(MapContents::RingBuf),
             "arena" => self.arena(kernel).map(MapContents::Arena),
-            "struct_ops" => self.struct_ops(kernel, limits).map(MapContents::StructOps),
+            "struct_ops" => self.struct_ops(&reader, limits).map(MapContents::StructOps),
             "stack_trace" => self
                 .stacks(kernel, self.affordable(entries, 1), limits)
                 .map(MapContents::Entries),
-            _ => self.entries(kernel, entries, limits, &mut problems),
+            _ => self.entries(&reader, entries, limits, &mut problems),
         };
         let found = contents.unwrap_or_else(|error| {
             if !matches!(error, Error::Unsupported { .. }) {
@@ -104,7 +105,8 @@ impl BpfMap {
         })
     }
 
-    fn struct_ops(&self, kernel: &Kernel, limits: Limits) -> Result<StructOps> {
+    fn struct_ops(&self, reader: &Reader<'_>, limits: Limits) -> Result<StructOps> {
+        let kernel = reader.kernel;
         let map = kernel.object("bpf_struct_ops_map", self.kva)?;
         let state = map
             .uint("kvalue.common.state")
@@ -121,17 +123,18 @@ impl BpfMap {
         let data = raw.get(bytes::size(field.offset)..).unwrap_or_default();
         Ok(StructOps {
             state: kernel.lower_name("bpf_struct_ops_state", "BPF_STRUCT_OPS_STATE_", state),
-            value: render(kernel, btf, field.ty, data, limits),
+            value: reader.render(btf, field.ty, data, limits),
         })
     }
 
     fn entries(
         &self,
-        kernel: &Kernel,
+        reader: &Reader<'_>,
         limit: usize,
         limits: Limits,
         problems: &mut Problems,
     ) -> Result<MapContents> {
+        let kernel = reader.kernel;
         let btf = match self.btf {
             Some(kva) => problems.need("a map's BTF", kernel.btf_at(kva)),
             None => None,
@@ -145,7 +148,7 @@ impl BpfMap {
                 });
             };
             let raw = self.read_value(kernel, at)?;
-            let value = render(kernel, btf, self.value_type, &raw, limits);
+            let value = reader.render(btf, self.value_type, &raw, limits);
             return Ok(MapContents::Section(value));
         }
         let copies = if self.map_type.contains("percpu") {
@@ -160,7 +163,7 @@ impl BpfMap {
         };
         let entries = raw
             .into_iter()
-            .filter_map(|entry| self.entry(kernel, btf, &entry, limits))
+            .filter_map(|entry| self.entry(reader, btf, &entry, limits))
             .collect();
         Ok(MapContents::Entries(entries))
     }
@@ -183,13 +186,14 @@ impl BpfMap {
 
     fn entry(
         &self,
-        kernel: &Kernel,
+        reader: &Reader<'_>,
         btf: Option<&Btf>,
         entry: &RawEntry,
         limits: Limits,
     ) -> Option<MapEntry> {
+        let kernel = reader.kernel;
         let value = |at: Kva| match self.read_value(kernel, at) {
-            Ok(raw) => self.typed(kernel, btf, self.value_type, raw, limits),
+            Ok(raw) => self.typed(reader, btf, self.value_type, raw, limits),
             Err(error) => RenderedValue::Unreadable(error.to_string()),
         };
         let key = match self.map_type.as_str() {
@@ -197,7 +201,7 @@ impl BpfMap {
                 owner(kernel, &self.map_type, &entry.key)
             }
             "queue" | "stack" => RenderedValue::Unsigned(bytes::uint(&entry.key)),
-            _ => self.typed(kernel, btf, self.key_type, entry.key.clone(), limits),
+            _ => self.typed(reader, btf, self.key_type, entry.key.clone(), limits),
         };
         let value = match &entry.value {
             RawValue::One(at) if self.holds_references() => {
@@ -239,14 +243,14 @@ impl BpfMap {
 
     fn typed(
         &self,
-        kernel: &Kernel,
+        reader: &Reader<'_>,
         btf: Option<&Btf>,
         ty: TypeId,
         raw: Vec<u8>,
         limits: Limits,
     ) -> RenderedValue {
         match btf {
-            Some(btf) if ty.0 != 0 => render(kernel, btf, ty, &raw, limits),
+            Some(btf) if ty.0 != 0 => reader.render(btf, ty, &raw, limits),
             // An array's index needs no type.
             _ if self.map_type.ends_with("array") && raw.len() == 4 => {
                 RenderedValue::Unsigned(bytes::uint(&raw))
@@ -267,6 +271,7 @@ fn owner(kernel: &Kernel, map_type: &str, key: &[u8]) -> RenderedValue {
     known.unwrap_or(RenderedValue::Pointer {
         address,
         target: None,
+        pointee: None,
     })
 }
 
@@ -290,17 +295,4 @@ fn cgroup_owner(kernel: &Kernel, kva: Kva) -> Option<RenderedValue> {
         type_name: "cgroup".to_owned(),
         members: vec![("path".to_owned(), RenderedValue::Text(path))],
     })
-}
-
-/// Decodes with the kernel's symbols as pointer targets.
-fn render(kernel: &Kernel, btf: &Btf, ty: TypeId, raw: &[u8], limits: Limits) -> RenderedValue {
-    let raw = raw.get(..raw.len().min(MAX_VALUE)).unwrap_or_default();
-    let resolve = |address: u64| {
-        let (name, offset) = kernel.symbolize(Kva(address))?;
-        Some(match offset {
-            0 => name.to_owned(),
-            _ => format!("{name}+{offset:#x}"),
-        })
-    };
-    Decoder::new(btf, limits).resolver(&resolve).decode(ty, raw)
 }

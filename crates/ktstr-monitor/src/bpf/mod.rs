@@ -7,6 +7,7 @@ mod hash;
 mod map;
 mod other;
 mod program;
+mod reader;
 mod scalar;
 mod stacks;
 mod symbols;

@@ -109,5 +109,6 @@ fn pointer_to_code(kernel: &Kernel, code: &[BpfSymbol], at: Kva) -> RenderedValu
     RenderedValue::Pointer {
         address: at.0,
         target,
+        pointee: None,
     }
 }

@@ -15,13 +15,17 @@ impl Kernel {
     }
 
     fn mask(&self, symbol: &str) -> Vec<u32> {
+        self.symbol(symbol)
+            .and_then(|kva| self.cpus_of_mask(kva))
+            .unwrap_or_else(|_| vec![0])
+    }
+
+    /// The CPUs of a `struct cpumask`.
+    pub(crate) fn cpus_of_mask(&self, mask: Kva) -> Result<Vec<u32>> {
         let all = self.nr_cpu_ids();
         let mut raw = vec![0; all.div_ceil(64) as usize * 8];
-        let read = self.symbol(symbol).and_then(|kva| self.read(kva, &mut raw));
-        if read.is_err() {
-            return vec![0];
-        }
-        bits(&raw).into_iter().filter(|&cpu| cpu < all).collect()
+        self.read(mask, &mut raw)?;
+        Ok(bits(&raw).into_iter().filter(|&cpu| cpu < all).collect())
     }
 
     /// CPUs that may ever be there (`cpu_possible_mask`).

@@ -29,6 +29,20 @@ impl Default for Limits {
 
 /// Tells what lies at an address.
 type Resolver<'a> = dyn Fn(u64) -> Option<String> + 'a;
+/// Reads what lies at an address that is not null, as a type without names and qualifiers.
+type Follower<'a> = dyn Fn(u64, &Type<'_>) -> Option<Pointee> + 'a;
+
+/// Pointers in what pointers lead to are followed this far: lists of objects have no end.
+const HOPS: usize = 3;
+
+/// What a pointer leads to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pointee {
+    /// Bytes of the pointer's type.
+    Bytes(Vec<u8>),
+    /// Something that another reader knows better.
+    Value(RenderedValue),
+}
 
 /// Decodes values of one BTF.
 #[derive(Clone)]
@@ -36,7 +50,11 @@ pub struct Decoder<'a> {
     btf: &'a Btf,
     limits: Limits,
     resolver: Option<&'a Resolver<'a>>,
+    follower: Option<&'a Follower<'a>>,
     left: Cell<usize>,
+    /// The same for what pointers lead to, so that this takes nothing from the value itself.
+    left_behind: Cell<usize>,
+    hops: Cell<usize>,
 }
 
 impl std::fmt::Debug for Decoder<'_> {
@@ -55,7 +73,10 @@ impl<'a> Decoder<'a> {
             btf,
             limits,
             resolver: None,
+            follower: None,
             left: Cell::new(limits.values),
+            left_behind: Cell::new(limits.values),
+            hops: Cell::new(0),
         }
     }
 
@@ -66,10 +87,18 @@ impl<'a> Decoder<'a> {
         self
     }
 
+    /// Reads what pointers lead to.
+    #[must_use]
+    pub fn follower(mut self, follower: &'a Follower<'a>) -> Self {
+        self.follower = Some(follower);
+        self
+    }
+
     /// The value of type `ty` in `raw`. Bytes that are missing make the parts unreadable that need them.
     #[must_use]
     pub fn decode(&self, ty: TypeId, raw: &[u8]) -> RenderedValue {
         self.left.set(self.limits.values);
+        self.left_behind.set(self.limits.values);
         self.value(ty, raw, self.limits.depth)
     }
 
@@ -247,11 +276,47 @@ impl<'a> Decoder<'a> {
         let named = (address != 0)
             .then(|| self.resolver.and_then(|resolve| resolve(address)))
             .flatten();
+        let pointee = match named {
+            None => self.follow(ty, address).map(Box::new),
+            Some(_) => None,
+        };
         let target = named.or_else(|| {
             let target = ty.target().filter(|target| target.0 != 0)?;
             Some(self.btf.type_name(target))
         });
-        RenderedValue::Pointer { address, target }
+        RenderedValue::Pointer {
+            address,
+            target,
+            pointee,
+        }
+    }
+
+    fn follow(&self, ty: &Type<'_>, address: u64) -> Option<RenderedValue> {
+        let follower = self.follower.filter(|_| address != 0)?;
+        let hops = self.hops.get();
+        let left = if hops == 0 {
+            self.left_behind.get()
+        } else {
+            self.left.get()
+        };
+        if hops == HOPS || left == 0 {
+            return None;
+        }
+        let target = self.btf.resolve(ty.target()?)?;
+        let raw = match follower(address, &target)? {
+            Pointee::Value(value) => return Some(value),
+            Pointee::Bytes(raw) => raw,
+        };
+        if hops == 0 {
+            self.left.swap(&self.left_behind);
+        }
+        self.hops.set(hops + 1);
+        let value = self.value(target.id(), &raw, self.limits.depth);
+        self.hops.set(hops);
+        if hops == 0 {
+            self.left.swap(&self.left_behind);
+        }
+        Some(value)
     }
 }
 

@@ -4,7 +4,7 @@ mod decode;
 mod text;
 mod value;
 
-pub use decode::{Decoder, Limits};
+pub use decode::{Decoder, Limits, Pointee};
 pub use value::RenderedValue;
 
 #[cfg(test)]

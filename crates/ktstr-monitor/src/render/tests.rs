@@ -103,3 +103,60 @@ proptest! {
         let _ = (value.to_string(), serde_json::to_string(&value).unwrap());
     }
 }
+
+/// `struct node { struct node *next; unsigned int v; }`, three of them in a ring at 0x1000, 0x2000 and 0x3000.
+#[test]
+fn pointers_are_followed_but_not_for_ever() {
+    let mut btf = Builder::new();
+    let word = btf.int("unsigned int", 4, false);
+    // The pointer comes before the struct that it points at.
+    let to_node = btf.ptr(word + 2);
+    let id = btf.structure("node", 16, &[("next", to_node, 0, 0), ("v", word, 64, 0)]);
+    assert_eq!(id, word + 2);
+    let btf = Btf::from_bytes(btf.finish()).unwrap();
+    let node = |next: u64, v: u64| [next.to_le_bytes(), v.to_le_bytes()].concat();
+    let follow = |address: u64, target: &crate::btf::Type<'_>| {
+        assert_eq!(target.name(), "node");
+        let number = address / 0x1000;
+        (number < 4).then(|| Pointee::Bytes(node((number % 3 + 1) * 0x1000, number)))
+    };
+    let limits = Limits {
+        values: 5,
+        ..Limits::default()
+    };
+    let decode = |next, limits| {
+        Decoder::new(&btf, limits)
+            .follower(&follow)
+            .decode(TypeId(id), &node(next, 7))
+    };
+    let ring = decode(0x1000, Limits::default());
+    assert_eq!(
+        ring.to_string(),
+        "{next=&{next=&{next=&{next=0x1000 (struct node), v=3}, v=2}, v=1}, v=7}"
+    );
+    assert_eq!(
+        ring.member("next.next.v").and_then(RenderedValue::as_u64),
+        Some(2)
+    );
+    assert_eq!(
+        ring.member("next").and_then(RenderedValue::as_u64),
+        Some(0x1000)
+    );
+    let json = serde_json::to_value(&ring).unwrap();
+    assert_eq!(json["next"]["ptr"], "0x1000");
+    assert_eq!(json["next"]["at"]["v"], 1);
+    // What lies behind a pointer takes nothing from the value that has it.
+    let short = decode(0x1000, limits);
+    assert_eq!(
+        short.member("v").and_then(RenderedValue::as_u64),
+        Some(7),
+        "{short}"
+    );
+    // Nothing to follow, nothing there.
+    for next in [0, 0x9000] {
+        assert!(matches!(
+            decode(next, limits).member("next"),
+            Some(RenderedValue::Pointer { pointee: None, .. })
+        ));
+    }
+}

@@ -20,8 +20,13 @@ impl fmt::Display for RenderedValue {
             Self::Flags { names, value } => flags(f, names, *value),
             Self::Pointer { address: 0, .. } => f.write_str("NULL"),
             Self::Pointer {
+                pointee: Some(pointee),
+                ..
+            } => write!(f, "&{pointee}"),
+            Self::Pointer {
                 address,
                 target: Some(target),
+                ..
             } => write!(f, "{address:#x} ({target})"),
             Self::Pointer { address, .. } => write!(f, "{address:#x}"),
             Self::Struct { members, .. } => structure(f, members),

@@ -9,7 +9,7 @@ use crate::bytes;
 ///
 /// As JSON, numbers, truth values and texts are themselves, structs are objects in member order and arrays lists. What
 /// JSON has no form for is an object: `{"enum": name, "value": n}`, `{"flags": [names], "value": n}`,
-/// `{"ptr": "0x…", "to": hint}`, `{"bytes": hex}`, `{"unreadable": reason}`, and
+/// `{"ptr": "0x…", "to": hint}` (and `"at"`, what lies there, where it was followed), `{"bytes": hex}`, `{"unreadable": reason}`, and
 /// `{"elements": […], "omitted": n}` for an array that was cut short.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RenderedValue {
@@ -43,6 +43,8 @@ pub enum RenderedValue {
         address: u64,
         /// What lies there: a symbol, or the C type.
         target: Option<String>,
+        /// Its value, where that is the scheduler's own: an object in an arena, the CPUs of a mask.
+        pointee: Option<Box<RenderedValue>>,
     },
     /// A struct, union or data section.
     Struct {
@@ -65,17 +67,30 @@ pub enum RenderedValue {
 }
 
 impl RenderedValue {
-    /// The member at a dotted path; array elements by number (`cpus.3.pid`).
+    /// The member at a dotted path; array elements by number (`cpus.3.pid`), through pointers that were followed.
     #[must_use]
     pub fn member(&self, path: &str) -> Option<&Self> {
-        path.split('.').try_fold(self, |value, step| match value {
-            Self::Struct { members, .. } => members
-                .iter()
-                .find(|(name, _)| name == step)
-                .map(|(_, value)| value),
-            Self::Array { elements, .. } => elements.get(step.parse::<usize>().ok()?),
-            _ => None,
-        })
+        path.split('.')
+            .try_fold(self, |value, step| match value.followed() {
+                Self::Struct { members, .. } => members
+                    .iter()
+                    .find(|(name, _)| name == step)
+                    .map(|(_, value)| value),
+                Self::Array { elements, .. } => elements.get(step.parse::<usize>().ok()?),
+                _ => None,
+            })
+    }
+
+    /// What a pointer leads to, where it was followed; else the value itself.
+    #[must_use]
+    pub fn followed(&self) -> &Self {
+        match self {
+            Self::Pointer {
+                pointee: Some(pointee),
+                ..
+            } => pointee.followed(),
+            other => other,
+        }
     }
 
     /// A number, truth value, enum, flags or pointer as bits.
@@ -128,10 +143,18 @@ impl Serialize for RenderedValue {
                 object.serialize_field("value", value)?;
                 object.end()
             }
-            Self::Pointer { address, target } => {
-                let mut object = serializer.serialize_struct("ptr", 2)?;
+            Self::Pointer {
+                address,
+                target,
+                pointee,
+            } => {
+                let count = 2 + usize::from(pointee.is_some());
+                let mut object = serializer.serialize_struct("ptr", count)?;
                 object.serialize_field("ptr", &format!("{address:#x}"))?;
                 object.serialize_field("to", target)?;
+                if let Some(pointee) = pointee {
+                    object.serialize_field("at", pointee)?;
+                }
                 object.end()
             }
             Self::Struct { members, .. } => {

@@ -207,15 +207,7 @@ impl Kernel {
 
     fn cpus_allowed(&self, task: &Object<'_>, problems: &mut Problems) -> Option<Vec<u32>> {
         let mask = problems.keep("task.cpus_ptr", task.pointer("cpus_ptr"))?;
-        let len = u64::from(self.nr_cpu_ids().div_ceil(64)) * 8;
-        let raw = problems.keep("task.cpus_ptr", self.read_bytes(mask, len, 1024))?;
-        let all = self.nr_cpu_ids();
-        Some(
-            crate::kernel::bits(&raw)
-                .into_iter()
-                .filter(|&cpu| cpu < all)
-                .collect(),
-        )
+        problems.keep("task.cpus_ptr", self.cpus_of_mask(mask))
     }
 }
 

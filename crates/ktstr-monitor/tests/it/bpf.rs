@@ -239,12 +239,8 @@ fn maps_in_maps_have_the_ids_that_bpftool_prints() {
             value.member("id").and_then(RenderedValue::as_u64),
             Some(inner.id.into())
         );
-        let said = lab().facts.text(&format!("dump_{name}"));
-        assert!(
-            said.contains(&format!("{}", inner.id)),
-            "{} not in {said}",
-            inner.id
-        );
+        let said = lab().facts.json(&format!("dump_{name}"));
+        assert_eq!(hex(&said[0]["value"]), inner.id.to_le_bytes());
     }
     let MapContents::Entries(programs) = contents(&map("t_progs")) else {
         panic!("no entries");
@@ -284,6 +280,21 @@ fn stack_traces_are_bpftools_with_names() {
         .collect();
     assert!(names.contains(&"__sys_bpf"), "{names:?}");
     assert!(names.contains(&"do_syscall_64"), "{names:?}");
+}
+
+/// From a map's value into the arena, and there from one object to the next.
+#[test]
+fn pointers_into_an_arena_are_followed() {
+    let MapContents::Entries(entries) = contents(&map("t_pointer")) else {
+        panic!("no entries");
+    };
+    let MapValue::Value(value) = &entries[0].value else {
+        panic!("{entries:?}");
+    };
+    assert_eq!(
+        value.to_string(),
+        r#"{p=&{name="first page", next=&{name="third page"}}}"#
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 /* Makes an arena with two pages in use, a ring buffer whose consumer stands at 8, and maps that bpftool cannot fill. */
 #include <linux/bpf.h>
 #include <linux/bpf_common.h>
+#include <linux/btf.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -148,6 +149,75 @@ static int others(void)
 	return bad;
 }
 
+/* `struct obj { char name[16]; struct obj *next; }` and `struct holder { struct obj *p; }` (Documentation/bpf/btf.rst). */
+static int load_types(void)
+{
+	static const struct {
+		struct btf_header head;
+		struct {
+			struct btf_type type;
+			unsigned encoding;
+		} character;
+		struct {
+			struct btf_type type;
+			struct btf_array array;
+		} name;
+		struct {
+			struct btf_type type;
+			unsigned encoding;
+		} word;
+		struct {
+			struct btf_type type;
+			struct btf_member members[2];
+		} obj;
+		struct btf_type pointer;
+		struct {
+			struct btf_type type;
+			struct btf_member members[1];
+		} holder;
+		char strings[40];
+	} types = {
+		.head = { .magic = 0xeb9f, .version = 1, .hdr_len = sizeof(struct btf_header), .type_len = 128, .str_off = 128,
+			  .str_len = sizeof(types.strings) },
+		/* The strings: 1 char, 6 word, 11 obj, 15 name, 20 next, 25 holder, 32 p. */
+		.character = { { 1, BTF_KIND_INT << 24, { .size = 1 } }, BTF_INT_CHAR << 24 | 8 },
+		.name = { { 0, BTF_KIND_ARRAY << 24, { 0 } }, { .type = 1, .index_type = 3, .nelems = 16 } },
+		.word = { { 6, BTF_KIND_INT << 24, { .size = 4 } }, 32 },
+		.obj = { { 11, BTF_KIND_STRUCT << 24 | 2, { .size = 24 } }, { { 15, 2, 0 }, { 20, 5, 128 } } },
+		.pointer = { 0, BTF_KIND_PTR << 24, { .type = 4 } },
+		.holder = { { 25, BTF_KIND_STRUCT << 24 | 1, { .size = 8 } }, { { 32, 5, 0 } } },
+		.strings = "\0char\0word\0obj\0name\0next\0holder\0p",
+	};
+	union bpf_attr attr;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.btf = (unsigned long)&types;
+	attr.btf_size = sizeof(types);
+	return syscall(__NR_bpf, BPF_BTF_LOAD, &attr, sizeof(attr));
+}
+
+/* An array whose one element points at an object in the arena, which points at another. */
+static void point_into(char *arena)
+{
+	const unsigned zero = 0;
+	char *second = arena + 2 * 4096;
+	union bpf_attr attr;
+	int map;
+
+	memset(&attr, 0, sizeof(attr));
+	attr.map_type = BPF_MAP_TYPE_ARRAY;
+	attr.max_entries = 1;
+	attr.key_size = 4;
+	attr.value_size = 8;
+	attr.btf_fd = load_types();
+	attr.btf_key_type_id = 3;
+	attr.btf_value_type_id = 6;
+	strcpy(attr.map_name, "t_pointer");
+	map = syscall(__NR_bpf, BPF_MAP_CREATE, &attr, sizeof(attr));
+	memcpy(arena + 16, &second, sizeof(second));
+	printf("maps: types %d, pointer %d, %d\n", attr.btf_fd, map, update(map, &zero, &arena));
+}
+
 int main(void)
 {
 	char *const at = (char *)0x7e1200000000;
@@ -163,6 +233,7 @@ int main(void)
 	strcpy(mapped, "first page");
 	strcpy(mapped + 2 * 4096, "third page");
 	*consumer = 8;
+	point_into(mapped);
 	others();
 	fflush(stdout);
 	for (;;)

@@ -250,7 +250,7 @@ impl<'r> Value<'r> {
         self.value
     }
 
-    /// A field at a dotted path; array elements by number.
+    /// A field at a dotted path; array elements by number; through pointers into an arena.
     ///
     /// # Errors
     /// When a part is not there; the error lists those that there are.
@@ -326,7 +326,7 @@ impl<'r> Value<'r> {
 }
 
 fn names_in(value: &RenderedValue) -> Vec<String> {
-    match value {
+    match value.followed() {
         RenderedValue::Struct { members, .. } => {
             members.iter().map(|(name, _)| name.clone()).collect()
         }
