@@ -1,6 +1,7 @@
 //! A captured state as lines for the failure message: what its reader needs first. The file holds all of it.
 
 use ktstr_monitor::bpf::{MapContents, MapEntry, MapValue};
+use ktstr_monitor::render::RenderedValue;
 use ktstr_monitor::{FailureDumpReport, MapSection};
 
 /// Lines of one part before the rest is only counted.
@@ -127,25 +128,55 @@ fn queues(report: &FailureDumpReport) -> impl Iterator<Item = String> {
 
 /// Variables first: they are what a scheduler's author looks for.
 fn maps(report: &FailureDumpReport) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut entries_lines = Vec::new();
+    let (mut variables, mut entries_lines) = (Vec::new(), Vec::new());
     for section in &report.maps {
         match &section.contents {
-            MapContents::Section(value) if !is_read_only(section) && !value.is_zero() => {
-                lines.push(format!("{}: {value}", section.map.name));
+            MapContents::Section(value) if !is_read_only(section) => {
+                variables.extend(variables_of(&section.map.name, value));
             }
             MapContents::Entries(entries) => entries_lines.extend(entries_of(section, entries)),
             _ => {}
         }
     }
-    lines.append(&mut entries_lines);
-    let total = lines.len();
-    limited("map line", total, lines.into_iter())
+    let total = variables.len();
+    let mut lines = limited("variable line", total, variables.into_iter());
+    let total = entries_lines.len();
+    lines.extend(limited("map line", total, entries_lines.into_iter()));
+    lines
 }
 
-/// What never changes is in the source already.
+/// What never changes is in the source already, or in the kernel's configuration.
 fn is_read_only(section: &MapSection) -> bool {
-    section.map.name.ends_with(".rodata") || section.map.name.contains(".rodata.")
+    let name = &section.map.name;
+    name.ends_with(".rodata") || name.contains(".rodata.") || name.ends_with(".kconfig")
+}
+
+/// A section's variables that are not zero, in as many lines as they need, short ones first.
+fn variables_of(name: &str, section: &RenderedValue) -> Vec<String> {
+    let RenderedValue::Struct { members, .. } = section else {
+        return vec![format!("{name}: {section}")];
+    };
+    // A text of a function's own is the format of a message (`scx_bpf_error`, `bpf_printk`).
+    let is_format = |name: &str, value: &RenderedValue| {
+        name.contains('.') && matches!(value, RenderedValue::Text(_))
+    };
+    let mut texts: Vec<String> = members
+        .iter()
+        .filter(|(name, value)| !value.is_zero() && !is_format(name, value))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    texts.sort_by_key(|text| text.chars().count() > MAX_WIDTH / 4);
+    let mut lines: Vec<String> = Vec::new();
+    for text in texts {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + text.chars().count() + 2 < MAX_WIDTH => {
+                line.push_str(", ");
+                line.push_str(&text);
+            }
+            _ => lines.push(format!("{name}: {text}")),
+        }
+    }
+    lines
 }
 
 fn entries_of(section: &MapSection, entries: &[MapEntry]) -> Vec<String> {
@@ -200,6 +231,40 @@ mod tests {
     fn a_placeholder_shows_its_reason() {
         let report = FailureDumpReport::placeholder("the guest never booted");
         assert_eq!(lines("x", &report), ["the guest never booted"]);
+    }
+
+    #[test]
+    fn variables_take_the_lines_they_need() {
+        let number = |name: &str, value| (name.to_owned(), RenderedValue::Unsigned(value));
+        let mut members = vec![
+            ("note".to_owned(), RenderedValue::Text("x".repeat(300))),
+            (
+                "enqueue.___fmt".to_owned(),
+                RenderedValue::Text("no CPU %d".to_owned()),
+            ),
+            number("zero", 0),
+        ];
+        members.extend((1..=60).map(|n| number(&format!("counter_{n}"), n)));
+        let section = RenderedValue::Struct {
+            type_name: ".bss".to_owned(),
+            members,
+        };
+        let lines = variables_of("a.bss", &section);
+        assert!(lines[0].starts_with("a.bss: counter_1=1, counter_2=2,"));
+        let (note, counters) = lines.split_last().unwrap();
+        assert!(note.starts_with("a.bss: note="), "{note}");
+        assert!(counters.iter().all(|line| line.len() < MAX_WIDTH));
+        let all = counters.join(" ");
+        assert!(
+            (1..=60).all(|n| all.contains(&format!("counter_{n}={n}"))),
+            "{all}"
+        );
+        assert!(!all.contains("fmt") && !all.contains("zero"), "{all}");
+        let nothing = RenderedValue::Struct {
+            type_name: ".bss".to_owned(),
+            members: vec![number("zero", 0)],
+        };
+        assert!(variables_of("a.bss", &nothing).is_empty());
     }
 
     #[test]
