@@ -32,6 +32,10 @@ use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmEx
 ///   deadline timer fires many seconds late.
 const CMDLINE: &str = "console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr mitigations=off \
     nohz=off highres=off kvm.tsc_tolerance_ppm=500000";
+/// Ends a lab of which a CPU is dead.
+const DOG: &str = include_str!("lab_dog.sh");
+/// Its path there.
+const DOG_PATH: &str = "/dog";
 /// As timeout(1) says it.
 const EXIT_TIMEOUT: u8 = 124;
 /// The lab itself failed, not the command.
@@ -78,8 +82,8 @@ pub(crate) struct Options {
 pub(crate) enum Outcome {
     /// The command ended with this status.
     Status(u8),
-    /// The deadline passed.
-    Timeout,
+    /// The deadline passed; what the outer guest's console ends with.
+    Timeout(String),
     /// The outer guest failed: an emulator's fault, or its kernel's.
     Lab(String),
 }
@@ -88,7 +92,7 @@ impl Outcome {
     fn code(&self) -> u8 {
         match self {
             Self::Status(code) => *code,
-            Self::Timeout => EXIT_TIMEOUT,
+            Self::Timeout(_) => EXIT_TIMEOUT,
             Self::Lab(_) => EXIT_LAB,
         }
     }
@@ -108,8 +112,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 pub(crate) fn report(outcome: &Outcome, options: &Options) {
     match outcome {
         Outcome::Status(_) => {}
-        Outcome::Timeout => eprintln!(
-            "lab: the command did not end within {} s; give more with --deadline",
+        Outcome::Timeout(console) => eprintln!(
+            "lab: the command did not end within {} s; give more with --deadline\n{console}",
             options.deadline
         ),
         Outcome::Lab(why) => eprintln!("lab: the lab itself failed: {why}"),
@@ -126,7 +130,7 @@ fn soak(options: &Options, archive: &Initramfs, runs: u32) -> Result<ExitCode> {
         let words = match &outcome {
             Outcome::Status(0) => String::from("ok"),
             Outcome::Status(code) => format!("the command failed with {code}"),
-            Outcome::Timeout => {
+            Outcome::Timeout(_) => {
                 String::from("hung: the outer guest lived, the command did not end")
             }
             Outcome::Lab(why) => format!("lab: {}", why.lines().next().unwrap_or_default()),
@@ -224,11 +228,12 @@ fn judge(exit: &VmExit, status: &[u8]) -> Outcome {
         "Oops",
         "soft lockup",
         "general protection",
+        "lost its timer",
     ]
     .iter()
     .any(|sign| console.contains(sign));
     match exit.reason {
-        ExitReason::Deadline if !troubled => Outcome::Timeout,
+        ExitReason::Deadline if !troubled => Outcome::Timeout(tail.to_owned()),
         _ => Outcome::Lab(format!(
             "it ended by {} without a status\n{tail}",
             exit.reason
@@ -319,6 +324,7 @@ pub(crate) fn initramfs(options: &Options) -> Result<Initramfs> {
     }
     let kernel = resolve_test_kernel()?;
     builder.file(GUEST_KERNEL, &kernel.image, 0o644)?;
+    builder.bytes(DOG_PATH, DOG.into(), 0o644)?;
     builder.bytes(
         "/init",
         script(options, &guest_program, arguments)?.into_bytes(),
@@ -361,6 +367,10 @@ fn script(options: &Options, program: &str, arguments: &[String]) -> Result<Stri
             .split_once('=')
             .with_context(|| format!("'{pair}' is no NAME=VALUE"))?;
         writeln!(script, "export {name}={}", quote(value))?;
+    }
+    for cpu in 0..options.cpus {
+        let mask = 1u64.checked_shl(cpu).unwrap_or(0);
+        writeln!(script, "$bb taskset {mask:x} $bb sh {DOG_PATH} &")?;
     }
     let cwd = std::env::current_dir().context("no current directory")?;
     let cwd = quote(&cwd.display().to_string());

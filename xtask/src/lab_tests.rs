@@ -42,7 +42,10 @@ pub(crate) fn pass(name: &str, options: &Options) -> Result<()> {
             eprintln!("  {name} ok ({:.1} s)", took.as_secs_f64());
             Ok(())
         }
-        outcome => bail!("{name} ended as {outcome:?} in the lab; run `cargo xtask lab -- TEST`"),
+        Outcome::Status(code) => {
+            bail!("{name} failed with {code} in the lab; run `cargo xtask lab -- TEST`")
+        }
+        Outcome::Timeout(_) | Outcome::Lab(_) => bail!("{name} has no result, see the lab's words"),
     }
 }
 
