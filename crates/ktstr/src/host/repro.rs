@@ -40,10 +40,9 @@ const EVENTS: [&str; 4] = [
 ];
 /// Functions on the stack of every process or interrupt, and those that raise the exit itself. A timer's would fill the
 /// record with ticks.
-const GENERIC: [&str; 21] = [
+const GENERIC: [&str; 20] = [
     "__hrtimer_",
     "__sysvec_",
-    "asm_",
     "bpf_",
     "do_syscall_64",
     "entry_",
@@ -63,6 +62,8 @@ const GENERIC: [&str; 21] = [
     "worker_thread",
     "x64_sys_call",
 ];
+/// Where the stack of an interrupt begins (`arch/x86/include/asm/idtentry.h`).
+const INTERRUPT: &str = "asm_";
 /// What runs in an interrupt after an error was raised and before anything is taken down: up to 6.15, and from 6.16 on
 /// (`kernel/sched/ext.c`). Not the functions at which the host holds the guest: where the engine's breakpoints are written to
 /// the guest's code, a probe of the guest's own in the same place would undo one of the two.
@@ -263,13 +264,17 @@ fn probe_plan(entry: &KtstrTestEntry, wanted: &ExitFacts, exit: Option<&ScxExit>
     }
 }
 
-/// Kernel functions of a stack such as `enqueue_task_scx+0x21`, innermost first, without those that say nothing.
+/// Kernel functions of a stack such as `enqueue_task_scx+0x21`, innermost first, without those that say nothing. What an
+/// interrupt found running has no part in it, and may be a system call that a worker makes without end.
 fn functions_of(backtrace: &[String]) -> Vec<String> {
     let mut functions: Vec<String> = Vec::new();
     for frame in backtrace {
         let Some((name, _)) = frame.split_once('+') else {
             continue;
         };
+        if name.starts_with(INTERRUPT) {
+            break;
+        }
         let says_nothing = GENERIC.iter().any(|generic| name.starts_with(generic));
         if !says_nothing && !functions.iter().any(|known| known == name) {
             functions.push(name.to_owned());
@@ -382,6 +387,16 @@ mod tests {
         ];
         let functions = functions_of(&stack.map(String::from));
         assert_eq!(functions, ["enqueue_task_scx", "ttwu_do_activate"]);
+        // A worker's system call filled the whole record.
+        let interrupted = [
+            "enqueue_task_scx+0x21",
+            "sysvec_apic_timer_interrupt+0x2c",
+            "asm_sysvec_apic_timer_interrupt+0x16",
+            "posix_cpu_clock_get+0x1c",
+            "__x64_sys_clock_gettime+0x30",
+        ];
+        let functions = functions_of(&interrupted.map(String::from));
+        assert_eq!(functions, ["enqueue_task_scx"]);
     }
 
     #[test]
