@@ -228,9 +228,14 @@ fn start_binary(
     let socket = stats_socket.as_deref().unwrap_or(DEFAULT_STATS_SOCKET);
     stats.set(Some(PathBuf::from(socket)));
     let started = scheduler::start(outbox, reaper, command, timeout);
-    if matches!(started, Err(StartFault::Told)) {
-        stats.set(None);
-        send_dmesg(outbox)?;
+    match started {
+        // From now on it has a while to listen.
+        Ok(_) => stats.set(Some(PathBuf::from(socket))),
+        Err(StartFault::Told) => {
+            stats.set(None);
+            send_dmesg(outbox)?;
+        }
+        Err(_) => {}
     }
     started.map(Some)
 }

@@ -18,7 +18,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::json;
@@ -35,20 +35,27 @@ pub const RELAY_KEY: &str = "ktstr_relay";
 const PORT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a server may take to accept a request's bytes.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long after its start a scheduler may take to listen: many begin after they have attached, when captures may come at
+/// once. Less than the host waits for an answer.
+const LISTEN_GRACE: Duration = Duration::from_millis(500);
+/// Between two looks for its socket then.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Between two looks at a port whose host end is not open yet, and how many in a row mean that it never will be.
 const REOPEN_EVERY: Duration = Duration::from_millis(50);
 const MAX_EOFS: u32 = 100;
 
-/// Where the running scheduler's socket is; `None` while no scheduler runs. Clones share it.
+/// Where the running scheduler's socket is, and since when it may be asked; `None` while no scheduler runs. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Target(Arc<Mutex<Option<PathBuf>>>);
+pub(crate) struct Target(Arc<Mutex<Option<(PathBuf, Instant)>>>);
 
 impl Target {
     pub(crate) fn set(&self, socket: Option<PathBuf>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = socket;
+        let since = Instant::now();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            socket.map(|socket| (socket, since));
     }
 
-    fn get(&self) -> Option<PathBuf> {
+    fn get(&self) -> Option<(PathBuf, Instant)> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -97,8 +104,14 @@ struct Server {
 }
 
 impl Server {
-    fn connect(path: &Path) -> io::Result<Self> {
-        let socket = UnixStream::connect(path)?;
+    /// Connects, to a socket that may appear until `patience` ends.
+    fn connect(path: &Path, patience: Instant) -> io::Result<Self> {
+        let socket = loop {
+            match UnixStream::connect(path) {
+                Err(_) if Instant::now() < patience => thread::park_timeout(LOOK_EVERY),
+                done => break done?,
+            }
+        };
         socket.set_write_timeout(Some(WRITE_DEADLINE))?;
         Ok(Self {
             path: path.to_owned(),
@@ -179,14 +192,15 @@ impl<P: Port> Relay<P> {
     fn pass_requests(&mut self, bytes: &[u8]) -> io::Result<()> {
         let requests = bytes.iter().filter(|byte| **byte == b'\n').count();
         let target = self.target.get();
-        if self.server.as_ref().map(|server| &server.path) != target.as_ref() {
+        let path = target.as_ref().map(|(path, _)| path);
+        if self.server.as_ref().map(|server| &server.path) != path {
             self.close_server()?;
         }
-        let Some(path) = target else {
+        let Some((path, since)) = target else {
             return self.refuse(requests, Unanswered::NoScheduler, "no scheduler runs");
         };
         if self.server.is_none() {
-            match Server::connect(&path) {
+            match Server::connect(&path, since + LISTEN_GRACE) {
                 Ok(server) => self.server = Some(server),
                 Err(error) => {
                     let text = format!("no stats server at {}: {error}", path.display());
@@ -303,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_no_server_or_no_scheduler_is_told_at_once_and_each_time() {
+    fn who_has_no_server_or_no_scheduler_is_told_each_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stats");
         let (mut to, mut from, target) = relay(Some(&path));
@@ -314,6 +328,18 @@ mod tests {
         target.set(None);
         to.write_all(b"three\n").unwrap();
         check_refusal(&mut from, "no_scheduler", "no scheduler runs");
+    }
+
+    #[test]
+    fn a_server_that_listens_a_little_late_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        let (mut to, mut from, _) = relay(Some(&path));
+        to.write_all(b"one\n").unwrap();
+        let listener = UnixListener::bind(&path).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        server.write_all(b"reply to one\n").unwrap();
+        assert_eq!(line(&mut from), "reply to one\n");
     }
 
     #[test]
