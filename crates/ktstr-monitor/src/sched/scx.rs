@@ -144,6 +144,15 @@ pub struct ScxExit {
 }
 
 impl Kernel {
+    /// The kernel's ticks (`jiffies_64`).
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn jiffies(&self) -> Result<u64> {
+        self.global("jiffies_64", 8)
+            .or_else(|_| self.global("jiffies", 8))
+    }
+
     /// sched_ext's state; none on a kernel without it.
     ///
     /// # Errors
@@ -181,7 +190,7 @@ impl Kernel {
             switch_all: global("scx_switching_all", 1).map(|value| value & 1 != 0),
             enable_seq: global("scx_enable_seq", 8),
             nr_rejected: global("scx_nr_rejected", 8),
-            jiffies: global("jiffies_64", 8).or_else(|| global("jiffies", 8)),
+            jiffies: self.jiffies().ok(),
             state: self.scx_enable_state().ok(),
             ops_name: self.scx_ops_name(sched, &mut problems),
             exit,

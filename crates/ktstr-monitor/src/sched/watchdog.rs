@@ -72,7 +72,7 @@ impl WatchdogHold {
             self.last_look = if previous > self.wanted {
                 LastLook::Ours {
                     written: None,
-                    until: jiffies(kernel)?.saturating_add(previous / 2),
+                    until: kernel.jiffies()?.saturating_add(previous / 2),
                 }
             } else {
                 LastLook::Kernels
@@ -113,7 +113,7 @@ impl WatchdogHold {
         let LastLook::Ours { written, until } = self.last_look else {
             return Ok(());
         };
-        let now = jiffies(kernel)?;
+        let now = kernel.jiffies()?;
         let place = places.number(kernel, "scx_watchdog_timestamp", ("watchdog_timestamp", 8))?;
         let found = place.map(|(kva, _)| kernel.read_u64(kva)).transpose()?;
         let has_looked = written.is_some() && written != found;
@@ -164,9 +164,4 @@ impl Kernel {
     ) -> Result<Option<WatchdogOverride>> {
         WatchdogHold::new(timeout, hz)?.apply(self)
     }
-}
-
-fn jiffies(kernel: &Kernel) -> Result<u64> {
-    let kva = kernel.symbol("jiffies_64")?;
-    kernel.read_u64(kva)
 }

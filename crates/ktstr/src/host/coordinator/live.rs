@@ -384,10 +384,7 @@ const RATES: [u32; 4] = [100, 250, 300, 1000];
 /// Ticks begin five minutes before 32 bits of them wrap (`INITIAL_JIFFIES`), and their count goes with the clock since boot.
 fn tick_rate(kernel: &Kernel) -> Result<u32, String> {
     let failed = |error: Error| error.to_string();
-    let ticks = kernel
-        .symbol("jiffies_64")
-        .and_then(|kva| kernel.read_u64(kva))
-        .map_err(failed)?;
+    let ticks = kernel.jiffies().map_err(failed)?;
     let clock = kernel
         .runqueue(0, &mut Problems::new())
         .map_err(failed)?
