@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use sha2::{Digest as _, Sha256};
 
 use super::cache::{Cache, Metadata, sha256};
-use super::config::{FRAGMENT, dropped};
+use super::config::{FRAGMENT, defines, dropped};
 use super::mirror::{self, Release};
 use super::{IMAGE, Kernel, KernelError, VMLINUX, VMLINUX_DEBUG};
 
@@ -344,7 +344,7 @@ impl Steps<'_> {
         self.run("configuring the kernel", &mut configure)?;
         let config = out.join(".config");
         let text = fs::read_to_string(&config).map_err(io_error("read", &config))?;
-        let options = dropped(FRAGMENT, &text);
+        let options = dropped(FRAGMENT, &text, |option| defines(tree, option));
         if !options.is_empty() {
             let kept = self.options.log.with_extension("config");
             // The build directory goes away; the configuration is what the user needs to see.
