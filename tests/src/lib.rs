@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, ensure};
-use ktstr::host::sidecar::Sidecar;
+use ktstr::host::evidence::sidecar::Sidecar;
 use ktstr::prelude::AssertResult;
 use rustix::process::Pid;
 

@@ -207,7 +207,7 @@ fn everything_else_works_without_a_vmlinux() {
 
 /// The test kernel's boot image with nothing beside it.
 fn bare_image() -> (tempfile::TempDir, String) {
-    let kernel = ktstr::host::kernel::resolve_test_kernel().expect("a test kernel");
+    let kernel = ktstr::host::plan::kernel::resolve_test_kernel().expect("a test kernel");
     let dir = tempfile::tempdir().expect("a directory");
     let image = dir.path().join("bzImage");
     std::fs::copy(&kernel.image, &image).expect("the image is copied");

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use comfy_table::Table;
-use ktstr::host::sidecar::{Sidecar, collect_pool};
+use ktstr::host::evidence::sidecar::{Sidecar, collect_pool};
 use ktstr::model::verdict::Outcome;
 
 use crate::{kernel, sh};

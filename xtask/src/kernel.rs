@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use ktstr::host::kernel::{BuildOptions, Cache, Progress, Release, Source, build, mirror_base};
+use ktstr::host::plan::kernel::{
+    BuildOptions, Cache, Progress, Release, Source, build, mirror_base,
+};
 
 use crate::{setup, sh};
 

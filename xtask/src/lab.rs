@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use comfy_table::Table;
-use ktstr::host::kernel::resolve_test_kernel;
+use ktstr::host::plan::kernel::resolve_test_kernel;
 use ktstr_vmm::initramfs::{Builder, Initramfs};
 use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmExit};
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use ktstr::host::sidecar::Sidecar;
+use ktstr::host::evidence::sidecar::Sidecar;
 use serde_json::Value;
 
 use crate::lab::{Options, Outcome, find_program, initramfs, once, report};

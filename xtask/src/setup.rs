@@ -116,7 +116,7 @@ fn has_venv() -> bool {
 }
 
 fn is_on_path(program: &str) -> bool {
-    ktstr::host::program::on_path(program).is_some()
+    ktstr::host::plan::program::on_path(program).is_some()
 }
 
 fn header(name: &str) -> bool {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::export::EXPORT_ENV;
+use ktstr::host::tools::export::EXPORT_ENV;
 
 use crate::exit::Exit;
 use crate::test::Selection;

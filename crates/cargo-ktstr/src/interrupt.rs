@@ -94,7 +94,7 @@ pub(crate) fn run(command: &mut Command) -> Result<ExitStatus> {
         .wait()
         .with_context(|| format!("failed to wait for {name}"));
     if requested().is_some() {
-        ktstr::host::admission::sweep();
+        ktstr::host::plan::admission::sweep();
     }
     status
 }

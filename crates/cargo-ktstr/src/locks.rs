@@ -6,8 +6,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use ktstr::host::admission::admission_dir;
-use ktstr::host::kernel::Cache;
+use ktstr::host::plan::admission::admission_dir;
+use ktstr::host::plan::kernel::Cache;
 use serde::Serialize;
 
 use crate::exit::Exit;

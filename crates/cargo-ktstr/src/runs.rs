@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use ktstr::host::artifacts::write_atomic;
-use ktstr::host::sidecar::{Pool, collect_pool};
+use ktstr::host::evidence::artifacts::write_atomic;
+use ktstr::host::evidence::sidecar::{Pool, collect_pool};
 use serde::{Deserialize, Serialize};
 
 use crate::project::git;

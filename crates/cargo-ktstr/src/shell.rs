@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::shell::{self, SHELL_ENV, ShellOrder, check_includes};
+use ktstr::host::tools::shell::{self, SHELL_ENV, ShellOrder, check_includes};
 
 use crate::exit::Exit;
 use crate::interrupt::{self, Unwinding};

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use ktstr::host::describe::{BinaryKind, Description};
+use ktstr::host::tools::describe::{BinaryKind, Description};
 use ktstr::model::verdict::Outcome;
 use serde::Serialize;
 

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use ktstr::host::kernel::{
+use ktstr::host::plan::kernel::{
     BuildOptions, Cache, Kernel, KernelError, Progress, Release, Source, build,
 };
 use sha2::{Digest as _, Sha256};

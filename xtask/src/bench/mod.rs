@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use comfy_table::Table;
-use ktstr::host::sidecar::Sidecar;
+use ktstr::host::evidence::sidecar::Sidecar;
 
 use crate::{kernel, sh};
 

@@ -251,7 +251,7 @@ fn guest() -> PathBuf {
 /// drgn's best times of its jobs, nanoseconds by name.
 fn drgn() -> Result<Value> {
     let python = setup::drgn()?;
-    let vmlinux = ktstr::host::kernel::resolve_test_kernel()?
+    let vmlinux = ktstr::host::plan::kernel::resolve_test_kernel()?
         .vmlinux
         .context("the test kernel has no vmlinux beside it")?;
     let script = sh::root().join("crates/ktstr-monitor/benches/drgn_jobs.py");

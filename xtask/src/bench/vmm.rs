@@ -38,7 +38,7 @@ fn memory() -> Result<Duration> {
 
 /// Stops a booting guest, reads its registers, lets it go.
 fn freeze() -> Result<Duration> {
-    let image: PathBuf = ktstr::host::kernel::resolve_test_kernel()?.image;
+    let image: PathBuf = ktstr::host::plan::kernel::resolve_test_kernel()?.image;
     let vm = ktstr_vmm::Vm::builder()
         .kernel(Path::new(&image))
         .cmdline("console=ttyS0")

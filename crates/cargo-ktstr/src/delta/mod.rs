@@ -10,8 +10,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::artifacts::write_atomic;
-use ktstr::host::sidecar::{Sidecar, collect_pool};
+use ktstr::host::evidence::artifacts::write_atomic;
+use ktstr::host::evidence::sidecar::{Sidecar, collect_pool};
 use ktstr::model::verdict::Outcome;
 
 use crate::exit::Exit;

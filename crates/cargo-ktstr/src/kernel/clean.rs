@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::kernel::{Cache, Lease};
+use ktstr::host::plan::kernel::{Cache, Lease};
 
 use super::list::{Entry, entries};
 use super::{packages_dir, repositories_dir};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use ktstr::host::kernel::{Cache, Metadata};
+use ktstr::host::plan::kernel::{Cache, Metadata};
 use serde::Serialize;
 
 use crate::exit::Exit;

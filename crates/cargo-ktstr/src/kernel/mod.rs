@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
-use ktstr::host::kernel::Cache;
+use ktstr::host::plan::kernel::Cache;
 
 use crate::exit::Exit;
 

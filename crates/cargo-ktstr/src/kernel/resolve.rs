@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::kernel::{
+use ktstr::host::plan::kernel::{
     BuildOptions, Cache, Kernel, KernelError, Release, Source, build, mirror_base, releases,
     resolve_test_kernel, sanitize_kernel_label,
 };

@@ -1,7 +1,7 @@
 //! Pictures of one test: when what happened, how fair it was, how late wake-ups were. All marks have their words beside
 //! them; colour alone never carries anything.
 
-use ktstr::host::timeline::{DepthSample, MarkKind, Timeline};
+use ktstr::host::evidence::timeline::{DepthSample, MarkKind, Timeline};
 use ktstr::model::stats::{CgroupStats, ScenarioStats};
 
 use super::html::{element, escape};

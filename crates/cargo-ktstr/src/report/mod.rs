@@ -8,8 +8,8 @@ mod perfetto;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use ktstr::host::artifacts::write_atomic;
-use ktstr::host::timeline::Timeline;
+use ktstr::host::evidence::artifacts::write_atomic;
+use ktstr::host::evidence::timeline::Timeline;
 
 use crate::exit::Exit;
 use crate::output;

@@ -4,7 +4,7 @@
 //! Times are microseconds since the VM's start.
 
 use anyhow::{Context as _, Result};
-use ktstr::host::timeline::{MarkKind, Timeline};
+use ktstr::host::evidence::timeline::{MarkKind, Timeline};
 use serde::Serialize;
 use serde_json::{Value, json};
 

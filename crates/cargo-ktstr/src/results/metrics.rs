@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ktstr::host::sidecar::Sidecar;
+use ktstr::host::evidence::sidecar::Sidecar;
 use ktstr::model::payload;
 use ktstr::model::stats::CgroupStats;
 

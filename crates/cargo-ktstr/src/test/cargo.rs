@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::describe::{DESCRIBE_ENV, DESCRIBE_SCHEMA, Description};
+use ktstr::host::tools::describe::{DESCRIBE_ENV, DESCRIBE_SCHEMA, Description};
 use serde::Deserialize;
 
 use super::{Other, Pass, RunnerReport, Selection};

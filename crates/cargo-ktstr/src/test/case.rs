@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use ktstr::host::artifacts::ARTIFACT_SUFFIXES;
-use ktstr::host::sidecar::Sidecar;
+use ktstr::host::evidence::artifacts::ARTIFACT_SUFFIXES;
+use ktstr::host::evidence::sidecar::Sidecar;
 use ktstr::model::verdict::Outcome;
 
 use super::Other;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use ktstr::host::describe::{Description, PresetDescription, TestDescription};
+use ktstr::host::tools::describe::{Description, PresetDescription, TestDescription};
 
 use super::{Selection, cargo};
 use crate::project::Project;

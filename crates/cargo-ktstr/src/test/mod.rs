@@ -15,8 +15,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use ktstr::host::artifacts::write_atomic;
-use ktstr::host::kernel::Cache;
+use ktstr::host::evidence::artifacts::write_atomic;
+use ktstr::host::plan::kernel::Cache;
 use ktstr::model::verdict::Outcome;
 
 use crate::exit::Exit;

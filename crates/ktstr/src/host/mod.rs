@@ -1,34 +1,21 @@
-//! What runs outside of the guest: finding kernels and schedulers, booting, evaluating, reporting.
+//! What runs outside of the guest: the rooms that a test passes, in order.
+//!
+//! | room | does |
+//! |---|---|
+//! | [`plan`] | resolves an entry: kernel, scheduler, files, shape, a place among the other VMs |
+//! | `boot` | builds the archive, starts the VM |
+//! | `watch` | follows the running guest: frames, samples, captures |
+//! | `judge` | turns what a run left into findings and a verdict |
+//! | [`evidence`] | writes what a user needs: message, dump, timeline, record |
+//! | [`tools`] | serves the other commands: shell, export, verifier cells, descriptions |
 //!
 //! Knows the model and the VM; nothing of what runs inside.
 
-pub mod admission;
-pub mod artifacts;
 mod boot;
-mod bug_summary;
-pub mod config;
-mod coordinator;
-mod coverage;
-pub mod describe;
-mod drain;
-mod dump;
-mod dump_text;
-pub mod evaluate;
-pub mod export;
-mod includes;
-pub mod kernel;
-mod lost_time;
-mod message;
-mod monitor;
-mod payload;
-pub mod program;
-mod repro;
+pub mod evidence;
+mod judge;
+pub mod plan;
 pub mod run;
 pub mod runner;
-pub mod scheduler;
-mod session;
-pub mod shell;
-pub mod sidecar;
-pub mod timeline;
-mod verify;
-mod vmcore;
+pub mod tools;
+mod watch;

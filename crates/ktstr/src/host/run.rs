@@ -6,25 +6,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ktstr_vmm::{Engine, EngineChoice, Probe};
 
-use super::artifacts::{clear_stale, sidecar_dir, test_dir, write_atomic};
-use super::boot::Programs;
-use super::bug_summary::{bug_summary, without_verifier_logs};
-use super::config::HostConfig;
-use super::coordinator::Failure;
-use super::coverage;
-use super::dump::{CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump};
-use super::dump_text;
-use super::evaluate::{Deadlines, exit_words, guest_result, no_result, scheduler_exit};
-use super::includes;
-use super::kernel::{Kernel, resolve_test_kernel};
-use super::message::{self, Console, Parts};
-use super::monitor;
-use super::payload;
-use super::repro::{self, FirstRun, Repro, repro_path};
-use super::scheduler::{ResolveSource, resolve_scheduler};
-use super::session::{self, Ran, Session, SessionTimes};
-use super::sidecar::{SIDECAR_SCHEMA, Sidecar};
-use super::timeline::Timeline;
+use crate::host::boot::archive::Programs;
+use crate::host::boot::session::{self, Ran, Session, SessionTimes};
+use crate::host::evidence::artifacts::{clear_stale, sidecar_dir, test_dir, write_atomic};
+use crate::host::evidence::bug_summary::{bug_summary, without_verifier_logs};
+use crate::host::evidence::dump::{
+    CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump,
+};
+use crate::host::evidence::dump_text;
+use crate::host::evidence::message::{self, Console, Parts};
+use crate::host::evidence::repro::{self, FirstRun, Repro, repro_path};
+use crate::host::evidence::sidecar::{SIDECAR_SCHEMA, Sidecar};
+use crate::host::evidence::timeline::Timeline;
+use crate::host::judge::evaluate::{
+    Deadlines, exit_words, guest_result, no_result, scheduler_exit,
+};
+use crate::host::judge::monitor;
+use crate::host::judge::payload;
+use crate::host::plan::config::HostConfig;
+use crate::host::plan::includes;
+use crate::host::plan::kernel::{Kernel, resolve_test_kernel};
+use crate::host::plan::scheduler::{ResolveSource, resolve_scheduler};
+use crate::host::tools::coverage;
+use crate::host::watch::coordinator::Failure;
 use crate::model::call::call;
 use crate::model::ctx::Ctx;
 use crate::model::entry::KtstrTestEntry;
@@ -127,7 +131,7 @@ fn judge(
     entry: &KtstrTestEntry,
     config: &HostConfig,
     manifest_dir: &Path,
-    kernel: Result<Kernel, super::kernel::KernelError>,
+    kernel: Result<Kernel, crate::host::plan::kernel::KernelError>,
     dir: &Path,
     evidence: &mut Evidence,
 ) -> anyhow::Result<AssertResult> {
@@ -485,7 +489,7 @@ fn compose(
 }
 
 /// Where a failing guest's memory goes, when it is wanted.
-pub(super) fn vmcore_of(entry: &KtstrTestEntry, dir: &Path) -> PathBuf {
+pub(in crate::host) fn vmcore_of(entry: &KtstrTestEntry, dir: &Path) -> PathBuf {
     dir.join(format!("{}.vmcore", entry.name))
 }
 
@@ -497,10 +501,11 @@ fn leave_evidence(
     dir: &Path,
 ) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut keep = |written: Result<PathBuf, super::artifacts::ArtifactError>| match written {
-        Ok(path) => lines.push(path.display().to_string()),
-        Err(error) => lines.push(format!("warning: {error}: {}", error.source)),
-    };
+    let mut keep =
+        |written: Result<PathBuf, crate::host::evidence::artifacts::ArtifactError>| match written {
+            Ok(path) => lines.push(path.display().to_string()),
+            Err(error) => lines.push(format!("warning: {error}: {}", error.source)),
+        };
     if let Some(vm) = &evidence.vm {
         let console = dir.join(format!("{}.console", entry.name));
         keep(write_atomic(&console, vm.stderr.as_bytes()).map(|()| console));
@@ -519,7 +524,7 @@ fn leave_evidence(
         let opened = evidence
             .kernel_image
             .as_deref()
-            .and_then(super::kernel::with_debug_information)
+            .and_then(crate::host::plan::kernel::with_debug_information)
             .map(|vmlinux| {
                 format!(
                     "  open it: drgn -c {} -s {}",
@@ -539,7 +544,7 @@ fn leave_dump(
     result: &AssertResult,
     evidence: &Evidence,
     dir: &Path,
-) -> Result<PathBuf, super::artifacts::ArtifactError> {
+) -> Result<PathBuf, crate::host::evidence::artifacts::ArtifactError> {
     let vm = evidence.vm.as_ref();
     let stage = vm.map(|vm| vm.stages().label);
     let summary = summary_of(evidence);

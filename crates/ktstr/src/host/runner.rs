@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use super::admission::{Share, admit};
-use super::config::{HostConfig, binary_name};
-use super::describe::{DESCRIBE_ENV, describe, on_presets};
-use super::export::{self, EXPORT_ENV};
-use super::run::{Report, run_test};
-use super::shell::{self, ShellOrder};
-use super::verify::{cells, wants_cells};
+use crate::host::plan::admission::{Share, admit};
+use crate::host::plan::config::{HostConfig, binary_name};
+use crate::host::run::{Report, run_test};
+use crate::host::tools::describe::{DESCRIBE_ENV, describe, on_presets};
+use crate::host::tools::export::{self, EXPORT_ENV};
+use crate::host::tools::shell::{self, ShellOrder};
+use crate::host::tools::verify::{cells, wants_cells};
 use crate::model::entry::{KTSTR_TESTS, KtstrTestEntry};
 use crate::model::verdict::Outcome;
 

@@ -1,0 +1,243 @@
+//! What goes into a test's VM: initramfs, kernel command line, deadline.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, ProbePlan, SchedulerPlan};
+use ktstr_vmm::initramfs::{Builder, Initramfs, InitramfsError};
+use ktstr_vmm::{Topology, VmBuilder};
+
+use crate::host::plan::includes::{GUEST_INCLUDE_DIR, Include};
+
+use crate::model::ctx::{TEST_PLAN_PATH, TestPlan};
+use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
+use crate::model::role::GUEST_TEST_ARG;
+
+/// Where the scheduler's binary lies in the guest.
+const GUEST_BIN_DIR: &str = "/ktstr/bin";
+/// Share of guest memory that an unpacked initramfs may take: the kernel keeps both the archive and the files until
+/// it has unpacked, and a test needs room of its own.
+const INITRAMFS_SHARE: u64 = 3;
+
+/// An initramfs does not fit.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the initramfs has {have_mib} MiB, too much for a guest with {memory_mib} MiB of memory; \
+     declare memory_mib = {need_mib} or more, or make the included files smaller (largest: {largest})"
+)]
+pub(in crate::host) struct TooBig {
+    /// Size of the archive.
+    pub have_mib: u64,
+    /// The declared memory.
+    pub memory_mib: u32,
+    /// What would do.
+    pub need_mib: u64,
+    /// The largest file and its size.
+    pub largest: String,
+}
+
+impl TooBig {
+    /// What would do, as a VM takes it.
+    pub(in crate::host) fn need_mib_u32(&self) -> u32 {
+        u32::try_from(self.need_mib).unwrap_or(u32::MAX)
+    }
+}
+
+/// The guest's files, and how long it took to gather them.
+#[derive(Debug)]
+pub(in crate::host) struct GuestFiles {
+    pub(in crate::host) initramfs: Initramfs,
+    pub(in crate::host) build_time: Duration,
+}
+
+/// Programs and files that a test names, on the host; `None` for a scheduler that is part of the kernel.
+#[derive(Debug, Default, Clone)]
+pub(in crate::host) struct Programs {
+    pub(in crate::host) scheduler: Option<PathBuf>,
+    /// In the order of the entry's `staged_schedulers`.
+    pub(in crate::host) staged: Vec<Option<PathBuf>>,
+    /// What the guest's kernel is to record of them.
+    pub(in crate::host) probes: Option<ProbePlan>,
+    /// Payloads and included files.
+    pub(in crate::host) includes: Vec<Include>,
+}
+
+/// Builds the initramfs: this binary as `/init`, its libraries, the scheduler, included files, both plans.
+///
+/// # Errors
+/// When a file or library is missing; the error names it and who needs it.
+pub(in crate::host) fn build_guest_files(
+    entry: &KtstrTestEntry,
+    exe: &Path,
+    programs: &Programs,
+    test_plan: &TestPlan,
+) -> Result<GuestFiles, InitramfsError> {
+    let started = Instant::now();
+    let plan = init_plan(entry, programs);
+    let mut builder = Builder::new();
+    builder.binary(INIT_PATH, exe)?;
+    for host in programs
+        .scheduler
+        .iter()
+        .chain(programs.staged.iter().flatten())
+    {
+        builder.binary(&guest_binary_path(host), host)?;
+    }
+    for include in &programs.includes {
+        include.add_to(&mut builder)?;
+    }
+    builder.bytes(PLAN_PATH, to_json(&plan), 0o644)?;
+    builder.bytes(TEST_PLAN_PATH, to_json(test_plan), 0o644)?;
+    Ok(GuestFiles {
+        initramfs: builder.build()?,
+        build_time: started.elapsed(),
+    })
+}
+
+pub(in crate::host) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("plans are plain data with string keys")
+}
+
+pub(in crate::host) fn guest_binary_path(host: &Path) -> String {
+    let name = host
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    format!("{GUEST_BIN_DIR}/{name}")
+}
+
+/// Refuses an initramfs that the guest could not unpack.
+///
+/// # Errors
+/// [`TooBig`] when archive and unpacked files together would leave the guest too little memory.
+pub(in crate::host) fn check_size(initramfs: &Initramfs, memory_mib: u32) -> Result<(), TooBig> {
+    let bytes = initramfs.len();
+    let have_mib = bytes.div_ceil(1 << 20);
+    let need_mib = have_mib
+        .saturating_mul(INITRAMFS_SHARE)
+        .saturating_add(KERNEL_MIB);
+    if need_mib <= u64::from(memory_mib) {
+        return Ok(());
+    }
+    let largest = initramfs.largest().map_or_else(
+        || String::from("none"),
+        |(path, len)| format!("{path}, {} MiB", len.div_ceil(1 << 20)),
+    );
+    Err(TooBig {
+        have_mib,
+        memory_mib,
+        need_mib,
+        largest,
+    })
+}
+
+/// The kernel's own share of a small guest: its image, page structs, per-CPU areas.
+const KERNEL_MIB: u64 = 64;
+
+/// The test's own additions to the kernel command line.
+pub(in crate::host) fn command_line(entry: &KtstrTestEntry) -> String {
+    let mut args: Vec<String> = vec![
+        "console=ttyS0".into(),
+        "rdinit=/init".into(),
+        "panic=-1".into(),
+        "loglevel=4".into(),
+        "random.trust_cpu=on".into(),
+        "mitigations=off".into(),
+        "tsc=reliable".into(),
+    ];
+    if !entry.kaslr {
+        args.push("nokaslr".into());
+    }
+    if let Some(scheduler) = entry.scheduler {
+        args.extend(scheduler.kargs.iter().map(|arg| (*arg).to_owned()));
+    }
+    args.join(" ")
+}
+
+/// The declared topology as the VM takes it.
+///
+/// # Errors
+/// When the shape is impossible; validation has said so before.
+pub(in crate::host) fn topology(
+    entry: &KtstrTestEntry,
+) -> Result<Topology, ktstr_vmm::TopologyError> {
+    let spec = entry.topology;
+    Topology::new(spec.numa_nodes, spec.llcs, spec.cores, spec.threads)
+}
+
+/// The test's own disk and network cards.
+pub(in crate::host) fn with_devices(builder: VmBuilder, entry: &KtstrTestEntry) -> VmBuilder {
+    let builder = entry
+        .disk
+        .iter()
+        .fold(builder, |builder, disk| builder.disk(disk.disk()));
+    let nets = entry.networks.iter();
+    nets.fold(builder, |builder, net| builder.net(net.net()))
+}
+
+pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
+    let plan_of = |scheduler: &Scheduler, host: Option<&PathBuf>| {
+        let guest = host.map(|host| guest_binary_path(host));
+        scheduler_plan(entry, scheduler, guest.as_deref())
+    };
+    Plan {
+        scheduler: entry
+            .scheduler
+            .and_then(|scheduler| plan_of(scheduler, programs.scheduler.as_ref())),
+        staged: entry
+            .staged_schedulers
+            .iter()
+            .zip(&programs.staged)
+            .filter_map(|(scheduler, host)| plan_of(scheduler, host.as_ref()))
+            .collect(),
+        test: vec![INIT_PATH.into(), GUEST_TEST_ARG.into(), entry.name.into()],
+        env: vec![
+            ("RUST_BACKTRACE".into(), "1".into()),
+            (
+                "PATH".into(),
+                format!("{GUEST_INCLUDE_DIR}:{GUEST_BIN_DIR}:/bin:/sbin:/usr/bin:/usr/sbin"),
+            ),
+        ],
+        sysctls: entry
+            .scheduler
+            .map(|scheduler| scheduler.sysctls)
+            .unwrap_or_default()
+            .iter()
+            .map(own_pair)
+            .collect(),
+        probes: programs.probes.clone(),
+        await_watch: true,
+    }
+}
+
+fn own_pair((name, value): &(&str, &str)) -> (String, String) {
+    ((*name).to_owned(), (*value).to_owned())
+}
+
+/// How long a scheduler may take to load and attach; its verifier runs on an emulated CPU.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
+
+fn scheduler_plan(
+    entry: &KtstrTestEntry,
+    scheduler: &Scheduler,
+    guest_scheduler: Option<&str>,
+) -> Option<SchedulerPlan> {
+    let own =
+        |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
+    match scheduler.spec {
+        SchedulerSpec::KernelBuiltin { enable, disable } => Some(SchedulerPlan::Builtin {
+            enable: own(enable),
+            disable: own(disable),
+        }),
+        _ => Some(SchedulerPlan::Binary {
+            name: scheduler.name.to_owned(),
+            path: guest_scheduler?.to_owned(),
+            args: own(scheduler.sched_args)
+                .into_iter()
+                .chain(own(entry.extra_sched_args))
+                .collect(),
+            attach_timeout_ms: u64::try_from(ATTACH_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
+            stats_socket: scheduler.stats_socket.map(str::to_owned),
+        }),
+    }
+}

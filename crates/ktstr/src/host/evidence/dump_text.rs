@@ -1,0 +1,336 @@
+//! A captured state as lines for the failure message: what its reader needs first. The file holds all of it.
+
+use ktstr_monitor::bpf::{MapContents, MapEntry, MapValue};
+use ktstr_monitor::render::RenderedValue;
+use ktstr_monitor::{FailureDumpReport, MapSection};
+
+/// Lines of one part before the rest is only counted.
+const MAX_LINES: usize = 16;
+/// Entries of a map shown.
+const MAX_ENTRIES: usize = 4;
+/// Characters of a line.
+const MAX_WIDTH: usize = 240;
+
+/// The lines; a placeholder gives its reason.
+pub(in crate::host) fn lines(trigger: &str, report: &FailureDumpReport) -> Vec<String> {
+    if report.is_placeholder {
+        return vec![
+            report
+                .reason
+                .clone()
+                .unwrap_or_else(|| String::from("no reason given")),
+        ];
+    }
+    let mut lines = vec![format!("captured at {trigger}")];
+    lines.extend(sched_ext(report));
+    lines.extend(limited("CPU", report.vcpus.len(), cpus(report)));
+    lines.extend(limited(
+        "queue",
+        report.dispatch_queues.len(),
+        queues(report),
+    ));
+    lines.extend(maps(report));
+    lines.iter().map(|line| cut(line)).collect()
+}
+
+fn sched_ext(report: &FailureDumpReport) -> Vec<String> {
+    let Some(scx) = &report.scx else {
+        return Vec::new();
+    };
+    let loaded = scx.ops_name.as_deref().is_some_and(|name| !name.is_empty());
+    if !loaded && scx.state.as_deref() == Some("disabled") {
+        return vec![String::from("sched_ext: no scheduler is loaded")];
+    }
+    let word = |text: &Option<String>| text.clone().unwrap_or_else(|| String::from("?"));
+    let mut lines = vec![format!(
+        "sched_ext: {} is {}{}",
+        word(&scx.ops_name),
+        word(&scx.state),
+        scx.bypass_depth
+            .filter(|depth| *depth > 0)
+            .map_or_else(String::new, |depth| format!(", bypassed {depth} times")),
+    )];
+    if let Some(exit) = scx.exit.as_ref().filter(|exit| exit.kind != 0) {
+        let said = [&exit.reason, &exit.msg].into_iter().flatten();
+        let said: Vec<&str> = said
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
+            .collect();
+        lines.push(format!("exit: {} ({})", exit.kind_name, said.join(": ")));
+        lines.extend(exit.backtrace.iter().map(|frame| format!("  {frame}")));
+    } else if let Some(kind) = scx.exit_kind.filter(|kind| *kind != 0) {
+        // The kernel fills in the words of an exit without an error only after this moment.
+        lines.push(match &scx.exit_kind_name {
+            Some(name) => format!("exit: {name} ({kind})"),
+            None => format!("exit kind: {kind}"),
+        });
+    }
+    lines
+}
+
+fn cpus(report: &FailureDumpReport) -> impl Iterator<Item = String> {
+    let number =
+        |value: Option<u64>| value.map_or_else(|| String::from("?"), |value| value.to_string());
+    report.runqueues.iter().map(move |rq| {
+        let vcpu = report
+            .vcpus
+            .iter()
+            .find(|vcpu| vcpu.registers.vcpu == rq.cpu);
+        let at = vcpu.and_then(|vcpu| vcpu.symbol.as_deref()).unwrap_or("?");
+        let source = vcpu.and_then(|vcpu| vcpu.source.as_ref());
+        let source = source.map_or_else(String::new, |line| format!(" ({line})"));
+        let curr = rq.curr.as_ref().map_or_else(
+            || String::from("?"),
+            |task| format!("{}[{}]", task.comm, task.pid),
+        );
+        let scx = rq.scx.as_ref().map_or_else(String::new, |scx| {
+            format!(
+                ", scx {} runnable, local queue {}",
+                number(scx.nr_running),
+                number(scx.local_dsq_depth)
+            )
+        });
+        format!(
+            "cpu {}: runs {curr} at {at}{source}; {} runnable{scx}",
+            rq.cpu,
+            number(rq.nr_running)
+        )
+    })
+}
+
+fn queues(report: &FailureDumpReport) -> impl Iterator<Item = String> {
+    let waiting = report
+        .dispatch_queues
+        .iter()
+        .filter(|queue| queue.nr.is_some_and(|nr| nr > 0) || !queue.tasks.is_empty());
+    waiting.map(|queue| {
+        let tasks: Vec<String> = queue
+            .tasks
+            .iter()
+            .take(MAX_ENTRIES)
+            .map(|entry| format!("{}[{}]", entry.task.comm, entry.task.pid))
+            .collect();
+        let more = queue.tasks.len().saturating_sub(MAX_ENTRIES);
+        format!(
+            "queue {:?} {:#x}: {} waiting: {}{}",
+            queue.kind,
+            queue.id.unwrap_or(0),
+            queue.nr.unwrap_or(0),
+            tasks.join(" "),
+            if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            }
+        )
+    })
+}
+
+/// Variables first: they are what a scheduler's author looks for.
+fn maps(report: &FailureDumpReport) -> Vec<String> {
+    let (mut variables, mut entries_lines) = (Vec::new(), Vec::new());
+    for section in &report.maps {
+        match &section.contents {
+            MapContents::Section(value) if !is_read_only(section) => {
+                variables.extend(variables_of(&section.map.name, value));
+            }
+            MapContents::Entries(entries) => entries_lines.extend(entries_of(section, entries)),
+            _ => {}
+        }
+    }
+    let total = variables.len();
+    let mut lines = limited("variable line", total, variables.into_iter());
+    let total = entries_lines.len();
+    lines.extend(limited("map line", total, entries_lines.into_iter()));
+    lines
+}
+
+/// What never changes is in the source already, or in the kernel's configuration.
+fn is_read_only(section: &MapSection) -> bool {
+    let name = &section.map.name;
+    name.ends_with(".rodata") || name.contains(".rodata.") || name.ends_with(".kconfig")
+}
+
+/// A section's variables that are not zero, in as many lines as they need, short ones first.
+fn variables_of(name: &str, section: &RenderedValue) -> Vec<String> {
+    let RenderedValue::Struct { members, .. } = section else {
+        return vec![format!("{name}: {section}")];
+    };
+    // A text of a function's own is the format of a message (`scx_bpf_error`, `bpf_printk`).
+    let is_format = |name: &str, value: &RenderedValue| {
+        name.contains('.') && matches!(value, RenderedValue::Text(_))
+    };
+    let mut texts: Vec<String> = members
+        .iter()
+        .filter(|(name, value)| !value.is_zero() && !is_format(name, value))
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    texts.sort_by_key(|text| text.chars().count() > MAX_WIDTH / 4);
+    let mut lines: Vec<String> = Vec::new();
+    for text in texts {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + text.chars().count() + 2 < MAX_WIDTH => {
+                line.push_str(", ");
+                line.push_str(&text);
+            }
+            _ => lines.push(format!("{name}: {text}")),
+        }
+    }
+    lines
+}
+
+fn entries_of(section: &MapSection, entries: &[MapEntry]) -> Vec<String> {
+    let is_zero = |entry: &&MapEntry| match &entry.value {
+        MapValue::Value(value) => value.is_zero(),
+        MapValue::PerCpu(values) => values.iter().all(|(_, value)| value.is_zero()),
+    };
+    let full: Vec<&MapEntry> = entries.iter().filter(|entry| !is_zero(entry)).collect();
+    let mut lines: Vec<String> = full
+        .iter()
+        .take(MAX_ENTRIES)
+        .map(|entry| {
+            let value = match &entry.value {
+                MapValue::Value(value) => value.to_string(),
+                MapValue::PerCpu(values) => values
+                    .iter()
+                    .map(|(cpu, value)| format!("cpu{cpu} {value}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            };
+            format!("{}[{}]: {value}", section.map.name, entry.key)
+        })
+        .collect();
+    let more = full.len().saturating_sub(MAX_ENTRIES);
+    if more > 0 {
+        lines.push(format!("{}: {more} more entries", section.map.name));
+    }
+    lines
+}
+
+fn limited(what: &str, total: usize, lines: impl Iterator<Item = String>) -> Vec<String> {
+    let mut shown: Vec<String> = lines.take(MAX_LINES).collect();
+    if total > MAX_LINES && shown.len() == MAX_LINES {
+        shown.push(format!("({} more {what}s)", total - MAX_LINES));
+    }
+    shown
+}
+
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(MAX_WIDTH) {
+        Some((at, _)) => format!("{}…", line.get(..at).unwrap_or_default()),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ktstr_monitor::sched::{Runqueue, ScxLayout, ScxState};
+
+    #[test]
+    fn a_placeholder_shows_its_reason() {
+        let report = FailureDumpReport::placeholder("the guest never booted");
+        assert_eq!(lines("x", &report), ["the guest never booted"]);
+    }
+
+    #[test]
+    fn variables_take_the_lines_they_need() {
+        let number = |name: &str, value| (name.to_owned(), RenderedValue::Unsigned(value));
+        let mut members = vec![
+            ("note".to_owned(), RenderedValue::Text("x".repeat(300))),
+            (
+                "enqueue.___fmt".to_owned(),
+                RenderedValue::Text("no CPU %d".to_owned()),
+            ),
+            number("zero", 0),
+        ];
+        members.extend((1..=60).map(|n| number(&format!("counter_{n}"), n)));
+        let section = RenderedValue::Struct {
+            type_name: ".bss".to_owned(),
+            members,
+        };
+        let lines = variables_of("a.bss", &section);
+        assert!(lines[0].starts_with("a.bss: counter_1=1, counter_2=2,"));
+        let (note, counters) = lines.split_last().unwrap();
+        assert!(note.starts_with("a.bss: note="), "{note}");
+        assert!(counters.iter().all(|line| line.len() < MAX_WIDTH));
+        let all = counters.join(" ");
+        assert!(
+            (1..=60).all(|n| all.contains(&format!("counter_{n}={n}"))),
+            "{all}"
+        );
+        assert!(!all.contains("fmt") && !all.contains("zero"), "{all}");
+        let nothing = RenderedValue::Struct {
+            type_name: ".bss".to_owned(),
+            members: vec![number("zero", 0)],
+        };
+        assert!(variables_of("a.bss", &nothing).is_empty());
+    }
+
+    #[test]
+    fn many_cpus_are_counted_not_listed() {
+        let runqueues = (0..40).map(|cpu| Runqueue {
+            cpu,
+            nr_running: Some(3),
+            ..Runqueue::default()
+        });
+        let report = FailureDumpReport {
+            runqueues: runqueues.collect(),
+            vcpus: vec![ktstr_monitor::VcpuSection::default(); 40],
+            ..FailureDumpReport::default()
+        };
+        let lines = lines("the scheduler's exit", &report);
+        assert_eq!(lines[0], "captured at the scheduler's exit");
+        assert!(lines[1].starts_with("cpu 0: runs ?"), "{lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some("(24 more CPUs)"));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_at_a_character() {
+        let line = "ü".repeat(500);
+        assert_eq!(cut(&line).chars().count(), MAX_WIDTH + 1);
+    }
+
+    #[test]
+    fn an_exit_has_its_words() {
+        let scx = ScxState {
+            layout: ScxLayout::Globals,
+            state: Some("disabling".into()),
+            ops_name: Some("fixture".into()),
+            switch_all: None,
+            enable_seq: None,
+            nr_rejected: None,
+            bypass_depth: Some(0),
+            exit_kind: Some(1025),
+            exit_kind_name: Some("error_bpf".into()),
+            exit: Some(ktstr_monitor::sched::ScxExit {
+                kind: 1025,
+                kind_name: "error_bpf".into(),
+                exit_code: None,
+                exit_cpu: None,
+                reason: Some("scx_bpf_error".into()),
+                msg: Some("queue seven".into()),
+                dump: None,
+                backtrace: vec!["f+0x1".into()],
+            }),
+            watchdog_timeout: None,
+            watchdog_timestamp: None,
+            jiffies: None,
+            events: None,
+            problems: ktstr_monitor::Problems::default(),
+        };
+        let report = FailureDumpReport {
+            scx: Some(scx),
+            ..FailureDumpReport::default()
+        };
+        let lines = lines("t", &report);
+        assert_eq!(
+            lines[1..],
+            [
+                "sched_ext: fixture is disabling",
+                "exit: error_bpf (scx_bpf_error: queue seven)",
+                "  f+0x1"
+            ]
+        );
+    }
+}

@@ -1,0 +1,11 @@
+//! What a run leaves for its user: message, dump, timeline, record, memory image.
+
+pub mod artifacts;
+pub(in crate::host) mod bug_summary;
+pub(in crate::host) mod dump;
+pub(in crate::host) mod dump_text;
+pub(in crate::host) mod message;
+pub(in crate::host) mod repro;
+pub mod sidecar;
+pub mod timeline;
+pub(in crate::host) mod vmcore;

@@ -1,0 +1,94 @@
+//! What the monitor saw of a run: its verdict's place in the test's, and its section of a failure message.
+
+use ktstr_monitor::sampler::MonitorReport;
+
+use crate::model::checks::{Assert, judge_monitor};
+use crate::model::verdict::{AssertResult, DetailKind};
+
+/// The verdict; a run without samples could not be measured, which matters where thresholds are enforced.
+pub(in crate::host) fn judge(assert: &Assert, report: Option<&MonitorReport>) -> AssertResult {
+    match report {
+        Some(report) => judge_monitor(assert, report),
+        None if assert.enforce_monitor_thresholds == Some(true) => {
+            let text = "monitor: no samples were taken";
+            AssertResult::inconclusive(DetailKind::Monitor, text)
+        }
+        None => AssertResult::pass(),
+    }
+}
+
+/// The section of a failure message.
+pub(in crate::host) fn lines(report: &MonitorReport) -> Vec<String> {
+    let summary = &report.summary;
+    let mut lines = vec![
+        format!(
+            "{} samples in {} ms, {} of them plausible",
+            summary.total_samples, summary.observed_ms, summary.valid_samples
+        ),
+        format!(
+            "runnable {:.1} on average; imbalance {:.1} on average, {:.1} at most",
+            summary.avg_nr_running, summary.avg_imbalance_ratio, summary.max_imbalance_ratio
+        ),
+        format!(
+            "local queues {:.1} deep on average, {} at most",
+            summary.avg_local_dsq_depth, summary.max_local_dsq_depth
+        ),
+    ];
+    if summary.stuck_detected {
+        lines.push(format!(
+            "a busy CPU's clock stood still {} times",
+            summary.stuck_count
+        ));
+    }
+    let events: Vec<String> = summary
+        .event_deltas
+        .iter()
+        .filter(|(_, delta)| **delta != 0)
+        .map(|(name, delta)| format!("{name} {delta}"))
+        .collect();
+    if !events.is_empty() {
+        lines.push(format!("events: {}", events.join(", ")));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::verdict::Outcome;
+    use ktstr_monitor::sampler::{CpuSnapshot, MonitorSample};
+
+    /// Twenty samples of two CPUs with these runqueues.
+    fn report(running: [u32; 2]) -> MonitorReport {
+        let sample = |number: u64| MonitorSample {
+            elapsed_ms: number * 100,
+            cpus: (0u32..)
+                .zip(running)
+                .map(|(cpu, nr_running)| CpuSnapshot {
+                    cpu,
+                    nr_running,
+                    rq_clock: number * 100_000_000 + u64::from(cpu),
+                    ..CpuSnapshot::default()
+                })
+                .collect(),
+            ..MonitorSample::default()
+        };
+        MonitorReport::new((1..=20).map(sample).collect(), 1000)
+    }
+
+    #[test]
+    fn nothing_measured_is_inconclusive_where_it_matters() {
+        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
+        assert_eq!(judge(&enforced, None).outcome(), Outcome::Inconclusive);
+        assert_eq!(judge(&Assert::DEFAULT, None).outcome(), Outcome::Pass);
+    }
+
+    #[test]
+    fn the_section_tells_peaks() {
+        let lines = lines(&report([9, 1])).join("\n");
+        assert!(
+            lines.contains("20 samples") && lines.contains("9.0 at most"),
+            "{lines}"
+        );
+    }
+}

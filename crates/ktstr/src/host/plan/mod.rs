@@ -1,0 +1,8 @@
+//! From an entry to everything that its run needs.
+
+pub mod admission;
+pub mod config;
+pub(in crate::host) mod includes;
+pub mod kernel;
+pub mod program;
+pub mod scheduler;

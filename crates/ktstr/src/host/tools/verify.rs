@@ -1,0 +1,93 @@
+//! Every declared scheduler on every preset, as tests of their own: loaded, attached, scheduling.
+
+use crate::host::tools::describe::{all_presets, memory_for};
+use crate::model::entry::{
+    KTSTR_SCHEDULERS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologySpec,
+};
+use crate::model::role::VERIFIER_CELL;
+
+/// Asks for the cells of the verifier's sweep.
+const VERIFIER_ENV: &str = "KTSTR_VERIFIER";
+/// How long the workers of a cell run.
+const DURATION_S: u32 = 3;
+/// Schedulers map much and early; a test says itself what it needs.
+const MEMORY_MIB: u32 = 512;
+
+/// The cells are listed only for those who ask: by the variable, or by naming one.
+pub(in crate::host) fn wants_cells(filter: Option<&str>) -> bool {
+    let asked = std::env::var_os(VERIFIER_ENV).is_some_and(|value| !value.is_empty());
+    asked || filter.is_some_and(|filter| filter.starts_with(VERIFIER_CELL))
+}
+
+/// `verify-<scheduler>` on the declared topology and `verify-<scheduler>@<preset>` for each preset, all ignored.
+pub(in crate::host) fn cells() -> Vec<&'static KtstrTestEntry> {
+    let mut cells = Vec::new();
+    for scheduler in KTSTR_SCHEDULERS
+        .iter()
+        .copied()
+        .filter(|scheduler| scheduler.spec != SchedulerSpec::Eevdf)
+    {
+        let declared = scheduler.topology.unwrap_or(TopologySpec::DEFAULT);
+        cells.push(cell(scheduler, None, declared));
+        let on_presets = all_presets().map(|(preset, shape)| cell(scheduler, Some(preset), shape));
+        cells.extend(on_presets);
+    }
+    cells
+}
+
+/// Made once per process and kept to its end, as registered entries are.
+fn cell(
+    scheduler: &'static Scheduler,
+    preset: Option<&str>,
+    topology: TopologySpec,
+) -> &'static KtstrTestEntry {
+    let at = preset
+        .map(|preset| format!("@{preset}"))
+        .unwrap_or_default();
+    let base = KtstrTestEntry {
+        name: format!("{VERIFIER_CELL}{}{at}", scheduler.name).leak(),
+        scheduler: Some(scheduler),
+        duration_s: DURATION_S,
+        memory_mib: MEMORY_MIB,
+        auto_repro: false,
+        ignore: true,
+        ..KtstrTestEntry::DEFAULT
+    };
+    Box::leak(Box::new(KtstrTestEntry {
+        topology,
+        memory_mib: memory_for(&base, &topology),
+        ..base
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static SCHEDULER: Scheduler = Scheduler {
+        name: "my-sched",
+        spec: SchedulerSpec::Discover("scx_my"),
+        ..Scheduler::DEFAULT
+    };
+
+    #[test]
+    fn a_cell_is_a_valid_test_that_the_guest_knows_by_its_scheduler() {
+        let shape = TopologySpec {
+            llcs: 4,
+            ..TopologySpec::DEFAULT
+        };
+        let entry = cell(&SCHEDULER, Some("8cpu"), shape);
+        assert_eq!(entry.validate(), Ok(()));
+        assert_eq!(
+            (entry.name, entry.registered_name()),
+            ("verify-my-sched@8cpu", "verify-my-sched")
+        );
+        assert!(entry.memory_mib > MEMORY_MIB);
+    }
+
+    #[test]
+    fn cells_are_listed_for_those_who_ask() {
+        assert!(wants_cells(Some("verify-fixture")));
+        assert!(!wants_cells(Some("my_test")));
+    }
+}

@@ -1,0 +1,434 @@
+//! The machine of a running VM.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ktstr_monitor::bpf::{BpfMap, MapField, ProgVerifierStats};
+use ktstr_monitor::sampler::{MonitorSample, Sampler};
+use ktstr_monitor::sched::{WatchdogHold, WatchdogOverride};
+use ktstr_monitor::{
+    Attach, DumpOptions, Error, FailureDumpReport, Gpa, Kernel, PhysMem, Problems, Range,
+    VcpuRegisters,
+};
+use ktstr_vmm::{
+    GuestMemory, PortStream, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchKind,
+};
+use ktstr_wire::{FrameWriter, KernelOpMode, KernelOpRequest, KernelValue, Message};
+
+use super::{Machine, Stats, WatchToken, kernel_op};
+use crate::host::evidence::vmcore;
+use crate::model::snapshot::MissingStatsReason;
+use crate::model::stats_client::StatsClient;
+
+/// How long vCPUs may take to stop, and to go on.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the scheduler's stats server may take; scx_utils's loops look for requests every 100 ms or so.
+const STATS_DEADLINE: Duration = Duration::from_secs(1);
+/// Functions that take a scheduler down, at whose entry all of its state still stands: up to 6.15, and from 6.16 on
+/// (`kernel/sched/ext.c`).
+const EXIT_FUNCTIONS: [&str; 3] = [
+    "scx_ops_disable_workfn",
+    "scx_disable_workfn",
+    "scx_root_disable",
+];
+
+/// The VM's memory as the monitor reads it.
+#[derive(Debug)]
+struct VmMemory(GuestMemory);
+
+impl PhysMem for VmMemory {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> ktstr_monitor::Result<()> {
+        let len = buffer.len();
+        self.0
+            .read(gpa.0, buffer)
+            .map_err(|_| Error::NoMemory { gpa, len })
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        let ranges = self.0.ranges().into_iter();
+        ranges
+            .map(|range| Range {
+                gpa: Gpa(range.gpa),
+                len: range.len,
+            })
+            .collect()
+    }
+
+    fn write(&self, gpa: Gpa, bytes: &[u8]) -> ktstr_monitor::Result<()> {
+        let len = bytes.len();
+        self.0
+            .write(gpa.0, bytes)
+            .map_err(|_| Error::NoMemory { gpa, len })
+    }
+}
+
+/// What a test wants done to its scheduler before it begins; see the fields of the same meaning in `KtstrTestEntry`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::host) struct Preparation {
+    pub(in crate::host) writes: &'static [(&'static str, &'static str, u64)],
+    pub(in crate::host) watches: &'static [(&'static str, &'static str, &'static str)],
+    pub(in crate::host) watchdog: Option<Duration>,
+}
+
+/// How to look into a guest.
+#[derive(Debug, Clone, Default)]
+pub(in crate::host) struct GuestView {
+    pub(in crate::host) preparation: Preparation,
+    /// The kernel's ELF; without it, types and symbols are found in the guest's memory.
+    pub(in crate::host) vmlinux: Option<PathBuf>,
+    /// Where indexed BTF is kept.
+    pub(in crate::host) btf_cache: Option<PathBuf>,
+    /// Where a failure's memory goes, if it is wanted.
+    pub(in crate::host) vmcore: Option<PathBuf>,
+    /// The scheduler's stats server, if there is a scheduler.
+    pub(in crate::host) stats: Option<StatsClient>,
+}
+
+/// A running VM.
+#[derive(Debug)]
+pub(super) struct Live<'vm> {
+    vm: &'vm RunningVm,
+    view: GuestView,
+    /// Found once; a failure is final for this guest.
+    kernel: Option<Result<Arc<Kernel>, String>>,
+    sampler: Option<Sampler>,
+    replies: Option<FrameWriter<PortStream>>,
+    tokens: HashMap<WatchId, WatchToken>,
+    /// From the scheduler's preparation to the scenario's end.
+    watchdog: Option<WatchdogHold>,
+    /// How long each freeze lasted, from its request to the guest's going on.
+    standstills: RefCell<Vec<Duration>>,
+}
+
+impl<'vm> Live<'vm> {
+    pub(super) fn new(vm: &'vm RunningVm, view: GuestView, port: &PortStream) -> Self {
+        let replies = port.try_clone().map(FrameWriter::new);
+        if let Err(error) = &replies {
+            tracing::warn!(%error, "the guest's requests cannot be answered");
+        }
+        Self {
+            vm,
+            view,
+            kernel: None,
+            sampler: None,
+            replies: replies.ok(),
+            tokens: HashMap::new(),
+            watchdog: None,
+            standstills: RefCell::default(),
+        }
+    }
+
+    /// The coordinator's name for a hit.
+    pub(super) fn token_of(&self, hit: &WatchHit) -> WatchToken {
+        // A hit without a watch is released like any other.
+        self.tokens.get(&hit.id).copied().unwrap_or(WatchToken(0))
+    }
+
+    fn kernel(&mut self) -> Result<Arc<Kernel>, String> {
+        if let Some(known) = &self.kernel {
+            return known.clone();
+        }
+        let found = self.attach();
+        self.kernel = Some(found.clone());
+        found
+    }
+
+    fn attach(&self) -> Result<Arc<Kernel>, String> {
+        // One moment's CR3 is enough: the kernel's half is the same in all page tables.
+        let cr3 = self
+            .frozen(|registers| registers.first().map_or(0, |vcpu| vcpu.cr3))
+            .unwrap_or(0);
+        let memory: Arc<dyn PhysMem> = Arc::new(VmMemory(self.vm.memory()));
+        let mut attach = Attach::new(memory).cr3(cr3);
+        if let Some(vmlinux) = &self.view.vmlinux {
+            attach = attach.vmlinux(vmlinux);
+        }
+        if let Some(dir) = &self.view.btf_cache {
+            attach = attach.btf_cache(dir);
+        }
+        attach
+            .attach()
+            .map(Arc::new)
+            .map_err(|error| error.to_string())
+    }
+
+    /// Runs `look` while every vCPU stands still.
+    fn frozen<T>(&self, look: impl FnOnce(&[VcpuRegs]) -> T) -> Result<T, String> {
+        let began = Instant::now();
+        let seen = self.look_frozen(look)?;
+        self.standstills.borrow_mut().push(began.elapsed());
+        Ok(seen)
+    }
+
+    fn look_frozen<T>(&self, look: impl FnOnce(&[VcpuRegs]) -> T) -> Result<T, String> {
+        let guard = self
+            .vm
+            .freeze(FREEZE_DEADLINE)
+            .map_err(|error| error.to_string())?;
+        let registers = guard.registers().map_err(|error| error.to_string())?;
+        let seen = look(&registers);
+        guard.resume().map_err(|error| error.to_string())?;
+        Ok(seen)
+    }
+
+    fn sampler(&mut self) -> Result<&mut Sampler, String> {
+        if self.sampler.is_none() {
+            let sampler = Sampler::new(self.kernel()?).map_err(|error| error.to_string())?;
+            self.sampler = Some(sampler);
+        }
+        self.sampler
+            .as_mut()
+            .ok_or_else(|| String::from("no sampler"))
+    }
+
+    /// What was done for the watchdog. Where the kernel does not allow it, the scheduler's own time-out stays.
+    fn hold_watchdog(&mut self) -> Option<WatchdogOverride> {
+        let kernel = self.kernel().ok()?;
+        self.watchdog
+            .as_mut()?
+            .apply(&kernel)
+            .unwrap_or_else(|error| {
+                tracing::debug!(%error, "the scheduler keeps its own watchdog time-out");
+                None
+            })
+    }
+
+    /// A dump that cannot be written is told, and costs nothing else.
+    fn keep_vmcore(&self, kernel: &Kernel, registers: &[VcpuRegs]) {
+        if let Some(path) = &self.view.vmcore
+            && let Err(error) = vmcore::write(path, kernel, registers)
+        {
+            tracing::warn!(path = %path.display(), %error, "the vmcore could not be written");
+        }
+    }
+
+    fn watch_at(&mut self, gva: u64, kind: WatchKind) -> Result<WatchToken, String> {
+        let watch = Watch { gva, len: 4, kind };
+        let id = self
+            .vm
+            .watch_and_hold(watch)
+            .map_err(|error| error.to_string())?;
+        let number = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX - 1);
+        let token = WatchToken(number + 1);
+        self.tokens.insert(id, token);
+        Ok(token)
+    }
+}
+
+impl Machine for Live<'_> {
+    fn prepare(&mut self) -> Result<WatchToken, String> {
+        let kernel = self.kernel()?;
+        let exit = EXIT_FUNCTIONS
+            .into_iter()
+            .find_map(|name| kernel.symbol(name).ok());
+        let exit = exit.ok_or_else(|| {
+            format!(
+                "this kernel has none of {}: a scheduler's exit cannot be seen",
+                EXIT_FUNCTIONS.join(", ")
+            )
+        })?;
+        self.watch_at(exit.0, WatchKind::Exec)
+    }
+
+    fn capture(&mut self) -> Result<FailureDumpReport, String> {
+        let kernel = self.kernel()?;
+        self.frozen(|registers| capture(&kernel, registers))
+    }
+
+    fn capture_failure(
+        &mut self,
+        shown: &dyn Fn(&FailureDumpReport) -> bool,
+    ) -> Result<FailureDumpReport, String> {
+        let kernel = self.kernel()?;
+        self.frozen(|registers| {
+            let report = capture(&kernel, registers);
+            if shown(&report) {
+                self.keep_vmcore(&kernel, registers);
+            }
+            report
+        })
+    }
+
+    fn capture_dead(&mut self) -> Result<FailureDumpReport, String> {
+        let kernel = self.kernel()?;
+        self.keep_vmcore(&kernel, &[]);
+        Ok(capture(&kernel, &[]))
+    }
+
+    fn watch(&mut self, symbol: &str) -> Result<WatchToken, String> {
+        let kernel = self.kernel()?;
+        let kva = kernel_op::symbol(&kernel, symbol)?;
+        if !kva.0.is_multiple_of(4) {
+            return Err(format!(
+                "'{symbol}' lies at {kva}, which is not aligned to the 4 bytes of a watch"
+            ));
+        }
+        self.watch_at(kva.0, WatchKind::Write)
+    }
+
+    fn release(&mut self) {
+        if let Err(error) = self.vm.release_hit(FREEZE_DEADLINE) {
+            tracing::debug!(%error, "a hit could not be released");
+        }
+    }
+
+    fn stats(&mut self) -> Stats {
+        let client = self
+            .view
+            .stats
+            .as_ref()
+            .ok_or(MissingStatsReason::NoScheduler)?;
+        client.with_timeout(STATS_DEADLINE).stats()
+    }
+
+    fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
+        let kernel = self.kernel()?;
+        match request.mode {
+            KernelOpMode::Hot => kernel_op::run(&kernel, request),
+            KernelOpMode::Cold => self.frozen(|_| kernel_op::run(&kernel, request))?,
+        }
+    }
+
+    fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String> {
+        let Preparation {
+            writes,
+            watches,
+            watchdog,
+        } = self.view.preparation;
+        for (map, path, value) in writes {
+            let kernel = self.kernel()?;
+            let field = map_field(&kernel, map, path)?;
+            self.frozen(|_| field.write(&kernel, *value))?
+                .map_err(|error| error.to_string())?;
+        }
+        for (label, map, path) in watches {
+            let field = map_field(&*self.kernel()?, map, path)?;
+            self.sampler()?.watch(*label, field);
+        }
+        Ok(watchdog.and_then(|timeout| {
+            let kernel = self.kernel().ok()?;
+            self.watchdog = WatchdogHold::new(timeout, tick_rate(&kernel).ok()?).ok();
+            self.hold_watchdog()
+        }))
+    }
+
+    fn let_watchdog_go(&mut self) {
+        if let (Some(mut hold), Ok(kernel)) = (self.watchdog.take(), self.kernel())
+            && let Err(error) = hold.let_go(&kernel)
+        {
+            tracing::debug!(%error, "the scheduler's own watchdog time-out is not restored");
+        }
+    }
+
+    fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
+        self.hold_watchdog();
+        let times = self.vm.vcpu_cpu_times();
+        self.sampler()?
+            .sample(elapsed_ms, &times)
+            .map_err(|error| error.to_string())
+    }
+
+    fn tick_rate(&mut self) -> Option<u32> {
+        tick_rate(&*self.kernel().ok()?).ok()
+    }
+
+    fn verifier_stats(&mut self) -> Vec<ProgVerifierStats> {
+        let kernel = self.kernel();
+        kernel.map_or_else(|_| Vec::new(), |kernel| kernel.verifier_stats(true).found)
+    }
+
+    fn longest_standstill(&self) -> Option<Duration> {
+        self.standstills.borrow().iter().max().copied()
+    }
+
+    fn kaslr_offset(&mut self) -> Option<u64> {
+        Some(self.kernel().ok()?.slide().bytes)
+    }
+
+    fn reply(&mut self, reply: &Message) {
+        let Some(replies) = &mut self.replies else {
+            return;
+        };
+        if let Err(error) = replies.send(reply, 0) {
+            tracing::debug!(%error, "a reply did not reach the guest");
+        }
+    }
+
+    fn kill(&mut self) {
+        self.vm.kill();
+    }
+}
+
+/// A number in element 0 of the newest map of that name; `.bss` and its kin match the end of a name.
+fn map_field(kernel: &Kernel, name: &str, path: &str) -> Result<MapField, String> {
+    let maps = kernel.maps().found;
+    let fits =
+        |map: &&BpfMap| map.name == name || name.starts_with('.') && map.name.ends_with(name);
+    let Some(map) = maps.iter().rev().find(fits) else {
+        let names: Vec<&str> = maps.iter().map(|map| map.name.as_str()).collect();
+        return Err(format!(
+            "there is no map '{name}'; there are: {}",
+            names.join(", ")
+        ));
+    };
+    map.field(kernel, 0, path)
+        .map_err(|error| error.to_string())
+}
+
+/// The tick rates that a kernel can be built with (`kernel/Kconfig.hz`).
+const RATES: [u32; 4] = [100, 250, 300, 1000];
+
+/// Ticks begin five minutes before 32 bits of them wrap (`INITIAL_JIFFIES`), and their count goes with the clock since boot.
+fn tick_rate(kernel: &Kernel) -> Result<u32, String> {
+    let failed = |error: Error| error.to_string();
+    let ticks = kernel.jiffies().map_err(failed)?;
+    let clock = kernel
+        .runqueue(0, &mut Problems::new())
+        .map_err(failed)?
+        .clock
+        .ok_or_else(|| String::from("CPU 0 has no clock"))?;
+    Ok(nearest_rate(ticks, clock))
+}
+
+fn nearest_rate(ticks: u64, clock_ns: u64) -> u32 {
+    let since_start = |rate: u64| (1u64 << 32) - 300 * rate + clock_ns / 1_000_000 * rate / 1000;
+    RATES
+        .into_iter()
+        .min_by_key(|rate| since_start(u64::from(*rate)).abs_diff(ticks))
+        .unwrap_or(1000)
+}
+
+fn capture(kernel: &Kernel, registers: &[VcpuRegs]) -> FailureDumpReport {
+    FailureDumpReport::capture(kernel, &plain(registers), &DumpOptions::default())
+}
+
+fn plain(registers: &[VcpuRegs]) -> Vec<VcpuRegisters> {
+    let plain = |vcpu: &VcpuRegs| VcpuRegisters {
+        vcpu: vcpu.vcpu,
+        rip: vcpu.rip,
+        rsp: vcpu.rsp,
+        rflags: vcpu.rflags,
+        cr3: vcpu.cr3,
+    };
+    registers.iter().map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tick_rate_is_told_by_the_count_since_boot() {
+        let second = 1_000_000_000;
+        for rate in RATES {
+            let start = (1u64 << 32) - 300 * u64::from(rate);
+            for uptime in [1, 2, 100] {
+                let ticks = start + uptime * u64::from(rate) + 3;
+                assert_eq!(nearest_rate(ticks, uptime * second), rate);
+            }
+        }
+    }
+}

@@ -1,0 +1,600 @@
+//! The one place that watches a running guest: frames, watch hits, timers and the guest's end come here as events, one at
+//! a time, and each is done with before the next is looked at.
+//!
+//! ```text
+//!   frame thread --Message--+                      +--> bridge (captures by name)
+//!   hit thread ----Hit------+--> Coordinator ------+--> failure (the capture that a failed test shows)
+//!   exit thread ---Ended----+    (one thread)      +--> replies to the guest
+//!   next_wake() ---tick-----+         |
+//!                                     +--> Machine: freeze, read, watch, reply; each with a deadline of its own
+//! ```
+//!
+//! Rules: one freeze at a time, because one thread asks for them; every request gets one reply, with data or a reason, because
+//! it is answered before the next event; nothing waits without a deadline, because only `Machine` waits and it has one.
+
+mod driver;
+mod kernel_op;
+mod live;
+mod periodic;
+mod sampling;
+#[cfg(test)]
+mod simulation;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ktstr_init::WATCHED_TAG;
+use ktstr_monitor::FailureDumpReport;
+use ktstr_monitor::bpf::ProgVerifierStats;
+use ktstr_monitor::sampler::{MonitorReport, MonitorSample};
+use ktstr_monitor::sched::WatchdogOverride;
+use ktstr_wire::{
+    KernelOpReply, KernelOpRequest, KernelValue, MAX_TEXT, Message, SnapshotKind, SnapshotReply,
+    SnapshotRequest, Stage,
+};
+
+pub(in crate::host) use driver::follow;
+pub(in crate::host) use live::{GuestView, Preparation};
+use periodic::Periodic;
+use sampling::Sampling;
+
+use crate::model::snapshot::{
+    AccessorState, BridgeEvent, MAX_USER_WATCHES, MissingStatsReason, SnapshotBridge, SnapshotEntry,
+};
+use crate::model::transport::{FAILURE_TAG, READY_TAG};
+
+/// The scheduler's own figures, or why there are none.
+type Stats = Result<serde_json::Value, MissingStatsReason>;
+
+/// Time-outs of the stats server in a row after which it is not asked any more, until another scheduler is attached.
+const STATS_GIVE_UP_AFTER: u32 = 3;
+
+/// Names a watch between machine and coordinator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::host) struct WatchToken(pub(in crate::host) u32);
+
+/// What a coordinator does with a VM. Every call ends within a deadline of its own; a reason is one line.
+pub(in crate::host) trait Machine {
+    /// Finds the kernel in memory and watches for the scheduler's exit.
+    fn prepare(&mut self) -> Result<WatchToken, String>;
+    /// Freezes the guest, reads its state, lets it go on as before.
+    fn capture(&mut self) -> Result<FailureDumpReport, String>;
+    /// The same for a failure: where `shown` says that this is the state to show, whatever else is kept of one is kept at
+    /// the same moment.
+    fn capture_failure(
+        &mut self,
+        shown: &dyn Fn(&FailureDumpReport) -> bool,
+    ) -> Result<FailureDumpReport, String> {
+        let _ = shown;
+        self.capture()
+    }
+    /// The same of a guest that has ended.
+    fn capture_dead(&mut self) -> Result<FailureDumpReport, String>;
+    /// Holds the guest at each write to a symbol.
+    fn watch(&mut self, symbol: &str) -> Result<WatchToken, String>;
+    /// Ends the standstill at a hit.
+    fn release(&mut self);
+    /// The scheduler's own figures. Not while the guest stands still.
+    fn stats(&mut self) -> Stats;
+    /// Reads or writes kernel memory.
+    fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String>;
+    /// Does to the scheduler what the test wants before it begins.
+    fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String>;
+    /// The scheduler's watchdog is its own again.
+    fn let_watchdog_go(&mut self);
+    /// Looks at the runqueues, without a freeze; `elapsed_ms` is since the start of the VM.
+    fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String>;
+    /// The guest's ticks per second.
+    fn tick_rate(&mut self) -> Option<u32>;
+    /// What the programs of the scheduler cost the verifier.
+    fn verifier_stats(&mut self) -> Vec<ProgVerifierStats>;
+    /// The longest freeze so far, from its request to the guest's going on.
+    fn longest_standstill(&self) -> Option<Duration>;
+    /// How far the kernel moved itself.
+    fn kaslr_offset(&mut self) -> Option<u64>;
+    /// Answers the guest, if it still lives.
+    fn reply(&mut self, reply: &Message);
+    /// Ends the guest.
+    fn kill(&mut self);
+}
+
+/// What can happen.
+#[derive(Debug)]
+pub(in crate::host) enum Event {
+    /// A frame that concerns the coordinator.
+    Message(Message),
+    /// The guest stands still at a watch.
+    Hit(WatchToken),
+    /// The guest has ended; `panicked` when its kernel did.
+    Ended {
+        /// Its kernel panicked.
+        panicked: bool,
+    },
+}
+
+/// The capture that a failed test shows.
+#[derive(Debug, Clone)]
+pub(in crate::host) struct Failure {
+    /// What made it.
+    pub(in crate::host) trigger: String,
+    worth: Worth,
+    pub(in crate::host) report: Arc<FailureDumpReport>,
+}
+
+#[cfg(test)]
+impl Failure {
+    /// One whose scheduler left in this way.
+    pub(in crate::host) fn of_exit_for_tests(kind: u64) -> Self {
+        let scx = ktstr_monitor::sched::ScxState {
+            layout: ktstr_monitor::sched::ScxLayout::Globals,
+            state: None,
+            ops_name: None,
+            switch_all: None,
+            enable_seq: None,
+            nr_rejected: None,
+            bypass_depth: None,
+            exit_kind: Some(kind),
+            exit_kind_name: None,
+            exit: None,
+            watchdog_timeout: None,
+            watchdog_timestamp: None,
+            jiffies: None,
+            events: None,
+            problems: ktstr_monitor::Problems::new(),
+        };
+        Self {
+            trigger: String::from("a test"),
+            worth: Worth::Exit,
+            report: Arc::new(FailureDumpReport {
+                scx: Some(scx),
+                ..FailureDumpReport::default()
+            }),
+        }
+    }
+}
+
+/// How much a capture says about a failure; of several, the first of the most telling kind is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    Placeholder,
+    /// Of a guest whose scheduler is in charge, or was never there.
+    State,
+    /// A scheduler left by itself or on request.
+    Exit,
+    /// The kernel threw a scheduler out.
+    Error,
+}
+
+/// `SCX_EXIT_DONE`: the exit is behind, and nothing is left to see (`enum scx_exit_kind`).
+const EXIT_DONE: u64 = 1;
+/// `SCX_EXIT_ERROR` and all behind it.
+const EXIT_ERROR: u64 = 1024;
+
+impl Worth {
+    /// `None` for the kernel's second visit to an exit that is over.
+    fn of(report: &FailureDumpReport, is_exit: bool) -> Option<Self> {
+        if report.is_placeholder {
+            return Some(Self::Placeholder);
+        }
+        let kind = report.scx.as_ref().and_then(|scx| scx.exit_kind);
+        match kind {
+            Some(EXIT_DONE) if is_exit => None,
+            Some(EXIT_ERROR..) if is_exit => Some(Self::Error),
+            _ if is_exit => Some(Self::Exit),
+            _ => Some(Self::State),
+        }
+    }
+}
+
+/// What a run leaves behind.
+#[derive(Debug)]
+pub(in crate::host) struct Outcome {
+    pub(in crate::host) bridge: SnapshotBridge,
+    pub(in crate::host) failure: Option<Failure>,
+    pub(in crate::host) timed_out: bool,
+    pub(in crate::host) periodic_fired: u32,
+    /// Why kernel memory could not be read, if so.
+    pub(in crate::host) blind: Option<String>,
+    /// Runqueues until the scenario's end.
+    pub(in crate::host) monitor: Option<MonitorReport>,
+    pub(in crate::host) verifier_stats: Vec<ProgVerifierStats>,
+    pub(in crate::host) kaslr_offset: u64,
+    pub(in crate::host) watchdog: Option<WatchdogOverride>,
+    pub(in crate::host) longest_standstill: Option<Duration>,
+}
+
+/// What the coordinator is told before the start.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::host) struct Orders {
+    /// When the VM was started.
+    pub(in crate::host) started: Instant,
+    /// When the guest has had its time.
+    pub(in crate::host) deadline: Instant,
+    /// Periodic captures.
+    pub(in crate::host) snapshots: u32,
+    /// The scenario's length.
+    pub(in crate::host) duration: Duration,
+}
+
+#[derive(Debug)]
+enum Use {
+    Exit,
+    User { symbol: String, hits: u32 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(in crate::host) struct Coordinator<M> {
+    machine: M,
+    bridge: SnapshotBridge,
+    watches: HashMap<WatchToken, Use>,
+    failure: Option<Failure>,
+    periodic: Periodic,
+    deadline: Instant,
+    timed_out: bool,
+    ended: bool,
+    scenario: Option<Instant>,
+    step: u16,
+    /// The test has said how it ended: what follows is the guest taking itself down.
+    finished: bool,
+    prepared: bool,
+    blind: Option<String>,
+    sampling: Sampling,
+    /// Ticks per second; 0 while unknown.
+    hz: u32,
+    started: Instant,
+    verifier_stats: Vec<ProgVerifierStats>,
+    kaslr_offset: u64,
+    watchdog: Option<WatchdogOverride>,
+    /// Time-outs of the stats server in a row.
+    stats_timeouts: u32,
+}
+
+impl<M: Machine> Coordinator<M> {
+    pub(in crate::host) fn new(machine: M, orders: Orders) -> Self {
+        Self {
+            machine,
+            bridge: SnapshotBridge::default(),
+            watches: HashMap::new(),
+            failure: None,
+            periodic: Periodic::new(orders.snapshots, orders.duration),
+            deadline: orders.deadline,
+            timed_out: false,
+            ended: false,
+            scenario: None,
+            step: 0,
+            finished: false,
+            prepared: false,
+            blind: None,
+            sampling: Sampling::default(),
+            hz: 0,
+            started: orders.started,
+            verifier_stats: Vec::new(),
+            kaslr_offset: 0,
+            watchdog: None,
+            stats_timeouts: 0,
+        }
+    }
+
+    /// When [`tick`](Self::tick) is due, at the latest; `None` when only the guest's end is waited for, which the engine's
+    /// own deadline bounds.
+    pub(in crate::host) fn next_wake(&self) -> Option<Instant> {
+        let deadline = (!self.timed_out && !self.ended).then_some(self.deadline);
+        [self.periodic.due(), self.sampling.due(), deadline]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// One event.
+    pub(in crate::host) fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Message(message) => self.message(&message, now),
+            Event::Hit(token) => self.hit(token, now),
+            Event::Ended { panicked } => self.end(panicked),
+        }
+    }
+
+    /// What is due.
+    pub(in crate::host) fn tick(&mut self, now: Instant) {
+        if now >= self.deadline && !self.timed_out && !self.ended {
+            self.timed_out = true;
+            self.periodic.stop();
+            self.sampling.stop();
+            self.keep_failure("the VM's deadline", false);
+            self.machine.kill();
+        }
+        if self.sampling.fire(now) {
+            let elapsed_ms = millis(now.saturating_duration_since(self.started));
+            let sample = self.machine.sample(u64::try_from(elapsed_ms).unwrap_or(0));
+            self.sampling.take(sample, now);
+            if self.sampling.due().is_none() {
+                self.stop_sampling();
+            }
+        }
+        if let Some(shot) = self.periodic.fire(now) {
+            let stats = self.stats();
+            let captured = self.capture();
+            self.periodic.note(captured.is_ok());
+            let offset = now.saturating_duration_since(shot.due);
+            self.store(shot.tag, (captured, stats), now, Some(millis(offset)));
+        }
+    }
+
+    /// Nobody looks in from now on, so nobody keeps the watchdog from finding itself late.
+    fn stop_sampling(&mut self) {
+        self.sampling.stop();
+        self.machine.let_watchdog_go();
+    }
+
+    /// What is left behind.
+    pub(in crate::host) fn finish(self) -> Outcome {
+        Outcome {
+            bridge: self.bridge,
+            failure: self.failure,
+            timed_out: self.timed_out,
+            periodic_fired: self.periodic.fired(),
+            blind: self.blind,
+            monitor: self.sampling.report(self.hz),
+            verifier_stats: self.verifier_stats,
+            kaslr_offset: self.kaslr_offset,
+            watchdog: self.watchdog,
+            longest_standstill: self.machine.longest_standstill(),
+        }
+    }
+
+    fn message(&mut self, message: &Message, now: Instant) {
+        match message {
+            Message::SysReady(_) => self.prepare(now),
+            Message::ScenarioStart => {
+                self.scenario = Some(now);
+                self.periodic.start(now);
+                self.hz = self.machine.tick_rate().unwrap_or(0);
+            }
+            Message::ScenarioPause => self.periodic.pause(now),
+            Message::ScenarioResume => self.periodic.resume(now),
+            Message::ScenarioEnd(_) => {
+                self.periodic.stop();
+                self.stop_sampling();
+            }
+            Message::Lifecycle(life) if life.stage == Stage::SchedulerAttached => {
+                self.verifier_stats = self.machine.verifier_stats();
+                self.stats_timeouts = 0;
+            }
+            Message::Stimulus(mark) => self.step = mark.step_index,
+            Message::TestResult(_) | Message::Exit(_) => self.finished = true,
+            Message::SnapshotRequest(request) => {
+                let result = self.snapshot(request, now).map_err(short);
+                let id = request.id;
+                self.machine
+                    .reply(&Message::SnapshotReply(SnapshotReply { id, result }));
+            }
+            Message::KernelOpRequest(request) => {
+                let reply = self.kernel_op(request);
+                self.bridge
+                    .record_kernel_op_reply(&request.tag, reply.clone());
+                self.machine.reply(&Message::KernelOpReply(reply));
+            }
+            _ => {}
+        }
+    }
+
+    fn prepare(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.prepared, true) {
+            return;
+        }
+        match self.machine.prepare() {
+            Ok(token) => {
+                self.watches.insert(token, Use::Exit);
+                self.bridge.set_accessor_state(AccessorState::Ready);
+                self.sampling.start(now);
+                self.kaslr_offset = self.machine.kaslr_offset().unwrap_or(0);
+            }
+            Err(reason) => {
+                tracing::debug!(reason, "kernel memory cannot be read");
+                self.bridge
+                    .set_accessor_state(AccessorState::Failed(reason.clone()));
+                self.blind = Some(reason);
+            }
+        }
+    }
+
+    fn snapshot(&mut self, request: &SnapshotRequest, now: Instant) -> Result<(), String> {
+        match request.kind {
+            SnapshotKind::Capture if request.tag == FAILURE_TAG => {
+                self.keep_failure("the test's own verdict", false);
+                Ok(())
+            }
+            SnapshotKind::Capture if request.tag == WATCHED_TAG => match &self.blind {
+                _ if self.ended => Err(gone()),
+                Some(reason) => Err(reason.clone()),
+                None if self.prepared => Ok(()),
+                None => Err(String::from("it was not told that the kernel is up")),
+            },
+            SnapshotKind::Capture if request.tag == READY_TAG && self.ended => Err(gone()),
+            SnapshotKind::Capture if request.tag == READY_TAG => {
+                self.watchdog = self.machine.prepare_scheduler()?;
+                Ok(())
+            }
+            SnapshotKind::Capture => {
+                let stats = self.stats();
+                let captured = self.capture();
+                let answer = captured.as_ref().map(drop).map_err(Clone::clone);
+                self.store(request.tag.clone(), (captured, stats), now, None);
+                answer
+            }
+            SnapshotKind::Watch if self.ended => Err(gone()),
+            SnapshotKind::Watch => self.watch(&request.tag),
+        }
+    }
+
+    fn watch(&mut self, symbol: &str) -> Result<(), String> {
+        let user = |watch: &&Use| matches!(watch, Use::User { .. });
+        let mine =
+            |watch: &Use| matches!(watch, Use::User { symbol: known, .. } if known == symbol);
+        if self.watches.values().any(mine) {
+            return Err(format!("'{symbol}' is watched already"));
+        }
+        if self.watches.values().filter(user).count() >= MAX_USER_WATCHES {
+            return Err(format!(
+                "all {MAX_USER_WATCHES} watches of this scenario are taken; '{symbol}' would be one more"
+            ));
+        }
+        let token = self.machine.watch(symbol)?;
+        let symbol = symbol.to_owned();
+        self.watches.insert(token, Use::User { symbol, hits: 0 });
+        Ok(())
+    }
+
+    fn kernel_op(&mut self, request: &KernelOpRequest) -> KernelOpReply {
+        let done = if self.ended {
+            Err(gone())
+        } else {
+            self.machine.kernel_op(request)
+        };
+        let (result, values) = match done {
+            Ok(values) => (Ok(()), values),
+            Err(reason) => (Err(short(reason)), Vec::new()),
+        };
+        KernelOpReply {
+            id: request.id,
+            result,
+            values,
+        }
+    }
+
+    fn hit(&mut self, token: WatchToken, now: Instant) {
+        match self.watches.get_mut(&token) {
+            // An exit that the test itself does not expect any more is the guest taking itself down.
+            Some(Use::Exit) if !self.finished => self.keep_failure("the scheduler's exit", true),
+            Some(Use::Exit) | None => {}
+            Some(Use::User { symbol, hits }) => {
+                *hits += 1;
+                let tag = format!("{symbol}#{hits}");
+                let captured = self.machine.capture();
+                let stats = Err(MissingStatsReason::GuestHeld);
+                self.store(tag, (captured, stats), now, None);
+            }
+        }
+        self.machine.release();
+    }
+
+    fn end(&mut self, panicked: bool) {
+        self.ended = true;
+        self.periodic.stop();
+        self.sampling.stop();
+        if panicked && self.failure.is_none() {
+            let captured = self.machine.capture_dead();
+            self.set_failure("the guest's kernel panic", captured, false);
+        }
+    }
+
+    /// Captures the state that a failed test will show, unless an exit has shown more already.
+    fn keep_failure(&mut self, trigger: &str, is_exit: bool) {
+        if self.failure.is_some() && !is_exit {
+            return;
+        }
+        let old = self.failure.as_ref().map(|old| old.worth);
+        let shown = |report: &FailureDumpReport| Worth::of(report, is_exit) > old;
+        let captured = if self.ended {
+            Err(gone())
+        } else {
+            self.machine.capture_failure(&shown)
+        };
+        self.set_failure(trigger, captured, is_exit);
+    }
+
+    fn set_failure(
+        &mut self,
+        trigger: &str,
+        captured: Result<FailureDumpReport, String>,
+        is_exit: bool,
+    ) {
+        let report = captured.unwrap_or_else(|reason| {
+            FailureDumpReport::placeholder(format!("{trigger}: no state was captured: {reason}"))
+        });
+        let worth = Worth::of(&report, is_exit);
+        if let Some(worth) = worth
+            && self.failure.as_ref().is_none_or(|old| worth > old.worth)
+        {
+            self.failure = Some(Failure {
+                trigger: trigger.to_owned(),
+                worth,
+                report: Arc::new(report),
+            });
+        }
+    }
+
+    /// A guest that has ended is not asked to stand still.
+    fn capture(&mut self) -> Result<FailureDumpReport, String> {
+        if self.ended {
+            return Err(gone());
+        }
+        self.machine.capture()
+    }
+
+    /// Asked before the freeze, so that it is the running scheduler that answers.
+    fn stats(&mut self) -> Stats {
+        if self.ended {
+            return Err(MissingStatsReason::GuestGone);
+        }
+        if self.stats_timeouts >= STATS_GIVE_UP_AFTER {
+            return Err(MissingStatsReason::Timeout);
+        }
+        let stats = self.machine.stats();
+        self.stats_timeouts = match &stats {
+            Err(MissingStatsReason::Timeout) => self.stats_timeouts + 1,
+            _ => 0,
+        };
+        stats
+    }
+
+    fn store(
+        &mut self,
+        tag: String,
+        (captured, stats): (Result<FailureDumpReport, String>, Stats),
+        now: Instant,
+        boundary_offset_ms: Option<i64>,
+    ) {
+        let report = captured.unwrap_or_else(|reason| {
+            self.bridge.record_event(BridgeEvent::CaptureUnavailable {
+                tag: tag.clone(),
+                reason: reason.clone(),
+            });
+            FailureDumpReport::placeholder(reason)
+        });
+        let elapsed = self
+            .scenario
+            .map(|start| millis(now.saturating_duration_since(start)));
+        self.bridge.store_entry(SnapshotEntry {
+            tag,
+            report: Arc::new(report),
+            stats,
+            elapsed_ms: elapsed.and_then(|ms| u64::try_from(ms).ok()),
+            boundary_offset_ms,
+            step_index: self.scenario.map(|_| self.step),
+        });
+    }
+}
+
+/// Why a request that outlived its guest cannot be met.
+fn gone() -> String {
+    String::from("the guest has ended")
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A reason as long as the wire takes.
+fn short(reason: String) -> String {
+    if reason.len() <= MAX_TEXT {
+        return reason;
+    }
+    let cut = (0..=MAX_TEXT - 3)
+        .rev()
+        .find(|at| reason.is_char_boundary(*at))
+        .unwrap_or(0);
+    format!("{}…", reason.get(..cut).unwrap_or_default())
+}

@@ -1,0 +1,157 @@
+//! The host's end of the frame stream, from the first byte to the guest's end.
+//!
+//! One loop owns the port: it sleeps in `poll` on the port and on the VM's exit, stamps each frame with the host time
+//! of its arrival, and keeps what result consumers may see. The VM's own deadline bounds it, so it needs none.
+
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use ktstr_vmm::PortStream;
+use ktstr_wire::{Assembler, Event, Message, SysReady};
+
+use crate::model::result::{BulkDrainResult, BulkEntry};
+
+/// How much is read from the port at once.
+const READ_BYTES: usize = 64 * 1024;
+
+/// What the stream gave, split into what consumers see and what the coordinator keeps.
+#[derive(Debug, Default)]
+pub(in crate::host) struct Drained {
+    /// Frames for result consumers.
+    pub(in crate::host) frames: BulkDrainResult,
+    /// The guest's SysReady and the host time of its arrival.
+    pub(in crate::host) sys_ready: Option<(Duration, SysReady)>,
+    /// Any byte arrived at all.
+    pub(in crate::host) any_bytes: bool,
+}
+
+/// Collects frames of one guest.
+#[derive(Debug)]
+pub(in crate::host) struct Drain {
+    started: Instant,
+    assembler: Assembler,
+    drained: Drained,
+}
+
+impl Drain {
+    pub(in crate::host) fn new(started: Instant) -> Self {
+        Self {
+            started,
+            assembler: Assembler::new(),
+            drained: Drained::default(),
+        }
+    }
+
+    /// Reads the port until its end, which comes at the latest when the VM is gone.
+    ///
+    /// # Errors
+    /// When the port breaks; what came before is kept and [`finish`](Self::finish) returns it.
+    pub(in crate::host) fn read_to_end(
+        &mut self,
+        port: &mut PortStream,
+        mut on_message: impl FnMut(&Message),
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match port.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(len) => self.push(buffer.get(..len).unwrap_or_default(), &mut on_message),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8], on_message: &mut impl FnMut(&Message)) {
+        self.drained.any_bytes = true;
+        self.assembler.push(bytes);
+        while let Some(event) = self.assembler.next_event() {
+            self.take(event, on_message);
+        }
+    }
+
+    /// The stream is over: what is left in the assembler is counted, and everything is handed out.
+    pub(in crate::host) fn finish(mut self) -> Drained {
+        while let Some(event) = self.assembler.finish() {
+            self.take(event, &mut |_| ());
+        }
+        self.drained
+    }
+
+    fn take(&mut self, event: Event, on_message: &mut impl FnMut(&Message)) {
+        let frames = &mut self.drained.frames;
+        match event {
+            Event::Gap { .. } => frames.gaps += 1,
+            Event::Skipped { bytes, .. } => frames.skipped_bytes += bytes,
+            Event::Frame(frame) => {
+                let host_elapsed = self.started.elapsed();
+                if !frame.crc_ok {
+                    frames.bad_crc += 1;
+                }
+                let entry = BulkEntry {
+                    frame,
+                    host_elapsed,
+                };
+                let message = entry.message();
+                if let Some(message) = &message {
+                    on_message(message);
+                }
+                match message {
+                    Some(Message::SysReady(ready)) => {
+                        self.drained.sys_ready = Some((host_elapsed, ready))
+                    }
+                    Some(Message::SnapshotRequest(_) | Message::KernelOpRequest(_)) => {}
+                    _ => self.drained.frames.entries.push(entry),
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(messages: &[Message]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (seq, message) in messages.iter().enumerate() {
+            bytes.extend(ktstr_wire::encode(message, u32::try_from(seq).unwrap(), 7).unwrap());
+        }
+        bytes
+    }
+
+    #[test]
+    fn requests_and_sys_ready_stay_with_the_coordinator() {
+        let ready = SysReady {
+            kernel_release: "6.12".into(),
+            page_size: 4096,
+            text_addr: None,
+        };
+        let mut drain = Drain::new(Instant::now());
+        let bytes = frames(&[
+            Message::SysReady(ready.clone()),
+            Message::ScenarioStart,
+            Message::Exit(0),
+        ]);
+        drain.push(&bytes, &mut |_| ());
+        let drained = drain.finish();
+        assert_eq!(drained.sys_ready.unwrap().1, ready);
+        let seen: Vec<Message> = drained.frames.messages().map(|(_, m)| m).collect();
+        assert_eq!(seen, [Message::ScenarioStart, Message::Exit(0)]);
+    }
+
+    #[test]
+    fn a_lost_frame_is_counted() {
+        let mut bytes = frames(&[Message::ScenarioStart]);
+        bytes.extend(ktstr_wire::encode(&Message::Exit(1), 5, 0).unwrap());
+        bytes.extend_from_slice(b"tail");
+        let mut drain = Drain::new(Instant::now());
+        drain.push(&bytes, &mut |_| ());
+        let frames = drain.finish().frames;
+        assert_eq!(
+            (frames.entries.len(), frames.gaps, frames.skipped_bytes),
+            (2, 1, 4)
+        );
+    }
+}

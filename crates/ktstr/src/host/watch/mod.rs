@@ -1,0 +1,5 @@
+//! The running guest, followed from outside.
+
+pub(in crate::host) mod coordinator;
+pub(in crate::host) mod drain;
+pub(in crate::host) mod lost_time;
