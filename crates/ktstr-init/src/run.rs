@@ -33,7 +33,7 @@ const WATCH_DEADLINE: Duration = Duration::from_secs(20);
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// A wake-up to reap orphans, which no descriptor announces.
 const REAP_EVERY_MS: u32 = 1000;
-/// Kernel log kept for a test that did not pass.
+/// Most of the kernel's log that is passed on.
 const MAX_DMESG: usize = 1 << 20;
 
 /// True in a ktstr guest: this is PID 1, and there is a plan.
@@ -149,9 +149,8 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
     if let Some(SchedulerPlan::Builtin { disable, .. }) = &plan.scheduler {
         run_shell(outbox, &mut reaper, disable)?;
     }
-    if ended.code != Some(0) {
-        send_dmesg(outbox)?;
-    }
+    send_dmesg(outbox)?;
+    send_taint(outbox)?;
     send_profiles(outbox)?;
     outbox.send(&Message::Exit(ended.shell_code()))?;
     Ok(())
@@ -387,6 +386,15 @@ fn send_dmesg(outbox: &mut Outbox) -> Result<(), SendError> {
         }
     }
     outbox.send(&Message::Dmesg(text))
+}
+
+/// What the kernel's log may have lost: whether the kernel found a fault of its own.
+fn send_taint(outbox: &mut Outbox) -> Result<(), SendError> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
+    match text.trim().parse() {
+        Ok(flags) => outbox.send(&Message::Taint(flags)),
+        Err(_) => Ok(()),
+    }
 }
 
 fn ports_nonblocking(path: &str) -> io::Result<File> {

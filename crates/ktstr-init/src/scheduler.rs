@@ -206,6 +206,7 @@ impl Scheduler {
             code: ended.code,
             signal: ended.signal,
             reason: String::new(),
+            stop: None,
         };
         outbox.send(&Message::SchedExit(exit))
     }
@@ -324,6 +325,7 @@ mod tests {
             code: Some(7),
             signal: None,
             reason: String::new(),
+            stop: None,
         };
         assert!(messages.contains(&Message::SchedExit(exit)), "{messages:?}");
     }

@@ -38,7 +38,7 @@ pub use frame::{Frame, HEADER_LEN, MAGIC, MAX_PAYLOAD, VERSION, encode, encode_r
 pub use message::{
     KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpReply, KernelOpRequest, KernelTarget,
     KernelValue, Lifecycle, MAX_KERNEL_REPLY, MAX_TEXT, Message, Opaque, PayloadMetrics,
-    RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SchedulerAction, SchedulerReply,
+    RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SchedStop, SchedulerAction, SchedulerReply,
     SchedulerRequest, SnapshotKind, SnapshotReply, SnapshotRequest, Stage, StepMark, SysReady,
     msg_type,
 };

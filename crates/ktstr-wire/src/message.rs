@@ -118,6 +118,17 @@ pub struct SchedExit {
     pub signal: Option<i32>,
     /// What is known about the cause; may be empty.
     pub reason: String,
+    /// How its stop went, when it was asked to stop; `None` when it ended by itself.
+    pub stop: Option<SchedStop>,
+}
+
+/// How a scheduler followed a request to stop.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedStop {
+    /// It did not end in time, and SIGKILL ended it.
+    pub killed: bool,
+    /// Its processes that outlived it, one `pid comm` each.
+    pub left_behind: Vec<String>,
 }
 
 /// The scheduler's output between its markers.
@@ -426,6 +437,8 @@ messages! {
     SchedulerRequest(SchedulerRequest) = 27,
     /// Init's answer; never leaves the guest.
     SchedulerReply(SchedulerReply) = 28,
+    /// The kernel's taint flags when the test was over (`/proc/sys/kernel/tainted`).
+    Taint(u64) = 29,
 }
 
 impl Message {
@@ -510,7 +523,7 @@ macro_rules! plain_bodies {
 }
 
 plain_bodies! {
-    i32, String, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
+    i32, u64, String, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
     SnapshotRequest, SnapshotReply, KernelOpRequest, KernelOpReply, SchedulerRequest, SchedulerReply,
 }
 

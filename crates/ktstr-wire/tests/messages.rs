@@ -91,7 +91,7 @@ fn value() -> impl Strategy<Value = KernelValue> {
     ]
 }
 
-/// All 28, one strategy each, in the order of their numbers.
+/// All 29, one strategy each, in the order of their numbers.
 #[allow(clippy::too_many_lines, reason = "a list")]
 fn messages() -> Vec<BoxedStrategy<Message>> {
     let entry = (target(), value()).prop_map(|(target, value)| KernelOpEntry { target, value });
@@ -125,12 +125,22 @@ fn messages() -> Vec<BoxedStrategy<Message>> {
             .prop_map(|body| Message::TestResult(Opaque { body }))
             .boxed(),
         any::<i32>().prop_map(Message::Exit).boxed(),
-        (any::<Option<i32>>(), any::<Option<i32>>(), text())
-            .prop_map(|(code, signal, reason)| {
+        (
+            any::<Option<i32>>(),
+            any::<Option<i32>>(),
+            text(),
+            any::<Option<bool>>(),
+            proptest::collection::vec(text(), 0..3),
+        )
+            .prop_map(|(code, signal, reason, killed, left_behind)| {
                 Message::SchedExit(SchedExit {
                     code,
                     signal,
                     reason,
+                    stop: killed.map(|killed| SchedStop {
+                        killed,
+                        left_behind,
+                    }),
                 })
             })
             .boxed(),
@@ -220,6 +230,7 @@ fn messages() -> Vec<BoxedStrategy<Message>> {
         )
             .prop_map(|(id, result)| Message::SchedulerReply(SchedulerReply { id, result }))
             .boxed(),
+        any::<u64>().prop_map(Message::Taint).boxed(),
     ]
 }
 
@@ -276,6 +287,7 @@ fn numbers_are_pinned() {
         "Trace",
         "SchedulerRequest",
         "SchedulerReply",
+        "Taint",
     ];
     let pinned: Vec<(u16, &str)> = (1..).zip(pinned).collect();
     assert_eq!(names, pinned);

@@ -46,14 +46,14 @@ pub(crate) fn guest_result(vm: &VmResult) -> Option<AssertResult> {
         .last()
 }
 
-/// How the scheduler process ended, when it did so during the run.
+/// How the scheduler process ended, when it did so by itself.
 #[must_use]
 pub(crate) fn scheduler_exit(vm: &VmResult) -> Option<SchedExit> {
     let frames = vm.guest_messages.as_ref()?;
     frames
         .messages()
         .filter_map(|(_, message)| match message {
-            Message::SchedExit(exit) => Some(exit),
+            Message::SchedExit(exit) if exit.stop.is_none() => Some(exit),
             _ => None,
         })
         .last()
@@ -255,6 +255,7 @@ mod tests {
             code: Some(1),
             signal: None,
             reason: String::new(),
+            stop: None,
         };
         let log = Message::SchedLog(ktstr_wire::SchedLog::Chunk(
             b"EXIT: scx_bpf_error (x)\n".to_vec(),
