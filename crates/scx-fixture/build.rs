@@ -31,7 +31,7 @@ fn find_clang() -> String {
         .into_iter()
         .find(|clang| major(clang).is_some_and(|major| major >= OLDEST));
     found.unwrap_or_else(|| {
-        panic!("no clang of version {OLDEST} or later was found; run `cargo xtask setup`, or set BPF_CLANG")
+        panic!("no clang of version {OLDEST} or later was found; install one (Debian's package: clang-19), or name it in BPF_CLANG")
     })
 }
 

@@ -70,7 +70,7 @@ fn start_on(
     if !root.is_dir() {
         let text = format!(
             "this kernel has no sched_ext ({} is missing); use one with CONFIG_SCHED_CLASS_EXT=y \
-             (`cargo xtask kernel` builds one)",
+             (`cargo ktstr kernel build` builds one)",
             root.display()
         );
         outbox.stage(Stage::SchedulerNotAttached, text)?;
@@ -308,7 +308,7 @@ mod tests {
         for needle in [
             "no sched_ext",
             "CONFIG_SCHED_CLASS_EXT=y",
-            "cargo xtask kernel",
+            "cargo ktstr kernel build",
         ] {
             assert!(detail.contains(needle), "{detail}");
         }

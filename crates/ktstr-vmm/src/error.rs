@@ -94,8 +94,8 @@ pub enum BuildFault {
     },
     /// The emulator is not there.
     #[error(
-        "QEMU '{program}' was not found, which engine tcg needs (the engine's reason: {why}); run `cargo xtask setup`, or install \
-         qemu-system-x86"
+        "QEMU '{program}' was not found, which engine tcg needs (the engine's reason: {why}); install it (Debian's \
+         package: qemu-system-x86), or name it in KTSTR_QEMU"
     )]
     NoQemu {
         /// Why this engine was chosen.

@@ -106,7 +106,7 @@ fn every_fault_of_a_configuration_is_told() {
         "port 'a'",
         "performance mode",
         "/no/such/qemu",
-        "cargo xtask setup",
+        "qemu-system-x86",
         // Why this engine: QEMU may be what nobody meant to need.
         "the engine's reason: ",
     ] {
