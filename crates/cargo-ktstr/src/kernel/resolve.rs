@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use ktstr::host::plan::kernel::{
     BuildOptions, Cache, Kernel, KernelError, Release, Source, build, mirror_base, releases,
-    resolve_test_kernel, sanitize_kernel_label,
+    resolve_test_kernel, sanitize_kernel_label, wanted_kernel,
 };
 
 use super::spec::{Bound, KernelSpec, Series};
@@ -52,9 +52,7 @@ impl Resolved {
 pub(crate) fn resolve_default() -> Result<Resolved> {
     let kernel = resolve_test_kernel()
         .context("no kernel to test on; build one with `cargo ktstr kernel build`, or name one with --kernel")?;
-    let overridden = ["KTSTR_TEST_KERNEL", "KTSTR_KERNEL"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let overridden = wanted_kernel().is_some();
     let mut resolved = Resolved::cached(kernel);
     if overridden {
         resolved.value = None;

@@ -271,7 +271,7 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         .env("XDG_CACHE_HOME", &disk)
         .output()
         .unwrap();
-    Ran::new(ran).exits(1).says(&["free", "XDG_CACHE_HOME"]);
+    Ran::new(ran).exits(1).says(&["free", "KTSTR_CACHE_DIR"]);
     let left: Vec<_> = files_below(&disk)
         .into_iter()
         .filter(|path| path.extension().is_none_or(|e| e != "lock"))

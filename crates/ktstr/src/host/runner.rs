@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::host::plan::admission::{Share, admit};
-use crate::host::plan::config::{HostConfig, binary_name};
+use crate::host::plan::config::{HostConfig, Variable, binary_name};
 use crate::host::run::{Report, run_test};
 use crate::host::tools::describe::{DESCRIBE_ENV, describe, on_presets};
 use crate::host::tools::export::{self, EXPORT_ENV};
@@ -106,12 +106,9 @@ fn other_duty(name: &str, manifest_dir: &str) -> Option<anyhow::Result<u8>> {
     }))
 }
 
-/// Asks for every test on every preset that its constraints allow, as `name@preset`.
-const GAUNTLET_ENV: &str = "KTSTR_GAUNTLET";
-
 /// Tests on presets are many and ignored, so they are listed only for those who ask: by the variable, or by naming one.
 fn wants_presets(filter: Option<&str>) -> bool {
-    let asked = std::env::var_os(GAUNTLET_ENV).is_some_and(|value| !value.is_empty());
+    let asked = Variable::Gauntlet.value().is_some();
     asked || filter.is_some_and(|filter| filter.contains('@'))
 }
 

@@ -13,6 +13,7 @@ use ktstr_wire::{Message, RawPayloadOutput};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::host::plan::config::Variable;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::payload::{
     Metric, OutputFormat, Payload, PayloadReport, Stream, apply_checks, raw_metrics,
@@ -149,7 +150,7 @@ fn run_extractor(
     let (mut stdout, mut stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
     let mut child = Command::new(&path)
         .args(args)
-        .env("KTSTR_PAYLOAD", payload)
+        .env(Variable::Payload.name(), payload)
         .current_dir(manifest_dir)
         .stdin(Stdio::from(stdin))
         .stdout(stdout.try_clone()?)

@@ -26,6 +26,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock, inotify};
 use rustix::io::Errno;
 
+use crate::host::plan::config::Variable;
 use crate::model::entry::KtstrTestEntry;
 
 /// A CPU beside the vCPUs: for the engine's other threads and our own.
@@ -141,9 +142,9 @@ pub fn admit(
 /// Where the lock files lie: `KTSTR_LOCK_DIR`, else one place for all users of the host.
 #[must_use]
 pub fn admission_dir() -> PathBuf {
-    std::env::var_os("KTSTR_LOCK_DIR")
-        .filter(|dir| !dir.is_empty())
-        .map_or_else(|| PathBuf::from("/tmp/ktstr-vms"), PathBuf::from)
+    Variable::LockDir
+        .path()
+        .unwrap_or_else(|| PathBuf::from("/tmp/ktstr-vms"))
 }
 
 fn fail<'p>(

@@ -1,8 +1,99 @@
 //! The environment, read once at the rim and passed down as a value.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use ktstr_vmm::EngineChoice;
+
+macro_rules! variables {
+    ($( $(#[$doc:meta])* $variant:ident = $name:literal, )*) => {
+        /// The variables of the environment that users set; the README's table explains them.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Variable {
+            $( $(#[$doc])* $variant, )*
+        }
+
+        impl Variable {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$( Self::$variant ),*];
+
+            /// As it is written in the environment.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $( Self::$variant => $name, )*
+                }
+            }
+        }
+    };
+}
+
+variables! {
+    /// auto, kvm or tcg.
+    Engine = "KTSTR_ENGINE",
+    /// A boot image, a built source tree or a cache key.
+    Kernel = "KTSTR_KERNEL",
+    /// The same; it wins over [`Self::Kernel`].
+    TestKernel = "KTSTR_TEST_KERNEL",
+    /// Base address of a kernel.org-style mirror.
+    KernelMirror = "KTSTR_KERNEL_MIRROR",
+    /// A binary to use for every scheduler that is declared by name.
+    Scheduler = "KTSTR_SCHEDULER",
+    /// Artifacts go exactly here.
+    SidecarDir = "KTSTR_SIDECAR_DIR",
+    /// Artifacts of several test binaries together.
+    RunDir = "KTSTR_RUN_DIR",
+    /// Name of this run's directory.
+    RunId = "KTSTR_RUN_ID",
+    /// Where caches go.
+    CacheDir = "KTSTR_CACHE_DIR",
+    /// Where VMs of one host see each other.
+    LockDir = "KTSTR_LOCK_DIR",
+    /// The emulator of the tcg engine.
+    Qemu = "KTSTR_QEMU",
+    /// Lists every test on every preset, too.
+    Gauntlet = "KTSTR_GAUNTLET",
+    /// Keeps a failing guest's memory.
+    Vmcore = "KTSTR_VMCORE",
+    /// Set for an extractor: the payload whose output it reads.
+    Payload = "KTSTR_PAYLOAD",
+    /// Timings of passing tests, too.
+    Verbose = "KTSTR_VERBOSE",
+    /// Log level of the host side.
+    Log = "RUST_LOG",
+}
+
+impl Variable {
+    /// Its value; an empty one counts as unset.
+    #[must_use]
+    pub fn value(self) -> Option<OsString> {
+        std::env::var_os(self.name()).filter(|value| !value.is_empty())
+    }
+
+    /// Its value as a path; an empty one counts as unset.
+    #[must_use]
+    pub fn path(self) -> Option<PathBuf> {
+        self.value().map(PathBuf::from)
+    }
+}
+
+/// The root of all caches: `KTSTR_CACHE_DIR`, else `$XDG_CACHE_HOME/ktstr`, else `~/.cache/ktstr`.
+#[must_use]
+pub fn cache_dir() -> PathBuf {
+    cache_dir_of(
+        Variable::CacheDir.path(),
+        set("XDG_CACHE_HOME").map(PathBuf::from),
+        set("HOME").map(PathBuf::from),
+    )
+}
+
+fn cache_dir_of(own: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf>) -> PathBuf {
+    own.unwrap_or_else(|| {
+        let base = xdg.or_else(|| Some(home?.join(".cache")));
+        base.unwrap_or_else(std::env::temp_dir).join("ktstr")
+    })
+}
 
 /// What the environment asks of the host side.
 #[derive(Debug, Clone)]
@@ -50,49 +141,57 @@ impl HostConfig {
     /// # Errors
     /// When a variable holds something that it cannot mean.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_lookup(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::from_lookup(Variable::value)
     }
 
     pub(in crate::host) fn from_lookup(
-        get: impl Fn(&'static str) -> Option<String>,
+        value: impl Fn(Variable) -> Option<OsString>,
     ) -> Result<Self, ConfigError> {
-        let engine = match get("KTSTR_ENGINE").as_deref() {
+        let path = |variable| value(variable).map(PathBuf::from);
+        let text = |variable| value(variable).map(|value| value.to_string_lossy().into_owned());
+        let switch = |variable| value(variable).is_some_and(|value| value != "0");
+        let engine = match text(Variable::Engine).as_deref() {
             None | Some("auto") => EngineChoice::Auto,
             Some("kvm") => EngineChoice::Kvm,
             Some("tcg") => EngineChoice::Tcg,
             Some(found) => {
                 return Err(ConfigError {
-                    name: "KTSTR_ENGINE",
+                    name: Variable::Engine.name(),
                     found: found.to_owned(),
                     expected: "auto, kvm or tcg",
                 });
             }
         };
-        let run_id = get("KTSTR_RUN_ID");
+        let run_id = text(Variable::RunId);
         if let Some(found) = run_id
             .as_ref()
             .filter(|id| id.contains('/') || id.starts_with('.'))
         {
             return Err(ConfigError {
-                name: "KTSTR_RUN_ID",
+                name: Variable::RunId.name(),
                 found: found.clone(),
                 expected: "a plain directory name",
             });
         }
         Ok(Self {
             engine,
-            sidecar_dir: get("KTSTR_SIDECAR_DIR").map(PathBuf::from),
-            coverage_dir: get("KTSTR_COVERAGE_DIR").map(PathBuf::from),
-            run_dir: get("KTSTR_RUN_DIR").map(PathBuf::from),
+            sidecar_dir: path(Variable::SidecarDir),
+            coverage_dir: set("KTSTR_COVERAGE_DIR").map(PathBuf::from),
+            run_dir: path(Variable::RunDir),
             binary: binary_name(""),
             run_id,
-            scheduler_override: get("KTSTR_SCHEDULER").map(PathBuf::from),
-            qemu: get("KTSTR_QEMU").map(PathBuf::from),
-            verbose: get("KTSTR_VERBOSE").is_some_and(|value| value != "0"),
-            vmcore: get("KTSTR_VMCORE").is_some_and(|value| value != "0"),
-            cargo_target_dir: get("CARGO_TARGET_DIR").map(PathBuf::from),
+            scheduler_override: path(Variable::Scheduler),
+            qemu: path(Variable::Qemu),
+            verbose: switch(Variable::Verbose),
+            vmcore: switch(Variable::Vmcore),
+            cargo_target_dir: set("CARGO_TARGET_DIR").map(PathBuf::from),
         })
     }
+}
+
+/// A variable that is not a user's of ours; an empty one counts as unset.
+fn set(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// `<package>.<target>` of the running test binary; cargo puts a hash behind the target's name.
@@ -128,12 +227,29 @@ mod tests {
         assert_eq!(name_of("", "two-parts"), "two-parts");
     }
 
-    fn read(vars: &[(&'static str, &str)]) -> Result<HostConfig, ConfigError> {
-        HostConfig::from_lookup(|name| {
-            vars.iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, value)| (*value).to_owned())
+    fn read(vars: &[(Variable, &str)]) -> Result<HostConfig, ConfigError> {
+        HostConfig::from_lookup(|variable| {
+            let found = vars.iter().find(|(candidate, _)| *candidate == variable);
+            found.map(|(_, value)| OsString::from(value))
         })
+    }
+
+    #[test]
+    fn caches_lie_where_the_environment_says() {
+        let of = |own: Option<&str>, xdg: Option<&str>, home: Option<&str>| {
+            cache_dir_of(
+                own.map(PathBuf::from),
+                xdg.map(PathBuf::from),
+                home.map(PathBuf::from),
+            )
+        };
+        let own = of(Some("/own"), Some("/xdg"), Some("/home"));
+        assert_eq!(own, PathBuf::from("/own"));
+        let xdg = of(None, Some("/xdg"), Some("/home"));
+        assert_eq!(xdg, PathBuf::from("/xdg/ktstr"));
+        let home = of(None, None, Some("/home"));
+        assert_eq!(home, PathBuf::from("/home/.cache/ktstr"));
+        assert_eq!(of(None, None, None), std::env::temp_dir().join("ktstr"));
     }
 
     #[test]
@@ -145,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_wrong_engine_says_what_is_right() {
-        let err = read(&[("KTSTR_ENGINE", "qemu")]).unwrap_err();
+        let err = read(&[(Variable::Engine, "qemu")]).unwrap_err();
         assert_eq!(
             err.to_string(),
             "KTSTR_ENGINE is 'qemu', expected auto, kvm or tcg"
@@ -154,9 +270,9 @@ mod tests {
 
     #[test]
     fn a_run_id_stays_in_its_place() {
-        assert!(read(&[("KTSTR_RUN_ID", "../x")]).is_err());
+        assert!(read(&[(Variable::RunId, "../x")]).is_err());
         assert_eq!(
-            read(&[("KTSTR_RUN_ID", "nightly-7")])
+            read(&[(Variable::RunId, "nightly-7")])
                 .unwrap()
                 .run_id
                 .as_deref(),

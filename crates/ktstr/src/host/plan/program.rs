@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::host::plan::config::Variable;
+
 /// Where a program came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,7 +30,7 @@ impl fmt::Display for ResolveSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Kernel => "in the kernel",
-            Self::Override => "KTSTR_SCHEDULER",
+            Self::Override => Variable::Scheduler.name(),
             Self::Path => "the declared path",
             Self::Workspace => "built from the workspace",
             Self::OnPath => "found on PATH",

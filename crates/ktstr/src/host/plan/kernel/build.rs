@@ -173,7 +173,7 @@ fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
     let (name, identity) = match source {
         Source::Archive(path) => {
             if !path.is_file() {
-                let hint = "install it (Debian: linux-source-6.12; `cargo xtask setup` does)";
+                let hint = "install it (Debian: `apt-get install linux-source-6.12`), or name another kernel";
                 return Err(KernelError::NoSource {
                     path: path.clone(),
                     hint,
@@ -483,7 +483,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = check_space(dir.path(), u64::MAX).unwrap_err().to_string();
         assert!(
-            error.contains("free") && error.contains("XDG_CACHE_HOME"),
+            error.contains("free") && error.contains("KTSTR_CACHE_DIR"),
             "{error}"
         );
     }
@@ -494,7 +494,8 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("/no/such.tar.xz") && error.contains("cargo xtask setup"),
+            error.contains("/no/such.tar.xz")
+                && error.contains("apt-get install linux-source-6.12"),
             "{error}"
         );
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{IMAGE, Kernel, KernelError, VMLINUX};
+use crate::host::plan::config::cache_dir;
 
 /// The file that makes an entry complete.
 const METADATA: &str = "metadata.json";
@@ -48,18 +49,10 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// `$XDG_CACHE_HOME/ktstr/kernels`, else `~/.cache/ktstr/kernels`.
+    /// `kernels` below [`cache_dir`].
     #[must_use]
     pub fn open_default() -> Self {
-        let xdg = std::env::var_os("XDG_CACHE_HOME")
-            .filter(|dir| !dir.is_empty())
-            .map(PathBuf::from);
-        let home = || {
-            std::env::var_os("HOME")
-                .map_or_else(std::env::temp_dir, PathBuf::from)
-                .join(".cache")
-        };
-        Self::at(xdg.unwrap_or_else(home).join("ktstr/kernels"))
+        Self::at(cache_dir().join("kernels"))
     }
 
     /// A cache in this directory.

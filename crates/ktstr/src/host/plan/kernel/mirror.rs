@@ -11,9 +11,8 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 use super::{KernelError, Progress};
+use crate::host::plan::config::Variable;
 
-/// Names another base address than [`DEFAULT_MIRROR`].
-pub const MIRROR_ENV: &str = "KTSTR_KERNEL_MIRROR";
 /// Where released kernels come from, unless told otherwise.
 pub const DEFAULT_MIRROR: &str = "https://cdn.kernel.org/pub/linux/kernel";
 /// List of checksums in a directory of the mirror.
@@ -30,9 +29,9 @@ const FETCH_DEADLINE: Duration = Duration::from_secs(30 * 60);
 /// The base address to use: `KTSTR_KERNEL_MIRROR`, else kernel.org's.
 #[must_use]
 pub fn mirror_base() -> String {
-    std::env::var(MIRROR_ENV)
-        .ok()
-        .filter(|base| !base.is_empty())
+    Variable::KernelMirror
+        .value()
+        .and_then(|base| base.into_string().ok())
         .unwrap_or_else(|| String::from(DEFAULT_MIRROR))
 }
 

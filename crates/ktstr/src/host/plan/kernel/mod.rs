@@ -10,11 +10,14 @@ mod cache;
 mod config;
 mod mirror;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+use crate::host::plan::config::Variable;
 
 pub use build::{BuildOptions, Progress, Source, build};
 pub use cache::{Cache, Lease, Metadata};
-pub use mirror::{DEFAULT_MIRROR, MIRROR_ENV, Release, mirror_base, releases};
+pub use mirror::{DEFAULT_MIRROR, Release, mirror_base, releases};
 
 /// File of the boot image in a cache entry.
 pub(in crate::host) const IMAGE: &str = "bzImage";
@@ -54,7 +57,7 @@ impl Kernel {
 #[non_exhaustive]
 pub enum KernelError {
     /// There is none.
-    #[error("no test kernel was found in {cache}; run `cargo xtask kernel`, or set KTSTR_KERNEL to an image", cache = cache.display())]
+    #[error("no test kernel was found in {cache}; run `cargo ktstr kernel build`, or set KTSTR_KERNEL to an image", cache = cache.display())]
     None {
         /// Where it was looked for.
         cache: PathBuf,
@@ -143,7 +146,7 @@ pub enum KernelError {
     },
     /// A build would fill the disk.
     #[error(
-        "{path} has {free_mib} MiB free, a kernel build needs {need_mib} MiB; free some, or set XDG_CACHE_HOME to another disk", path = path.display()
+        "{path} has {free_mib} MiB free, a kernel build needs {need_mib} MiB; free some, or set KTSTR_CACHE_DIR to a directory on another disk", path = path.display()
     )]
     NoSpace {
         /// The cache.
@@ -172,15 +175,21 @@ pub enum KernelError {
 /// When there is none; the message names the command that builds one.
 pub fn resolve_test_kernel() -> Result<Kernel, KernelError> {
     let cache = Cache::open_default();
-    let wanted = ["KTSTR_TEST_KERNEL", "KTSTR_KERNEL"]
-        .into_iter()
-        .find_map(std::env::var_os);
-    match wanted.filter(|value| !value.is_empty()) {
+    match wanted_kernel() {
         Some(value) => resolve_override(&cache, &value.to_string_lossy()),
         None => cache.newest()?.ok_or_else(|| KernelError::None {
             cache: cache.root().to_owned(),
         }),
     }
+}
+
+/// What the environment names as the test kernel, if anything.
+#[must_use]
+pub fn wanted_kernel() -> Option<OsString> {
+    // An empty variable does not hide the other one.
+    Variable::TestKernel
+        .value()
+        .or_else(|| Variable::Kernel.value())
 }
 
 fn resolve_override(cache: &Cache, value: &str) -> Result<Kernel, KernelError> {
