@@ -10,6 +10,7 @@ mod exit;
 mod export;
 mod interrupt;
 mod kernel;
+mod knobs;
 mod locks;
 mod output;
 mod progress;
@@ -65,6 +66,9 @@ enum Command {
     Locks(locks::Options),
     /// Print the tab completion of a shell.
     Completions(completions::Options),
+    /// Print every name that has an effect, flags included, as JSON: what `cargo xtask tidy` compares with `tests/knobs.toml`.
+    #[command(hide = true)]
+    Knobs,
 }
 
 fn main() -> ExitCode {
@@ -103,6 +107,7 @@ fn main() -> ExitCode {
         Command::Kernel(options) => kernel::run(&options),
         Command::Locks(options) => locks::run(&options),
         Command::Completions(options) => completions::run(&options, &mut Cli::command()),
+        Command::Knobs => knobs::run(&Cli::command()),
     };
     match done {
         Ok(exit) => exit.into(),

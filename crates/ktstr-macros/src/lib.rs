@@ -40,3 +40,19 @@ pub fn derive_claim(input: TokenStream) -> TokenStream {
         .unwrap_or_else(|error| error.to_compile_error())
         .into()
 }
+
+/// The names that `#[ktstr_test]` (`knob_names!(attributes)`) or `declare_scheduler!` (`knob_names!(scheduler_keys)`) takes, as a
+/// slice of texts; without the checks, which both take.
+#[doc(hidden)]
+#[proc_macro]
+pub fn knob_names(input: TokenStream) -> TokenStream {
+    let names = match input.to_string().as_str() {
+        "attributes" => test::attribute_names(),
+        "scheduler_keys" => scheduler::KEYS.to_vec(),
+        other => {
+            let text = format!("expected attributes or scheduler_keys, found '{other}'");
+            return quote::quote!(::core::compile_error!(#text)).into();
+        }
+    };
+    quote::quote!(&[#(#names),*]).into()
+}

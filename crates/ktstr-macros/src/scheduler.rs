@@ -9,7 +9,7 @@ use crate::args::{Args, Kind, unknown};
 use crate::test::{CHECKS, setters, shape};
 
 /// Keys beside the checks of SPEC 7, which are the defaults of all its tests.
-const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "name",
     "binary",
     "path",

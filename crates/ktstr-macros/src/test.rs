@@ -206,13 +206,18 @@ fn check_signature(function: &ItemFn) -> Result<()> {
     Ok(())
 }
 
-fn check_keys(args: &Args) -> Result<()> {
-    let tables = [FIELDS, OPTIONS, CHECKS, CONSTRAINTS];
-    let known: Vec<&str> = tables
+/// Every attribute beside the checks.
+pub(crate) fn attribute_names() -> Vec<&'static str> {
+    [FIELDS, OPTIONS, CONSTRAINTS]
         .iter()
         .flat_map(|table| table.iter().map(|(name, _)| *name))
         .chain(OTHERS.iter().copied())
-        .collect();
+        .collect()
+}
+
+fn check_keys(args: &Args) -> Result<()> {
+    let mut known = attribute_names();
+    known.extend(CHECKS.iter().map(|(name, _)| *name));
     for arg in &args.0 {
         if !known.iter().any(|name| arg.key == name) {
             return Err(unknown("attribute", &arg.key, &known));

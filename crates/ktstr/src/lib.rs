@@ -67,6 +67,11 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use linkme;
+
+    /// Attributes of `#[ktstr_test]` beside the checks.
+    pub const ATTRIBUTES: &[&str] = ktstr_macros::knob_names!(attributes);
+    /// Keys of `declare_scheduler!` beside the checks.
+    pub const SCHEDULER_KEYS: &[&str] = ktstr_macros::knob_names!(scheduler_keys);
 }
 
 /// The `main` of a test binary (`harness = false`): host runner, PID 1 of the guest, or the process of one test in it.

@@ -3,5 +3,6 @@
 pub(in crate::host) mod coverage;
 pub mod describe;
 pub mod export;
+pub mod knobs;
 pub mod shell;
 pub(in crate::host) mod verify;

@@ -24,6 +24,9 @@ macro_rules! assert_fields {
         }
 
         impl Assert {
+            /// The names of all checks.
+            pub const NAMES: &'static [&'static str] = &[$( stringify!($name) ),*];
+
             /// Asks for nothing.
             pub const NONE: Self = Self { $( $name: None, )* };
 

@@ -158,37 +158,50 @@ impl Op {
     pub const fn bit(&self) -> u64 {
         1 << self.kind().1
     }
+}
 
-    const fn kind(&self) -> (&'static str, u32) {
-        match self {
-            Self::AddCgroup { .. } => ("AddCgroup", 0),
-            Self::AddCgroupDef(_) => ("AddCgroupDef", 1),
-            Self::RemoveCgroup { .. } => ("RemoveCgroup", 2),
-            Self::StopCgroup { .. } => ("StopCgroup", 3),
-            Self::SetCpuset { .. } => ("SetCpuset", 4),
-            Self::ClearCpuset { .. } => ("ClearCpuset", 5),
-            Self::SwapCpusets { .. } => ("SwapCpusets", 6),
-            Self::Spawn { .. } => ("Spawn", 7),
-            Self::SetAffinity { .. } => ("SetAffinity", 8),
-            Self::MoveAllTasks { .. } => ("MoveAllTasks", 9),
-            Self::FreezeCgroup { .. } => ("FreezeCgroup", 10),
-            Self::UnfreezeCgroup { .. } => ("UnfreezeCgroup", 11),
-            Self::SteerIrq { .. } => ("SteerIrq", 12),
-            Self::CaptureSnapshot { .. } => ("CaptureSnapshot", 13),
-            Self::WatchSnapshot { .. } => ("WatchSnapshot", 14),
-            Self::CaptureCgroupProcs { .. } => ("CaptureCgroupProcs", 15),
-            Self::ReadKernelHot { .. } => ("ReadKernelHot", 16),
-            Self::ReadKernelCold { .. } => ("ReadKernelCold", 17),
-            Self::WriteKernelHot { .. } => ("WriteKernelHot", 18),
-            Self::WriteKernelCold { .. } => ("WriteKernelCold", 19),
-            Self::RunPayload { .. } => ("RunPayload", 20),
-            Self::WaitPayload { .. } => ("WaitPayload", 21),
-            Self::KillPayload { .. } => ("KillPayload", 22),
-            Self::AttachScheduler => ("AttachScheduler", 23),
-            Self::DetachScheduler => ("DetachScheduler", 24),
-            Self::RestartScheduler => ("RestartScheduler", 25),
-            Self::ReplaceScheduler { .. } => ("ReplaceScheduler", 26),
-            Self::PinBpfMap { .. } => ("PinBpfMap", 27),
+macro_rules! kinds {
+    ($( $name:ident = $bit:literal, )*) => {
+        impl Op {
+            /// The names of all operations.
+            pub const NAMES: &'static [&'static str] = &[$( stringify!($name) ),*];
+
+            const fn kind(&self) -> (&'static str, u32) {
+                match self {
+                    $( Self::$name { .. } => (stringify!($name), $bit), )*
+                }
+            }
         }
-    }
+    };
+}
+
+kinds! {
+    AddCgroup = 0,
+    AddCgroupDef = 1,
+    RemoveCgroup = 2,
+    StopCgroup = 3,
+    SetCpuset = 4,
+    ClearCpuset = 5,
+    SwapCpusets = 6,
+    Spawn = 7,
+    SetAffinity = 8,
+    MoveAllTasks = 9,
+    FreezeCgroup = 10,
+    UnfreezeCgroup = 11,
+    SteerIrq = 12,
+    CaptureSnapshot = 13,
+    WatchSnapshot = 14,
+    CaptureCgroupProcs = 15,
+    ReadKernelHot = 16,
+    ReadKernelCold = 17,
+    WriteKernelHot = 18,
+    WriteKernelCold = 19,
+    RunPayload = 20,
+    WaitPayload = 21,
+    KillPayload = 22,
+    AttachScheduler = 23,
+    DetachScheduler = 24,
+    RestartScheduler = 25,
+    ReplaceScheduler = 26,
+    PinBpfMap = 27,
 }

@@ -333,56 +333,69 @@ impl WorkType {
         };
         others as usize + 1
     }
+}
 
-    const fn description(&self) -> WorkTypeInfo {
-        match self {
-            Self::SpinWait => SPIN_WAIT,
-            Self::AluHot { .. } => ALU_HOT,
-            Self::IpcVariance { .. } => IPC_VARIANCE,
-            Self::SmtSiblingSpin => SMT_SIBLING_SPIN,
-            Self::YieldHeavy => YIELD_HEAVY,
-            Self::CacheYield { .. } => CACHE_YIELD,
-            Self::Bursty { .. } => BURSTY,
-            Self::Sequence(_) => SEQUENCE,
-            Self::IdleChurn { .. } => IDLE_CHURN,
-            Self::TimerLatency { .. } => TIMER_LATENCY,
-            Self::FutexPingPong { .. } => FUTEX_PING_PONG,
-            Self::FutexFanOut { .. } => FUTEX_FAN_OUT,
-            Self::FanOutCompute { .. } => FAN_OUT_COMPUTE,
-            Self::PipeIo => PIPE_IO,
-            Self::WakeChain { .. } => WAKE_CHAIN,
-            Self::ThunderingHerd { .. } => THUNDERING_HERD,
-            Self::EpollStorm { .. } => EPOLL_STORM,
-            Self::SignalStorm { .. } => SIGNAL_STORM,
-            Self::MutexContention { .. } => MUTEX_CONTENTION,
-            Self::PriorityInversion { .. } => PRIORITY_INVERSION,
-            Self::AsymmetricWaker { .. } => ASYMMETRIC_WAKER,
-            Self::ForkExit => FORK_EXIT,
-            Self::AffinityChurn { .. } => AFFINITY_CHURN,
-            Self::CrossAffinityChurn { .. } => CROSS_AFFINITY_CHURN,
-            Self::CgroupChurn { .. } => CGROUP_CHURN,
-            Self::CgroupAttachStorm { .. } => CGROUP_ATTACH_STORM,
-            Self::PolicyChurn { .. } => POLICY_CHURN,
-            Self::NiceSweep { .. } => NICE_SWEEP,
-            Self::PreemptStorm { .. } => PREEMPT_STORM,
-            Self::RtStarvation { .. } => RT_STARVATION,
-            Self::CachePressure { .. } => CACHE_PRESSURE,
-            Self::CachePipe { .. } => CACHE_PIPE,
-            Self::PageFaultChurn { .. } => PAGE_FAULT_CHURN,
-            Self::NumaWorkingSetSweep { .. } => NUMA_WORKING_SET_SWEEP,
-            Self::NumaMigrationChurn { .. } => NUMA_MIGRATION_CHURN,
-            Self::IoSyncWrite => IO_SYNC_WRITE,
-            Self::IoRandRead => IO_RAND_READ,
-            Self::IoConvoy => IO_CONVOY,
-            Self::IrqWake { .. } => IRQ_WAKE,
-            Self::NetTraffic { .. } => NET_TRAFFIC,
-            Self::Mixed => MIXED,
-            Self::Schbench(_) => SCHBENCH,
-            Self::Taobench(_) => TAOBENCH,
-            Self::Custom(custom) => WorkTypeInfo {
-                name: custom.name,
-                ..CUSTOM
-            },
+macro_rules! descriptions {
+    ($( $name:ident => $description:ident, )*) => {
+        impl WorkType {
+            /// The names of all work types.
+            pub const NAMES: &'static [&'static str] = &[$( stringify!($name), )* "Custom"];
+
+            const fn description(&self) -> WorkTypeInfo {
+                match self {
+                    $( Self::$name { .. } => $description, )*
+                    Self::Custom(custom) => WorkTypeInfo {
+                        name: custom.name,
+                        ..CUSTOM
+                    },
+                }
+            }
         }
-    }
+    };
+}
+
+descriptions! {
+    SpinWait => SPIN_WAIT,
+    AluHot => ALU_HOT,
+    IpcVariance => IPC_VARIANCE,
+    SmtSiblingSpin => SMT_SIBLING_SPIN,
+    YieldHeavy => YIELD_HEAVY,
+    CacheYield => CACHE_YIELD,
+    Bursty => BURSTY,
+    Sequence => SEQUENCE,
+    IdleChurn => IDLE_CHURN,
+    TimerLatency => TIMER_LATENCY,
+    FutexPingPong => FUTEX_PING_PONG,
+    FutexFanOut => FUTEX_FAN_OUT,
+    FanOutCompute => FAN_OUT_COMPUTE,
+    PipeIo => PIPE_IO,
+    WakeChain => WAKE_CHAIN,
+    ThunderingHerd => THUNDERING_HERD,
+    EpollStorm => EPOLL_STORM,
+    SignalStorm => SIGNAL_STORM,
+    MutexContention => MUTEX_CONTENTION,
+    PriorityInversion => PRIORITY_INVERSION,
+    AsymmetricWaker => ASYMMETRIC_WAKER,
+    ForkExit => FORK_EXIT,
+    AffinityChurn => AFFINITY_CHURN,
+    CrossAffinityChurn => CROSS_AFFINITY_CHURN,
+    CgroupChurn => CGROUP_CHURN,
+    CgroupAttachStorm => CGROUP_ATTACH_STORM,
+    PolicyChurn => POLICY_CHURN,
+    NiceSweep => NICE_SWEEP,
+    PreemptStorm => PREEMPT_STORM,
+    RtStarvation => RT_STARVATION,
+    CachePressure => CACHE_PRESSURE,
+    CachePipe => CACHE_PIPE,
+    PageFaultChurn => PAGE_FAULT_CHURN,
+    NumaWorkingSetSweep => NUMA_WORKING_SET_SWEEP,
+    NumaMigrationChurn => NUMA_MIGRATION_CHURN,
+    IoSyncWrite => IO_SYNC_WRITE,
+    IoRandRead => IO_RAND_READ,
+    IoConvoy => IO_CONVOY,
+    IrqWake => IRQ_WAKE,
+    NetTraffic => NET_TRAFFIC,
+    Mixed => MIXED,
+    Schbench => SCHBENCH,
+    Taobench => TAOBENCH,
 }

@@ -341,6 +341,12 @@ mod tests {
             assert_eq!(WorkType::from_name(work.name()), Some(work));
         }
         assert_eq!(WorkType::from_name("Nothing"), None);
+        let all = WorkType::ALL.map(|work| work.name());
+        let named: Vec<_> = WorkType::NAMES
+            .iter()
+            .filter(|name| **name != "Custom")
+            .collect();
+        assert_eq!(all.iter().collect::<Vec<_>>(), named, "ALL is complete");
     }
 
     #[test]
