@@ -197,7 +197,6 @@ impl CaseRun {
         let (read, write) = std::io::pipe()?;
         let mut command = command(exe, case, &dir);
         command
-            .env("KTSTR_LOG", "debug")
             .env("RUST_LOG", "debug")
             .stdin(Stdio::null())
             .stdout(write.try_clone()?)

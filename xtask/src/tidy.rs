@@ -1,10 +1,12 @@
 //! `cargo xtask tidy`: what no compiler checks. Every complaint says how to mend it.
 
-use std::collections::BTreeMap;
+mod knobs;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use ktstr::host::plan::config::Variable;
 use serde_json::Value;
 
 use crate::sh;
@@ -52,7 +54,8 @@ pub(crate) fn run() -> Result<()> {
 }
 
 fn complaints(root: &Path) -> Result<Vec<String>> {
-    let mut found = arrows(&metadata()?);
+    let metadata = metadata()?;
+    let mut found = arrows(&metadata);
     for file in sources(root)? {
         let text = fs::read_to_string(&file)
             .with_context(|| format!("failed to read {}", file.display()))?;
@@ -62,8 +65,13 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
             .display()
             .to_string();
         found.extend(check_file(&name, &text));
+        if is_product(&name) {
+            found.extend(check_variables(&name, &text));
+        }
     }
-    found.extend(undocumented(root)?);
+    let readme = fs::read_to_string(root.join("README.md")).context("failed to read README.md")?;
+    found.extend(check_readme(&readme));
+    found.extend(knobs::complaints(root, &metadata)?);
     for page in [
         "README.md",
         "ARCHITECTURE.md",
@@ -136,69 +144,78 @@ fn check_file(name: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// Variables of the environment that are between our own processes, or only for our own tests.
+/// Variables of the environment that are between our own processes.
 const INTERNAL_VARIABLES: &[&str] = &[
-    "KTSTR_BLESS",
-    "KTSTR_CHAOS_RUNS",
-    "KTSTR_DESCRIBE",
-    "KTSTR_EXPORT",
-    "KTSTR_LAB",
-    "KTSTR_LINK_FD",
-    "KTSTR_LOG",
-    "KTSTR_SCHED_PID",
-    "KTSTR_SHELL",
-    "KTSTR_SOAK_FAULT",
-    "KTSTR_SOAK_RUNS",
-    "KTSTR_TESTS",
-    "KTSTR_TEST_IMAGE",
-    "KTSTR_TEST_PLAN",
-    "KTSTR_TEST_SCHEDULER",
-    "KTSTR_VERIFIER",
-    "KTSTR_VMM_ORPHAN_TEST",
-    // cargo ktstr coverage, between its own processes.
     "KTSTR_COVERAGE_DIR",
     "KTSTR_COVERAGE_RUSTC",
-    // One test, which runs itself in the lab.
-    "KTSTR_LAB_TEST_FAILS",
+    "KTSTR_DESCRIBE",
+    "KTSTR_EXPORT",
+    "KTSTR_LINK_FD",
+    "KTSTR_SCHED_PID",
+    "KTSTR_SHELL",
+    "KTSTR_TEST_PLAN",
+    "KTSTR_VERIFIER",
 ];
+/// Where users' variables are listed and read.
+const VARIABLES_FILE: &str = "crates/ktstr/src/host/plan/config.rs";
 
-/// Every variable that the sources name must be in the README's table.
-fn undocumented(root: &Path) -> Result<Vec<String>> {
-    let readme = fs::read_to_string(root.join("README.md")).context("failed to read README.md")?;
-    let mut names = BTreeMap::new();
-    for file in sources(root)? {
-        let text = fs::read_to_string(&file)
-            .with_context(|| format!("failed to read {}", file.display()))?;
-        for name in variables(&text) {
-            names.entry(name.to_owned()).or_insert_with(|| file.clone());
-        }
-    }
-    let missing = names.into_iter().filter(|(name, _)| {
-        !INTERNAL_VARIABLES.contains(&name.as_str()) && !readme.contains(&format!("`{name}"))
-    });
-    let complain = |(name, file): (String, PathBuf)| {
-        format!(
-            "{} names {name}, which README.md does not explain; add it to the table there",
-            file.display()
-        )
-    };
-    Ok(missing.map(complain).collect())
+/// Whether a file goes to users, rather than into our own tests, examples and benchmarks.
+fn is_product(name: &str) -> bool {
+    let mut parts = name.split('/');
+    parts.next() == Some("crates") && parts.nth(1) == Some("src")
 }
 
-/// `"KTSTR_…"` literals.
-fn variables(text: &str) -> Vec<&str> {
-    let parts = text.split('"').skip(1).step_by(2);
-    let is_name = |part: &&str| {
+/// A variable of ours that product code names is a user's, then it is in `Variable` and read there, or an internal one.
+fn check_variables(name: &str, text: &str) -> Vec<String> {
+    // Tests stand at the end of their file.
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or(text);
+    let mut found = Vec::new();
+    for (number, line) in code.lines().enumerate() {
+        for variable in variables(line) {
+            let is_users = Variable::ALL.iter().any(|user| user.name() == variable);
+            let at = format!("{name}:{}", number + 1);
+            if !is_users && !INTERNAL_VARIABLES.contains(&variable) {
+                found.push(format!("{at} names {variable}; add it to `Variable` in {VARIABLES_FILE} and to the README's table"));
+            } else if is_users && name != VARIABLES_FILE && line.contains("::var") {
+                found.push(format!(
+                    "{at} reads {variable} itself; take it from `Variable` in {VARIABLES_FILE}"
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// The README's table explains every variable of a user, and no other one.
+fn check_readme(readme: &str) -> Vec<String> {
+    let rows = || readme.lines().filter(|line| line.starts_with("| `"));
+    let explained = |name: &str| rows().any(|row| row.contains(&format!("`{name}")));
+    let missing = Variable::ALL.iter().map(|variable| variable.name());
+    let mut found: Vec<String> = missing
+        .filter(|name| !explained(name))
+        .map(|name| format!("README.md does not explain {name}; add it to the table there"))
+        .collect();
+    for row in rows() {
+        let cell = row.split('`').nth(1).unwrap_or_default();
+        let name = cell.split('=').next().unwrap_or_default();
+        let is_ours = name.starts_with("KTSTR_");
+        if is_ours && !Variable::ALL.iter().any(|variable| variable.name() == name) {
+            found.push(format!(
+                "README.md explains {name}, which nothing reads; remove the row, or read it"
+            ));
+        }
+    }
+    found
+}
+
+/// `"KTSTR_…"` literals of a line.
+fn variables(line: &str) -> impl Iterator<Item = &str> {
+    line.split('"').skip(1).step_by(2).filter(|part| {
         part.strip_prefix("KTSTR_").is_some_and(|rest| {
-            !rest.is_empty()
-                && rest
-                    .bytes()
-                    .all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+            let of_a_name = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
+            !rest.is_empty() && rest.bytes().all(of_a_name)
         })
-    };
-    // Quotes do not pair up in every file; looking at both halves finds all.
-    let others = text.split('"').step_by(2);
-    parts.chain(others).filter(is_name).collect()
+    })
 }
 
 fn sources(root: &Path) -> Result<Vec<PathBuf>> {
@@ -233,12 +250,37 @@ mod tests {
     }
 
     #[test]
-    fn variables_are_found_as_literals() {
-        let text =
-            r#"let a = env("KTSTR_ENGINE"); let b = '"'; env("KTSTR_KERNEL"); "KTSTR_x" KTSTR_NO"#;
-        let mut found = variables(text);
-        found.sort_unstable();
-        assert_eq!(found, ["KTSTR_ENGINE", "KTSTR_KERNEL"]);
+    fn variables_of_product_code_are_listed_and_read_in_one_place() {
+        let check = |text: &str| check_variables("crates/x/src/y.rs", text);
+        assert_eq!(
+            check("get(\"KTSTR_SHELL\"); set(\"KTSTR_ENGINE\"); \"KTSTR_x\""),
+            Vec::<String>::new()
+        );
+        let unknown = check("\nget(\"KTSTR_NEW\")");
+        assert!(unknown[0].contains("y.rs:2 names KTSTR_NEW"), "{unknown:?}");
+        let past = check("env::var_os(\"KTSTR_ENGINE\")");
+        assert!(past[0].contains("reads KTSTR_ENGINE itself"), "{past:?}");
+        assert!(check("#[cfg(test)]\nmod tests { var(\"KTSTR_NEW\") }").is_empty());
+        assert!(is_product("crates/ktstr/src/host/run.rs"));
+        assert!(!is_product("crates/ktstr/tests/it/main.rs") && !is_product("xtask/src/ci.rs"));
+    }
+
+    #[test]
+    fn the_readme_explains_what_is_read_and_nothing_else() {
+        let all: String = Variable::ALL
+            .iter()
+            .map(|variable| format!("| `{}=1` | … |\n", variable.name()))
+            .collect();
+        assert_eq!(check_readme(&all), Vec::<String>::new());
+        let missing = check_readme(&all.replace("KTSTR_QEMU", "KTSTR_EMULATOR"));
+        assert!(
+            missing[0].contains("does not explain KTSTR_QEMU"),
+            "{missing:?}"
+        );
+        assert!(
+            missing[1].contains("explains KTSTR_EMULATOR, which nothing reads"),
+            "{missing:?}"
+        );
     }
 
     #[test]
