@@ -49,7 +49,7 @@ pub mod prelude {
         Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
         PayloadReport, Polarity,
     };
-    pub use crate::model::result::VmResult;
+    pub use crate::model::result::{KVM_INTERESTING_STATS, KvmStatsTotals, VmResult};
     pub use crate::model::scenario::{
         Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelPlace, KernelTarget, Op, Step,
     };

@@ -6,6 +6,8 @@ use ktstr::host::evidence::sidecar::Sidecar;
 use ktstr::model::payload;
 use ktstr::model::stats::CgroupStats;
 
+use super::measured;
+
 /// Which way is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -27,6 +29,9 @@ impl Polarity {
 
 /// Which way is better, by the name's last part: names carry their unit.
 pub(crate) fn polarity(name: &str) -> Polarity {
+    if let Some(known) = measured::polarity(name) {
+        return known;
+    }
     let last = name.rsplit('.').next().unwrap_or(name);
     let ends = |ends: &[&str]| ends.iter().any(|end| last.ends_with(end));
     if ends(&[
@@ -130,10 +135,11 @@ pub(crate) fn metrics_of(sidecar: &Sidecar) -> BTreeMap<String, f64> {
     for (name, value) in &stats.ext_metrics {
         put(&mut metrics, name, Some(*value));
     }
+    measured::add(&mut metrics, sidecar);
     metrics
 }
 
-fn put(metrics: &mut BTreeMap<String, f64>, name: &str, value: Option<f64>) {
+pub(super) fn put(metrics: &mut BTreeMap<String, f64>, name: &str, value: Option<f64>) {
     if let Some(value) = value.filter(|value| value.is_finite()) {
         metrics.insert(name.to_owned(), value);
     }
@@ -191,7 +197,7 @@ fn overall(cgroups: &[CgroupStats], metrics: &mut BTreeMap<String, f64>) {
 }
 
 /// Figures above 2^53 lose their last digits, which no figure of ours has.
-fn float(value: u64) -> f64 {
+pub(super) fn float(value: u64) -> f64 {
     value as f64
 }
 

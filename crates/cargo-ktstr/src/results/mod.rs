@@ -1,6 +1,7 @@
 //! Results over time: figures of a sidecar by name, and an index of all runs.
 
 mod index;
+mod measured;
 mod metrics;
 
 pub(crate) use index::{Index, Point};

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::scx::{ScxLayout, ScxPlaces};
 use crate::{Error, Kernel, Kva, Optional as _, Result};
 
 /// What an override of the watchdog did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchdogOverride {
     /// Jiffies that were there.
     pub previous: u64,

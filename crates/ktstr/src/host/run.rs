@@ -14,6 +14,7 @@ use crate::host::evidence::dump::{
     CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump,
 };
 use crate::host::evidence::dump_text;
+use crate::host::evidence::figures::Figures;
 use crate::host::evidence::message::{self, Console, Parts};
 use crate::host::evidence::repro::{self, FirstRun, Repro, repro_path};
 use crate::host::evidence::sidecar::{SIDECAR_SCHEMA, Sidecar};
@@ -695,6 +696,7 @@ fn make_sidecar(
         timed_out: vm.is_some_and(|vm| vm.timed_out),
         stage: vm.map(|vm| vm.stages().label.to_owned()),
         verifier_stats: vm.map(|vm| vm.verifier_stats.clone()).unwrap_or_default(),
+        figures: vm.map(Figures::of).unwrap_or_default(),
         message: failed.then(|| text.to_owned()),
         result,
         started_at: clock.wall_s,

@@ -10,6 +10,7 @@ use ktstr_monitor::sampler::MonitorReport;
 use ktstr_monitor::sched::WatchdogOverride;
 use ktstr_vmm::{BlkCounters, Engine, NetCounters};
 use ktstr_wire::{Message, Stage, StepMark};
+use serde::{Deserialize, Serialize};
 
 use super::series::{Sample, SampleSeries, add_samples, buckets_of};
 use super::snapshot::SnapshotBridge;
@@ -69,8 +70,21 @@ impl BulkDrainResult {
     }
 }
 
+/// The statistics of KVM that say something about a scheduler: how often and why vCPUs left the guest. `halt_exits`,
+/// `preemption_reported` and `hypercalls` exist on x86 only.
+pub const KVM_INTERESTING_STATS: [&str; 8] = [
+    "exits",
+    "halt_exits",
+    "halt_successful_poll",
+    "halt_attempted_poll",
+    "halt_wait_ns",
+    "preemption_reported",
+    "signal_exits",
+    "hypercalls",
+];
+
 /// KVM's own statistics per vCPU (`KVM_GET_STATS_FD`, Linux 5.14 and later).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KvmStatsTotals {
     /// One map of counters per vCPU, by the kernel's names.
     pub per_vcpu: Vec<HashMap<String, u64>>,

@@ -3,7 +3,8 @@
 macro_rules! counters {
     ($(#[$outer:meta])* $public:ident, $live:ident { $($(#[$meta:meta])* $name:ident,)* }) => {
         $(#[$outer])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+        #[serde(default)]
         #[non_exhaustive]
         pub struct $public { $($(#[$meta])* pub $name: u64,)* }
 

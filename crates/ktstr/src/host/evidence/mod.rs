@@ -4,6 +4,7 @@ pub mod artifacts;
 pub(in crate::host) mod bug_summary;
 pub(in crate::host) mod dump;
 pub(in crate::host) mod dump_text;
+pub mod figures;
 pub(in crate::host) mod message;
 pub(in crate::host) mod repro;
 pub mod sidecar;

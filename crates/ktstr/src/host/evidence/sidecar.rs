@@ -8,6 +8,7 @@ use ktstr_monitor::bpf::ProgVerifierStats;
 use serde::{Deserialize, Serialize};
 
 use crate::host::evidence::artifacts::{ArtifactError, write_atomic};
+use crate::host::evidence::figures::Figures;
 
 use crate::model::verdict::{AssertResult, Outcome};
 
@@ -71,6 +72,9 @@ pub struct Sidecar {
     /// What the verifier counted for the scheduler's programs.
     #[serde(default)]
     pub verifier_stats: Vec<ProgVerifierStats>,
+    /// What the host measured: optional fields of their own.
+    #[serde(default, flatten)]
+    pub figures: Figures,
     /// The failure message, whole.
     pub message: Option<String>,
     /// Outcome, details, notes and statistics.
