@@ -12,8 +12,7 @@ use crate::model::verdict::{AssertDetail, DetailKind};
 pub fn raw_metrics(payload: &Payload, source: &str, stdout: &[u8], stderr: &[u8]) -> Vec<Metric> {
     let streams = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
     for (stream, bytes) in streams {
-        let leaves = document_in(bytes).as_ref().map(numeric_leaves);
-        let leaves = leaves.unwrap_or_default();
+        let leaves = numbers_in(bytes);
         if !leaves.is_empty() {
             let metrics = leaves.into_iter().map(|(name, value)| {
                 let hint = payload.hint(&name);
@@ -32,11 +31,12 @@ pub fn raw_metrics(payload: &Payload, source: &str, stdout: &[u8], stderr: &[u8]
     Vec::new()
 }
 
-/// The JSON in an output: all of it, or the first document that begins a line, for tools that say something around it.
-fn document_in(bytes: &[u8]) -> Option<Value> {
+/// The numbers of the JSON in an output: all of it, or the first document with numbers that has its lines for itself, for
+/// tools that say something around it. `[1] starting` and `[ 0.12] ready` are log lines, not documents.
+fn numbers_in(bytes: &[u8]) -> Vec<(String, f64)> {
     let text = String::from_utf8_lossy(bytes);
-    if let Ok(value) = serde_json::from_str(text.trim()) {
-        return Some(value);
+    if let Ok(value) = serde_json::from_str::<Value>(text.trim()) {
+        return numeric_leaves(&value);
     }
     let starts = text
         .match_indices(['{', '['])
@@ -45,10 +45,15 @@ fn document_in(bytes: &[u8]) -> Option<Value> {
             at.checked_sub(1)
                 .is_none_or(|before| text.as_bytes().get(before) == Some(&b'\n'))
         });
-    starts.filter_map(|at| text.get(at..)).find_map(|rest| {
+    let found = starts.filter_map(|at| text.get(at..)).find_map(|rest| {
         let mut documents = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
-        documents.next()?.ok()
-    })
+        let document = documents.next()?.ok()?;
+        let behind = rest.get(documents.byte_offset()..)?;
+        let behind = behind.split('\n').next().unwrap_or_default();
+        let leaves = numeric_leaves(&document);
+        (behind.trim().is_empty() && !leaves.is_empty()).then_some(leaves)
+    });
+    found.unwrap_or_default()
 }
 
 /// What `report` says against `payload`'s checks; a payload that the test itself killed owes nothing.
@@ -230,6 +235,18 @@ mod tests {
         );
         assert_eq!(report.metric("rps").unwrap().stream, Stream::Stderr);
         check(&report, &[]);
+    }
+
+    #[test]
+    fn a_bracketed_log_line_is_no_document() {
+        let log = "[1] starting\n[ 0.12] ready\n{\"name\": \"bench\"}\n{\"rps\": 11, \"lat\": {\"p99_us\": 1}}\n[2] done";
+        let judged = report(log, "{\"rps\": 99}");
+        let names: Vec<&str> = judged.metrics.iter().map(|m| m.name.as_str()).collect();
+        assert_eq!(names, ["lat.p99_us", "rps"]);
+        assert_eq!(judged.metric("rps").unwrap().value, 11.0);
+        let elsewhere = report("[1] starting\n[2] done", "{\"rps\": 99}");
+        assert_eq!(elsewhere.metric("rps").unwrap().stream, Stream::Stderr);
+        check(&judged, &[]);
     }
 
     #[test]
