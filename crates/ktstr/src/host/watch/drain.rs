@@ -62,7 +62,7 @@ impl Drain {
         }
     }
 
-    fn push(&mut self, bytes: &[u8], on_message: &mut impl FnMut(&Message)) {
+    pub(in crate::host) fn push(&mut self, bytes: &[u8], on_message: &mut impl FnMut(&Message)) {
         self.drained.any_bytes = true;
         self.assembler.push(bytes);
         while let Some(event) = self.assembler.next_event() {
