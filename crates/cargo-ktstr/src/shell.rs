@@ -17,7 +17,8 @@ use crate::test::{Engine, Selection};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The guest has busybox, the files named with --include under /include-files, and powers off when the shell \
-    ends.\n\nExit code: that of the command."
+    ends.\n\nExit code: that of the command; 124 when --exec-timeout cut it off, 125 when the guest crashed or ended before \
+    the command did."
 )]
 pub(crate) struct Options {
     /// The VM of this test, with its scheduler running.
@@ -35,7 +36,7 @@ pub(crate) struct Options {
     /// Run this command instead of an interactive shell.
     #[arg(long, short, value_name = "COMMAND")]
     exec: Option<String>,
-    /// Time for the command, in seconds.
+    /// Time for the command, in seconds, counted from its start.
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     exec_timeout: u64,
     /// Print the guest's console at the end.

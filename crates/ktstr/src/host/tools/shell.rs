@@ -4,10 +4,11 @@ use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use ktstr_init::{FRAME_PORT, PLAN_PATH, Plan, STATS_PORT};
 use ktstr_vmm::initramfs::{Builder, Initramfs};
 use ktstr_vmm::{Initrd, PortStream, Vm};
@@ -36,6 +37,12 @@ const HEADROOM: Duration = Duration::from_secs(30);
 const HEADROOM_PER_VCPU: Duration = Duration::from_secs(4);
 /// Exit status of a command that ran out of time, as `timeout(1)` has it.
 const TIMED_OUT: u8 = 124;
+/// Exit status when the guest crashed, or ended before the command did: no command of the user's gave it.
+const NO_STATUS: u8 = 125;
+/// So much of the console is shown of a guest that crashed.
+const CRASH_LINES: usize = 60;
+/// And of one that ended for no visible reason.
+const TAIL_LINES: usize = 15;
 
 /// What the shell is to do.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -64,7 +71,8 @@ impl ShellOrder {
     }
 }
 
-/// Boots the VM of `entry`, with its scheduler, and gives a shell in it. Returns the command's exit status.
+/// Boots the VM of `entry`, with its scheduler, and gives a shell in it. Returns the command's exit status; 124 when it ran
+/// out of time, 125 when the guest gave none.
 ///
 /// # Errors
 /// When there is no kernel, scheduler or busybox, or the VM cannot be run.
@@ -131,15 +139,30 @@ fn follow(vm: Vm, order: &ShellOrder) -> Result<u8> {
                 .context("the VM has no shell port")?,
         )?),
     };
+    let (begun, begins) = mpsc::channel();
     // The port closes when the VM has ended, by itself or by its deadline.
     let reader = thread::Builder::new()
         .name(String::from("ktstr-frames"))
         .spawn(move || {
             let mut drain = Drain::new(started);
-            let read = drain.read_to_end(&mut frames, show);
+            let read = drain.read_to_end(&mut frames, |message| {
+                if is_begin(message) {
+                    // Nobody waits for it in an interactive shell.
+                    let _ = begun.send(());
+                }
+                show(message);
+            });
             (drain.finish(), read)
         })
         .context("failed to start the frame thread")?;
+    let limit = order
+        .exec
+        .is_some()
+        .then(|| Duration::from_secs(order.exec_timeout_s));
+    let cut = limit.is_some_and(|limit| runs_out_of_time(&begins, limit));
+    if cut {
+        running.kill();
+    }
     let exit = running.wait().context("failed to wait for the VM's end");
     let console = running.com1().snapshot();
     drop(running);
@@ -148,8 +171,9 @@ fn follow(vm: Vm, order: &ShellOrder) -> Result<u8> {
         .map_err(|_| anyhow::anyhow!("the frame thread panicked"))?;
     drop(terminal);
     let exit = exit?;
+    let console = String::from_utf8_lossy(&console).into_owned();
     if order.dmesg {
-        eprint!("{}", String::from_utf8_lossy(&console));
+        eprint!("{console}");
     }
     let messages = || drained.frames.messages().map(|(_, message)| message);
     if let Some(code) = messages().find_map(|message| match message {
@@ -158,8 +182,11 @@ fn follow(vm: Vm, order: &ShellOrder) -> Result<u8> {
     }) {
         return Ok(u8::try_from(code).unwrap_or(1));
     }
-    if matches!(exit.reason, ktstr_vmm::ExitReason::Deadline) {
-        eprintln!("ktstr: the command ran out of time (--exec-timeout)");
+    if cut {
+        eprintln!(
+            "ktstr: the command was cut off after {} s; --exec-timeout gives it more",
+            order.exec_timeout_s
+        );
         return Ok(TIMED_OUT);
     }
     let stage = messages()
@@ -169,14 +196,36 @@ fn follow(vm: Vm, order: &ShellOrder) -> Result<u8> {
         })
         .last()
         .map_or("nothing", Stage::as_str);
-    let console = String::from_utf8_lossy(&console).into_owned();
-    let tail: Vec<&str> = console.lines().rev().take(15).collect();
-    let tail: Vec<&str> = tail.into_iter().rev().collect();
-    bail!(
-        "the guest ended without an exit status ({}), it reached: {stage}. The end of its console:\n{}",
+    eprintln!(
+        "ktstr: the guest ended without an exit status of the command ({}), it reached: {stage}. From its console:\n{}",
         exit.reason,
-        tail.join("\n")
-    )
+        telling(&console)
+    );
+    Ok(NO_STATUS)
+}
+
+/// Whether the command began and did not end within its time. `false` when the guest ended, by itself or by its deadline.
+fn runs_out_of_time(begins: &Receiver<()>, limit: Duration) -> bool {
+    begins.recv().is_ok() && matches!(begins.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+}
+
+fn is_begin(message: &Message) -> bool {
+    matches!(message, Message::Lifecycle(life) if life.stage == Stage::PayloadStarting)
+}
+
+/// The part of a console that says why a guest ended: from the kernel's first complaint on, else the end.
+fn telling(console: &str) -> String {
+    const COMPLAINTS: [&str; 4] = ["Kernel panic", "Oops", "BUG:", "general protection fault"];
+    let lines: Vec<&str> = console.lines().collect();
+    let complains = |line: &&str| COMPLAINTS.iter().any(|word| line.contains(word));
+    let shown = match lines.iter().position(complains) {
+        Some(first) => lines.iter().skip(first).take(CRASH_LINES),
+        None => {
+            let first = lines.len().saturating_sub(TAIL_LINES);
+            lines.iter().skip(first).take(TAIL_LINES)
+        }
+    };
+    shown.copied().collect::<Vec<_>>().join("\n")
 }
 
 /// Output of the command and of the scheduler, as it comes.
@@ -376,6 +425,20 @@ pub fn check_includes(order: &ShellOrder) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crash_is_shown_from_the_kernels_first_complaint_on() {
+        let noise: String = (0..40).map(|i| format!("line {i}\n")).collect();
+        let trace = "Call Trace:\n".repeat(40);
+        let crashed = format!("{noise}[ 1.0] Kernel panic - not syncing: sysrq\n{trace}");
+        let shown = telling(&crashed);
+        assert!(
+            shown.starts_with("[ 1.0] Kernel panic - not syncing: sysrq\n"),
+            "{shown}"
+        );
+        assert_eq!(telling(&noise).lines().count(), TAIL_LINES);
+        assert!(telling(&noise).ends_with("line 39"));
+    }
 
     #[test]
     fn an_order_survives_the_environment() {
