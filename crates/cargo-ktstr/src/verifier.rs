@@ -23,7 +23,8 @@ const INSN_LIMIT: u32 = 1_000_000;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A cell is green when the scheduler's programs pass the verifier, it attaches, and two busy workers per CPU \
-    all get on under it."
+    (of SCHED_EXT, so that a scheduler which switches only such tasks has them, too) all make progress under it for 8 s, which \
+    is longer than the kernel's watchdog lets a lost task wait (5 s)."
 )]
 pub(crate) struct Options {
     #[command(flatten)]

@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Load a program that the verifier refuses.
     #[arg(long)]
     pub(crate) fail_verify: bool,
+    /// Schedule the tasks of SCHED_EXT alone (SCX_OPS_SWITCH_PARTIAL).
+    #[arg(long)]
+    pub(crate) partial: bool,
     /// Faults begin this long after the attach.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub(crate) fault_after_ms: u64,

@@ -39,6 +39,8 @@ use self::skel::{FixtureSkel, FixtureSkelBuilder};
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// `SCX_EXIT_UNREG`: left by choice (kernel/sched/ext.c: enum scx_exit_kind). Greater ones are ejections.
 const SCX_EXIT_UNREG: u32 = 64;
+/// Only tasks of `SCHED_EXT` are the scheduler's (kernel/sched/ext.c: enum scx_ops_flags).
+const SCX_OPS_SWITCH_PARTIAL: u64 = 1 << 3;
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -102,7 +104,11 @@ fn configure(args: &Args, open: &mut skel::OpenFixtureSkel<'_>) -> Result<()> {
         .cpu_slots
         .set_max_entries(cpus)
         .context("failed to size a map")?;
-    open.struct_ops.fixture_ops_mut().timeout_ms = args.watchdog_ms;
+    let ops = open.struct_ops.fixture_ops_mut();
+    ops.timeout_ms = args.watchdog_ms;
+    if args.partial {
+        ops.flags |= SCX_OPS_SWITCH_PARTIAL;
+    }
     let rodata = open
         .maps
         .rodata_data

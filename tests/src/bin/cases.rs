@@ -18,6 +18,10 @@ declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_ar
 declare_scheduler!(ERRORING, { name: "erroring", binary: "scx-fixture", sched_args: ["--error", "queue seven is gone", "--fault-after-ms", "2000"] });
 declare_scheduler!(LEAVING, { name: "leaving", binary: "scx-fixture", sched_args: ["--exit-after-s", "2"] });
 
+// Only tasks of SCHED_EXT are theirs; the second one loses a task.
+declare_scheduler!(PARTIAL, { name: "partial", binary: "scx-fixture", sched_args: ["--partial"] });
+declare_scheduler!(PARTIAL_LOSING, { name: "partial-losing", binary: "scx-fixture", sched_args: ["--partial", "--stall"] });
+
 declare_scheduler!(STRAYING, { name: "straying", binary: "scx-fixture", sched_args: ["--ignore-cpusets"] });
 
 fn two_groups(ctx: &Ctx) -> Result<AssertResult> {

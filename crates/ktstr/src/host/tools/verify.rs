@@ -1,6 +1,7 @@
 //! Every declared scheduler on every preset, as tests of their own: loaded, attached, scheduling.
 
 use crate::host::tools::describe::{all_presets, memory_for};
+use crate::model::checks::Assert;
 use crate::model::entry::{
     KTSTR_SCHEDULERS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologySpec,
 };
@@ -8,8 +9,14 @@ use crate::model::role::VERIFIER_CELL;
 
 /// Asks for the cells of the verifier's sweep.
 const VERIFIER_ENV: &str = "KTSTR_VERIFIER";
-/// How long the workers of a cell run.
-const DURATION_S: u32 = 3;
+/// The kernel's watchdog in a cell; it looks every half of that.
+const WATCHDOG_S: u32 = 5;
+/// How long the workers of a cell run: a task that is lost at their start is found by the watchdog before their end.
+const DURATION_S: u32 = 8;
+/// Longest time without progress of any worker. Emulated CPUs of a busy host make short ones.
+const MAX_GAP_MS: u64 = 4_000;
+/// Every worker gets on; how fairly is the scheduler's business.
+const PROGRESS: Assert = Assert::NONE.max_gap_ms(MAX_GAP_MS).min_work_rate(1.0);
 /// Schedulers map much and early; a test says itself what it needs.
 const MEMORY_MIB: u32 = 512;
 
@@ -48,6 +55,8 @@ fn cell(
         name: format!("{VERIFIER_CELL}{}{at}", scheduler.name).leak(),
         scheduler: Some(scheduler),
         duration_s: DURATION_S,
+        watchdog_timeout_s: WATCHDOG_S,
+        assert: PROGRESS,
         memory_mib: MEMORY_MIB,
         auto_repro: false,
         ignore: true,
@@ -83,6 +92,12 @@ mod tests {
             ("verify-my-sched@8cpu", "verify-my-sched")
         );
         assert!(entry.memory_mib > MEMORY_MIB);
+        assert!(
+            2 * entry.duration_s > 3 * entry.watchdog_timeout_s,
+            "the watchdog looks every half of its time-out"
+        );
+        let assert = entry.merged_assert();
+        assert!(assert.max_gap_ms.is_some() && assert.min_work_rate > Some(0.0));
     }
 
     #[test]
