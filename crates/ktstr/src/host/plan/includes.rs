@@ -64,6 +64,18 @@ pub(in crate::host) struct Include {
 }
 
 impl Include {
+    /// Its place below [`GUEST_INCLUDE_DIR`], and the host file.
+    pub(in crate::host) fn place(&self) -> (&str, &Path) {
+        let below = self.guest.strip_prefix(GUEST_INCLUDE_DIR);
+        let below = below.unwrap_or(&self.guest).trim_start_matches('/');
+        (below, &self.host)
+    }
+
+    /// Whether it is a program, which needs its libraries beside it.
+    pub(in crate::host) fn is_elf(&self) -> bool {
+        is_elf(&self.host)
+    }
+
     /// Puts it into an initramfs: a program with its libraries, anything else as it is.
     ///
     /// # Errors

@@ -13,8 +13,10 @@ use liblzma::write::XzEncoder;
 use crate::host::boot::session;
 use crate::host::evidence::artifacts::write_atomic;
 use crate::host::plan::config::HostConfig;
+use crate::host::plan::includes::{self, Include};
 use crate::host::plan::scheduler::resolve_scheduler;
-use crate::model::entry::{KtstrTestEntry, SchedulerSpec};
+use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
+use crate::model::payload::OutputFormat;
 
 /// Names the file to write: a test binary that has it exports the test that its filter names.
 pub const EXPORT_ENV: &str = "KTSTR_EXPORT";
@@ -38,47 +40,222 @@ const OF_LIBC: [&str; 7] = [
 /// When it cannot run outside of a VM, a program is missing, or the file cannot be written.
 pub fn run(entry: &KtstrTestEntry, manifest_dir: &Path, path: &Path) -> Result<()> {
     entry.validate()?;
-    if entry.host_only {
-        bail!(
-            "'{}' runs on the host already; run the test binary itself",
-            entry.name
-        );
-    }
+    let carried = Carried::of(entry)?;
     let spec = entry.scheduler_spec();
-    if matches!(spec, SchedulerSpec::KernelBuiltin { .. }) {
-        bail!(
-            "'{}' switches a scheduler of its kernel, which another machine's kernel does not have",
-            entry.name
-        );
-    }
-    if !entry.bpf_map_write.is_empty() {
-        bail!(
-            "'{}' has the host write into its scheduler's maps (bpf_map_write), which on bare metal nobody does",
-            entry.name
-        );
-    }
     let (scheduler, _) = resolve_scheduler(spec, &HostConfig::from_env()?, manifest_dir)?;
-    let script = script(entry, scheduler.is_some());
+    let includes = includes::of_entry(entry, manifest_dir)?;
+    let script = script(entry, &carried, scheduler.is_some());
     let mut bytes = script.into_bytes();
-    bytes.extend(payload(entry, scheduler.as_deref())?);
+    bytes.extend(payload(entry, scheduler.as_deref(), &includes)?);
     write_atomic(path, &bytes)
         .with_context(|| format!("the export cannot be written to {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("failed to make {} executable", path.display()))
 }
 
-fn script(entry: &KtstrTestEntry, has_scheduler: bool) -> String {
+/// What of a test goes along, besides its programs, its plan and its shape.
+#[derive(Debug, Default)]
+struct Carried {
+    sched_args: Vec<&'static str>,
+    sysctls: &'static [(&'static str, &'static str)],
+    kargs: &'static [&'static str],
+    allow_inconclusive: bool,
+    /// The test is meant to fail, which only the host can judge.
+    expects_failure: bool,
+    /// Parts of the judgement that the host makes: with any, the script's verdict is never a pass.
+    unjudged: Vec<String>,
+    /// What the host would have done beside, without a say in the verdict.
+    left_out: Vec<String>,
+}
+
+impl Carried {
+    /// Every field of the entry is carried, refused by its name, unjudged, left out with a word, or of no use outside of a VM.
+    fn of(entry: &KtstrTestEntry) -> Result<Self> {
+        // A field that is added must be put into one of these groups.
+        let KtstrTestEntry {
+            name,
+            // Carried: by name, within the plan, as files, or as a check of the machine.
+            func: _,
+            scheduler,
+            topology: _,
+            duration_s: _,
+            assert: _,
+            workload_root_cgroup: _,
+            payload: _,
+            workloads: _,
+            extra_include_files: _,
+            extra_sched_args,
+            allow_inconclusive,
+            // Of a VM's placement and of presets; or of which tests are run.
+            constraints: _,
+            memory_mib: _,
+            performance_mode: _,
+            no_perf_mode: _,
+            cpu_budget: _,
+            kaslr: _,
+            ignore: _,
+            auto_repro: _,
+            // See `refused`.
+            host_only: _,
+            staged_schedulers: _,
+            bpf_map_write: _,
+            disk: _,
+            networks: _,
+            // See `unjudged`.
+            post_vm: _,
+            post_vm_unconditional: _,
+            expect_err,
+            expect_auto_repro,
+            expect_scx_bpf_error_contains: _,
+            expect_scx_bpf_error_matches: _,
+            cleanup_budget_ms: _,
+            // See `left_out`.
+            num_snapshots: _,
+            watch_bpf_maps: _,
+            watchdog_timeout_s: _,
+            override_watchdog: _,
+        } = *entry;
+        let mut refused = refused(entry);
+        let mut carried = Self {
+            allow_inconclusive,
+            expects_failure: expect_err || expect_auto_repro,
+            unjudged: unjudged(entry),
+            left_out: left_out(entry),
+            ..Self::default()
+        };
+        if let Some(scheduler) = scheduler {
+            refused.extend(carried.add_scheduler(scheduler));
+        }
+        carried.sched_args.extend(extra_sched_args);
+        if refused.is_empty() {
+            return Ok(carried);
+        }
+        bail!("'{name}' cannot be exported: {}", refused.join("; "))
+    }
+
+    /// Returns what cannot be carried.
+    fn add_scheduler(&mut self, scheduler: &'static Scheduler) -> Vec<&'static str> {
+        let Scheduler {
+            name: _,
+            spec,
+            sched_args,
+            // Of tests that declare none; the entry has it.
+            topology: _,
+            // Merged into the plan.
+            assert: _,
+            sysctls,
+            kargs,
+            kernels,
+            cgroup_parent,
+            config,
+            // For the host's questions.
+            stats_socket: _,
+        } = *scheduler;
+        self.sched_args.extend(sched_args);
+        self.sysctls = sysctls;
+        self.kargs = kargs;
+        if !kernels.is_empty() {
+            let kernels = kernels.join(", ");
+            self.left_out
+                .push(format!("the scheduler's kernels, {kernels} (not checked)"));
+        }
+        let builtin = matches!(spec, SchedulerSpec::KernelBuiltin { .. });
+        [
+            (
+                builtin,
+                "a scheduler built into its kernel: another machine's kernel does not have it",
+            ),
+            (cgroup_parent.is_some(), "the scheduler's cgroup_parent"),
+            (config.is_some(), "the scheduler's config"),
+        ]
+        .into_iter()
+        .filter_map(|(given, why)| given.then_some(why))
+        .collect()
+    }
+}
+
+/// What the test cannot do without a VM.
+fn refused(entry: &KtstrTestEntry) -> Vec<&'static str> {
+    [
+        (
+            entry.host_only,
+            "host_only: it runs on the host already; run the test binary itself",
+        ),
+        (
+            !entry.staged_schedulers.is_empty(),
+            "staged_schedulers: init of a VM starts them",
+        ),
+        (
+            !entry.bpf_map_write.is_empty(),
+            "bpf_map_write: the host of a VM writes into the scheduler's maps",
+        ),
+        (entry.disk.is_some(), "disk: a VM has it"),
+        (!entry.networks.is_empty(), "networks: a VM has them"),
+    ]
+    .into_iter()
+    .filter_map(|(given, why)| given.then_some(why))
+    .collect()
+}
+
+/// The parts of its judgement that the host makes.
+fn unjudged(entry: &KtstrTestEntry) -> Vec<String> {
+    let enforced = entry.merged_assert().enforce_monitor_thresholds == Some(true);
+    let plain = [
+        (entry.post_vm.is_some(), "post_vm"),
+        (
+            entry.post_vm_unconditional.is_some(),
+            "post_vm_unconditional",
+        ),
+        (entry.expect_err, "expect_err"),
+        (entry.expect_auto_repro, "expect_auto_repro"),
+        (
+            entry.expect_scx_bpf_error_contains.is_some(),
+            "expect_scx_bpf_error_contains",
+        ),
+        (
+            entry.expect_scx_bpf_error_matches.is_some(),
+            "expect_scx_bpf_error_matches",
+        ),
+        (enforced, "enforce_monitor_thresholds"),
+        (entry.cleanup_budget_ms.is_some(), "cleanup_budget_ms"),
+    ];
+    let plain = plain.into_iter();
+    let mut unjudged: Vec<String> = plain
+        .filter_map(|(given, what)| given.then_some(what.to_owned()))
+        .collect();
+    for payload in entry.payloads() {
+        if matches!(payload.output, OutputFormat::Extract(_)) {
+            let name = payload.name();
+            unjudged.push(format!("what the extractor of payload {name} reads"));
+        }
+    }
+    unjudged
+}
+
+/// What the host would have done beside, without a say in the verdict.
+fn left_out(entry: &KtstrTestEntry) -> Vec<String> {
+    let mut left_out = Vec::new();
+    if entry.num_snapshots > 0 {
+        left_out.push(format!("num_snapshots = {}", entry.num_snapshots));
+    }
+    if !entry.watch_bpf_maps.is_empty() {
+        left_out.push(String::from("watch_bpf_maps"));
+    }
+    if entry.scheduler.is_some() && entry.override_watchdog {
+        left_out.push(format!(
+            "watchdog_timeout_s = {} (the scheduler keeps its own)",
+            entry.watchdog_timeout_s
+        ));
+    }
+    left_out
+}
+
+fn script(entry: &KtstrTestEntry, carried: &Carried, has_scheduler: bool) -> String {
     let topology = entry.topology;
     let scheduler = entry
         .scheduler_name()
         .filter(|_| has_scheduler)
         .unwrap_or_default();
-    let declared = entry.scheduler.map_or(&[][..], |one| one.sched_args);
-    let args: Vec<String> = declared
-        .iter()
-        .chain(entry.extra_sched_args)
-        .map(|arg| quote(arg))
-        .collect();
     // Last, because the line count is that of the finished script.
     let lines = SCRIPT.lines().count() + 1;
     let title = if scheduler.is_empty() {
@@ -86,28 +263,55 @@ fn script(entry: &KtstrTestEntry, has_scheduler: bool) -> String {
     } else {
         format!("{} under {scheduler}", entry.name)
     };
+    let words = |words: &[&str]| -> String {
+        let words: Vec<String> = words.iter().map(|word| quote(word)).collect();
+        words.join(" ")
+    };
+    let sysctls: Vec<String> = carried
+        .sysctls
+        .iter()
+        .flat_map(|(name, value)| [quote(&name.replace('.', "/")), quote(value)])
+        .collect();
+    let flag = |on: bool| String::from(if on { "1" } else { "" });
+    let root = session::test_plan(entry).workload_root;
     [
-        ("@TITLE@", title.replace('\n', " ")),
-        ("@NAME@", entry.registered_name().to_owned()),
-        ("@SCHEDULER@", scheduler.replace('\'', "")),
+        ("@TITLE@", one_line(&title)),
+        ("@NAME@", quote(entry.registered_name())),
+        ("@SCHEDULER@", quote(scheduler)),
         ("@CPUS@", topology.total_cpus().to_string()),
         ("@LLCS@", topology.llcs.to_string()),
         ("@NODES@", topology.numa_nodes.to_string()),
         ("@THREADS@", topology.threads.to_string()),
-        ("@ARGS@", args.join(" ")),
+        ("@ARGS@", words(&carried.sched_args)),
+        ("@SYSCTLS@", sysctls.join(" ")),
+        ("@KARGS@", words(carried.kargs)),
+        ("@ROOT@", quote(&root.display().to_string())),
+        ("@UNJUDGED@", quote(&carried.unjudged.join(", "))),
+        ("@LEFT_OUT@", quote(&carried.left_out.join(", "))),
+        ("@EXPECTS_FAILURE@", flag(carried.expects_failure)),
+        ("@ALLOW_INCONCLUSIVE@", flag(carried.allow_inconclusive)),
         ("@PAYLOAD@", lines.to_string()),
     ]
     .iter()
     .fold(SCRIPT.to_owned(), |text, (mark, value)| {
-        text.replace(mark, value)
+        text.replace(mark, &one_line(value))
     })
+}
+
+/// The script's number of lines is fixed.
+fn one_line(text: &str) -> String {
+    text.replace('\n', " ")
 }
 
 fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn payload(entry: &KtstrTestEntry, scheduler: Option<&Path>) -> Result<Vec<u8>> {
+fn payload(
+    entry: &KtstrTestEntry,
+    scheduler: Option<&Path>,
+    includes: &[Include],
+) -> Result<Vec<u8>> {
     let exe = std::env::current_exe().context("failed to find this test binary")?;
     let mut plan = session::test_plan(entry);
     // No host looks in.
@@ -115,13 +319,19 @@ fn payload(entry: &KtstrTestEntry, scheduler: Option<&Path>) -> Result<Vec<u8>> 
     plan.waits_for_host = false;
     let plan = serde_json::to_vec(&plan).context("failed to serialise the plan")?;
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
-    let programs = [
-        ("bin/test", Some(exe.as_path())),
-        ("bin/scheduler", scheduler),
-    ];
+    let mut programs: Vec<(String, &Path)> = vec![(String::from("bin/test"), &exe)];
+    programs.extend(scheduler.map(|path| (String::from("bin/scheduler"), path)));
+    for include in includes {
+        let (below, path) = include.place();
+        let name = format!("include/{below}");
+        if include.is_elf() {
+            programs.push((name, path));
+        } else {
+            files.insert(name, path.to_owned());
+        }
+    }
     for (name, program) in programs {
-        let Some(program) = program else { continue };
-        files.insert(name.to_owned(), program.to_owned());
+        files.insert(name, program.to_owned());
         for library in closure(program)?.into_values() {
             let name = library
                 .file_name()
@@ -154,13 +364,17 @@ fn pack(files: &BTreeMap<String, PathBuf>, plan: &[u8]) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::entry::Scheduler;
+    use crate::model::checks::Assert;
+    use crate::model::device::DiskConfig;
+    use crate::model::payload::Payload;
     use std::process::Command;
 
     static SCHEDULER: Scheduler = Scheduler {
         name: "s",
         spec: SchedulerSpec::Discover("scx_s"),
         sched_args: &["--slice", "it's 5"],
+        sysctls: &[("kernel.sched_x", "1 2")],
+        kargs: &["nohz_full=1"],
         ..Scheduler::DEFAULT
     };
 
@@ -168,19 +382,31 @@ mod tests {
         KtstrTestEntry {
             name: "t@4cpu-1llc-nosmt",
             scheduler: Some(&SCHEDULER),
+            extra_sched_args: &["--more"],
+            workload_root_cgroup: Some("/mine/below"),
             ..KtstrTestEntry::DEFAULT
         }
     }
 
+    fn text_of(entry: &KtstrTestEntry) -> String {
+        script(entry, &Carried::of(entry).unwrap(), true)
+    }
+
     #[test]
     fn the_script_is_a_script_and_knows_where_it_ends() {
-        let text = script(&entry(), true);
-        assert!(!text.contains('@') || text.contains("t@4cpu"), "{text}");
-        assert!(text.contains(r"'--slice' 'it'\''s 5'"), "{text}");
-        assert!(
-            text.contains("NAME='t' SCHEDULER='s' CPUS=2 LLCS=1"),
-            "{text}"
-        );
+        let text = text_of(&entry());
+        assert!(!text.contains("@UN") && !text.contains("@P"), "{text}");
+        for part in [
+            r"'--slice' 'it'\''s 5' '--more'",
+            "NAME='t' SCHEDULER='s' CPUS=2 LLCS=1",
+            "'kernel/sched_x' '1 2'",
+            "'nohz_full=1'",
+            "ROOT='/sys/fs/cgroup/mine/below'",
+            "UNJUDGED='' ",
+            "watchdog_timeout_s = 5 (the scheduler keeps its own)",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
         let payload = format!("PAYLOAD={}", text.lines().count() + 1);
         assert!(text.contains(&payload), "{payload} is not in {text}");
         let dir = tempfile::tempdir().unwrap();
@@ -195,7 +421,33 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_its_own_kernel_is_refused() {
+    fn what_the_host_judges_is_named_in_the_script() {
+        static EXTRACTED: Payload = Payload {
+            output: OutputFormat::Extract(&["x"]),
+            ..Payload::binary("bench")
+        };
+        let judged = KtstrTestEntry {
+            post_vm: Some(|_| Ok(())),
+            expect_err: true,
+            expect_scx_bpf_error_contains: Some("gone"),
+            assert: Assert::NONE.enforce_monitor_thresholds(true),
+            cleanup_budget_ms: Some(5),
+            payload: Some(&EXTRACTED),
+            num_snapshots: 3,
+            ..entry()
+        };
+        let text = text_of(&judged);
+        let unjudged = "UNJUDGED='post_vm, expect_err, expect_scx_bpf_error_contains, enforce_monitor_thresholds, \
+                        cleanup_budget_ms, what the extractor of payload bench reads'";
+        assert!(text.contains(unjudged), "{text}");
+        assert!(
+            text.contains("EXPECTS_FAILURE=1") && text.contains("num_snapshots = 3"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_needs_a_vm_is_refused_by_its_name() {
         static BUILTIN: Scheduler = Scheduler {
             name: "b",
             spec: SchedulerSpec::KernelBuiltin {
@@ -206,11 +458,21 @@ mod tests {
         };
         let entry = KtstrTestEntry {
             scheduler: Some(&BUILTIN),
+            disk: Some(DiskConfig::DEFAULT),
+            staged_schedulers: const { &[&SCHEDULER] },
+            bpf_map_write: &[("m", "f", 1)],
             ..entry()
         };
         let error = run(&entry, Path::new("."), Path::new("/nowhere"))
             .unwrap_err()
             .to_string();
-        assert!(error.contains("its kernel"), "{error}");
+        for named in [
+            "its kernel",
+            "disk:",
+            "staged_schedulers:",
+            "bpf_map_write:",
+        ] {
+            assert!(error.contains(named), "{named} is not in {error}");
+        }
     }
 }
