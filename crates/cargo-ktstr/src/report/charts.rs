@@ -62,15 +62,12 @@ fn axis(span: f64) -> String {
     let mut ticks = String::new();
     let mut at = 0.0;
     while at <= span {
-        // A label at the very end would leave the page.
-        let label = if at / span > 0.94 {
-            String::new()
-        } else {
-            number(at)
-        };
+        // A label near the end would leave the page on its right: it stands left of its tick.
+        let side = if at / span > 0.8 { " class=end" } else { "" };
         ticks.push_str(&format!(
-            "<i style=\"left:{:.3}%\">{label}</i>",
-            at / span * 100.0
+            "<i{side} style=\"left:{:.3}%\">{}</i>",
+            at / span * 100.0,
+            number(at)
         ));
         at += step;
     }

@@ -40,7 +40,8 @@ function reveal() {
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.matches("input")) {
+  // A checkbox takes no text: the keys go on working after "failures only".
+  if (event.target.matches("input[type=search]")) {
     if (event.key === "Escape") event.target.blur();
     return;
   }
