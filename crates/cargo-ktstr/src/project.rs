@@ -11,8 +11,17 @@ use serde::Deserialize;
 pub(crate) struct Project {
     /// Its root.
     pub(crate) workspace_root: PathBuf,
-    /// Where cargo builds to.
+    /// Where cargo builds to; another workspace may build there, too.
     pub(crate) target_directory: PathBuf,
+    /// Its own packages.
+    pub(crate) packages: Vec<Package>,
+}
+
+/// One package of the workspace.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: String,
 }
 
 impl Project {
@@ -34,6 +43,24 @@ impl Project {
             );
         }
         serde_json::from_slice(&output.stdout).context("cargo metadata printed something else")
+    }
+
+    /// For tests: a workspace of one package.
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path, target: &Path, package: &str) -> Self {
+        Self {
+            workspace_root: root.to_owned(),
+            target_directory: target.to_owned(),
+            packages: vec![Package {
+                name: package.to_owned(),
+            }],
+        }
+    }
+
+    /// Whether a record of this test binary (`<package>.<target>`) is of this workspace; records of earlier versions name none.
+    pub(crate) fn owns(&self, binary: &str) -> bool {
+        let package = binary.split('.').next().unwrap_or_default();
+        package.is_empty() || self.packages.iter().any(|own| own.name == package)
     }
 
     /// One directory per run lies here.

@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let project = Project::find(options.manifest_path.as_deref())?;
     let mut exit = Exit::Pass;
     let mut found = false;
-    for dir in runs::select(&project.runs_root(), options.run.as_deref())? {
+    for dir in runs::select(&project, options.run.as_deref())? {
         let Some(args) = arguments(&dir)? else {
             continue;
         };

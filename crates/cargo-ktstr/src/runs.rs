@@ -12,7 +12,7 @@ use ktstr::host::evidence::artifacts::write_atomic;
 use ktstr::host::evidence::sidecar::{Pool, collect_pool};
 use serde::{Deserialize, Serialize};
 
-use crate::project::git;
+use crate::project::{Project, git};
 
 /// The manifest's file name; hidden, so that nobody takes it for a sidecar.
 const MANIFEST: &str = ".run.json";
@@ -24,6 +24,9 @@ pub(crate) struct Manifest {
     pub(crate) schema: String,
     /// Shared by the directories of one `cargo ktstr test`, one per kernel.
     pub(crate) run: String,
+    /// Root of the workspace that was tested: several may share a target directory. Absent in runs of earlier versions.
+    #[serde(default)]
+    pub(crate) workspace: Option<PathBuf>,
     /// What `--kernel` resolved to, as `KTSTR_KERNEL` takes it; absent when tests chose by themselves.
     pub(crate) kernel: Option<String>,
     pub(crate) kernel_label: String,
@@ -72,6 +75,7 @@ impl Manifest {
         Self {
             schema: SCHEMA.to_owned(),
             run: run.to_owned(),
+            workspace: Some(workspace.to_owned()),
             kernel: None,
             kernel_label: String::new(),
             engine: None,
@@ -153,6 +157,8 @@ pub(crate) struct RunDir {
     pub(crate) manifest: Option<Manifest>,
     /// Seconds since the epoch.
     pub(crate) at: u64,
+    /// Whose records count, where nobody wrote down whose run it is.
+    owner: Option<Project>,
 }
 
 impl RunDir {
@@ -174,6 +180,24 @@ impl RunDir {
             at: at.unwrap_or(0),
             path,
             manifest,
+            owner: None,
+        }
+    }
+
+    /// The same, without records of other workspaces: a plain `cargo test` of each writes to a directory of one name.
+    fn of_project(path: PathBuf, project: &Project) -> Self {
+        let mut dir = Self::open(path);
+        dir.owner = dir.manifest.is_none().then(|| project.clone());
+        dir
+    }
+
+    /// Whether it can hold a run of this workspace.
+    fn is_of(&self, project: &Project) -> bool {
+        let workspace = self.manifest.as_ref().map(|manifest| &manifest.workspace);
+        match workspace {
+            Some(Some(workspace)) => *workspace == project.workspace_root,
+            Some(None) => true,
+            None => self.pool().is_ok_and(|pool| !pool.sidecars.is_empty()),
         }
     }
 
@@ -197,21 +221,26 @@ impl RunDir {
     /// # Errors
     /// When the directory cannot be listed.
     pub(crate) fn pool(&self) -> Result<Pool> {
-        collect_pool(&self.path).with_context(|| format!("failed to list {}", self.path.display()))
+        let mut pool = collect_pool(&self.path)
+            .with_context(|| format!("failed to list {}", self.path.display()))?;
+        if let Some(project) = &self.owner {
+            pool.sidecars
+                .retain(|sidecar| project.owns(&sidecar.binary));
+        }
+        Ok(pool)
     }
 }
 
-/// Every run, oldest first. A directory counts when it holds a manifest or a sidecar.
-pub(crate) fn all(root: &Path) -> Vec<RunDir> {
-    let mut dirs: Vec<RunDir> = fs::read_dir(root)
+/// Every run of the workspace, oldest first. A directory counts when it holds a manifest or a sidecar, and not when it holds the
+/// records of a comparison, which earlier versions of `perf-delta` put here.
+pub(crate) fn all(project: &Project) -> Vec<RunDir> {
+    let mut dirs: Vec<RunDir> = fs::read_dir(project.runs_root())
         .into_iter()
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_dir())
-        .map(RunDir::open)
-        .filter(|dir| {
-            dir.manifest.is_some() || dir.pool().is_ok_and(|pool| !pool.sidecars.is_empty())
-        })
+        .filter(|path| path.is_dir() && !path.join(".order.json").exists())
+        .map(|path| RunDir::of_project(path, project))
+        .filter(|dir| dir.is_of(project))
         .collect();
     dirs.sort_by_key(|dir| (dir.at, dir.name()));
     dirs
@@ -221,8 +250,9 @@ pub(crate) fn all(root: &Path) -> Vec<RunDir> {
 ///
 /// # Errors
 /// When there is none.
-pub(crate) fn select(root: &Path, run: Option<&str>) -> Result<Vec<RunDir>> {
-    let all = all(root);
+pub(crate) fn select(project: &Project, run: Option<&str>) -> Result<Vec<RunDir>> {
+    let all = all(project);
+    let root = project.runs_root();
     let wanted = match run {
         Some(run) => run.to_owned(),
         None => all.last().map(RunDir::run).with_context(|| {
@@ -263,27 +293,67 @@ mod tests {
 
     #[test]
     fn the_last_run_has_all_its_kernels() {
-        let root = tempfile::tempdir().unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let project = Project::at(Path::new("/mine"), target.path(), "mine");
+        let root = project.runs_root();
         for (dir, run, at) in [("a", "a", 1), ("b.k1", "b", 2), ("b.k2", "b", 2)] {
             let manifest = Manifest {
                 started_at: at,
-                ..Manifest::begin(run, root.path())
+                ..Manifest::begin(run, Path::new("/mine"))
             };
-            fs::create_dir(root.path().join(dir)).unwrap();
-            manifest.write(&root.path().join(dir)).unwrap();
+            manifest.write(&root.join(dir)).unwrap();
         }
-        fs::create_dir(root.path().join("no-run")).unwrap();
-        let last: Vec<_> = select(root.path(), None)
+        fs::create_dir(root.join("no-run")).unwrap();
+        let last: Vec<_> = select(&project, None)
             .unwrap()
             .iter()
             .map(RunDir::name)
             .collect();
         assert_eq!(last, ["b.k1", "b.k2"]);
-        assert_eq!(select(root.path(), Some("a")).unwrap().len(), 1);
-        let error = select(root.path(), Some("c")).unwrap_err().to_string();
+        assert_eq!(select(&project, Some("a")).unwrap().len(), 1);
+        let error = select(&project, Some("c")).unwrap_err().to_string();
         assert!(
             error.contains("no run 'c'") && error.contains("b, a"),
             "{error}"
         );
+    }
+
+    fn record(dir: &Path, binary: &str) {
+        let record = serde_json::json!({
+            "schema": "ktstr.sidecar/1", "test": "t", "binary": binary, "verdict": "Pass", "topology": "1n1l2c1t",
+            "total_ms": 5, "timed_out": false, "started_at": 1,
+            "result": {"floor": "Pass", "details": [], "info_notes": [],
+                       "stats": {"cgroups": [], "phases": [], "ext_metrics": {}}},
+        });
+        fs::create_dir_all(dir).unwrap();
+        fs::write(dir.join("t.json"), record.to_string()).unwrap();
+    }
+
+    #[test]
+    fn other_workspaces_runs_and_comparisons_are_not_ours() {
+        let target = tempfile::tempdir().unwrap();
+        let project = |name: &str| Project::at(&Path::new("/").join(name), target.path(), name);
+        let (mine, other) = (project("mine"), project("other"));
+        let root = mine.runs_root();
+        for (run, at) in [("mine", 1), ("other", 2)] {
+            let manifest = Manifest {
+                started_at: at,
+                ..Manifest::begin(run, &Path::new("/").join(run))
+            };
+            manifest.write(&root.join(run)).unwrap();
+        }
+        // A plain `cargo test` of both, and a comparison as earlier versions left it.
+        record(&root.join("k-nogit"), "mine.it");
+        record(&root.join("k-nogit/other.it"), "other.it");
+        record(&root.join("perf-1/pair-001-a"), "mine.it");
+        fs::write(root.join("perf-1/.order.json"), "{}").unwrap();
+        let names =
+            |project: &Project| -> Vec<String> { all(project).iter().map(RunDir::name).collect() };
+        assert_eq!(names(&mine), ["mine", "k-nogit"]);
+        assert_eq!(names(&other), ["other", "k-nogit"]);
+        let shared = select(&other, Some("k-nogit")).unwrap().remove(0);
+        let tests = shared.pool().unwrap().sidecars;
+        assert_eq!(tests.len(), 1);
+        assert_eq!(tests[0].binary, "other.it");
     }
 }

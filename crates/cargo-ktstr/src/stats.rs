@@ -52,11 +52,10 @@ enum What {
 /// Shows it.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     let project = Project::find(options.manifest_path.as_deref())?;
-    let root = project.runs_root();
-    let index = Index::open(&root)?;
+    let index = Index::open(&project)?;
     match &options.what {
-        None => last_run(options, &root, &index, None),
-        Some(What::LastRun { run }) => last_run(options, &root, &index, run.as_deref()),
+        None => last_run(options, &project, &index, None),
+        Some(What::LastRun { run }) => last_run(options, &project, &index, run.as_deref()),
         Some(What::Trend { metric, test, last }) => {
             trend(options, &index, metric, test.as_deref(), *last)
         }
@@ -80,11 +79,11 @@ struct Row {
 
 fn last_run(
     options: &Options,
-    root: &std::path::Path,
+    project: &Project,
     index: &Index,
     run: Option<&str>,
 ) -> Result<Exit> {
-    let dirs = runs::select(root, run)?;
+    let dirs = runs::select(project, run)?;
     let mut rows = Vec::new();
     for dir in &dirs {
         for case in cases_of(dir, &[])? {

@@ -5,7 +5,7 @@ mod revisions;
 mod rng;
 mod statistics;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -30,8 +30,8 @@ use statistics::{Delta, Finding, Pairs, Rules, compare, fewest_pairs, judge, mor
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Runs A and B in pairs, next to each other and in random order, so that drift of the host meets both.\n\n\
-    Exit codes: 0 no regression, 1 a regression or a failing test, 2 nothing regressed but something could not be told \
-    (--allow-unsure makes that 0)."
+    Exit codes: 0 no regression, 1 a regression, a metric that B lacks, or a failing test, 2 nothing regressed but something \
+    could not be told, such as with too few pairs (--allow-unsure makes that 0)."
 )]
 pub(crate) struct Options {
     /// The base: a revision, or . for the working tree.
@@ -84,8 +84,13 @@ pub(crate) struct Row {
     pub(crate) test: String,
     pub(crate) metric: String,
     pub(crate) polarity: Polarity,
+    /// Absent where fewer than two pairs have the metric on both sides.
     #[serde(flatten)]
-    pub(crate) delta: Delta,
+    pub(crate) delta: Option<Delta>,
+    /// Pairs in which only A had the metric.
+    pub(crate) only_a: usize,
+    /// Pairs in which only B had it.
+    pub(crate) only_b: usize,
     pub(crate) verdict: Verdict,
     /// This many more pairs would tell a change of the threshold's size.
     pub(crate) more_pairs: Option<usize>,
@@ -101,6 +106,10 @@ pub(crate) enum Verdict {
     Changed,
     Same,
     Unsure,
+    /// A has it, and B does not: what A measures is measured no more.
+    Vanished,
+    /// B has it, and A does not.
+    Appeared,
 }
 
 /// All values, by test and metric.
@@ -130,7 +139,12 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
             Side::prepare(&options.b, &project)?,
         ],
         env: environment(options, kernel),
-        dir: project.runs_root().join(format!("perf-{id}")),
+        // Not among the runs: neither side is the last one, and trends are not of two revisions at once.
+        dir: project
+            .target_directory
+            .join("ktstr-perf")
+            .join("runs")
+            .join(id),
         rng: Rng::new(seed),
         failures: Vec::new(),
         declared: BTreeMap::new(),
@@ -380,20 +394,21 @@ impl Bench<'_> {
         Ok(a.zip(b).map(|(a, b)| [a, b]))
     }
 
-    /// The metrics to compare: those asked for, which must exist, or those of the usual ones that do.
+    /// The metrics to compare: those asked for, which must exist on a side at least, or those of the usual ones that do.
     fn choose(
         &self,
         test: &str,
         a: &BTreeMap<String, f64>,
         b: &BTreeMap<String, f64>,
     ) -> Result<Vec<String>> {
-        let both = |name: &&String| a.contains_key(*name) && b.contains_key(*name);
+        let either = |name: &&String| a.contains_key(*name) || b.contains_key(*name);
         if self.options.metrics.is_empty() {
             let usual = DEFAULT_METRICS.map(str::to_owned);
-            return Ok(usual.iter().filter(both).cloned().collect());
+            return Ok(usual.iter().filter(either).cloned().collect());
         }
-        if let Some(missing) = self.options.metrics.iter().find(|name| !both(name)) {
-            let have: Vec<&str> = a.keys().map(String::as_str).collect();
+        if let Some(missing) = self.options.metrics.iter().find(|name| !either(name)) {
+            let have: BTreeSet<&str> = a.keys().chain(b.keys()).map(String::as_str).collect();
+            let have: Vec<&str> = have.into_iter().collect();
             bail!(
                 "test '{test}' has no metric '{missing}'; it has {}",
                 have.join(", ")
@@ -414,12 +429,8 @@ fn record(dir: &Path, test: &str) -> Result<Option<Sidecar>> {
 fn add(values: &mut Values, test: &str, metrics: &[String], both: &[BTreeMap<String, f64>; 2]) {
     let [a, b] = both;
     for metric in metrics {
-        // A pair counts whole or not at all.
-        if let (Some(a), Some(b)) = (a.get(metric), b.get(metric)) {
-            let pairs = values.entry((test.to_owned(), metric.clone())).or_default();
-            pairs.a.push(*a);
-            pairs.b.push(*b);
-        }
+        let pairs = values.entry((test.to_owned(), metric.clone())).or_default();
+        pairs.add(a.get(metric).copied(), b.get(metric).copied());
     }
 }
 
@@ -429,41 +440,63 @@ fn answer(
     declared: &BTreeMap<String, Polarity>,
     rng: &mut Rng,
 ) -> Vec<Row> {
+    // What vanished or appeared is no question of statistics.
     let compared: Vec<(&(String, String), Delta)> = values
         .iter()
+        .filter(|(_, pairs)| !pairs.vanished() && !pairs.appeared())
         .filter_map(|(key, pairs)| Some((key, compare(pairs, rules.alpha, rng)?)))
         .collect();
     let deltas: Vec<Delta> = compared.iter().map(|(_, delta)| delta.clone()).collect();
-    let findings = judge(&deltas, rules);
-    let row = |(((test, metric), delta), finding): ((&(String, String), Delta), Finding)| {
+    let mut judged: BTreeMap<&(String, String), (Delta, Finding)> = compared
+        .into_iter()
+        .zip(judge(&deltas, rules))
+        .map(|((key, delta), finding)| (key, (delta, finding)))
+        .collect();
+    let row = |(key, pairs): (&(String, String), &Pairs)| {
+        let (test, metric) = key;
         let known = declared.get(metric).copied();
         let polarity = known.unwrap_or_else(|| polarity(metric));
-        let verdict = match (finding, polarity) {
-            (Finding::Same, _) => Verdict::Same,
-            (Finding::Unsure, _) => Verdict::Unsure,
-            (Finding::Changed, Polarity::Unknown) => Verdict::Changed,
-            (Finding::Changed, Polarity::Higher) if delta.change < 0.0 => Verdict::Regression,
-            (Finding::Changed, Polarity::Lower) if delta.change > 0.0 => Verdict::Regression,
-            (Finding::Changed, _) => Verdict::Improvement,
+        let (delta, verdict) = match judged.remove(key) {
+            Some((delta, finding)) => {
+                let verdict = verdict(finding, polarity, delta.change);
+                (Some(delta), verdict)
+            }
+            None if pairs.vanished() => (None, Verdict::Vanished),
+            None if pairs.appeared() => (None, Verdict::Appeared),
+            None => (None, Verdict::Unsure),
         };
-        let more = (verdict == Verdict::Unsure)
-            .then(|| more_pairs(&delta, deltas.len(), rules))
-            .flatten();
+        let more = delta
+            .as_ref()
+            .filter(|_| verdict == Verdict::Unsure)
+            .and_then(|delta| more_pairs(delta, deltas.len(), rules));
         Row {
             test: test.clone(),
             metric: metric.clone(),
             polarity,
             delta,
+            only_a: pairs.only_a,
+            only_b: pairs.only_b,
             verdict,
             more_pairs: more,
         }
     };
-    compared.into_iter().zip(findings).map(row).collect()
+    values.iter().map(row).collect()
+}
+
+fn verdict(finding: Finding, polarity: Polarity, change: f64) -> Verdict {
+    match (finding, polarity) {
+        (Finding::Same, _) => Verdict::Same,
+        (Finding::Unsure, _) => Verdict::Unsure,
+        (Finding::Changed, Polarity::Unknown) => Verdict::Changed,
+        (Finding::Changed, Polarity::Higher) if change < 0.0 => Verdict::Regression,
+        (Finding::Changed, Polarity::Lower) if change > 0.0 => Verdict::Regression,
+        (Finding::Changed, _) => Verdict::Improvement,
+    }
 }
 
 fn exit(rows: &[Row], failures: &[String], options: &Options) -> Exit {
     let any = |verdict: Verdict| rows.iter().any(|row| row.verdict == verdict);
-    if any(Verdict::Regression) || !failures.is_empty() {
+    if any(Verdict::Regression) || any(Verdict::Vanished) || !failures.is_empty() {
         Exit::Fail
     } else if (any(Verdict::Unsure) || rows.is_empty()) && !options.allow_unsure {
         Exit::Inconclusive

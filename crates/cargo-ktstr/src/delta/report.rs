@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::statistics::Delta;
 use super::{Row, Verdict};
 use crate::output;
 use crate::results::unit;
@@ -37,16 +38,18 @@ pub(crate) fn render(report: &Report) -> String {
         "TEST", "METRIC", "A", "B", "CHANGE", &level, "EFFECT", "P", "VERDICT",
     ]);
     for row in &report.rows {
-        let delta = &row.delta;
+        let delta = row.delta.as_ref();
+        let told = |tell: &dyn Fn(&Delta) -> String| delta.map_or_else(|| String::from("-"), tell);
+        let value = |value: f64| format!("{} {}", number(value), unit(&row.metric));
         table.add_row([
             row.test.clone(),
             row.metric.clone(),
-            format!("{} {}", number(delta.median_a), unit(&row.metric)),
-            format!("{} {}", number(delta.median_b), unit(&row.metric)),
-            percent(delta.change),
-            format!("{} .. {}", percent(delta.low), percent(delta.high)),
-            format!("{:+.2}", delta.effect),
-            format!("{:.4}", delta.p),
+            told(&|delta| value(delta.median_a)),
+            told(&|delta| value(delta.median_b)),
+            told(&change),
+            told(&interval),
+            told(&|delta| format!("{:+.2}", delta.effect)),
+            told(&|delta| format!("{:.4}", delta.p)),
             verdict(row),
         ]);
     }
@@ -69,13 +72,33 @@ fn percent(share: f64) -> String {
     format!("{:+.1} %", share * 100.0)
 }
 
+fn change(delta: &Delta) -> String {
+    // Nothing is a share of nothing.
+    if delta.median_a == 0.0 && delta.change != 0.0 {
+        return String::from("from 0");
+    }
+    percent(delta.change)
+}
+
+fn interval(delta: &Delta) -> String {
+    match (delta.low, delta.high) {
+        (Some(low), Some(high)) => format!("{} .. {}", percent(low), percent(high)),
+        _ => String::from("too few pairs"),
+    }
+}
+
 fn verdict(row: &Row) -> String {
     match (row.verdict, row.more_pairs) {
         (Verdict::Regression, _) => String::from("REGRESSION"),
         (Verdict::Improvement, _) => String::from("improvement"),
         (Verdict::Changed, _) => String::from("changed"),
         (Verdict::Same, _) => String::from("same"),
+        (Verdict::Vanished, _) => format!("VANISHED: {} pairs have it in A only", row.only_a),
+        (Verdict::Appeared, _) => format!("new in B: {} pairs have it", row.only_b),
         (Verdict::Unsure, Some(more)) => format!("unsure: {more} more pairs would tell"),
+        (Verdict::Unsure, None) if row.delta.is_none() => {
+            String::from("unsure: no two pairs have it on both sides")
+        }
         (Verdict::Unsure, None) => String::from("unsure: too noisy for any number of runs"),
     }
 }

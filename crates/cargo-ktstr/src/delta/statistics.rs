@@ -3,7 +3,8 @@
 //! Each pair is one run of A and one of B, next to each other in time and in random order. If the revisions are the same,
 //! swapping the labels within a pair changes nothing: so the distribution of the signed-rank sum over all label swaps is known
 //! exactly, and the chance of a false alarm is at most the stated rate, whatever the noise looks like. No normal
-//! distribution is assumed anywhere. Differences are log ratios, so that a change is relative.
+//! distribution is assumed anywhere. Differences are log ratios, so that a change is relative; where a value is zero or
+//! negative, which has no logarithm, they are plain differences by the median size of A's values (B's, where those are zero).
 //!
 //! - estimate: the median of all pairwise means (Hodges-Lehmann), which a few disturbed runs do not move;
 //! - interval: percentile bootstrap of the estimate over pairs;
@@ -28,6 +29,35 @@ pub(crate) struct Rules {
 pub(crate) struct Pairs {
     pub(crate) a: Vec<f64>,
     pub(crate) b: Vec<f64>,
+    /// Pairs in which only A had the metric.
+    pub(crate) only_a: usize,
+    /// Pairs in which only B had it.
+    pub(crate) only_b: usize,
+}
+
+impl Pairs {
+    /// Takes a pair in; a value counts as one only where both sides have it.
+    pub(crate) fn add(&mut self, a: Option<f64>, b: Option<f64>) {
+        match (a, b) {
+            (Some(a), Some(b)) => {
+                self.a.push(a);
+                self.b.push(b);
+            }
+            (Some(_), None) => self.only_a += 1,
+            (None, Some(_)) => self.only_b += 1,
+            (None, None) => {}
+        }
+    }
+
+    /// B lacks it more often than both have it.
+    pub(crate) fn vanished(&self) -> bool {
+        self.only_a > self.a.len()
+    }
+
+    /// Only B ever had it.
+    pub(crate) fn appeared(&self) -> bool {
+        self.a.is_empty() && self.only_a == 0 && self.only_b > 0
+    }
 }
 
 /// What the pairs say.
@@ -38,14 +68,20 @@ pub(crate) struct Delta {
     pub(crate) median_b: f64,
     /// Relative change from A to B (0.1: 10 % more).
     pub(crate) change: f64,
-    /// Interval of the change at the level `1 - alpha`.
-    pub(crate) low: f64,
-    pub(crate) high: f64,
+    /// Interval of the change at the level `1 - alpha`; absent where the pairs are too few for one.
+    pub(crate) low: Option<f64>,
+    pub(crate) high: Option<f64>,
     /// -1: B below A in all pairs; 1: above in all.
     pub(crate) effect: f64,
     pub(crate) p: f64,
-    /// Standard deviation of the pairs' log ratios, robust against far-off runs.
+    /// Standard deviation of the pairs' differences, robust against far-off runs.
     pub(crate) noise: f64,
+    /// What a change is a share of, in the metric's unit.
+    #[serde(skip)]
+    reference: f64,
+    /// Whether differences are log ratios.
+    #[serde(skip)]
+    logarithmic: bool,
     /// Means of every two log ratios, less the estimate: what the number of runs is reckoned from.
     #[serde(skip)]
     centred_means: Vec<f64>,
@@ -69,7 +105,7 @@ const RESAMPLES: usize = 2000;
 const EXACT_PAIRS: usize = 16;
 const DRAWN_SWAPS: usize = 1 << EXACT_PAIRS;
 
-/// Compares; `None` without two pairs, or when a value is not positive (a ratio says nothing then).
+/// Compares; `None` without two pairs, or when a value is no number.
 pub(crate) fn compare(pairs: &Pairs, alpha: f64, rng: &mut Rng) -> Option<Delta> {
     compare_with(pairs, alpha, RESAMPLES, rng)
 }
@@ -81,29 +117,65 @@ fn compare_with(pairs: &Pairs, alpha: f64, resamples: usize, rng: &mut Rng) -> O
         .copied()
         .zip(pairs.b.iter().copied())
         .collect();
-    let usable = |(a, b): &(f64, f64)| *a > 0.0 && *b > 0.0 && a.is_finite() && b.is_finite();
-    if all.len() < 2 || !all.iter().all(usable) {
+    if all.len() < 2 || !all.iter().all(|(a, b)| a.is_finite() && b.is_finite()) {
         return None;
     }
-    let ratios: Vec<f64> = all.iter().map(|(a, b)| (b / a).ln()).collect();
-    let ranks = Ranks::of(&ratios);
-    let estimate = pseudo_median(&ratios);
-    let (low, high) = bootstrap(&ratios, alpha, resamples, rng);
+    let median_a = median(&mut pairs.a.clone());
+    let logarithmic = all.iter().all(|(a, b)| *a > 0.0 && *b > 0.0);
+    let reference = if logarithmic { median_a } else { size(pairs) };
+    let difference = |(a, b): &(f64, f64)| {
+        if logarithmic {
+            (b / a).ln()
+        } else {
+            (b - a) / reference
+        }
+    };
+    let differences: Vec<f64> = all.iter().map(difference).collect();
+    let share = |difference: f64| {
+        if logarithmic {
+            difference.exp_m1()
+        } else {
+            difference
+        }
+    };
+    let ranks = Ranks::of(&differences);
+    let estimate = pseudo_median(&differences);
+    let interval = (differences.len() >= fewest_pairs(1, alpha))
+        .then(|| bootstrap(&differences, alpha, resamples, rng));
     Some(Delta {
-        pairs: ratios.len(),
-        median_a: median(&mut pairs.a.clone()),
+        pairs: differences.len(),
+        median_a,
         median_b: median(&mut pairs.b.clone()),
-        change: estimate.exp_m1(),
-        low: low.exp_m1(),
-        high: high.exp_m1(),
+        change: share(estimate),
+        low: interval.map(|(low, _)| share(low)),
+        high: interval.map(|(_, high)| share(high)),
         effect: ranks.effect(),
         p: ranks.p(rng),
-        noise: spread(&ratios),
-        centred_means: pairwise_means(&ratios)
+        noise: spread(&differences),
+        reference,
+        logarithmic,
+        centred_means: pairwise_means(&differences)
             .iter()
             .map(|mean| mean - estimate)
             .collect(),
     })
+}
+
+/// The size of a typical value, of A where it has one that is not zero; 1 where all are zero.
+fn size(pairs: &Pairs) -> f64 {
+    let median_size = |values: &[f64]| {
+        let mut sizes: Vec<f64> = values.iter().map(|value| value.abs()).collect();
+        median(&mut sizes)
+    };
+    let largest = pairs.a.iter().chain(&pairs.b).map(|value| value.abs());
+    [
+        median_size(&pairs.a),
+        median_size(&pairs.b),
+        largest.fold(0.0, f64::max),
+    ]
+    .into_iter()
+    .find(|size| *size > 0.0)
+    .unwrap_or(1.0)
 }
 
 /// Judges every question at once, so that the stated rate holds for all of them together (Holm's step-down).
@@ -120,10 +192,18 @@ pub(crate) fn judge(deltas: &[Delta], rules: &Rules) -> Vec<Finding> {
             *slot = true;
         }
     }
+    let least = fewest_pairs(deltas.len(), rules.alpha);
     deltas
         .iter()
         .zip(significant)
-        .map(|(delta, significant)| finding(delta, significant, rules))
+        .map(|(delta, significant)| {
+            // Not "the same" either: so few pairs could not have told a change.
+            if delta.pairs < least {
+                Finding::Unsure
+            } else {
+                finding(delta, significant, rules)
+            }
+        })
         .collect()
 }
 
@@ -133,7 +213,7 @@ fn p_of(deltas: &[Delta], index: usize) -> f64 {
 
 fn finding(delta: &Delta, significant: bool, rules: &Rules) -> Finding {
     let matters = |change: f64| {
-        change.abs() >= rules.relative && (change * delta.median_a).abs() >= rules.absolute
+        change.abs() >= rules.relative && (change * delta.reference).abs() >= rules.absolute
     };
     if significant {
         return if matters(delta.change) {
@@ -142,10 +222,9 @@ fn finding(delta: &Delta, significant: bool, rules: &Rules) -> Finding {
             Finding::Same
         };
     }
-    if matters(delta.low) || matters(delta.high) {
-        Finding::Unsure
-    } else {
-        Finding::Same
+    match (delta.low, delta.high) {
+        (Some(low), Some(high)) if !matters(low) && !matters(high) => Finding::Same,
+        _ => Finding::Unsure,
     }
 }
 
@@ -157,10 +236,12 @@ fn finding(delta: &Delta, significant: bool, rules: &Rules) -> Finding {
 pub(crate) fn more_pairs(delta: &Delta, questions: usize, rules: &Rules) -> Option<usize> {
     const POWER_80: f64 = 0.8416;
     const MOST: f64 = 2_000.0;
-    let size = rules
-        .relative
-        .max(rules.absolute / delta.median_a.abs())
-        .ln_1p();
+    let share = rules.relative.max(rules.absolute / delta.reference.abs());
+    let size = if delta.logarithmic {
+        share.ln_1p()
+    } else {
+        share
+    };
     if size <= 0.0 || delta.centred_means.is_empty() {
         return None;
     }

@@ -52,7 +52,7 @@ pub(crate) struct Shown {
 /// Writes it and prints where.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     let project = Project::find(options.manifest_path.as_deref())?;
-    let run = gather(runs::select(&project.runs_root(), options.run.as_deref())?)?;
+    let run = gather(runs::select(&project, options.run.as_deref())?)?;
     let (path, text) = match (&options.perfetto, &options.output) {
         (Some(path), _) => (path.clone(), perfetto::render(&run)?),
         (None, Some(path)) => (path.clone(), page::render(&run, parent(path))),
@@ -79,7 +79,11 @@ fn gather(dirs: Vec<RunDir>) -> Result<Run> {
     let mut tests = Vec::new();
     for dir in &dirs {
         for case in cases_of(dir, &[])? {
-            let timeline = Timeline::read(&dir.path, &case.name);
+            // Where the test's other artifacts lie: its binary's folder, where another binary has a test of that name.
+            let timeline = case
+                .sidecar
+                .as_ref()
+                .and_then(|sidecar| Timeline::read(&sidecar.dir, &sidecar.test));
             tests.push(Shown { case, timeline });
         }
     }

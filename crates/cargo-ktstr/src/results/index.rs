@@ -1,6 +1,7 @@
 //! All runs in one SQLite file, `target/ktstr/index.sqlite`.
 //!
 //! A cache of the sidecars that outlives them: a directory that changed is read again, one that is gone keeps its rows.
+//! Workspaces that share a target directory share the file, and each sees its own rows.
 //! Another layout than ours, or a damaged file, is put aside and the index made anew.
 
 use std::fs;
@@ -12,14 +13,16 @@ use ktstr::host::evidence::sidecar::Sidecar;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::metrics_of;
+use crate::project::Project;
 use crate::runs::{self, RunDir};
 
 /// The layout of [`SCHEMA`].
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE runs (
-        id INTEGER PRIMARY KEY, dir TEXT NOT NULL UNIQUE, run TEXT NOT NULL, fingerprint TEXT NOT NULL,
-        kernel TEXT, revision TEXT, dirty INTEGER NOT NULL, host TEXT, started_at INTEGER NOT NULL, exit_code INTEGER);
+        id INTEGER PRIMARY KEY, workspace TEXT NOT NULL, dir TEXT NOT NULL, run TEXT NOT NULL, fingerprint TEXT NOT NULL,
+        kernel TEXT, revision TEXT, dirty INTEGER NOT NULL, host TEXT, started_at INTEGER NOT NULL, exit_code INTEGER,
+        UNIQUE (workspace, dir));
     CREATE TABLE results (
         id INTEGER PRIMARY KEY, run_id INTEGER NOT NULL REFERENCES runs(id) ON DELETE CASCADE, test TEXT NOT NULL,
         verdict TEXT NOT NULL, scheduler TEXT, topology TEXT NOT NULL, engine TEXT);
@@ -36,6 +39,8 @@ const BUSY: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Index {
     db: Connection,
+    /// Whose rows are seen.
+    workspace: String,
 }
 
 /// One value of a metric, of one test in one run.
@@ -53,14 +58,17 @@ pub(crate) struct Point {
 }
 
 impl Index {
-    /// Opens the index below `root` and takes in what is new.
+    /// Opens the workspace's index and takes in what is new.
     ///
     /// # Errors
     /// When the file cannot be written or read.
-    pub(crate) fn open(root: &Path) -> Result<Self> {
+    pub(crate) fn open(project: &Project) -> Result<Self> {
+        let root = project.runs_root();
         let path = root.join("index.sqlite");
-        fs::create_dir_all(root).with_context(|| format!("failed to create {}", root.display()))?;
-        let mut index = match Self::connect(&path) {
+        fs::create_dir_all(&root)
+            .with_context(|| format!("failed to create {}", root.display()))?;
+        let workspace = project.workspace_root.display().to_string();
+        let mut index = match Self::connect(&path, &workspace) {
             Ok(index) => index,
             Err(error) if is_damage(&error) => {
                 let aside = path.with_extension("sqlite.damaged");
@@ -71,7 +79,7 @@ impl Index {
                 );
                 fs::rename(&path, &aside)
                     .with_context(|| format!("failed to put {} aside", path.display()))?;
-                Self::connect(&path)
+                Self::connect(&path, &workspace)
                     .with_context(|| format!("failed to open {}", path.display()))?
             }
             Err(error) => {
@@ -79,12 +87,12 @@ impl Index {
             }
         };
         index
-            .update(root)
+            .update(project)
             .with_context(|| format!("failed to update {}", path.display()))?;
         Ok(index)
     }
 
-    fn connect(path: &PathBuf) -> rusqlite::Result<Self> {
+    fn connect(path: &PathBuf, workspace: &str) -> rusqlite::Result<Self> {
         let mut db = Connection::open(path)?;
         db.busy_timeout(BUSY)?;
         db.pragma_update(None, "foreign_keys", true)?;
@@ -97,25 +105,31 @@ impl Index {
             return Err(rusqlite::Error::InvalidQuery);
         }
         changes.commit()?;
-        Ok(Self { db })
+        Ok(Self {
+            db,
+            workspace: workspace.to_owned(),
+        })
     }
 
-    fn update(&mut self, root: &Path) -> Result<()> {
+    fn update(&mut self, project: &Project) -> Result<()> {
         let changes = self
             .db
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for dir in runs::all(root) {
+        for dir in runs::all(project) {
             let fingerprint = fingerprint(&dir.path);
             let known: Option<String> = changes
                 .query_row(
-                    "SELECT fingerprint FROM runs WHERE dir = ?1",
-                    [dir.name()],
+                    "SELECT fingerprint FROM runs WHERE dir = ?1 AND workspace = ?2",
+                    [&dir.name(), &self.workspace],
                     |row| row.get(0),
                 )
                 .optional()?;
             if known.as_ref() != Some(&fingerprint) {
-                changes.execute("DELETE FROM runs WHERE dir = ?1", [dir.name()])?;
-                insert(&changes, &dir, &fingerprint)?;
+                changes.execute(
+                    "DELETE FROM runs WHERE dir = ?1 AND workspace = ?2",
+                    [&dir.name(), &self.workspace],
+                )?;
+                insert(&changes, &dir, &fingerprint, &self.workspace)?;
             }
         }
         changes.commit()?;
@@ -130,9 +144,9 @@ impl Index {
         let mut query = self.db.prepare(
             "SELECT test, kernel, run, revision, dirty, started_at, verdict, value FROM metrics
              JOIN results ON results.id = result_id JOIN runs ON runs.id = run_id
-             WHERE name = ?1 AND (?2 IS NULL OR test = ?2) ORDER BY test, kernel, started_at, runs.id",
+             WHERE name = ?1 AND (?2 IS NULL OR test = ?2) AND workspace = ?3 ORDER BY test, kernel, started_at, runs.id",
         )?;
-        let rows = query.query_map(params![metric, test], |row| {
+        let rows = query.query_map(params![metric, test, self.workspace], |row| {
             Ok(Point {
                 test: row.get(0)?,
                 kernel: row.get(1)?,
@@ -154,9 +168,11 @@ impl Index {
     pub(crate) fn metrics(&self) -> Result<Vec<(String, u64, u64)>> {
         let mut query = self.db.prepare(
             "SELECT name, count(*), count(DISTINCT test) FROM metrics JOIN results ON results.id = result_id
-             GROUP BY name ORDER BY name",
+             JOIN runs ON runs.id = run_id WHERE workspace = ?1 GROUP BY name ORDER BY name",
         )?;
-        let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let rows = query.query_map([&self.workspace], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })?;
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
@@ -172,10 +188,10 @@ impl Index {
     ) -> Result<Option<String>> {
         let found = self.db.query_row(
             "SELECT verdict FROM results JOIN runs ON runs.id = run_id
-             WHERE test = ?1 AND kernel IS ?2 AND run <> ?3
-               AND started_at <= (SELECT max(started_at) FROM runs WHERE run = ?3)
+             WHERE test = ?1 AND kernel IS ?2 AND run <> ?3 AND workspace = ?4
+               AND started_at <= (SELECT max(started_at) FROM runs WHERE run = ?3 AND workspace = ?4)
              ORDER BY started_at DESC, runs.id DESC LIMIT 1",
-            params![test, kernel, run],
+            params![test, kernel, run, self.workspace],
             |row| row.get(0),
         );
         Ok(found.optional()?)
@@ -212,11 +228,16 @@ fn fingerprint(dir: &Path) -> String {
     format!("{files} {}", newest.as_nanos())
 }
 
-fn insert(changes: &Transaction<'_>, dir: &RunDir, fingerprint: &str) -> Result<()> {
+fn insert(
+    changes: &Transaction<'_>,
+    dir: &RunDir,
+    fingerprint: &str,
+    workspace: &str,
+) -> Result<()> {
     let manifest = dir.manifest.as_ref();
     changes.execute(
-        "INSERT INTO runs (dir, run, fingerprint, kernel, revision, dirty, host, started_at, exit_code)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        "INSERT INTO runs (dir, run, fingerprint, kernel, revision, dirty, host, started_at, exit_code, workspace)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         params![
             dir.name(),
             dir.run(),
@@ -227,6 +248,7 @@ fn insert(changes: &Transaction<'_>, dir: &RunDir, fingerprint: &str) -> Result<
             manifest.map(|manifest| format!("{}, {} CPUs", manifest.host.cpu, manifest.host.cpus)),
             i64::try_from(dir.at).unwrap_or(i64::MAX),
             manifest.and_then(|manifest| manifest.exit_code),
+            workspace,
         ],
     )?;
     let run_id = changes.last_insert_rowid();
@@ -278,13 +300,17 @@ mod tests {
         })
     }
 
-    fn add(root: &Path, run: &str, at: u64, verdict: &str, value: f64) {
-        let dir = root.join(run);
+    fn project(target: &tempfile::TempDir) -> Project {
+        Project::at(Path::new("/mine"), target.path(), "mine")
+    }
+
+    fn add(project: &Project, run: &str, at: u64, verdict: &str, value: f64) {
+        let dir = project.runs_root().join(run);
         fs::create_dir_all(&dir).unwrap();
         let manifest = Manifest {
             started_at: at,
             kernel_label: "k".into(),
-            ..Manifest::begin(run, root)
+            ..Manifest::begin(run, &project.workspace_root)
         };
         manifest.write(&dir).unwrap();
         fs::write(dir.join("t.json"), sidecar("t", verdict, value).to_string()).unwrap();
@@ -292,19 +318,16 @@ mod tests {
 
     #[test]
     fn what_is_new_is_taken_in_and_what_is_gone_is_kept() {
-        let root = tempfile::tempdir().unwrap();
-        add(root.path(), "one", 1, "Pass", 10.0);
+        let target = tempfile::tempdir().unwrap();
+        let mine = project(&target);
+        add(&mine, "one", 1, "Pass", 10.0);
         assert_eq!(
-            Index::open(root.path())
-                .unwrap()
-                .points("m", None)
-                .unwrap()
-                .len(),
+            Index::open(&mine).unwrap().points("m", None).unwrap().len(),
             1
         );
-        add(root.path(), "two", 2, "Fail", 20.0);
-        fs::remove_dir_all(root.path().join("one")).unwrap();
-        let index = Index::open(root.path()).unwrap();
+        add(&mine, "two", 2, "Fail", 20.0);
+        fs::remove_dir_all(mine.runs_root().join("one")).unwrap();
+        let index = Index::open(&mine).unwrap();
         let values: Vec<f64> = index
             .points("m", Some("t"))
             .unwrap()
@@ -322,11 +345,12 @@ mod tests {
 
     #[test]
     fn a_replaced_sidecar_is_read_again() {
-        let root = tempfile::tempdir().unwrap();
-        add(root.path(), "one", 1, "Pass", 10.0);
-        Index::open(root.path()).unwrap();
-        add(root.path(), "one", 1, "Pass", 11.0);
-        let points = Index::open(root.path()).unwrap().points("m", None).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        let mine = project(&target);
+        add(&mine, "one", 1, "Pass", 10.0);
+        Index::open(&mine).unwrap();
+        add(&mine, "one", 1, "Pass", 11.0);
+        let points = Index::open(&mine).unwrap().points("m", None).unwrap();
         assert_eq!(
             points.iter().map(|point| point.value).collect::<Vec<_>>(),
             [11.0]
@@ -335,21 +359,37 @@ mod tests {
 
     #[test]
     fn a_damaged_index_is_made_anew() {
-        let root = tempfile::tempdir().unwrap();
-        add(root.path(), "one", 1, "Pass", 10.0);
+        let target = tempfile::tempdir().unwrap();
+        let mine = project(&target);
+        add(&mine, "one", 1, "Pass", 10.0);
         fs::write(
-            root.path().join("index.sqlite"),
+            mine.runs_root().join("index.sqlite"),
             "no database, and long enough to be looked at ".repeat(99),
         )
         .unwrap();
         assert_eq!(
-            Index::open(root.path())
-                .unwrap()
-                .points("m", None)
-                .unwrap()
-                .len(),
+            Index::open(&mine).unwrap().points("m", None).unwrap().len(),
             1
         );
-        assert!(root.path().join("index.sqlite.damaged").is_file());
+        assert!(mine.runs_root().join("index.sqlite.damaged").is_file());
+    }
+
+    #[test]
+    fn workspaces_that_share_a_target_directory_see_their_own_values() {
+        let target = tempfile::tempdir().unwrap();
+        let mine = project(&target);
+        let other = Project::at(Path::new("/other"), target.path(), "other");
+        add(&mine, "one", 1, "Pass", 10.0);
+        add(&other, "two", 2, "Fail", 20.0);
+        for (project, value, before) in [(&mine, 10.0, None), (&other, 20.0, None::<String>)] {
+            let index = Index::open(project).unwrap();
+            let points = index.points("m", None).unwrap();
+            assert_eq!(
+                points.iter().map(|point| point.value).collect::<Vec<_>>(),
+                [value]
+            );
+            assert_eq!(index.verdict_before("t", "k", "two").unwrap(), before);
+            assert!(index.metrics().unwrap().contains(&("m".into(), 1, 1)));
+        }
     }
 }

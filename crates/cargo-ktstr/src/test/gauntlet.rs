@@ -53,7 +53,7 @@ pub(crate) fn choose(
     };
     let descriptions: Vec<Description> = binaries.iter().filter_map(cargo::describe).collect();
     check_presets(&options.gauntlet.preset, &descriptions)?;
-    let history = Index::open(&project.runs_root()).ok();
+    let history = Index::open(project).ok();
     let seconds = |name: &str, test: &TestDescription, cpus: u32| {
         measured(history.as_ref(), name).unwrap_or_else(|| estimate(test, cpus))
     };

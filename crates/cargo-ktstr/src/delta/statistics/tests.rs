@@ -88,12 +88,11 @@ fn ten_percent_slower_is_found() {
     assert!(found >= 85, "found {found} of {trials}");
     let (delta, _) = ask(&pairs(40, 0.9, 0.03, &mut rng), &mut rng);
     assert!((-0.12..-0.08).contains(&delta.change), "{}", delta.change);
+    let (low, high) = (delta.low.unwrap(), delta.high.unwrap());
     assert!(
-        delta.low < delta.change && delta.change < delta.high && delta.effect < -0.7,
-        "{} {} {} {}",
-        delta.low,
+        low < delta.change && delta.change < high && delta.effect < -0.7,
+        "{low} {} {high} {}",
         delta.change,
-        delta.high,
         delta.effect
     );
 }
@@ -105,7 +104,7 @@ fn the_interval_covers_the_truth() {
     let covers = (0..trials)
         .filter(|_| {
             let (delta, _) = ask(&pairs(20, 0.9, 0.05, &mut rng), &mut rng);
-            (delta.low..=delta.high).contains(&-0.1)
+            (delta.low.unwrap()..=delta.high.unwrap()).contains(&-0.1)
         })
         .count();
     // Percentile bootstrap with 20 pairs: nominal 95 %, a little less in truth.
@@ -153,26 +152,79 @@ fn too_few_pairs_can_never_alarm() {
     let made = Pairs {
         a: vec![100.0; 5],
         b: vec![50.0, 51.0, 52.0, 53.0, 54.0],
+        ..Pairs::default()
     };
     let (delta, finding) = ask(&made, &mut Rng::new(7));
     assert_eq!((delta.p, finding), (2.0 / 32.0, Finding::Unsure));
+    assert_eq!((delta.low, delta.high), (None, None), "no 95 % of anything");
     // Noether's least, 11 pairs for an undisturbed difference, less the five that are there.
     assert_eq!(more_pairs(&delta, 1, &RULES), Some(6));
 }
 
 #[test]
-fn what_has_no_ratio_has_no_answer() {
-    let zero = Pairs {
-        a: vec![0.0, 1.0, 2.0],
-        b: vec![1.0, 1.0, 1.0],
+fn too_few_equal_pairs_are_not_the_same_either() {
+    let equal = Pairs {
+        a: vec![3.0; 2],
+        b: vec![3.0; 2],
+        ..Pairs::default()
     };
-    assert_eq!(compare(&zero, 0.05, &mut Rng::new(8)), None);
+    let (_, finding) = ask(&equal, &mut Rng::new(9));
+    assert_eq!(finding, Finding::Unsure);
     let equal = Pairs {
         a: vec![3.0; 8],
         b: vec![3.0; 8],
+        ..Pairs::default()
     };
     let (delta, finding) = ask(&equal, &mut Rng::new(9));
     assert_eq!((delta.p, delta.change, finding), (1.0, 0.0, Finding::Same));
+    // Enough for one question, and too few for each of ten.
+    let ten = vec![delta; 10];
+    assert_eq!(judge(&ten, &RULES), [Finding::Unsure; 10]);
+}
+
+#[test]
+fn a_metric_that_falls_to_zero_or_rises_from_it_has_changed() {
+    let falls = Pairs {
+        a: (0..8).map(|i| 990.0 + f64::from(i)).collect(),
+        b: vec![0.0; 8],
+        ..Pairs::default()
+    };
+    let (delta, finding) = ask(&falls, &mut Rng::new(8));
+    assert_eq!(finding, Finding::Changed);
+    assert!((-1.01..-0.98).contains(&delta.change), "{}", delta.change);
+    let rises = Pairs {
+        a: falls.b.clone(),
+        b: falls.a.clone(),
+        ..Pairs::default()
+    };
+    let (delta, finding) = ask(&rises, &mut Rng::new(8));
+    assert_eq!((finding, delta.median_a), (Finding::Changed, 0.0));
+    let nothing = Pairs {
+        a: vec![0.0; 8],
+        b: vec![0.0; 8],
+        ..Pairs::default()
+    };
+    assert_eq!(ask(&nothing, &mut Rng::new(8)).1, Finding::Same);
+    // Growth may be negative.
+    let signs = Pairs {
+        a: vec![-5.0, 4.0, -3.0, 6.0, -5.0, 5.0, 1.0, -1.0],
+        b: vec![5.0, -4.0, 3.0, -6.0, 5.0, -5.0, -1.0, 1.0],
+        ..Pairs::default()
+    };
+    assert_eq!(ask(&signs, &mut Rng::new(8)).1, Finding::Unsure);
+}
+
+#[test]
+fn a_value_that_one_side_lacks_is_counted() {
+    let mut pairs = Pairs::default();
+    pairs.add(Some(1.0), None);
+    assert!(pairs.vanished() && !pairs.appeared());
+    pairs.add(Some(1.0), Some(2.0));
+    assert!(!pairs.vanished(), "as often there as not");
+    let mut new = Pairs::default();
+    new.add(None, Some(1.0));
+    new.add(None, None);
+    assert!(new.appeared() && !new.vanished());
 }
 
 #[test]
@@ -180,6 +232,7 @@ fn both_thresholds_must_be_passed() {
     let made = Pairs {
         a: vec![100.0; 8],
         b: (0..8).map(|i| 89.0 + f64::from(i) / 10.0).collect(),
+        ..Pairs::default()
     };
     let delta = compare(&made, 0.05, &mut Rng::new(10)).unwrap();
     let with = |relative, absolute| {
