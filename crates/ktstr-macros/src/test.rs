@@ -33,12 +33,17 @@ const FIELDS: &[(&str, Kind)] = &[
 const OPTIONS: &[(&str, Kind)] = &[
     ("expect_scx_bpf_error_contains", Kind::Text),
     ("expect_scx_bpf_error_matches", Kind::Text),
+    ("allow_kernel_warning", Kind::Text),
     ("cpu_budget", Kind::Int),
-    ("post_vm", Kind::Path),
-    ("post_vm_unconditional", Kind::Path),
     ("cleanup_budget_ms", Kind::Int),
     ("workload_root_cgroup", Kind::Text),
     ("disk", Kind::Path),
+];
+
+/// Functions that are called after the VM's end; each returns what it likes of `IntoPostVm`.
+const CALLBACKS: &[(&str, Kind)] = &[
+    ("post_vm", Kind::Path),
+    ("post_vm_unconditional", Kind::Path),
 ];
 
 /// Checks of SPEC 7: setters of `Assert`.
@@ -208,7 +213,7 @@ fn check_signature(function: &ItemFn) -> Result<()> {
 
 /// Every attribute beside the checks.
 pub(crate) fn attribute_names() -> Vec<&'static str> {
-    [FIELDS, OPTIONS, CONSTRAINTS]
+    [FIELDS, OPTIONS, CALLBACKS, CONSTRAINTS]
         .iter()
         .flat_map(|table| table.iter().map(|(name, _)| *name))
         .chain(OTHERS.iter().copied())
@@ -265,12 +270,14 @@ fn check_values(args: &Args) -> Result<()> {
             return Err(Error::new(args.span(low), text));
         }
     }
-    if let Some(value) = literal("expect_scx_bpf_error_matches")
-        && let Some(pattern) = text_of(value)
-        && let Err(error) = regex_syntax::parse(&pattern)
-    {
-        let text = format!("no regular expression: {error}");
-        return Err(Error::new(syn::spanned::Spanned::span(value), text));
+    for key in ["expect_scx_bpf_error_matches", "allow_kernel_warning"] {
+        if let Some(value) = literal(key)
+            && let Some(pattern) = text_of(value)
+            && let Err(error) = regex_syntax::parse(&pattern)
+        {
+            let text = format!("no regular expression: {error}");
+            return Err(Error::new(syn::spanned::Spanned::span(value), text));
+        }
     }
     Ok(())
 }
@@ -287,6 +294,12 @@ fn fields(args: &Args) -> Result<TokenStream> {
         if let Some(arg) = args.get(name) {
             let (field, value) = (&arg.key, kind.tokens(arg)?);
             out.extend(quote!(#field: ::core::option::Option::Some(#value),));
+        }
+    }
+    for (name, kind) in CALLBACKS {
+        if let Some(arg) = args.get(name) {
+            let (field, value) = (&arg.key, kind.tokens(arg)?);
+            out.extend(quote!(#field: ::core::option::Option::Some(::ktstr::post_vm!(#value)),));
         }
     }
     Ok(out)

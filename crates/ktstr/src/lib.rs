@@ -49,6 +49,7 @@ pub mod prelude {
         Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
         PayloadReport, Polarity,
     };
+    pub use crate::model::post_vm::{IntoPostVm, PostVmSkip, post_vm_skip};
     pub use crate::model::result::{KVM_INTERESTING_STATS, KvmStatsTotals, VmResult};
     pub use crate::model::scenario::{
         Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelPlace, KernelTarget, Op, Step,

@@ -1,8 +1,10 @@
 //! The main of a test binary: which of its three parts it plays, and the host runner.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
@@ -54,29 +56,35 @@ pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
             return ExitCode::from(EXIT_FAIL);
         }
     };
-    let worst = Arc::new(Mutex::new(Outcome::Skip));
+    let inconclusive = Arc::new(AtomicU64::new(0));
     let gauntlet = wants_presets(args.filter.as_deref());
     let mut trials = Vec::new();
     for entry in KTSTR_TESTS.iter().copied() {
-        trials.push(trial(entry, manifest_dir, &config, &worst));
+        trials.push(trial(entry, manifest_dir, &config, &inconclusive));
         if gauntlet {
             let at_presets = on_presets(entry).into_iter();
-            trials.extend(at_presets.map(|entry| trial(entry, manifest_dir, &config, &worst)));
+            trials
+                .extend(at_presets.map(|entry| trial(entry, manifest_dir, &config, &inconclusive)));
         }
     }
     if wants_cells(args.filter.as_deref()) {
         let cells = cells().into_iter();
-        trials.extend(cells.map(|entry| trial(entry, manifest_dir, &config, &worst)));
+        trials.extend(cells.map(|entry| trial(entry, manifest_dir, &config, &inconclusive)));
     }
     trials.sort_by(|a, b| a.name().cmp(b.name()));
     let conclusion = libtest_mimic::run(&args, trials);
-    let worst = worst.lock().map_or(Outcome::Fail, |worst| *worst);
-    if !conclusion.has_failed() {
-        return ExitCode::from(EXIT_PASS);
-    }
-    match worst {
-        Outcome::Inconclusive => ExitCode::from(EXIT_INCONCLUSIVE),
-        _ => ExitCode::from(EXIT_FAIL),
+    ExitCode::from(exit_code(
+        conclusion.num_failed,
+        inconclusive.load(Ordering::Relaxed),
+    ))
+}
+
+/// The worst of all: whatever ended without a verdict, a panic of ours or a place that could not be had, is a failure.
+fn exit_code(unsuccessful: u64, inconclusive: u64) -> u8 {
+    match unsuccessful {
+        0 => EXIT_PASS,
+        _ if unsuccessful > inconclusive => EXIT_FAIL,
+        _ => EXIT_INCONCLUSIVE,
     }
 }
 
@@ -116,9 +124,9 @@ fn trial(
     entry: &'static KtstrTestEntry,
     manifest_dir: &'static str,
     config: &Arc<HostConfig>,
-    worst: &Arc<Mutex<Outcome>>,
+    inconclusive: &Arc<AtomicU64>,
 ) -> Trial {
-    let (config, worst) = (Arc::clone(config), Arc::clone(worst));
+    let (config, inconclusive) = (Arc::clone(config), Arc::clone(inconclusive));
     Trial::ignorable_test(entry.name, move || {
         let mut say = |line: &str| eprintln!("ktstr: {line}");
         let admission = Share::of_entry(entry).map(|need| admit(entry.name, need, &mut say));
@@ -126,8 +134,8 @@ fn trial(
             .transpose()
             .map_err(|error| Failed::from(format!("{error}: {}", error.source)))?;
         let report = run_test(entry, &config, &PathBuf::from(manifest_dir));
-        if let Ok(mut worst) = worst.lock() {
-            *worst = (*worst).max(report.outcome);
+        if report.outcome == Outcome::Inconclusive {
+            inconclusive.fetch_add(1, Ordering::Relaxed);
         }
         conclude(&report, &config)
     })
@@ -147,6 +155,9 @@ fn conclude(report: &Report, config: &HostConfig) -> Result<Completion, Failed> 
             side.total_ms
         );
     }
+    for warning in &report.warnings {
+        eprintln!("ktstr: warning: {}: {warning}", side.test);
+    }
     match report.outcome {
         Outcome::Pass => Ok(Completion::Completed),
         Outcome::Skip => {
@@ -164,6 +175,20 @@ fn init_tracing() {
     // A second call in one process keeps the first subscriber.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_the_worst_of_all() {
+        assert_eq!(exit_code(0, 0), EXIT_PASS);
+        assert_eq!(exit_code(2, 2), EXIT_INCONCLUSIVE);
+        assert_eq!(exit_code(3, 2), EXIT_FAIL, "one has no verdict at all");
+        assert_eq!(exit_code(1, 0), EXIT_FAIL);
+    }
 }

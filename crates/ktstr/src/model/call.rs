@@ -28,7 +28,8 @@ pub fn call(
     }
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
+/// The text of a caught panic.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     if let Some(text) = payload.downcast_ref::<&str>() {
         return text;
     }

@@ -150,7 +150,8 @@ impl Scheduler {
 /// The body of a test.
 pub type TestFn = fn(&Ctx) -> anyhow::Result<AssertResult>;
 /// A callback after the VM's end.
-pub type PostVm = fn(&VmResult) -> anyhow::Result<()>;
+/// [`post_vm!`](crate::post_vm) makes one of any function that returns `Result<impl IntoPostVm>`.
+pub type PostVm = fn(&VmResult) -> anyhow::Result<AssertResult>;
 
 /// One test, as registered. Build by hand with `..KtstrTestEntry::DEFAULT`.
 #[derive(Debug, Clone, Copy)]
@@ -187,6 +188,8 @@ pub struct KtstrTestEntry {
     pub expect_scx_bpf_error_contains: Option<&'static str>,
     /// Regular expression that a line of the scheduler's error must match.
     pub expect_scx_bpf_error_matches: Option<&'static str>,
+    /// Regular expression for a warning of the guest's kernel that does not fail the test.
+    pub allow_kernel_warning: Option<&'static str>,
     /// Needs CPUs of its own.
     pub performance_mode: bool,
     /// Must not run in performance mode.
@@ -265,6 +268,7 @@ impl KtstrTestEntry {
         allow_inconclusive: false,
         expect_scx_bpf_error_contains: None,
         expect_scx_bpf_error_matches: None,
+        allow_kernel_warning: None,
         performance_mode: false,
         no_perf_mode: false,
         cpu_budget: None,
@@ -373,7 +377,7 @@ impl KtstrTestEntry {
         }
     }
 
-    /// What is wrong with `expect_scx_bpf_error_*`.
+    /// What is wrong with `expect_scx_bpf_error_*` and `allow_kernel_warning`.
     fn matcher_faults(&self) -> Vec<String> {
         let (text, pattern) = (
             self.expect_scx_bpf_error_contains,
@@ -391,8 +395,18 @@ impl KtstrTestEntry {
                 faults.push(format!("{name} is empty and would match anything"));
             }
         }
-        if let Some(Err(error)) = pattern.map(regex::Regex::new) {
-            faults.push(format!("expect_scx_bpf_error_matches: {error}"));
+        if self.allow_kernel_warning == Some("") {
+            faults.push(String::from(
+                "allow_kernel_warning is empty and would match anything",
+            ));
+        }
+        for (name, pattern) in [
+            ("expect_scx_bpf_error_matches", pattern),
+            ("allow_kernel_warning", self.allow_kernel_warning),
+        ] {
+            if let Some(Err(error)) = pattern.map(regex::Regex::new) {
+                faults.push(format!("{name}: {error}"));
+            }
         }
         faults
     }
@@ -517,6 +531,13 @@ mod tests {
                 ..GOOD
             },
             &["needs expect_err", "match anything"],
+        );
+        check(
+            &KtstrTestEntry {
+                allow_kernel_warning: Some("(open"),
+                ..GOOD
+            },
+            &["allow_kernel_warning: regex parse error"],
         );
         check(
             &KtstrTestEntry {

@@ -8,6 +8,7 @@ pub mod ctx;
 pub mod device;
 pub mod entry;
 pub mod payload;
+pub mod post_vm;
 pub mod report;
 pub mod result;
 pub mod role;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::sampler::MonitorReport;
 use ktstr_monitor::sched::WatchdogOverride;
-use ktstr_vmm::{BlkCounters, Engine, NetCounters};
+use ktstr_vmm::{BlkCounters, Engine, ExitReason, NetCounters};
 use ktstr_wire::{Message, Stage, StepMark};
 use serde::{Deserialize, Serialize};
 
@@ -140,7 +140,7 @@ pub enum TimelineMark {
 /// What one run of a VM left behind (SPEC 1).
 #[derive(Debug, Clone)]
 pub struct VmResult {
-    /// The test passed and the guest ended cleanly: no crash, no time-out.
+    /// The guest's own verdict is a pass, and it ended by an Exit frame and power-off.
     pub success: bool,
     /// The guest's exit code; -1 when it never sent one.
     pub exit_code: i32,
@@ -156,8 +156,8 @@ pub struct VmResult {
     pub engine: Engine,
     /// Why this engine.
     pub engine_why: String,
-    /// How the VM ended, in words.
-    pub exit_reason: String,
+    /// How the VM ended.
+    pub exit_reason: ExitReason,
     /// Every frame in order; `None` when the guest never opened its frame port.
     pub guest_messages: Option<BulkDrainResult>,
     /// Runqueues during the scenario; `None` when no scenario began or kernel memory could not be read.
@@ -220,7 +220,7 @@ impl VmResult {
             stderr: String::new(),
             engine: Engine::Tcg,
             engine_why: String::from("test fixture"),
-            exit_reason: String::from("power off"),
+            exit_reason: ExitReason::PowerOff,
             guest_messages: None,
             monitor: None,
             verifier_stats: Vec::new(),

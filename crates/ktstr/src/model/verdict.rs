@@ -101,6 +101,18 @@ pub enum DetailKind {
     Panicked,
     /// The scenario could not be set up, or an operation in it failed.
     Setup,
+    /// A function that was called after the VM's end found a fault, or failed itself.
+    PostVm,
+    /// An error that the scheduler was to report did not come.
+    Matcher,
+    /// The VM's deadline passed.
+    TimedOut,
+    /// The guest's kernel or its init came to an end that is none.
+    GuestCrashed,
+    /// The program that runs the VM ended under the guest.
+    EngineDied,
+    /// The guest's kernel warned of a fault of its own.
+    KernelWarning,
     /// An operation that this run has no means for.
     NotSupported,
     /// Why a test was skipped.

@@ -10,7 +10,7 @@ use ktstr_vmm::{Engine, ExitReason, Initrd, Vm, VmExit};
 use ktstr_wire::Message;
 
 use crate::host::boot::archive::{self, GuestFiles, Programs};
-use crate::host::judge::evaluate::Deadlines;
+use crate::host::judge::left::Deadlines;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::kernel::{Cache, Kernel};
 use crate::host::watch::coordinator::{self, GuestView, Orders, Outcome, Preparation};
@@ -142,7 +142,7 @@ impl Session {
             btf_cache: Some(Cache::open_default().root().with_file_name("btf")),
             vmcore: config
                 .vmcore
-                .then(|| crate::host::run::vmcore_of(entry, dir)),
+                .then(|| crate::host::evidence::leave::vmcore_of(entry, dir)),
             stats: None,
         };
         Ok(Self {
@@ -198,11 +198,14 @@ impl Session {
             .as_ref()
             .map(|(_, ready)| ready.kernel_release.clone());
         times.standstill = outcome.longest_standstill;
-        let mut vm = assemble(exit?, drained);
+        let exit = exit?;
+        // From the last vCPU's end on, as the engine saw it: its own taking down of devices and processes counts.
+        let cleanup = exit.cleanup_duration;
+        let mut vm = assemble(exit, drained);
         vm.engine_why = engine_why;
         if outcome.timed_out {
             vm.timed_out = true;
-            vm.exit_reason = ExitReason::Deadline.to_string();
+            vm.exit_reason = ExitReason::Deadline;
         }
         vm.periodic_target = self.orders.snapshots;
         vm.periodic_fired = outcome.periodic_fired;
@@ -213,7 +216,7 @@ impl Session {
         vm.verifier_stats.clone_from(&outcome.verifier_stats);
         vm.kern_kaslr_offset = outcome.kaslr_offset;
         vm.watchdog = outcome.watchdog;
-        vm.cleanup_duration = Some(ended.elapsed());
+        vm.cleanup_duration = Some(cleanup + ended.elapsed());
         let lost = watch.map(Watch::end).unwrap_or_default();
         Ok(Ran {
             vm,
@@ -255,7 +258,7 @@ fn assemble(exit: VmExit, drained: Drained) -> VmResult {
         kvm_stats,
         virtio_blk_counters: exit.blk_counters.first().copied(),
         virtio_net_counters: exit.net_counters,
-        exit_reason: exit.reason.to_string(),
+        exit_reason: exit.reason,
         crash_message: crash_message(&String::from_utf8_lossy(&exit.com2)),
         boot_duration: drained.sys_ready.as_ref().map(|(at, _)| *at),
         guest_messages: drained.any_bytes.then_some(drained.frames),
@@ -263,12 +266,14 @@ fn assemble(exit: VmExit, drained: Drained) -> VmResult {
     }
 }
 
-/// The text from the last `PANIC:` line on, without the mark.
+/// The text from the last line on that begins with `PANIC:`, without the mark. A panic's own words may have it, too.
 fn crash_message(com2: &str) -> Option<String> {
     const MARK: &str = "PANIC:";
-    let text = com2.get(com2.rfind(MARK)? + MARK.len()..)?;
-    let text = text.replace('\r', "");
-    Some(text.trim().to_owned())
+    let text = com2.replace('\r', "");
+    let begins_line = |at: usize| at == 0 || text.as_bytes().get(at - 1) == Some(&b'\n');
+    let marks = text.match_indices(MARK).map(|(at, _)| at);
+    let begin = marks.filter(|at| begins_line(*at)).last()?;
+    Some(text.get(begin + MARK.len()..)?.trim().to_owned())
 }
 
 fn holds_watchdog(entry: &KtstrTestEntry) -> bool {
@@ -343,6 +348,10 @@ mod tests {
         assert_eq!(
             crash_message("noise\r\nPANIC: at a.rs:1: boom\r\n  0: f\r\n").as_deref(),
             Some("at a.rs:1: boom\n  0: f")
+        );
+        assert_eq!(
+            crash_message("PANIC: at a.rs:1: no \"PANIC:\" here\r\n").as_deref(),
+            Some("at a.rs:1: no \"PANIC:\" here")
         );
     }
 }

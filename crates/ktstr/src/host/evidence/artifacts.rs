@@ -10,13 +10,16 @@ use std::time::SystemTime;
 use crate::host::plan::config::HostConfig;
 
 /// Suffixes of the files that one test may leave.
-pub const ARTIFACT_SUFFIXES: [&str; 7] = [
+pub const ARTIFACT_SUFFIXES: [&str; 10] = [
     "json",
     "failure-dump.json",
     "repro.json",
     "timeline.json",
     "dmesg",
     "console",
+    "output",
+    "sched.log",
+    "findings",
     "vmcore",
 ];
 

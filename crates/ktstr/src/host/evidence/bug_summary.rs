@@ -1,6 +1,6 @@
 //! The one line of a scheduler's log that its author can act on.
 
-use crate::host::evidence::message::strip_ansi;
+use crate::host::evidence::text::strip_ansi;
 
 /// What a line has that tells why a scheduler left.
 const MARKS: [&str; 4] = [
@@ -9,6 +9,8 @@ const MARKS: [&str; 4] = [
     "runnable task stall",
     "EXIT: ",
 ];
+/// How a loader's own error begins: anyhow's and clap's.
+const LOADER_ERRORS: [&str; 2] = ["Error:", "error:"];
 /// Between these, libbpf prints what the verifier said (libbpf's `bpf_object_load_prog`). The source lines in it are no events.
 const VERIFIER_BEGINS: &str = "-- BEGIN PROG LOAD LOG --";
 const VERIFIER_ENDS: &str = "-- END PROG LOAD LOG --";
@@ -16,7 +18,7 @@ const VERIFIER_ENDS: &str = "-- END PROG LOAD LOG --";
 /// The first line that a scheduler author can act on: what `scx_bpf_error` said or the kernel's reason for the exit, else
 /// why the verifier refused a program, else the loader's own error.
 pub(in crate::host) fn bug_summary<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    let (mut refusal, mut error) = (None, None);
+    let (mut refusal, mut panic, mut error) = (None, None, None);
     for text in texts {
         let clean = strip_ansi(text);
         let (events, refusals) = split(&clean);
@@ -24,14 +26,41 @@ pub(in crate::host) fn bug_summary<'a>(texts: impl IntoIterator<Item = &'a str>)
             return Some((*event).to_owned());
         }
         refusal = refusal.or_else(|| refusals.iter().find_map(Refusal::words));
+        panic = panic.or_else(|| panic_line(&events));
         error = error.or_else(|| {
             events
                 .into_iter()
-                .find(|line| line.starts_with("Error:"))
+                .find(|line| LOADER_ERRORS.iter().any(|mark| line.starts_with(mark)))
                 .map(str::to_owned)
         });
     }
-    refusal.or(error)
+    refusal.or(panic).or(error)
+}
+
+/// What the kernel or the scheduler's own `scx_bpf_error` says of the exit, if any line does.
+pub(in crate::host) fn event_line<'a>(texts: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    texts.into_iter().find_map(|text| {
+        let clean = strip_ansi(text);
+        let (events, _) = split(&clean);
+        events
+            .into_iter()
+            .find(|line| is_event(line))
+            .map(str::to_owned)
+    })
+}
+
+/// A Rust program's panic in one line: the place, and its text, which is on the next one.
+fn panic_line(events: &[&str]) -> Option<String> {
+    let at = events
+        .iter()
+        .position(|line| line.starts_with("thread '") && line.contains("panicked at "))?;
+    let place = events.get(at)?.split_once("panicked at ")?.1;
+    let text = events.get(at + 1).copied().unwrap_or_default();
+    Some(
+        format!("the scheduler panicked at {place} {text}")
+            .trim_end()
+            .to_owned(),
+    )
 }
 
 /// The text without what the verifier printed, in which any word of a scheduler's source may stand.
@@ -111,6 +140,22 @@ mod tests {
         );
         check("EXIT: unregistered from user space", None);
         check("Error: no such map\n", Some("Error: no such map"));
+        check(
+            "hello\nerror: unexpected argument '--no-such-flag' found\n\nUsage: s [OPTIONS]\n",
+            Some("error: unexpected argument '--no-such-flag' found"),
+        );
+    }
+
+    #[test]
+    fn a_panic_of_the_schedulers_program_is_one_line() {
+        let log = "thread 'main' (71) panicked at src/main.rs:12:5:\ncalled `unwrap()` on None\nnote: run with RUST_BACKTRACE=1\nError: later";
+        check(
+            log,
+            Some("the scheduler panicked at src/main.rs:12:5: called `unwrap()` on None"),
+        );
+        // What the kernel said comes first: a loader often panics over it.
+        let event = format!("{log}\nEXIT: runtime error (x)");
+        check(&event, Some("EXIT: runtime error (x)"));
     }
 
     /// Of scx_lavd 1.1.4 on Linux 6.12, shortened.

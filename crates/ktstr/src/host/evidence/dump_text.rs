@@ -8,6 +8,8 @@ use ktstr_monitor::{FailureDumpReport, MapSection};
 const MAX_LINES: usize = 16;
 /// Entries of a map shown.
 const MAX_ENTRIES: usize = 4;
+/// Unreadable parts named.
+const MAX_PROBLEMS: usize = 3;
 /// Characters of a line.
 const MAX_WIDTH: usize = 240;
 
@@ -30,7 +32,32 @@ pub(in crate::host) fn lines(trigger: &str, report: &FailureDumpReport) -> Vec<S
         queues(report),
     ));
     lines.extend(maps(report));
+    lines.extend(problems(report));
     lines.iter().map(|line| cut(line)).collect()
+}
+
+/// A dump with holes must not look like a small one.
+fn problems(report: &FailureDumpReport) -> Vec<String> {
+    let all: Vec<String> = report
+        .problems
+        .iter()
+        .map(|problem| format!("{}: {}", problem.what, problem.why))
+        .collect();
+    if all.is_empty() {
+        return all;
+    }
+    let shown: Vec<&str> = all.iter().take(MAX_PROBLEMS).map(String::as_str).collect();
+    let more = all.len().saturating_sub(MAX_PROBLEMS);
+    let more = if more > 0 {
+        format!("; and {more} more")
+    } else {
+        String::new()
+    };
+    vec![format!(
+        "{} parts of this state could not be read: {}{more}",
+        all.len(),
+        shown.join("; ")
+    )]
 }
 
 fn sched_ext(report: &FailureDumpReport) -> Vec<String> {

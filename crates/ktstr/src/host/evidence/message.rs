@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
+use crate::host::evidence::text::{cut_line, strip_ansi};
+
 /// Lines of the scheduler's log that a message keeps.
 const SCHED_LOG_LINES: usize = 200;
 /// Lines of the kernel console that a message keeps when no panic is on it.
@@ -18,6 +20,8 @@ pub(in crate::host) struct Parts {
     /// `failed` or `inconclusive`.
     pub(in crate::host) verdict: &'static str,
     pub(in crate::host) engine: String,
+    /// Its release and image.
+    pub(in crate::host) kernel: Option<String>,
     pub(in crate::host) bug_summary: Option<String>,
     pub(in crate::host) details: Vec<String>,
     pub(in crate::host) info: Vec<String>,
@@ -25,6 +29,10 @@ pub(in crate::host) struct Parts {
     /// The kernel console, when it helps: a death of guest or scheduler, or on request.
     pub(in crate::host) console: Option<Console>,
     pub(in crate::host) timeline: Vec<String>,
+    /// How many periodic captures there were of those asked for.
+    pub(in crate::host) periodic: Option<String>,
+    /// Checks over the captures that did not hold, and the captures.
+    pub(in crate::host) temporal: Vec<String>,
     pub(in crate::host) output: String,
     pub(in crate::host) scheduler_log: String,
     /// What the runqueues did.
@@ -67,30 +75,41 @@ pub(in crate::host) fn render(parts: &Parts) -> String {
     section(&mut out, "info", &parts.info);
     section(&mut out, "stats", &parts.stats);
     if let Some(console) = &parts.console {
-        render_console(&mut out, console);
+        render_console(&mut out, console, &format!("{}.console", parts.test));
     }
     section(&mut out, "timeline", &parts.timeline);
+    let periodic: Vec<String> = parts.periodic.iter().cloned().collect();
+    section(&mut out, "periodic samples", &periodic);
+    section(&mut out, "temporal", &parts.temporal);
+    let file = |suffix: &str| format!("{}.{suffix}", parts.test);
     section(
         &mut out,
         "guest output",
-        &tail(&strip_ansi(&parts.output), CONSOLE_LINES * 2),
+        &tail(
+            &strip_ansi(&parts.output),
+            CONSOLE_LINES * 2,
+            &file("output"),
+        ),
     );
     section(
         &mut out,
         "scheduler log",
-        &scheduler_log_lines(&parts.scheduler_log),
+        &scheduler_log_lines(&parts.scheduler_log, &file("sched.log")),
     );
     section(&mut out, "monitor", &parts.monitor);
     section(&mut out, "sched_ext dump", &parts.dump);
     section(&mut out, "auto-repro", &parts.auto_repro);
     section(&mut out, "artifacts", &parts.artifacts);
+    if let Some(kernel) = &parts.kernel {
+        let _ = writeln!(out, "kernel: {kernel}");
+    }
     let _ = writeln!(out, "engine: {}", parts.engine);
     out
 }
 
 fn push_indented(out: &mut String, text: &str) {
     for line in text.lines() {
-        let _ = writeln!(out, "  {line}");
+        let _ = writeln!(out, "  {}", cut_line(line));
     }
 }
 
@@ -104,7 +123,7 @@ fn section(out: &mut String, title: &str, lines: &[String]) {
     }
 }
 
-fn render_console(out: &mut String, console: &Console) {
+fn render_console(out: &mut String, console: &Console, file: &str) {
     let _ = writeln!(
         out,
         "--- console (guest: {}; {})",
@@ -112,9 +131,9 @@ fn render_console(out: &mut String, console: &Console) {
     );
     let text = strip_ansi(&console.text);
     let lines = if mentions_panic(&text) {
-        tail(&text, usize::MAX)
+        tail(&text, usize::MAX, file)
     } else {
-        tail(&text, CONSOLE_LINES)
+        tail(&text, CONSOLE_LINES, file)
     };
     for line in lines {
         push_indented(out, &line);
@@ -126,8 +145,8 @@ fn mentions_panic(console: &str) -> bool {
     ktstr_vmm::kernel_panic(console).is_some() || other.iter().any(|mark| console.contains(mark))
 }
 
-/// The last `count` non-empty lines, with a note on what was left out.
-fn tail(text: &str, count: usize) -> Vec<String> {
+/// The last `count` non-empty lines, with a note on what was left out and where it is.
+fn tail(text: &str, count: usize, file: &str) -> Vec<String> {
     let lines: Vec<&str> = text
         .lines()
         .filter(|line| !line.trim().is_empty())
@@ -135,19 +154,19 @@ fn tail(text: &str, count: usize) -> Vec<String> {
     let dropped = lines.len().saturating_sub(count);
     let mut kept = Vec::new();
     if dropped > 0 {
-        kept.push(format!("… {dropped} earlier lines are in the artifacts"));
+        kept.push(format!("… {dropped} earlier lines are in {file}"));
     }
     kept.extend(lines.iter().skip(dropped).map(|line| (*line).to_owned()));
     kept
 }
 
 /// A verifier's log is kept whole, with repeated loop bodies collapsed; any other log keeps its end.
-fn scheduler_log_lines(log: &str) -> Vec<String> {
+fn scheduler_log_lines(log: &str, file: &str) -> Vec<String> {
     let text = strip_ansi(log);
     if is_verifier_log(&text) {
         collapse_cycles(&text.lines().collect::<Vec<_>>())
     } else {
-        tail(&text, SCHED_LOG_LINES)
+        tail(&text, SCHED_LOG_LINES, file)
     }
 }
 
@@ -199,21 +218,6 @@ fn repeats_at(shapes: &[String], at: usize, period: usize) -> usize {
     rest.chunks_exact(period)
         .take_while(|chunk| *chunk == block)
         .count()
-}
-
-/// Removes terminal colour sequences (`ESC [ … letter`).
-pub(in crate::host) fn strip_ansi(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' {
-            // The sequence ends with the first letter; its introducer `[` is none.
-            chars.by_ref().find(char::is_ascii_alphabetic);
-        } else if c != '\r' {
-            out.push(c);
-        }
-    }
-    out
 }
 
 /// Eight bytes that are equal for failures of one cause: numbers and the test's name do not count.
@@ -279,7 +283,10 @@ mod tests {
                 text: "c".into(),
             }),
             timeline: vec!["t".into()],
+            periodic: Some("2 of 3 fired".into()),
+            temporal: vec!["fell".into()],
             scheduler_log: "l".into(),
+            kernel: Some("6.12.1 (/k)".into()),
             ..parts()
         };
         let text = render(&full);
@@ -291,7 +298,11 @@ mod tests {
             "--- stats",
             "--- console",
             "--- timeline",
+            "--- periodic samples",
+            "--- temporal",
             "--- scheduler log",
+            "kernel: 6.12.1 (/k)",
+            "engine:",
         ];
         let places: Vec<usize> = order.iter().map(|mark| text.find(mark).unwrap()).collect();
         assert!(places.is_sorted(), "{text}");
@@ -314,9 +325,13 @@ mod tests {
     #[test]
     fn a_long_log_keeps_its_end_and_says_so() {
         let log: String = (0..500).map(|i| format!("line {i}\n")).collect();
-        let lines = scheduler_log_lines(&log);
+        let lines = scheduler_log_lines(&log, "t.sched.log");
         assert_eq!(lines.len(), SCHED_LOG_LINES + 1);
-        assert!(lines[0].contains("300 earlier lines"), "{}", lines[0]);
+        assert!(
+            lines[0].contains("300 earlier lines are in t.sched.log"),
+            "{}",
+            lines[0]
+        );
         assert_eq!(lines.last().unwrap(), "line 499");
     }
 
@@ -332,7 +347,7 @@ mod tests {
             }
         }
         log.push_str("processed 240 insns (limit 1000000)\n");
-        let lines = scheduler_log_lines(&log);
+        let lines = scheduler_log_lines(&log, "t.sched.log");
         assert!(lines.len() < 12, "{lines:#?}");
         assert!(
             lines

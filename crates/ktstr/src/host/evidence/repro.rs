@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::host::boot::archive::Programs;
 use crate::host::boot::session::{Ran, Session};
 use crate::host::evidence::artifacts::write_atomic;
-use crate::host::judge::evaluate::guest_result;
+use crate::host::judge::left::guest_result;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::kernel::resolve_test_kernel;
 use crate::host::watch::coordinator::Failure;

@@ -1,11 +1,13 @@
-//! From what a VM left behind to one verdict.
+//! The verdict for a run whose guest reported none, and a scheduler's end in words.
 
-use std::time::Duration;
-
-use ktstr_wire::{Message, SchedExit};
+use ktstr_vmm::ExitReason;
+use ktstr_wire::SchedExit;
 
 use crate::host::evidence::bug_summary::bug_summary;
+use crate::host::judge::findings::cause;
+use crate::host::judge::left::{Left, scheduler_exit};
 use crate::model::result::VmResult;
+use crate::model::stage::StageSummary;
 use crate::model::verdict::{AssertResult, DetailKind};
 
 /// The stable beginnings of the messages for a run without a result.
@@ -22,99 +24,66 @@ pub(crate) mod error_class {
     pub(crate) const ENGINE_DIED: &str = "the VM's engine died";
 }
 
-/// The deadlines that were in force, for the message of a time-out.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadlines {
-    /// Of the whole VM.
-    pub(crate) vm: Duration,
-    /// The scheduler watchdog that the test declared.
-    pub(crate) watchdog: Duration,
-    /// The scenario's declared duration.
-    pub(crate) duration: Duration,
-}
-
-/// The guest's own verdict: the last undamaged TestResult frame that can be read.
-#[must_use]
-pub(crate) fn guest_result(vm: &VmResult) -> Option<AssertResult> {
-    let frames = vm.guest_messages.as_ref()?;
-    frames
-        .messages()
-        .filter_map(|(_, message)| match message {
-            Message::TestResult(body) => serde_json::from_slice(&body.body).ok(),
-            _ => None,
-        })
-        .last()
-}
-
-/// How the scheduler process ended, when it did so by itself.
-#[must_use]
-pub(crate) fn scheduler_exit(vm: &VmResult) -> Option<SchedExit> {
-    let frames = vm.guest_messages.as_ref()?;
-    frames
-        .messages()
-        .filter_map(|(_, message)| match message {
-            Message::SchedExit(exit) if exit.stop.is_none() => Some(exit),
-            _ => None,
-        })
-        .last()
-}
-
 /// The verdict for a run whose guest never reported one.
 ///
-/// The order of preference is the contract's: crash, time-out, scheduler exit, nothing received.
+/// The order of preference is the contract's: crash, time-out, scheduler exit, nothing received. An engine that died is no
+/// guest that did anything, so it comes before what the guest's scheduler did.
 #[must_use]
-pub(crate) fn no_result(vm: &VmResult, deadlines: &Deadlines) -> AssertResult {
+pub(in crate::host) fn no_result(left: &Left) -> AssertResult {
+    let vm = &left.vm;
     let stage = vm.stages();
     let mut said = stage.label.to_owned();
     if !stage.detail.is_empty() {
         said = format!("{said}: {}", stage.detail);
     }
-    let (kind, text) = if let Some(crash) = &vm.crash_message {
+    let exit = scheduler_exit(vm);
+    let panic = ktstr_vmm::kernel_panic(&vm.stderr);
+    let (kind, text) = if let Some(crash) = vm.crash_message.as_deref().or(panic) {
         (
-            DetailKind::Other,
+            DetailKind::GuestCrashed,
             format!("{}: {crash} ({said})", error_class::CRASHED),
         )
-    } else if let Some(panic) = ktstr_vmm::kernel_panic(&vm.stderr) {
-        (
-            DetailKind::Other,
-            format!("{}: {panic} ({said})", error_class::CRASHED),
-        )
     } else if vm.timed_out {
-        (DetailKind::Other, timed_out_text(vm, deadlines, &said))
-    } else if let Some(exit) = scheduler_exit(vm) {
-        let kind = if exit.code == Some(0) {
-            DetailKind::SchedulerExitedCleanly
-        } else {
-            DetailKind::SchedulerCrashed
-        };
+        (DetailKind::TimedOut, timed_out_text(left, &said))
+    } else if matches!(vm.exit_reason, ExitReason::EngineDied { .. }) {
         (
-            kind,
-            format!(
-                "{}: {} ({said})",
-                error_class::SCHEDULER_EXITED,
-                exit_words(vm, &exit)
-            ),
-        )
-    } else if vm.exit_reason.starts_with("engine died") {
-        (
-            DetailKind::Other,
+            DetailKind::EngineDied,
             format!("{}: {} ({said})", error_class::ENGINE_DIED, vm.exit_reason),
         )
+    } else if exit.is_some() || left.thrown_out().is_some() {
+        let (kind, words) = cause(left, exit.as_ref()).unwrap_or_else(|| {
+            let words = String::from("its status is not known");
+            (DetailKind::SchedulerDiedUnknownReason, words)
+        });
+        (
+            kind,
+            format!("{}: {words} ({said})", error_class::SCHEDULER_EXITED),
+        )
     } else {
-        // Where the test never began, init's own status stands in for its process.
-        let process = if stage.reached_payload {
-            format!("; {}", process_end(vm.exit_code))
-        } else {
-            String::new()
-        };
-        let text = format!(
-            "{}: {said}{process}; the VM ended by {}",
-            error_class::NO_RESULT,
-            vm.exit_reason
-        );
-        (DetailKind::Other, text)
+        nothing_received(vm, &stage, &said)
     };
     AssertResult::fail(kind, text)
+}
+
+fn nothing_received(vm: &VmResult, stage: &StageSummary, said: &str) -> (DetailKind, String) {
+    // Where the test never began, init's own status stands in for its process.
+    let process = if stage.reached_payload {
+        format!("; {}", process_end(vm.exit_code))
+    } else {
+        String::new()
+    };
+    let text = format!(
+        "{}: {said}{process}; the VM ended by {}",
+        error_class::NO_RESULT,
+        vm.exit_reason
+    );
+    let kind = match (&vm.exit_reason, stage.reached_payload) {
+        // The guest ended in good order, without a test: what kept it from that is in its own words.
+        (ExitReason::PowerOff, false) => DetailKind::Setup,
+        (ExitReason::PowerOff, true) => DetailKind::Other,
+        _ => DetailKind::GuestCrashed,
+    };
+    (kind, text)
 }
 
 /// How the test's process ended, from the status that init told; negative without one.
@@ -126,11 +95,19 @@ fn process_end(code: i32) -> String {
     }
 }
 
-fn timed_out_text(vm: &VmResult, deadlines: &Deadlines, said: &str) -> String {
-    let hint = if vm.stages().reached_payload {
-        "the test function or its workers hang; the console and the scheduler's log show where"
+fn timed_out_text(left: &Left, said: &str) -> String {
+    let Left { vm, deadlines, .. } = left;
+    let exit = scheduler_exit(vm);
+    let gone = exit.is_some() || left.thrown_out().is_some();
+    let scheduler = cause(left, exit.as_ref()).filter(|_| gone);
+    let hint = if let Some((_, words)) = scheduler {
+        format!("the scheduler was gone before: {words}")
+    } else if vm.stages().reached_payload {
+        String::from(
+            "the test function or its workers hang; the console and the scheduler's log show where",
+        )
     } else {
-        "the guest did not get as far as the test; the console shows how far it came"
+        String::from("the guest did not get as far as the test; the console shows how far it came")
     };
     format!(
         "{}: {said}\nelapsed {:.1} s, VM deadline {:.1} s, watchdog {:.1} s, duration {:.1} s\nhint: {hint}",
@@ -161,46 +138,12 @@ pub(crate) fn exit_words(vm: &VmResult, exit: &SchedExit) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::result::{BulkDrainResult, BulkEntry};
-    use ktstr_wire::{Assembler, Event, Lifecycle, Stage};
-
-    const DEADLINES: Deadlines = Deadlines {
-        vm: Duration::from_secs(40),
-        watchdog: Duration::from_secs(5),
-        duration: Duration::from_secs(12),
-    };
-
-    fn with_messages(messages: &[Message]) -> VmResult {
-        let mut assembler = Assembler::new();
-        for (seq, message) in messages.iter().enumerate() {
-            assembler.push(&ktstr_wire::encode(message, u32::try_from(seq).unwrap(), 0).unwrap());
-        }
-        let mut frames = BulkDrainResult::default();
-        while let Some(event) = assembler.next_event() {
-            if let Event::Frame(frame) = event {
-                frames.entries.push(BulkEntry {
-                    frame,
-                    host_elapsed: Duration::ZERO,
-                });
-            }
-        }
-        VmResult {
-            success: false,
-            guest_messages: Some(frames),
-            ..VmResult::test_fixture()
-        }
-    }
-
-    fn life(stage: Stage) -> Message {
-        Message::Lifecycle(Lifecycle {
-            stage,
-            detail: String::new(),
-        })
-    }
+    use crate::host::judge::made_up::{left, life, with_messages};
+    use ktstr_wire::{Lifecycle, Message, Stage};
 
     #[track_caller]
     fn check(vm: &VmResult, start: &str, needles: &[&str]) {
-        let result = no_result(vm, &DEADLINES);
+        let result = no_result(&left(vm.clone()));
         let text = result.details[0].to_string();
         assert!(text.contains(start), "{text}");
         for needle in needles {
@@ -290,7 +233,7 @@ mod tests {
             error_class::NO_RESULT,
             &["the scheduler never attached: state is still 'disabled'"],
         );
-        let text = no_result(&vm, &DEADLINES).details[0].to_string();
+        let text = no_result(&left(vm)).details[0].to_string();
         assert!(!text.contains("test's process"), "{text}");
     }
 

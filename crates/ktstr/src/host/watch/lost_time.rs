@@ -24,7 +24,7 @@ const PERIOD: Duration = Duration::from_millis(50);
 const NOTEWORTHY: Duration = Duration::from_millis(200);
 
 /// All vCPUs' run delays at one moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Look {
     /// Since the VM's start.
     at: Duration,
@@ -72,7 +72,7 @@ impl Watch {
 }
 
 /// What a watch saw.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(in crate::host) struct LostTime(Vec<Look>);
 
 impl LostTime {
