@@ -86,6 +86,8 @@ impl Carried {
             extra_include_files: _,
             extra_sched_args,
             allow_inconclusive,
+            // The kernel's own complaints are judged of a VM's kernel alone.
+            allow_kernel_warning: _,
             // Of a VM's placement and of presets; or of which tests are run.
             constraints: _,
             memory_mib: _,
@@ -427,7 +429,7 @@ mod tests {
             ..Payload::binary("bench")
         };
         let judged = KtstrTestEntry {
-            post_vm: Some(|_| Ok(())),
+            post_vm: Some(|_| Ok(crate::model::verdict::AssertResult::pass())),
             expect_err: true,
             expect_scx_bpf_error_contains: Some("gone"),
             assert: Assert::NONE.enforce_monitor_thresholds(true),
