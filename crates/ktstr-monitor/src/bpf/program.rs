@@ -119,11 +119,12 @@ impl Kernel {
         let aux = prog.follow_some("aux")?;
         let short = aux.text("name")?;
         let name = self.full_name(&aux).unwrap_or(short);
-        let (run_cnt, run_time_ns, recursion_misses) = problems
-            .keep("program statistics", self.run_stats(prog))
-            .map_or((None, None, None), |[runs, time, misses]| {
-                (Some(runs), Some(time), Some(misses))
-            });
+        let stats = problems.keep("program statistics", self.run_stats(prog));
+        // Runs and their time are counted on request only; recursion is, always.
+        let counted = stats.filter(|_| self.counts_bpf_stats());
+        let run_cnt = counted.map(|[runs, ..]| runs);
+        let run_time_ns = counted.map(|[_, time, _]| time);
+        let recursion_misses = stats.map(|[.., misses]| misses);
         Ok(BpfProgram {
             id: aux.u32("id")?,
             prog_type: self.lower_name("bpf_prog_type", "BPF_PROG_TYPE_", prog.uint("type")?),

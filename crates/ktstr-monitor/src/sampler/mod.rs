@@ -14,7 +14,9 @@ pub use sample::{
     CpuSnapshot, MonitorReport, MonitorSample, ProgramStats, SchedStatSnapshot, WatchedField,
 };
 pub use summary::{MonitorSummary, SchedStatDelta};
-pub use verdict::{MonitorFinding, MonitorOutcome, MonitorThresholds, MonitorVerdict};
+pub use verdict::{
+    FALLBACK, KEEP_LAST, MonitorFinding, MonitorOutcome, MonitorThresholds, MonitorVerdict,
+};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::sample::{CpuSnapshot, MonitorSample, ProgramStats, SchedStatSnapshot, WatchedField};
 use crate::bpf::MapField;
 use crate::btf::Field;
-use crate::sched::ScxPlaces;
+use crate::sched::{ScxLayout, ScxPlaces};
 use crate::{Error, Gpa, Kernel, Kva, Object, Optional as _, PhysMem, Result, bytes};
 
 /// A number in physical memory.
@@ -67,12 +67,34 @@ struct CpuPlan {
     schedstat: Option<[Place; 7]>,
 }
 
+/// Where a watched member lies now, by the maps that are loaded; None when it is nowhere.
+type Resolve = Box<dyn Fn(&Kernel) -> Option<MapField> + Send + Sync>;
+
+/// A map member that is sampled too.
+struct Watched {
+    name: WatchedField,
+    resolve: Resolve,
+    /// None while no scheduler is there that has it.
+    field: Option<MapField>,
+}
+
+impl std::fmt::Debug for Watched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watched")
+            .field("name", &self.name)
+            .field("field", &self.field)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Places that move when another scheduler attaches.
 #[derive(Debug, Default)]
 struct ScxPlan {
     /// `scx_root`'s place and the value for which the rest holds; none in the layout of globals.
     root: Option<(Kva, u64)>,
     exit_kind: Option<Kva>,
+    /// Whether a scheduler is in charge or on its way: when none is, nothing of one may be read, for it is freed.
+    attached: bool,
     /// `scx_enable_seq`'s place and the value for which the programs hold.
     seq: Option<(Kva, u64)>,
     /// Per event: name and each CPU's counter.
@@ -95,7 +117,7 @@ pub struct Sampler {
     kernel: Arc<Kernel>,
     cpus: Vec<CpuPlan>,
     scx: ScxPlan,
-    watched: Vec<(WatchedField, MapField)>,
+    watched: Vec<Watched>,
 }
 
 impl Sampler {
@@ -104,11 +126,7 @@ impl Sampler {
     /// # Errors
     /// When runqueues cannot be found, as before the guest has set its per-CPU areas up: try again later.
     pub fn new(kernel: Arc<Kernel>) -> Result<Self> {
-        let cpus = kernel
-            .online_cpus()
-            .into_iter()
-            .map(|cpu| CpuPlan::resolve(&kernel, cpu))
-            .collect::<Result<Vec<_>>>()?;
+        let cpus = plans_of(&kernel, &kernel.online_cpus())?;
         let scx = ScxPlan::resolve(&kernel)?;
         Ok(Self {
             kernel,
@@ -124,16 +142,29 @@ impl Sampler {
         &self.kernel
     }
 
-    /// Samples a map's member too, under this name.
-    pub fn watch(&mut self, label: impl Into<String>, field: MapField) {
-        let label = label.into();
-        self.watched.push((WatchedField { label }, field));
+    /// Samples a map's member too, under this name. It is looked for by `resolve` now, and again whenever another scheduler
+    /// has attached, since each one has maps of its own.
+    pub fn watch(
+        &mut self,
+        label: impl Into<String>,
+        resolve: impl Fn(&Kernel) -> Option<MapField> + Send + Sync + 'static,
+    ) {
+        self.watched.push(Watched {
+            name: WatchedField {
+                label: label.into(),
+            },
+            field: resolve(&self.kernel),
+            resolve: Box::new(resolve),
+        });
     }
 
     /// Names of the members that are watched.
     #[must_use]
     pub fn watched(&self) -> Vec<WatchedField> {
-        self.watched.iter().map(|(name, _)| name.clone()).collect()
+        self.watched
+            .iter()
+            .map(|watched| watched.name.clone())
+            .collect()
     }
 
     /// Takes a sample. `vcpu_cpu_time_ns` is what the host gave each vCPU so far, by CPU number; empty when unknown.
@@ -142,12 +173,18 @@ impl Sampler {
     /// When memory that the plan names is gone. A scheduler that is being replaced costs its counters, not the sample.
     pub fn sample(&mut self, elapsed_ms: u64, vcpu_cpu_time_ns: &[u64]) -> Result<MonitorSample> {
         self.follow_scheduler();
+        self.follow_cpus()?;
         let memory = &**self.kernel.memory();
+        let counts_schedstats = self.kernel.counts_schedstats();
+        let counts_runs = self.kernel.counts_bpf_stats();
         let cpus = self
             .cpus
             .iter()
             .map(|plan| {
                 let mut snapshot = plan.read(memory)?;
+                if !counts_schedstats {
+                    snapshot.schedstat = snapshot.schedstat.map(uncounted);
+                }
                 snapshot.vcpu_cpu_time_ns = vcpu_cpu_time_ns.get(plan.cpu as usize).copied();
                 Ok(snapshot)
             })
@@ -156,7 +193,12 @@ impl Sampler {
             elapsed_ms,
             cpus,
             events: self.scx.read_events(memory),
-            programs: self.scx.read_programs(memory),
+            programs: if counts_runs {
+                self.scx.read_programs(memory)
+            } else {
+                BTreeMap::new()
+            },
+            enable_seq: self.scx.seq.map(|(_, seq)| seq),
             exit_kind: self
                 .scx
                 .exit_kind
@@ -164,17 +206,19 @@ impl Sampler {
             watched: self
                 .watched
                 .iter()
-                .map(|(_, field)| field.read(&self.kernel).ok())
+                .map(|watched| watched.field?.read(&self.kernel).ok())
                 .collect(),
         })
     }
 
-    /// Resolves sched_ext's places anew when `scx_root` points elsewhere, or another scheduler was enabled.
+    /// Resolves sched_ext's places anew when `scx_root` points elsewhere, when another scheduler was enabled, and when one
+    /// left: its counters and maps are freed then.
     fn follow_scheduler(&mut self) {
         let changed = |place: Option<(Kva, u64)>| {
             place.is_some_and(|(at, known)| self.kernel.read_u64(at).unwrap_or(0) != known)
         };
-        if !changed(self.scx.root) && !changed(self.scx.seq) {
+        let attached = is_attached(&self.kernel);
+        if !changed(self.scx.root) && !changed(self.scx.seq) && attached == self.scx.attached {
             return;
         }
         // While a scheduler is half there, try again at the next sample.
@@ -184,7 +228,37 @@ impl Sampler {
             seq: forget(self.scx.seq),
             ..ScxPlan::default()
         });
+        for watched in &mut self.watched {
+            watched.field = attached.then(|| (watched.resolve)(&self.kernel)).flatten();
+        }
     }
+
+    /// Samples the CPUs that are online now: one that was switched on later is seen from then on.
+    fn follow_cpus(&mut self) -> Result<()> {
+        let online = self.kernel.online_cpus();
+        if !self
+            .cpus
+            .iter()
+            .map(|plan| plan.cpu)
+            .eq(online.iter().copied())
+        {
+            self.cpus = plans_of(&self.kernel, &online)?;
+        }
+        Ok(())
+    }
+}
+
+fn plans_of(kernel: &Kernel, cpus: &[u32]) -> Result<Vec<CpuPlan>> {
+    cpus.iter()
+        .map(|cpu| CpuPlan::resolve(kernel, *cpu))
+        .collect()
+}
+
+/// Whether a scheduler is enabled, or on its way in or out. Where the kernel does not tell, one may be.
+fn is_attached(kernel: &Kernel) -> bool {
+    kernel
+        .scx_enable_state()
+        .map_or(true, |state| state != "disabled")
 }
 
 impl CpuPlan {
@@ -261,12 +335,21 @@ fn read_schedstat(places: &[Place; 7], memory: &dyn PhysMem) -> Result<SchedStat
     Ok(SchedStatSnapshot {
         run_delay,
         pcount,
-        sched_count,
-        yld_count,
-        sched_goidle,
-        ttwu_count,
-        ttwu_local,
+        sched_count: Some(sched_count),
+        yld_count: Some(yld_count),
+        sched_goidle: Some(sched_goidle),
+        ttwu_count: Some(ttwu_count),
+        ttwu_local: Some(ttwu_local),
     })
+}
+
+/// Without what `kernel.sched_schedstats`, which is off, would count.
+fn uncounted(stat: SchedStatSnapshot) -> SchedStatSnapshot {
+    SchedStatSnapshot {
+        run_delay: stat.run_delay,
+        pcount: stat.pcount,
+        ..SchedStatSnapshot::default()
+    }
 }
 
 impl ScxPlan {
@@ -275,14 +358,24 @@ impl ScxPlan {
             return Ok(Self::default());
         };
         let exit_kind = places.number(kernel, "scx_exit_kind", ("exit_kind", 4))?;
+        let attached = is_attached(kernel);
         let mut plan = Self {
+            attached,
             root: places.root_pointer(kernel)?,
             seq: sequence(kernel),
             exit_kind: exit_kind.map(|(kva, _)| kva),
             events: Vec::new(),
             // A program that is being loaded or freed costs the programs' figures, no more.
-            programs: programs(kernel).unwrap_or_default(),
+            programs: if attached {
+                programs(kernel).unwrap_or_default()
+            } else {
+                Vec::new()
+            },
         };
+        // The counters of a scheduler that is gone are freed, where they are its own.
+        if !attached && places.layout == ScxLayout::Root {
+            return Ok(plan);
+        }
         let (Some(pointer), Some(ty)) = (
             kernel.event_pointer()?,
             kernel.btf().find_struct("scx_event_stats"),
@@ -305,34 +398,40 @@ impl ScxPlan {
         Ok(plan)
     }
 
+    /// What cannot be read is left out: 0 would be taken for a count.
     fn read_programs(&self, memory: &dyn PhysMem) -> BTreeMap<String, ProgramStats> {
         let sum = |places: &[StatsPlace], of: fn(&StatsPlace) -> Gpa| {
-            places.iter().fold(0_u64, |sum, place| {
-                sum.wrapping_add(memory.read_u64(of(place)).unwrap_or(0))
+            places.iter().try_fold(0_u64, |sum, place| {
+                Some(sum.wrapping_add(memory.read_u64(of(place)).ok()?))
             })
         };
-        self.programs
-            .iter()
-            .map(|(name, places)| {
-                let stats = ProgramStats {
-                    run_cnt: sum(places, |place| place.runs),
-                    run_time_ns: sum(places, |place| place.time),
-                    recursion_misses: sum(places, |place| place.misses),
-                };
-                (name.clone(), stats)
-            })
-            .collect()
+        let mut found: BTreeMap<String, ProgramStats> = BTreeMap::new();
+        for (name, places) in &self.programs {
+            let (Some(runs), Some(time), Some(misses)) = (
+                sum(places, |place| place.runs),
+                sum(places, |place| place.time),
+                sum(places, |place| place.misses),
+            ) else {
+                continue;
+            };
+            // Two loaded programs may have one name: an old one on its way out, or a scheduler below another.
+            let stats = found.entry(name.clone()).or_default();
+            stats.run_cnt = stats.run_cnt.wrapping_add(runs);
+            stats.run_time_ns = stats.run_time_ns.wrapping_add(time);
+            stats.recursion_misses = stats.recursion_misses.wrapping_add(misses);
+        }
+        found
     }
 
     fn read_events(&self, memory: &dyn PhysMem) -> BTreeMap<String, i64> {
         self.events
             .iter()
-            .map(|(name, places)| {
-                let sum = places.iter().fold(0_i64, |sum, &gpa| {
-                    let value = memory.read_u64(gpa).unwrap_or(0);
-                    sum.wrapping_add(value.cast_signed())
+            .filter_map(|(name, places)| {
+                let sum = places.iter().try_fold(0_i64, |sum, &gpa| {
+                    let value = memory.read_u64(gpa).ok()?;
+                    Some(sum.wrapping_add(value.cast_signed()))
                 });
-                (name.clone(), sum)
+                Some((name.clone(), sum?))
             })
             .collect()
     }

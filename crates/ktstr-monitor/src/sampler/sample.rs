@@ -16,9 +16,13 @@ pub struct MonitorSample {
     /// sched_ext's event counters, summed over CPUs; by name, where the kernel has them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub events: BTreeMap<String, i64>,
-    /// The scheduler's programs by name: what they ran, where `kernel.bpf_stats_enabled` counts it.
+    /// The scheduler's programs by name: what they ran. Empty while `kernel.bpf_stats_enabled` is off.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub programs: BTreeMap<String, ProgramStats>,
+    /// Schedulers enabled since boot (`scx_enable_seq`): says whose the counters are. None on a kernel that does not count
+    /// them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enable_seq: Option<u64>,
     /// `scx_exit_kind`, or the scheduler's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_kind: Option<u32>,
@@ -59,16 +63,16 @@ pub struct SchedStatSnapshot {
     pub run_delay: u64,
     /// Time slices run.
     pub pcount: u64,
-    /// Calls of `schedule`.
-    pub sched_count: u64,
+    /// Calls of `schedule`. This one and those below are counted while `kernel.sched_schedstats` is on; None else.
+    pub sched_count: Option<u64>,
     /// Calls of `sched_yield`.
-    pub yld_count: u64,
+    pub yld_count: Option<u64>,
     /// Those calls of `schedule` that went idle.
-    pub sched_goidle: u64,
+    pub sched_goidle: Option<u64>,
     /// Wake-ups.
-    pub ttwu_count: u64,
+    pub ttwu_count: Option<u64>,
     /// Wake-ups of tasks that were last here.
-    pub ttwu_local: u64,
+    pub ttwu_local: Option<u64>,
 }
 
 /// Run-time statistics of a BPF program, summed over CPUs.
@@ -117,6 +121,13 @@ impl MonitorReport {
             watched: Vec::new(),
             hz,
         }
+    }
+
+    /// With the names of [`MonitorSample::watched`].
+    #[must_use]
+    pub fn with_watched(mut self, watched: Vec<WatchedField>) -> Self {
+        self.watched = watched;
+        self
     }
 
     /// Without the first `count` samples: boot and loading are real, but not what a test is about.

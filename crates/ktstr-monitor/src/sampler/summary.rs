@@ -11,7 +11,7 @@ pub(super) const IMPLAUSIBLE_DSQ_DEPTH: u32 = 10_000;
 /// A clock may stand still this many ticks: a tick is late, a host is busy.
 const STUCK_AFTER_TICKS: u64 = 10;
 
-/// Peaks, averages over valid samples, and differences between the first and the last.
+/// Peaks, averages over valid samples, and what counters grew by.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MonitorSummary {
     /// Samples taken.
@@ -34,7 +34,7 @@ pub struct MonitorSummary {
     pub stuck_detected: bool,
     /// How often one was seen to.
     pub stuck_count: usize,
-    /// Growth of each event counter.
+    /// Growth of each event counter, over all schedulers of the run.
     pub event_deltas: BTreeMap<String, i64>,
     /// Growth of each of the scheduler's programs' statistics.
     #[serde(default)]
@@ -140,52 +140,93 @@ impl MonitorSummary {
         summary.stuck_detected = summary.stuck_count > 0;
         if let (Some(first), Some(last)) = (valid.first(), valid.last()) {
             summary.observed_ms = last.elapsed_ms.saturating_sub(first.elapsed_ms);
-            summary.event_deltas = event_deltas(first, last);
-            summary.program_deltas = program_deltas(first, last);
-            summary.schedstat_deltas = schedstat_deltas(first, last);
+            summary.event_deltas = growth_of_events(&valid);
+            summary.program_deltas = growth_of_programs(&valid);
+            summary.schedstat_deltas = growth_of_schedstats(&valid);
         }
         summary
     }
 }
 
-/// Growth of each counter; one that went back belongs to another scheduler and starts at 0.
-pub(super) fn event_deltas(first: &MonitorSample, last: &MonitorSample) -> BTreeMap<String, i64> {
-    last.events
+/// Whether both samples are of the same scheduler, as far as the kernel tells.
+fn same_scheduler(before: &MonitorSample, now: &MonitorSample) -> bool {
+    before.enable_seq == now.enable_seq
+}
+
+/// Growth of each counter between two samples; one that went back, or that the first sample lacks, or whose scheduler is
+/// another one, starts at 0.
+pub(super) fn event_deltas(before: &MonitorSample, now: &MonitorSample) -> BTreeMap<String, i64> {
+    now.events
         .iter()
-        .map(|(name, &now)| {
-            let before = first.events.get(name).copied().unwrap_or(0);
-            let delta = now.saturating_sub(before);
-            (name.clone(), if delta < 0 { now.max(0) } else { delta })
+        .map(|(name, &count)| {
+            let earlier = before.events.get(name).copied();
+            let earlier =
+                earlier.filter(|earlier| same_scheduler(before, now) && *earlier <= count);
+            let delta = count.saturating_sub(earlier.unwrap_or(0));
+            (name.clone(), delta.max(0))
         })
         .collect()
 }
 
-/// Growth by program; one that the first sample lacks, or that went back, is of another scheduler and starts at 0.
-fn program_deltas(first: &MonitorSample, last: &MonitorSample) -> BTreeMap<String, ProgramStats> {
-    last.programs
-        .iter()
-        .map(|(name, now)| {
-            let before = first
-                .programs
-                .get(name)
-                .filter(|before| before.run_cnt <= now.run_cnt)
-                .copied()
+/// What each event counter grew by, scheduler after scheduler: the last sample alone knows nothing of those before it, and
+/// when it has none at all, nothing of any.
+fn growth_of_events(samples: &[&MonitorSample]) -> BTreeMap<String, i64> {
+    let mut sums: BTreeMap<String, i64> = BTreeMap::new();
+    for name in samples.iter().flat_map(|sample| sample.events.keys()) {
+        sums.entry(name.clone()).or_insert(0);
+    }
+    for (before, now) in samples.iter().zip(samples.iter().skip(1)) {
+        for (name, delta) in event_deltas(before, now) {
+            let sum = sums.entry(name).or_insert(0);
+            *sum = sum.saturating_add(delta);
+        }
+    }
+    sums
+}
+
+/// The same of the programs' statistics.
+fn growth_of_programs(samples: &[&MonitorSample]) -> BTreeMap<String, ProgramStats> {
+    let mut sums: BTreeMap<String, ProgramStats> = BTreeMap::new();
+    for name in samples.iter().flat_map(|sample| sample.programs.keys()) {
+        sums.entry(name.clone()).or_default();
+    }
+    for (before, now) in samples.iter().zip(samples.iter().skip(1)) {
+        for (name, stats) in &now.programs {
+            let earlier = before.programs.get(name).copied();
+            let earlier = earlier
+                .filter(|earlier| same_scheduler(before, now) && earlier.run_cnt <= stats.run_cnt)
                 .unwrap_or_default();
-            let delta = ProgramStats {
-                run_cnt: now.run_cnt - before.run_cnt,
-                run_time_ns: now.run_time_ns.saturating_sub(before.run_time_ns),
-                recursion_misses: now.recursion_misses.saturating_sub(before.recursion_misses),
+            let sum = sums.entry(name.clone()).or_default();
+            let grow = |sum: &mut u64, now: u64, before: u64| {
+                *sum = sum.saturating_add(now.saturating_sub(before));
             };
-            (name.clone(), delta)
-        })
-        .collect()
+            grow(&mut sum.run_cnt, stats.run_cnt, earlier.run_cnt);
+            grow(&mut sum.run_time_ns, stats.run_time_ns, earlier.run_time_ns);
+            grow(
+                &mut sum.recursion_misses,
+                stats.recursion_misses,
+                earlier.recursion_misses,
+            );
+        }
+    }
+    sums
 }
 
-fn schedstat_deltas(first: &MonitorSample, last: &MonitorSample) -> Option<SchedStatDelta> {
+/// From sample to sample: a CPU may come later, and so may what has the kernel count.
+fn growth_of_schedstats(samples: &[&MonitorSample]) -> Option<SchedStatDelta> {
     let mut total = SchedStatDelta::default();
     let mut any = false;
-    for now in &last.cpus {
-        let before = first.cpus.iter().find(|cpu| cpu.cpu == now.cpu);
+    for (before, now) in samples.iter().zip(samples.iter().skip(1)) {
+        any |= add_schedstats(&mut total, before, now);
+    }
+    any.then_some(total)
+}
+
+/// Whether any CPU has the counters in both.
+fn add_schedstats(total: &mut SchedStatDelta, before: &MonitorSample, now: &MonitorSample) -> bool {
+    let mut any = false;
+    for now in &now.cpus {
+        let before = before.cpus.iter().find(|cpu| cpu.cpu == now.cpu);
         let (Some(now), Some(before)) = (now.schedstat, before.and_then(|cpu| cpu.schedstat))
         else {
             continue;
@@ -197,6 +238,12 @@ fn schedstat_deltas(first: &MonitorSample, last: &MonitorSample) -> Option<Sched
         };
         grow(&mut total.run_delay, now.run_delay, before.run_delay);
         grow(&mut total.pcount, now.pcount, before.pcount);
+        // What the kernel does not count has no growth, which is another thing than none.
+        let grow = |sum: &mut Option<u64>, now: Option<u64>, before: Option<u64>| {
+            if let (Some(now), Some(before)) = (now, before) {
+                *sum = Some(sum.unwrap_or(0).saturating_add(now.saturating_sub(before)));
+            }
+        };
         grow(&mut total.sched_count, now.sched_count, before.sched_count);
         grow(&mut total.yld_count, now.yld_count, before.yld_count);
         grow(
@@ -207,7 +254,7 @@ fn schedstat_deltas(first: &MonitorSample, last: &MonitorSample) -> Option<Sched
         grow(&mut total.ttwu_count, now.ttwu_count, before.ttwu_count);
         grow(&mut total.ttwu_local, now.ttwu_local, before.ttwu_local);
     }
-    any.then_some(total)
+    any
 }
 
 /// Since when a CPU's clock stands.

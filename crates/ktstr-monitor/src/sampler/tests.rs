@@ -17,6 +17,9 @@ fn sample(elapsed_ms: u64, cpus: &[(u32, bool)]) -> MonitorSample {
                 ..CpuSnapshot::default()
             })
             .collect(),
+        events: ["select_cpu_fallback", "dispatch_keep_last"]
+            .map(|name| (name.to_owned(), 0))
+            .into(),
         ..MonitorSample::default()
     }
 }
@@ -189,4 +192,84 @@ fn reports_survive_json() {
     let json = serde_json::to_string(&report).unwrap();
     let again: MonitorReport = serde_json::from_str(&json).unwrap();
     assert_eq!(again, report);
+}
+
+/// Nobody may pass a check of what this kernel does not count.
+#[test]
+fn a_rate_that_the_kernel_does_not_count_is_inconclusive() {
+    let without = series(20, BUSY, |_, sample| sample.events.clear());
+    check(
+        &without,
+        MonitorOutcome::Inconclusive,
+        "max_fallback_rate: this kernel does not count select_cpu_fallback",
+    );
+    let deep_and_uncounted = series(20, BUSY, |_, sample| {
+        sample.events.clear();
+        sample.cpus[1].local_dsq_depth = Some(51);
+    });
+    check(
+        &deep_and_uncounted,
+        MonitorOutcome::Fail,
+        "local DSQ of CPU 1",
+    );
+}
+
+#[test]
+fn queues_that_nobody_has_are_inconclusive() {
+    let without = series(20, BUSY, |_, sample| {
+        for cpu in &mut sample.cpus {
+            cpu.local_dsq_depth = None;
+        }
+    });
+    check(
+        &without,
+        MonitorOutcome::Inconclusive,
+        "max_local_dsq_depth: this kernel has no local dispatch queues",
+    );
+}
+
+#[test]
+fn fewer_samples_than_must_breach_in_a_row_are_inconclusive() {
+    let short = series(4, BUSY, |_, _| {});
+    check(
+        &short,
+        MonitorOutcome::Inconclusive,
+        "4 plausible samples, at least 5 are needed",
+    );
+}
+
+/// From 6.16 on the counters go with their scheduler.
+#[test]
+fn events_are_counted_over_every_scheduler_and_survive_the_last_ones_end() {
+    let report = series(20, BUSY, |number, sample| {
+        let number = i64::try_from(number).unwrap();
+        sample.events.clear();
+        let count = match number {
+            0..5 => Some(100 + number * 10),
+            5..10 => Some((number - 5) * 3),
+            _ => None,
+        };
+        if let Some(count) = count {
+            sample.events.insert("dispatch_keep_last".to_owned(), count);
+        }
+    });
+    // 40 of the first scheduler, 12 of the second.
+    assert_eq!(report.summary.event_deltas["dispatch_keep_last"], 52);
+}
+
+/// The guest switches some of the counters on when the first samples are taken already.
+#[test]
+fn counters_that_come_late_are_counted_from_then_on() {
+    let report = series(10, BUSY, |number, sample| {
+        sample.cpus[0].schedstat = Some(SchedStatSnapshot {
+            pcount: number,
+            ttwu_count: (number >= 3).then_some(number * 10),
+            ..SchedStatSnapshot::default()
+        });
+    });
+    let deltas = report.summary.schedstat_deltas.unwrap();
+    assert_eq!(
+        (deltas.pcount, deltas.ttwu_count, deltas.yld_count),
+        (9, Some(60), None)
+    );
 }

@@ -5,6 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::sample::{MonitorReport, MonitorSample};
 use super::summary::{event_deltas, stuck_observations};
 
+/// Name of `SCX_EV_SELECT_CPU_FALLBACK` among the events.
+pub const FALLBACK: &str = "select_cpu_fallback";
+/// Name of `SCX_EV_DISPATCH_KEEP_LAST` among the events.
+pub const KEEP_LAST: &str = "dispatch_keep_last";
+
 /// What is too much. `None` switches a check off.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct MonitorThresholds {
@@ -83,22 +88,81 @@ impl MonitorThresholds {
                  the memory is not a running kernel's, or was read too early",
             );
         }
+        let needed = self.sustained_samples.max(1);
+        if valid.len() < needed {
+            return inconclusive(&format!(
+                "{} plausible samples, at least {needed} are needed: fewer can breach nothing",
+                valid.len()
+            ));
+        }
         let findings: Vec<MonitorFinding> = [
             self.imbalance(&valid),
             self.local_dsq_depth(&valid),
             self.clock_stuck(&valid, report.hz),
-            self.rate(&valid, "select_cpu_fallback", self.max_fallback_rate),
-            self.rate(&valid, "dispatch_keep_last", self.max_keep_last_rate),
+            self.rate(&valid, FALLBACK, self.max_fallback_rate),
+            self.rate(&valid, KEEP_LAST, self.max_keep_last_rate),
         ]
         .into_iter()
         .flatten()
         .collect();
-        let outcome = if findings.is_empty() {
+        if !findings.is_empty() {
+            return MonitorVerdict {
+                outcome: MonitorOutcome::Fail,
+                findings,
+            };
+        }
+        let unmeasured = self.unmeasured(&valid);
+        let outcome = if unmeasured.is_empty() {
             MonitorOutcome::Pass
         } else {
-            MonitorOutcome::Fail
+            MonitorOutcome::Inconclusive
         };
-        MonitorVerdict { outcome, findings }
+        MonitorVerdict {
+            outcome,
+            findings: unmeasured,
+        }
+    }
+
+    /// Checks that are on and whose figure no sample has.
+    fn unmeasured(&self, samples: &[&MonitorSample]) -> Vec<MonitorFinding> {
+        let counts = |event: &str| {
+            samples
+                .iter()
+                .any(|sample| sample.events.contains_key(event))
+        };
+        let queues = samples
+            .iter()
+            .flat_map(|sample| &sample.cpus)
+            .any(|cpu| cpu.local_dsq_depth.is_some());
+        let uncounted = |event: &str| {
+            format!(
+                "this kernel does not count {event}, or had no scheduler that it counts for (the counters came with 6.14)"
+            )
+        };
+        [
+            (
+                self.max_local_dsq_depth.is_some() && !queues,
+                "max_local_dsq_depth",
+                String::from("this kernel has no local dispatch queues: it has no sched_ext"),
+            ),
+            (
+                self.max_fallback_rate.is_some() && !counts(FALLBACK),
+                "max_fallback_rate",
+                uncounted(FALLBACK),
+            ),
+            (
+                self.max_keep_last_rate.is_some() && !counts(KEEP_LAST),
+                "max_keep_last_rate",
+                uncounted(KEEP_LAST),
+            ),
+        ]
+        .into_iter()
+        .filter(|(missing, ..)| *missing)
+        .map(|(_, check, detail)| MonitorFinding {
+            check: check.to_owned(),
+            detail,
+        })
+        .collect()
     }
 
     /// The first run of `sustained_samples` items that breach: its first index.
@@ -190,7 +254,7 @@ impl MonitorThresholds {
         let seen = rates.get(first)?;
         let what = format!("{event} at {seen:.0} per vCPU and second, allowed {limit:.0},");
         let check = match event {
-            "select_cpu_fallback" => "max_fallback_rate",
+            FALLBACK => "max_fallback_rate",
             _ => "max_keep_last_rate",
         };
         self.finding(check, samples.get(first), &what)

@@ -62,7 +62,7 @@ pub struct RunqueueScx {
 /// A CPU's line of `/proc/schedstat`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct SchedStat {
-    /// Calls of `sched_yield`.
+    /// Calls of `sched_yield`. This one and the four below are counted while `kernel.sched_schedstats` is on; None else.
     pub yld_count: Option<u64>,
     /// Calls of `schedule`.
     pub sched_count: Option<u64>,
@@ -110,7 +110,7 @@ impl Kernel {
                 .and_then(|task| problems.keep("rq.curr", TaskRef::read(&task))),
             is_idle: is_idle(&rq, problems),
             scx: self.runqueue_scx(&rq, problems),
-            schedstat: schedstat(&rq, problems),
+            schedstat: schedstat(&rq, self.counts_schedstats(), problems),
         })
     }
 
@@ -147,6 +147,22 @@ impl Kernel {
         })
     }
 
+    /// Whether `kernel.sched_schedstats` is on. A kernel in which the key cannot be found is taken to count.
+    pub(crate) fn counts_schedstats(&self) -> bool {
+        self.static_key("sched_schedstats").unwrap_or(true)
+    }
+
+    /// Whether `kernel.bpf_stats_enabled` is on. A kernel in which the key cannot be found is taken to count.
+    pub(crate) fn counts_bpf_stats(&self) -> bool {
+        self.static_key("bpf_stats_enabled_key").unwrap_or(true)
+    }
+
+    /// A `struct static_key`'s count of those who want it on; its first member (`include/linux/jump_label.h`).
+    fn static_key(&self, name: &str) -> Option<bool> {
+        let key = self.symbol(name).ok()?;
+        Some(self.read_u32(key).ok()? != 0)
+    }
+
     /// Names of the bits of `flags` that an enum knows, without their common prefix.
     pub(crate) fn flag_names(&self, enum_name: &str, prefix: &str, flags: u64) -> Vec<String> {
         let Some(ty) = self.btf().find_enum(enum_name) else {
@@ -168,16 +184,18 @@ fn is_idle(rq: &Object<'_>, problems: &mut Problems) -> Option<bool> {
     Some(curr == idle)
 }
 
-fn schedstat(rq: &Object<'_>, problems: &mut Problems) -> Option<SchedStat> {
+fn schedstat(rq: &Object<'_>, counts: bool, problems: &mut Problems) -> Option<SchedStat> {
     // Without CONFIG_SCHEDSTATS the members are not there.
     rq.field("sched_count").ok()?;
     let mut read = |path| problems.keep(path, rq.uint(path));
+    // What is not counted is unknown, not 0.
+    let mut counted = |path| counts.then(|| read(path)).flatten();
     Some(SchedStat {
-        yld_count: read("yld_count"),
-        sched_count: read("sched_count"),
-        sched_goidle: read("sched_goidle"),
-        ttwu_count: read("ttwu_count"),
-        ttwu_local: read("ttwu_local"),
+        yld_count: counted("yld_count"),
+        sched_count: counted("sched_count"),
+        sched_goidle: counted("sched_goidle"),
+        ttwu_count: counted("ttwu_count"),
+        ttwu_local: counted("ttwu_local"),
         rq_cpu_time: read("rq_cpu_time"),
         run_delay: read("rq_sched_info.run_delay"),
         pcount: read("rq_sched_info.pcount"),

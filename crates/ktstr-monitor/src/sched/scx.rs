@@ -205,7 +205,7 @@ impl Kernel {
     }
 
     /// `enabled`, `disabled` and so on: the enumerator without its prefix.
-    pub(super) fn scx_enable_state(&self) -> Result<String> {
+    pub(crate) fn scx_enable_state(&self) -> Result<String> {
         // 6.17: 0e4b2f2b "sched_ext: Drop "ops" from scx_ops_enable_state".
         let (variable, enumeration, prefix) = match self.symbol("scx_enable_state_var") {
             Ok(variable) => (variable, "scx_enable_state", "SCX_"),

@@ -135,7 +135,11 @@ fn sample(qemu: &Qemu) -> Live {
     let bss = map(".bss");
     let vtime = bss.field(&kernel, 0, "vtime_now").unwrap();
     let mut sampler = Sampler::new(Arc::clone(&kernel)).unwrap();
-    sampler.watch("vtime", vtime);
+    sampler.watch("vtime", |kernel| {
+        let maps = kernel.maps().found;
+        let bss = maps.iter().find(|map| map.name.ends_with(".bss"))?;
+        bss.field(kernel, 0, "vtime_now").ok()
+    });
     let first = vtime.read(&kernel).unwrap();
     let samples = take_samples(&mut sampler, 60, Duration::from_millis(25));
     // Nobody reads this member while no fault is on.

@@ -38,6 +38,7 @@ for i in 0 1 2; do
 	done
 done
 echo 1 >/proc/sys/kernel/bpf_stats_enabled
+echo 1 >/proc/sys/kernel/sched_schedstats
 # Without it /proc/kallsyms keeps programs to itself.
 echo 1 >/proc/sys/net/core/bpf_jit_kallsyms
 # Arena and ring buffer need more than bpftool offers.
