@@ -86,7 +86,7 @@ impl Kernel {
         {
             let globals = self.global_queues(&places);
             let globals = problems.keep("global DSQs", globals).unwrap_or_default();
-            for (node, dsq) in (0..).zip(globals) {
+            for (node, dsq) in globals {
                 let kind = DsqKind::Global { node };
                 found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
             }
@@ -151,8 +151,9 @@ impl Kernel {
         Ok(tasks)
     }
 
-    /// One per node: an array of pointers, in one of three places.
-    fn global_queues(&self, places: &ScxPlaces) -> Result<Vec<Object<'_>>> {
+    /// One per node: an array of pointers, in one of three places. The kernel makes the table with its first scheduler; and a
+    /// node that cannot be has no queue.
+    fn global_queues(&self, places: &ScxPlaces) -> Result<Vec<(u32, Object<'_>)>> {
         let nodes = self.global("nr_node_ids", 4).unwrap_or(1).clamp(1, 1024);
         let (table, is_pnode) = match places.sched(self)? {
             // 6.19: sched_ext: Use a single-purpose struct per node.
@@ -163,17 +164,21 @@ impl Kernel {
             None => (Kva(self.global("global_dsqs", 8)?), false),
         };
         let mut queues = Vec::new();
-        for node in 0..nodes {
+        if table.is_null() {
+            return Ok(queues);
+        }
+        for (number, node) in (0_u32..).zip(0..nodes) {
             let pointer = Kva(self.read_u64(table.wrapping_add(node * 8))?);
             if pointer.is_null() {
                 continue;
             }
-            queues.push(if is_pnode {
+            let queue = if is_pnode {
                 self.object("scx_sched_pnode", pointer)?
                     .member("global_dsq")?
             } else {
                 self.object("scx_dispatch_q", pointer)?
-            });
+            };
+            queues.push((number, queue));
         }
         Ok(queues)
     }
