@@ -93,16 +93,35 @@ impl RenderedValue {
         }
     }
 
-    /// A number, truth value, enum, flags or pointer as bits.
+    /// A number, truth value, enum, flags or pointer; None for one below 0, which no unsigned number is.
     #[must_use]
     pub fn as_u64(&self) -> Option<u64> {
         match self {
             Self::Unsigned(value)
             | Self::Flags { value, .. }
             | Self::Pointer { address: value, .. } => Some(*value),
-            Self::Signed(value) | Self::Enum { value, .. } => Some(value.cast_unsigned()),
+            Self::Signed(value) | Self::Enum { value, .. } => u64::try_from(*value).ok(),
             Self::Bool(value) => Some((*value).into()),
             _ => None,
+        }
+    }
+
+    /// The same with its sign; None for one beyond `i64::MAX`.
+    #[must_use]
+    pub fn as_i64(&self) -> Option<i64> {
+        match self {
+            Self::Signed(value) | Self::Enum { value, .. } => Some(*value),
+            other => i64::try_from(other.as_u64()?).ok(),
+        }
+    }
+
+    /// The same as a floating-point number, which it may be itself; beyond 2^53 it is the nearest that there is.
+    #[must_use]
+    pub fn as_f64(&self) -> Option<f64> {
+        match self {
+            Self::Float(value) => Some(*value),
+            Self::Signed(value) | Self::Enum { value, .. } => Some(*value as f64),
+            other => other.as_u64().map(|value| value as f64),
         }
     }
 
@@ -118,7 +137,7 @@ impl RenderedValue {
             Self::Bytes(raw) => raw.iter().all(|&byte| byte == 0),
             Self::Float(value) => *value == 0.0,
             Self::Unreadable(_) => false,
-            scalar => scalar.as_u64() == Some(0),
+            scalar => scalar.as_i64() == Some(0),
         }
     }
 }

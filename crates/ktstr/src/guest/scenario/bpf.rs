@@ -4,6 +4,8 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::model::snapshot::{MapNameError, find_map};
+
 /// Commands of `bpf(2)`, `include/uapi/linux/bpf.h`.
 const BPF_OBJ_PIN: i32 = 6;
 const BPF_MAP_GET_NEXT_ID: i32 = 12;
@@ -17,14 +19,9 @@ const NAME_LEN: usize = 16;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PinError {
-    /// No map has this name.
-    #[error("no BPF map {map:?}; there are: {}", known.join(", "))]
-    NoSuchMap {
-        /// The name.
-        map: String,
-        /// Those that exist.
-        known: Vec<String>,
-    },
+    /// No map has this name, or several have.
+    #[error(transparent)]
+    Name(#[from] MapNameError),
     /// The kernel refused.
     #[error("failed to pin BPF map {map:?} at {path} (is a BPF file system mounted there?)")]
     Refused {
@@ -78,22 +75,19 @@ pub(super) fn pin_map(map: &str, path: &str) -> Result<(), PinError> {
         path: path.to_owned(),
         source,
     };
-    let wanted = &map.as_bytes()[..map.len().min(NAME_LEN - 1)];
-    let mut known = Vec::new();
+    // Ids grow: these are in the order of their making.
+    let mut maps = Vec::new();
     let mut id = 0;
     while let Some(next) = next_id(id).map_err(refused)? {
         id = next;
         // A map that has just gone is none.
-        let Ok((fd, name)) = open(id) else { continue };
-        if name.as_bytes() == wanted {
-            return pin(&fd, path).map_err(refused);
+        if let Ok((_, name)) = open(id) {
+            maps.push((id, name));
         }
-        known.push(name);
     }
-    Err(PinError::NoSuchMap {
-        map: map.to_owned(),
-        known,
-    })
+    let (id, _) = find_map(&maps, |(_, name)| name.as_str(), map)?;
+    let (fd, _) = open(*id).map_err(refused)?;
+    pin(&fd, path).map_err(refused)
 }
 
 fn next_id(id: u32) -> io::Result<Option<u32>> {

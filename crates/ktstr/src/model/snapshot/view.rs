@@ -1,5 +1,6 @@
 //! Reading a capture by name: `snapshot.map("x")?.field("a.b")?.as_u64()?`. An error lists the names that exist.
 
+use super::{MapNameError, find_map};
 use ktstr_monitor::bpf::{MapContents, MapEntry, MapValue};
 use ktstr_monitor::render::RenderedValue;
 use ktstr_monitor::{FailureDumpReport, MapSection};
@@ -14,14 +15,9 @@ pub enum SnapshotError {
         /// Why.
         reason: String,
     },
-    /// No such map.
-    #[error("there is no map '{name}'; there are: {}", have.join(", "))]
-    NoMap {
-        /// The name.
-        name: String,
-        /// The names that exist.
-        have: Vec<String>,
-    },
+    /// No such map, or several that it may be.
+    #[error(transparent)]
+    Map(#[from] MapNameError),
     /// No such field.
     #[error("'{at}' has no field '{step}' (in '{path}'); it has: {}", have.join(", "))]
     NoField {
@@ -83,27 +79,12 @@ impl<'r> Snapshot<'r> {
         self.report
     }
 
-    /// A map by its name. A data section answers to its suffix alone (`.bss`) when only one scheduler has one; the newest map
-    /// of that name counts.
+    /// A map by its name; see [`find_map`].
     ///
     /// # Errors
-    /// When there is none; the error lists those that there are.
+    /// When there is none; the error lists those that there are. When a section's name fits those of several programs.
     pub fn map(&self, name: &str) -> Result<Map<'r>, SnapshotError> {
-        let maps = &self.report.maps;
-        let exact = maps.iter().rev().find(|map| map.map.name == name);
-        let by_suffix = || {
-            let mut found = maps
-                .iter()
-                .filter(|map| name.starts_with('.') && map.map.name.ends_with(name));
-            let first = found.next()?;
-            found.next().is_none().then_some(first)
-        };
-        let section = exact
-            .or_else(by_suffix)
-            .ok_or_else(|| SnapshotError::NoMap {
-                name: name.to_owned(),
-                have: maps.iter().map(|map| map.map.name.clone()).collect(),
-            })?;
+        let section = find_map(&self.report.maps, |map| map.map.name.as_str(), name)?;
         Ok(Map { section })
     }
 }
@@ -277,17 +258,28 @@ impl<'r> Value<'r> {
     /// A number, truth value, enum or address.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it is something else, or below 0.
     pub fn as_u64(&self) -> Result<u64, SnapshotError> {
-        self.value.as_u64().ok_or_else(|| self.kind("a number"))
+        let number = self.value.as_u64();
+        number.ok_or_else(|| self.kind("a number from 0 on"))
     }
 
     /// A number with its sign.
     ///
     /// # Errors
-    /// When it is something else.
+    /// When it is something else, or beyond `i64::MAX`.
     pub fn as_i64(&self) -> Result<i64, SnapshotError> {
-        Ok(self.as_u64()?.cast_signed())
+        self.value
+            .as_i64()
+            .ok_or_else(|| self.kind("a signed number"))
+    }
+
+    /// A number of any kind, a floating-point one too; beyond 2^53 it is the nearest that there is.
+    ///
+    /// # Errors
+    /// When it is something else.
+    pub fn as_f64(&self) -> Result<f64, SnapshotError> {
+        self.value.as_f64().ok_or_else(|| self.kind("a number"))
     }
 
     /// A truth value, or a number that is not 0.
@@ -295,7 +287,7 @@ impl<'r> Value<'r> {
     /// # Errors
     /// When it is something else.
     pub fn as_bool(&self) -> Result<bool, SnapshotError> {
-        Ok(self.as_u64()? != 0)
+        Ok(self.as_i64().is_ok_and(|number| number != 0) || self.as_u64()? != 0)
     }
 
     /// A text.
