@@ -136,10 +136,11 @@ impl Connection {
         if let Some(reason) = &self.broken {
             return Err(reason.clone());
         }
-        let answer = self.send(line, until).and_then(|()| self.reply(until));
+        self.send(line, until)?;
+        let answer = self.reply(until);
         match &answer {
             // Its reply may still come.
-            Err(MissingStatsReason::Timeout) if self.broken.is_none() => self.late += 1,
+            Err(MissingStatsReason::Timeout) => self.late += 1,
             Err(reason @ (MissingStatsReason::GuestGone | MissingStatsReason::TooLarge { .. })) => {
                 self.broken = Some(reason.clone());
             }
@@ -148,21 +149,30 @@ impl Connection {
         answer
     }
 
-    fn send(&mut self, mut line: &[u8], until: Instant) -> Result<(), MissingStatsReason> {
-        while !line.is_empty() {
-            self.bound(until)?;
-            match self.stream.write(line) {
-                Ok(len) => line = line.get(len..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) => {
-                    // Half a request is on its way: nothing after it can be understood.
-                    self.broken = Some(MissingStatsReason::Timeout);
-                    return Err(MissingStatsReason::Timeout);
-                }
-                Err(_) => return Err(MissingStatsReason::GuestGone),
+    /// Sends all of it or nothing. After half a request nothing can be understood any more; one of which nothing was sent
+    /// costs only itself.
+    fn send(&mut self, line: &[u8], until: Instant) -> Result<(), MissingStatsReason> {
+        let mut left = line;
+        let sent = loop {
+            if left.is_empty() {
+                break Ok(());
             }
+            if let Err(reason) = self.bound(until) {
+                break Err(reason);
+            }
+            match self.stream.write(left) {
+                Ok(len) => left = left.get(len..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => break Err(MissingStatsReason::Timeout),
+                Err(_) => break Err(MissingStatsReason::GuestGone),
+            }
+        };
+        if let Err(reason) = &sent
+            && (left.len() < line.len() || *reason == MissingStatsReason::GuestGone)
+        {
+            self.broken = Some(reason.clone());
         }
-        Ok(())
+        sent
     }
 
     fn reply(&mut self, until: Instant) -> Result<Value, MissingStatsReason> {
@@ -334,6 +344,19 @@ mod tests {
             guest.write_all(reply.as_bytes()).unwrap();
         }
         assert_eq!(client.with_timeout(LONG).stats(), Ok(json!(3)));
+    }
+
+    /// No reply can come to what was never sent.
+    #[test]
+    fn a_request_that_had_no_time_does_not_cost_the_next_ones_reply() {
+        let (client, mut guest) = client(LONG);
+        let hasty = client.with_timeout(Duration::ZERO).stats();
+        assert_eq!(hasty, Err(MissingStatsReason::Timeout));
+        guest
+            .write_all(b"{\"errno\":0,\"args\":{\"resp\":4}}\n")
+            .unwrap();
+        let patient = client.with_timeout(Duration::from_secs(2));
+        assert_eq!(patient.stats(), Ok(json!(4)));
     }
 
     #[test]
