@@ -1,6 +1,8 @@
 //! Frames to the host, with the guest's clock.
 
 use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use ktstr_wire::{Frame, FrameWriter, Lifecycle, Message, SendError, Stage};
 use rustix::time::{ClockId, clock_gettime};
@@ -18,12 +20,15 @@ pub(crate) fn now_ns() -> u64 {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     writer: FrameWriter<File>,
+    /// The kernel's log, as far as it was passed on.
+    kmsg: Option<File>,
 }
 
 impl Outbox {
     pub(crate) fn new(port: File) -> Self {
         Self {
             writer: FrameWriter::new(port),
+            kmsg: None,
         }
     }
 
@@ -40,6 +45,31 @@ impl Outbox {
             stage,
             detail: detail.into(),
         }))
+    }
+
+    /// Passes on what the kernel has logged since the last time, at most so many bytes.
+    pub(crate) fn dmesg(&mut self, most: usize) -> Result<(), SendError> {
+        if self.kmsg.is_none() {
+            self.kmsg = std::fs::OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+                .open("/dev/kmsg")
+                .ok();
+        }
+        let Some(kmsg) = &mut self.kmsg else {
+            return Ok(());
+        };
+        let mut text = Vec::new();
+        let mut record = [0; 8192];
+        while text.len() <= most {
+            match kmsg.read(&mut record) {
+                Ok(len @ 1..) => text.extend_from_slice(record.get(..len).unwrap_or_default()),
+                // Records that were overwritten before they could be read; those behind them are there.
+                Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+                _ => break,
+            }
+        }
+        self.send(&Message::Dmesg(text))
     }
 
     /// Passes a frame of the test's process on, with its own time but this stream's number.

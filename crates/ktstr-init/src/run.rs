@@ -33,6 +33,9 @@ const WATCH_DEADLINE: Duration = Duration::from_secs(20);
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// A wake-up to reap orphans, which no descriptor announces.
 const REAP_EVERY_MS: u32 = 1000;
+/// What the kernel counts on request only, and the host's monitor reads: wake-ups and calls of the scheduler per CPU, and the
+/// runs of BPF programs.
+const COUNTING: [&str; 2] = ["kernel.sched_schedstats", "kernel.bpf_stats_enabled"];
 /// Most of the kernel's log that is passed on.
 const MAX_DMESG: usize = 1 << 20;
 
@@ -114,6 +117,9 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
             return Err(Fault::Told);
         }
     };
+    // A kernel without them has nothing to count; the plan's own come later and win.
+    let counting = COUNTING.map(|name| (name.to_owned(), String::from("1")));
+    let _ = mount::apply_sysctls(Path::new("/proc/sys"), &counting);
     let failed = mount::apply_sysctls(Path::new("/proc/sys"), &plan.sysctls);
     if !failed.is_empty() {
         let text = format!("ktstr-init: {}\n", failed.join("; "));
@@ -149,7 +155,7 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
     if let Some(SchedulerPlan::Builtin { disable, .. }) = &plan.scheduler {
         run_shell(outbox, &mut reaper, disable)?;
     }
-    send_dmesg(outbox)?;
+    outbox.dmesg(MAX_DMESG)?;
     send_taint(outbox)?;
     send_profiles(outbox)?;
     outbox.send(&Message::Exit(ended.shell_code()))?;
@@ -232,7 +238,7 @@ fn start_binary(
         Ok(_) => stats.set(Some(PathBuf::from(socket))),
         Err(StartFault::Told) => {
             stats.set(None);
-            send_dmesg(outbox)?;
+            outbox.dmesg(MAX_DMESG)?;
         }
         Err(_) => {}
     }
@@ -372,22 +378,6 @@ fn send_record(outbox: &mut Outbox, mut report: ProbeReport) -> Result<(), SendE
     outbox.send(&Message::Trace(record))
 }
 
-/// Passes the kernel's log on, from its beginning.
-fn send_dmesg(outbox: &mut Outbox) -> Result<(), SendError> {
-    let Ok(mut kmsg) = ports_nonblocking("/dev/kmsg") else {
-        return Ok(());
-    };
-    let mut text = Vec::new();
-    let mut record = [0; 8192];
-    while let Ok(len @ 1..) = kmsg.read(&mut record) {
-        text.extend_from_slice(record.get(..len).unwrap_or_default());
-        if text.len() > MAX_DMESG {
-            break;
-        }
-    }
-    outbox.send(&Message::Dmesg(text))
-}
-
 /// What the kernel's log may have lost: whether the kernel found a fault of its own.
 fn send_taint(outbox: &mut Outbox) -> Result<(), SendError> {
     let text = std::fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
@@ -395,14 +385,6 @@ fn send_taint(outbox: &mut Outbox) -> Result<(), SendError> {
         Ok(flags) => outbox.send(&Message::Taint(flags)),
         Err(_) => Ok(()),
     }
-}
-
-fn ports_nonblocking(path: &str) -> io::Result<File> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    std::fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
 }
 
 /// The test's process and everything that comes out of it.
