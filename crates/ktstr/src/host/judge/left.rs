@@ -5,6 +5,7 @@ use std::time::Duration;
 use ktstr_vmm::ExitReason;
 use ktstr_wire::{Message, SchedExit};
 
+use crate::host::judge::captures::Periodic;
 use crate::host::watch::coordinator::Failure;
 use crate::host::watch::lost_time::LostTime;
 use crate::model::result::VmResult;
@@ -32,6 +33,8 @@ pub(in crate::host) struct Left {
     pub(in crate::host) exit: Option<CapturedExit>,
     /// When the host let a vCPU wait.
     pub(in crate::host) lost: LostTime,
+    /// How the periodic captures went.
+    pub(in crate::host) periodic: Periodic,
 }
 
 /// `SCX_EXIT_ERROR` and all behind it: the kernel threw the scheduler out.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ktstr_wire::{Assembler, Event, Lifecycle, Message, Opaque, Stage};
 
+use crate::host::judge::captures::Periodic;
 use crate::host::judge::left::{Deadlines, Left};
 use crate::host::watch::lost_time::LostTime;
 use crate::model::result::{BulkDrainResult, BulkEntry, VmResult};
@@ -62,5 +63,6 @@ pub(in crate::host) fn left(vm: VmResult) -> Left {
         },
         exit: None,
         lost: LostTime::default(),
+        periodic: Periodic::default(),
     }
 }

@@ -8,6 +8,7 @@
 //! Nothing here boots, waits or writes. What is called outside of it: a user's callbacks, and a payload's extractor.
 
 pub(in crate::host) mod callbacks;
+pub(in crate::host) mod captures;
 pub(in crate::host) mod evaluate;
 pub(in crate::host) mod expectations;
 pub(in crate::host) mod findings;
@@ -48,8 +49,10 @@ pub(in crate::host) fn fold(
     if !result.is_skip() {
         result.merge(monitor::judge(
             &entry.merged_assert(),
+            &entry.asked_assert(),
             left.vm.monitor.as_ref(),
         ));
+        result.merge(captures::judge(&left.periodic));
     }
     result
 }

@@ -6,9 +6,13 @@ use crate::model::checks::{Assert, judge_monitor};
 use crate::model::verdict::{AssertResult, DetailKind};
 
 /// The verdict; a run without samples could not be measured, which matters where thresholds are enforced.
-pub(in crate::host) fn judge(assert: &Assert, report: Option<&MonitorReport>) -> AssertResult {
+pub(in crate::host) fn judge(
+    assert: &Assert,
+    asked: &Assert,
+    report: Option<&MonitorReport>,
+) -> AssertResult {
     match report {
-        Some(report) => judge_monitor(assert, report),
+        Some(report) => judge_monitor(assert, asked, report),
         None if assert.enforce_monitor_thresholds == Some(true) => {
             let text = "monitor: no samples were taken";
             AssertResult::inconclusive(DetailKind::Monitor, text)
@@ -79,8 +83,9 @@ mod tests {
     #[test]
     fn nothing_measured_is_inconclusive_where_it_matters() {
         let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
-        assert_eq!(judge(&enforced, None).outcome(), Outcome::Inconclusive);
-        assert_eq!(judge(&Assert::DEFAULT, None).outcome(), Outcome::Pass);
+        let judge = |assert| judge(assert, &Assert::NONE, None).outcome();
+        assert_eq!(judge(&enforced), Outcome::Inconclusive);
+        assert_eq!(judge(&Assert::DEFAULT), Outcome::Pass);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! How runqueues are judged is the monitor's own (`ktstr_monitor::sampler`). Findings fail a test only where the thresholds
 //! are enforced; elsewhere they are notes, and so is that nothing could be measured.
 
-use ktstr_monitor::sampler::{MonitorOutcome, MonitorReport, MonitorThresholds};
+use ktstr_monitor::sampler::{
+    FALLBACK, KEEP_LAST, MonitorOutcome, MonitorReport, MonitorThresholds,
+};
 
 use super::super::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
 use super::Assert;
@@ -23,10 +25,47 @@ pub fn monitor_thresholds(assert: &Assert) -> MonitorThresholds {
     }
 }
 
-/// Holds what the monitor sampled against the thresholds, after the settling time.
-pub fn judge_monitor(assert: &Assert, report: &MonitorReport) -> AssertResult {
+/// Switches off what `asked`, the layers above the defaults, do not ask for and no sample has: a kernel that does not count it
+/// is no failing of a test that did not ask. Names what it switched off.
+fn drop_uncounted(
+    thresholds: &mut MonitorThresholds,
+    asked: &Assert,
+    report: &MonitorReport,
+) -> Vec<&'static str> {
+    let counts = |event: &str| {
+        report
+            .samples
+            .iter()
+            .any(|sample| sample.events.contains_key(event))
+    };
+    let queues = report
+        .samples
+        .iter()
+        .flat_map(|sample| &sample.cpus)
+        .any(|cpu| cpu.local_dsq_depth.is_some());
+    let mut dropped = Vec::new();
+    if asked.max_fallback_rate.is_none() && !counts(FALLBACK) {
+        thresholds.max_fallback_rate = None;
+        dropped.push("max_fallback_rate");
+    }
+    if asked.max_keep_last_rate.is_none() && !counts(KEEP_LAST) {
+        thresholds.max_keep_last_rate = None;
+        dropped.push("max_keep_last_rate");
+    }
+    if asked.max_local_dsq_depth.is_none() && !queues {
+        thresholds.max_local_dsq_depth = None;
+        dropped.push("max_local_dsq_depth");
+    }
+    dropped
+}
+
+/// Holds what the monitor sampled against the thresholds of `assert`, after the settling time. `asked` is what the test and its
+/// scheduler ask for by themselves: a check of theirs that this kernel has no figures for is inconclusive, a default is left out.
+pub fn judge_monitor(assert: &Assert, asked: &Assert, report: &MonitorReport) -> AssertResult {
     let settled = report.settled(SETTLE_SAMPLES);
-    let verdict = monitor_thresholds(assert).evaluate(&settled);
+    let mut thresholds = monitor_thresholds(assert);
+    let dropped = drop_uncounted(&mut thresholds, asked, &settled);
+    let verdict = thresholds.evaluate(&settled);
     let outcome = match verdict.outcome {
         MonitorOutcome::Pass => Outcome::Pass,
         MonitorOutcome::Fail => Outcome::Fail,
@@ -34,6 +73,12 @@ pub fn judge_monitor(assert: &Assert, report: &MonitorReport) -> AssertResult {
     };
     let enforced = assert.enforce_monitor_thresholds == Some(true);
     let mut result = AssertResult::pass();
+    if enforced && !settled.samples.is_empty() && !dropped.is_empty() {
+        let names = dropped.join(", ");
+        result.note(format!(
+            "monitor: not judged, for this kernel does not count it: {names}"
+        ));
+    }
     let taken = report.samples.len();
     let all_early = taken > 0 && settled.samples.is_empty();
     for finding in verdict.findings {
@@ -76,7 +121,7 @@ mod tests {
 
     #[track_caller]
     fn check(assert: Assert, report: &MonitorReport, outcome: Outcome) -> AssertResult {
-        let result = judge_monitor(&assert, report);
+        let result = judge_monitor(&assert, &Assert::NONE, report);
         assert_eq!(result.outcome(), outcome, "{result:?}");
         result
     }
@@ -94,6 +139,33 @@ mod tests {
         );
         let lenient = enforced.max_imbalance_ratio(10.0);
         check(lenient, &report(10, [9, 1]), Outcome::Pass);
+    }
+
+    /// The samples above have neither event counters nor queues, like those of a kernel before 6.14 without sched_ext.
+    #[test]
+    fn a_check_that_was_asked_for_and_cannot_be_measured_is_inconclusive() {
+        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
+        let report = report(10, [1, 2]);
+        let judged = judge_monitor(&enforced, &Assert::NONE, &report);
+        assert!(judged.is_pass(), "{judged:?}");
+        assert!(
+            judged.info_notes[0].contains("max_fallback_rate"),
+            "{judged:?}"
+        );
+        for asked in [
+            Assert::NONE.max_fallback_rate(0.5),
+            Assert::NONE.max_keep_last_rate(0.5),
+            Assert::NONE.max_local_dsq_depth(9),
+        ] {
+            let judged = judge_monitor(&enforced.merge(asked), &asked, &report);
+            assert_eq!(
+                judged.outcome(),
+                Outcome::Inconclusive,
+                "{asked:?}: {judged:?}"
+            );
+        }
+        let few = self::report(4, [1, 2]);
+        check(enforced, &few, Outcome::Inconclusive);
     }
 
     #[test]
