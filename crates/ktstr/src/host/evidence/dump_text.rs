@@ -31,6 +31,8 @@ pub(in crate::host) fn lines(trigger: &str, report: &FailureDumpReport) -> Vec<S
         report.dispatch_queues.len(),
         queues(report),
     ));
+    let held = held(report);
+    lines.extend(limited("held task", held.len(), held.into_iter()));
     lines.extend(maps(report));
     lines.extend(problems(report));
     lines.iter().map(|line| cut(line)).collect()
@@ -153,6 +155,38 @@ fn queues(report: &FailureDumpReport) -> impl Iterator<Item = String> {
     })
 }
 
+/// Tasks that the kernel has handed to the BPF scheduler and not got back (`SCX_OPSS_QUEUED`): in no queue of the kernel's,
+/// and what a stall is mostly about. Those that wait longest come first.
+fn held(report: &FailureDumpReport) -> Vec<String> {
+    /// `SCX_OPSS_STATE_MASK` and `SCX_OPSS_QUEUED` (`enum scx_ops_state`).
+    const STATE_MASK: u64 = 3;
+    const QUEUED: u64 = 2;
+    let now = report.scx.as_ref().and_then(|scx| scx.jiffies);
+    let mut held: Vec<(u64, String)> = report
+        .tasks
+        .iter()
+        .filter_map(|task| {
+            let scx = task.scx.as_ref()?;
+            if scx.ops_state? & STATE_MASK != QUEUED {
+                return None;
+            }
+            let waits = now.zip(scx.runnable_at);
+            let waits = waits.map(|(now, since)| now.saturating_sub(since));
+            let text = format!(
+                "held by the scheduler: {}[{}]{}{}",
+                task.comm,
+                task.pid,
+                waits.map_or_else(String::new, |ticks| format!(", runnable for {ticks} ticks")),
+                task.cpu
+                    .map_or_else(String::new, |cpu| format!(", last on CPU {cpu}")),
+            );
+            Some((waits.unwrap_or(0), text))
+        })
+        .collect();
+    held.sort_by_key(|(waits, _)| std::cmp::Reverse(*waits));
+    held.into_iter().map(|(_, text)| text).collect()
+}
+
 /// Variables first: they are what a scheduler's author looks for.
 fn maps(report: &FailureDumpReport) -> Vec<String> {
     let (mut variables, mut entries_lines) = (Vec::new(), Vec::new());
@@ -258,6 +292,45 @@ mod tests {
     fn a_placeholder_shows_its_reason() {
         let report = FailureDumpReport::placeholder("the guest never booted");
         assert_eq!(lines("x", &report), ["the guest never booted"]);
+    }
+
+    #[test]
+    fn tasks_that_the_scheduler_holds_are_named_longest_first() {
+        use ktstr_monitor::sched::{Task, TaskScx};
+        let task = |pid: i32, ops_state: u64, runnable_at: u64| Task {
+            pid,
+            comm: format!("w{pid}"),
+            cpu: Some(1),
+            scx: Some(TaskScx {
+                ops_state: Some(ops_state),
+                runnable_at: Some(runnable_at),
+                ..TaskScx::default()
+            }),
+            ..Task::default()
+        };
+        let mut report = FailureDumpReport {
+            // A sequence number is above the state.
+            tasks: vec![task(1, 2, 900), task(2, 0, 100), task(3, 4 * 7 + 2, 200)],
+            ..FailureDumpReport::default()
+        };
+        report.scx = crate::host::watch::coordinator::Failure::of_exit_for_tests(1026)
+            .report
+            .scx
+            .clone();
+        if let Some(scx) = &mut report.scx {
+            scx.jiffies = Some(1000);
+        }
+        let lines = lines("x", &report);
+        let held: Vec<&String> = lines
+            .iter()
+            .filter(|line| line.contains("held by"))
+            .collect();
+        assert_eq!(held.len(), 2, "{lines:?}");
+        assert!(
+            held[0].contains("w3[3], runnable for 800 ticks, last on CPU 1"),
+            "{held:?}"
+        );
+        assert!(held[1].contains("w1[1]"), "{held:?}");
     }
 
     #[test]
