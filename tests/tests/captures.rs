@@ -86,6 +86,18 @@ fn one_scheduler_after_the_other_shows_each_ones_maps() {
     run("replaced", &[]).exits(0);
 }
 
+/// The scheduler's wanted exit, minutes before, is not what the failure shows; and the second scenario is watched as the first.
+#[test]
+fn a_failure_after_a_wanted_restart_shows_its_own_moment() {
+    let run = run("restarted_then_failed", &[]);
+    run.exits(1)
+        .says(&["by choice", "captured at the test's own verdict"]);
+    run.lacks(&["post_vm", "captured at the scheduler's exit"]);
+    let dump = run.dump();
+    assert_eq!(dump["trigger"], "the test's own verdict");
+    assert_eq!(dump["scx"]["state"], "enabled", "{}", dump["scx"]);
+}
+
 #[test]
 fn a_scheduler_that_is_not_staged_is_named() {
     run("replaced_by_nobody", &[]).says(&["no scheduler 'nobody' is staged"]);

@@ -21,6 +21,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("host_only", Kind::Flag),
     ("ignore", Kind::Flag),
     ("num_snapshots", Kind::Int),
+    ("settle_ms", Kind::Int),
     ("bpf_map_write", Kind::Path),
     ("watch_bpf_maps", Kind::Path),
     ("override_watchdog", Kind::Flag),

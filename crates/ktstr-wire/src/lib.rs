@@ -36,10 +36,10 @@ pub use assembler::{Assembler, AssemblerStats, Event, SkipReason};
 pub use error::{DecodeError, EncodeError, SendError};
 pub use frame::{Frame, HEADER_LEN, MAGIC, MAX_PAYLOAD, VERSION, encode, encode_raw};
 pub use message::{
-    KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpReply, KernelOpRequest, KernelTarget,
-    KernelValue, Lifecycle, MAX_KERNEL_REPLY, MAX_TEXT, Message, Opaque, PayloadMetrics,
-    RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SchedStop, SchedulerAction, SchedulerReply,
-    SchedulerRequest, SnapshotKind, SnapshotReply, SnapshotRequest, Stage, StepMark, SysReady,
-    msg_type,
+    CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpReply, KernelOpRequest,
+    KernelTarget, KernelValue, Lifecycle, MAX_KERNEL_REPLY, MAX_TEXT, Message, Opaque,
+    PayloadMetrics, RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SchedStop, SchedulerAction,
+    SchedulerReply, SchedulerRequest, SnapshotKind, SnapshotReply, SnapshotRequest, Stage,
+    StepMark, SysReady, msg_type,
 };
 pub use writer::FrameWriter;

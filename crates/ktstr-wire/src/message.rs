@@ -172,6 +172,8 @@ pub enum SnapshotKind {
     Capture,
     /// Capture at each write to the symbol that the tag names.
     Watch,
+    /// The scheduler is about to leave because the test wants it to; its exit is no failure. The tag is empty.
+    PlannedExit,
 }
 
 /// A guest asks for a capture.
@@ -320,6 +322,17 @@ pub struct SchedulerReply {
     pub result: Result<Option<i32>, String>,
 }
 
+/// The processes of a cgroup when a test asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupProcs {
+    /// Name under which the host keeps them; at most 256 bytes.
+    pub tag: String,
+    /// The cgroup, as the test calls it.
+    pub cgroup: String,
+    /// Its processes.
+    pub pids: Vec<i32>,
+}
+
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident $(($body:ty))? = $number:literal,)*) => {
         /// Everything that a frame can say.
@@ -439,6 +452,10 @@ messages! {
     SchedulerReply(SchedulerReply) = 28,
     /// The kernel's taint flags when the test was over (`/proc/sys/kernel/tainted`).
     Taint(u64) = 29,
+    /// A step's operations begin; its hold begins with `Stimulus`.
+    StepBegin(u16) = 30,
+    /// The processes of a cgroup.
+    CgroupProcs(CgroupProcs) = 31,
 }
 
 impl Message {
@@ -455,6 +472,7 @@ impl Message {
         let text = |part, text: &str| limit(part, text.len(), MAX_TEXT);
         match self {
             Self::SnapshotRequest(request) => text("snapshot tag", &request.tag),
+            Self::CgroupProcs(procs) => text("cgroup.procs tag", &procs.tag),
             Self::KernelOpRequest(request) => text("kernel operation tag", &request.tag),
             Self::KernelOpReply(reply) => {
                 if let Err(reason) = &reply.result {
@@ -523,7 +541,7 @@ macro_rules! plain_bodies {
 }
 
 plain_bodies! {
-    i32, u64, String, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
+    i32, u16, u64, String, CgroupProcs, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
     SnapshotRequest, SnapshotReply, KernelOpRequest, KernelOpReply, SchedulerRequest, SchedulerReply,
 }
 

@@ -91,7 +91,7 @@ fn value() -> impl Strategy<Value = KernelValue> {
     ]
 }
 
-/// All 29, one strategy each, in the order of their numbers.
+/// All 31, one strategy each, in the order of their numbers.
 #[allow(clippy::too_many_lines, reason = "a list")]
 fn messages() -> Vec<BoxedStrategy<Message>> {
     let entry = (target(), value()).prop_map(|(target, value)| KernelOpEntry { target, value });
@@ -231,6 +231,10 @@ fn messages() -> Vec<BoxedStrategy<Message>> {
             .prop_map(|(id, result)| Message::SchedulerReply(SchedulerReply { id, result }))
             .boxed(),
         any::<u64>().prop_map(Message::Taint).boxed(),
+        any::<u16>().prop_map(Message::StepBegin).boxed(),
+        (text(), text(), prop::collection::vec(any::<i32>(), 0..20))
+            .prop_map(|(tag, cgroup, pids)| Message::CgroupProcs(CgroupProcs { tag, cgroup, pids }))
+            .boxed(),
     ]
 }
 
@@ -288,6 +292,8 @@ fn numbers_are_pinned() {
         "SchedulerRequest",
         "SchedulerReply",
         "Taint",
+        "StepBegin",
+        "CgroupProcs",
     ];
     let pinned: Vec<(u16, &str)> = (1..).zip(pinned).collect();
     assert_eq!(names, pinned);

@@ -36,13 +36,58 @@ fn captured_by_name(ctx: &Ctx) -> Result<AssertResult> {
         Backdrop::new(vec![CgroupDef::named("all").workers(4)]),
         vec![
             Step::new(vec![capture("early")], HOLD),
-            Step::new(vec![capture("late")], HOLD),
+            Step::new(
+                vec![
+                    capture("late"),
+                    Op::CaptureCgroupProcs {
+                        tag: "workers".into(),
+                        cgroup: "all".into(),
+                    },
+                ],
+                HOLD,
+            ),
         ],
     )
 }
 
+/// What else the host knows of a run that passes.
+fn more_is_known(vm: &VmResult) -> Result<()> {
+    let procs = vm.snapshot_bridge.cgroup_procs_by_tag("workers");
+    anyhow::ensure!(
+        procs.as_ref().is_some_and(|pids| pids.len() == 4),
+        "{procs:?}"
+    );
+    let log = vm.guest_kmsg();
+    anyhow::ensure!(log.contains("sched_ext: BPF scheduler"), "{log}");
+    anyhow::ensure!(log.matches("Linux version").count() == 1, "told twice");
+    // The bridge was drained by the caller, and the phases have their captures all the same.
+    let samples: Vec<(u16, usize)> = vm
+        .phase_buckets()
+        .iter()
+        .map(|phase| (phase.step_index, phase.samples))
+        .collect();
+    anyhow::ensure!(samples == [(1, 1), (2, 1)], "{samples:?}");
+    let monitor = vm.monitor.as_ref();
+    let summary = &monitor
+        .ok_or_else(|| anyhow::anyhow!("no samples"))?
+        .summary;
+    let schedstat = summary.schedstat_deltas;
+    anyhow::ensure!(
+        schedstat.is_some_and(|stat| stat.sched_count > Some(0) && stat.ttwu_count > Some(0)),
+        "{schedstat:?}"
+    );
+    let dispatch = summary.program_deltas.get("fixture_dispatch");
+    anyhow::ensure!(
+        dispatch.is_some_and(|stats| stats.run_cnt > 0 && stats.run_time_ns > 0),
+        "{:?}",
+        summary.program_deltas
+    );
+    Ok(())
+}
+
 fn read_by_name(vm: &VmResult) -> Result<()> {
     let entries = captures_of(vm);
+    more_is_known(vm)?;
     let tags: Vec<&str> = entries.iter().map(|entry| entry.tag.as_str()).collect();
     anyhow::ensure!(tags == ["early", "late"], "{tags:?}");
     let dispatched = |entry: &SnapshotEntry| -> Result<u64> {
@@ -75,7 +120,8 @@ fn read_by_name(vm: &VmResult) -> Result<()> {
         dispatched(late)? > dispatched(early)?,
         "the counter stands still"
     );
-    anyhow::ensure!(late.step_index > early.step_index, "{early:?}");
+    let steps = (early.step_index, late.step_index);
+    anyhow::ensure!(steps == (Some(1), Some(2)), "{steps:?}");
     Ok(())
 }
 
@@ -225,6 +271,8 @@ fn was_prepared(vm: &VmResult) -> Result<()> {
         .monitor
         .as_ref()
         .ok_or_else(|| anyhow::anyhow!("no samples"))?;
+    let labels: Vec<&str> = monitor.watched.iter().map(|f| f.label.as_str()).collect();
+    anyhow::ensure!(labels == ["dispatched"], "{labels:?}");
     let seen: Vec<u64> = monitor
         .samples
         .iter()
@@ -367,6 +415,96 @@ fn each_had_its_maps(vm: &VmResult) -> Result<()> {
     let state = none.report.scx.as_ref().and_then(|scx| scx.state.clone());
     anyhow::ensure!(state.as_deref() == Some("disabled"), "{state:?}");
     Ok(())
+}
+
+/// Two scenarios, the scheduler restarted in the second; then the test fails by itself.
+#[ktstr_test(
+    scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, num_snapshots = 1, settle_ms = 900, watchdog_timeout_s = 9,
+    watch_bpf_maps = &[("dispatched", ".bss", "stats.dispatched")],
+    auto_repro = false, post_vm_unconditional = both_scenarios_were_seen, ignore
+)]
+fn restarted_then_failed(ctx: &Ctx) -> Result<AssertResult> {
+    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let scenario = |ops: Vec<Op>| {
+        let hold = HoldSpec::Fixed(Duration::from_secs(1));
+        execute_scenario(
+            ctx,
+            Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+            vec![
+                Step::new(vec![capture("twice")], hold),
+                Step::new(ops, hold),
+            ],
+        )
+    };
+    let first = scenario(vec![capture("first")])?;
+    drop(ctx.pause());
+    let second = scenario(vec![Op::RestartScheduler, capture("restarted")])?;
+    anyhow::bail!("by choice: {} and {}", first.outcome(), second.outcome())
+}
+
+fn both_scenarios_were_seen(vm: &VmResult) -> Result<()> {
+    captures_are_in_order(vm)?;
+    let second = frames_bracket_the_scenarios(vm)?;
+    let monitor = vm.monitor.as_ref();
+    let monitor = monitor.ok_or_else(|| anyhow::anyhow!("no samples"))?;
+    let in_second = monitor
+        .samples
+        .iter()
+        .filter(|sample| u128::from(sample.elapsed_ms) > second.as_millis())
+        .count();
+    anyhow::ensure!(in_second >= 5, "{in_second} samples in the second scenario");
+    // The restarted scheduler counts anew, and it is its counter that is read.
+    let dispatched = vm.captures_series().watched("dispatched").numbers();
+    let fell = dispatched.windows(2).filter(|pair| pair[1].1 < pair[0].1);
+    anyhow::ensure!(fell.count() == 1, "{dispatched:?}");
+    Ok(())
+}
+
+fn captures_are_in_order(vm: &VmResult) -> Result<()> {
+    let series = vm.captures_series();
+    let seen: Vec<_> = series
+        .iter()
+        .map(|s| (s.tag.as_str(), s.scenario, s.step_index))
+        .collect();
+    // "twice" of the second scenario has replaced that of the first.
+    let expected = [
+        ("periodic_000", Some(1), Some(1)),
+        ("first", Some(1), Some(2)),
+        ("twice", Some(2), Some(1)),
+        ("periodic_001", Some(2), Some(1)),
+        ("restarted", Some(2), Some(2)),
+    ];
+    anyhow::ensure!(seen == expected, "{seen:?}");
+    let counts = (vm.periodic_fired, vm.periodic_real, vm.periodic_target);
+    anyhow::ensure!(counts == (2, 2, 2), "{counts:?}");
+    Ok(())
+}
+
+/// When the second scenario began; both had their time to settle, and there was a pause between them.
+fn frames_bracket_the_scenarios(vm: &VmResult) -> Result<Duration> {
+    use ktstr_wire::Message;
+    let frames = vm.guest_messages.iter().flat_map(|frames| &frames.entries);
+    let (mut pauses, mut ready_ns, mut settled, mut starts) = (0, 0, Vec::new(), Vec::new());
+    for entry in frames {
+        match entry.message() {
+            Some(Message::Lifecycle(life)) if life.stage == ktstr_wire::Stage::PayloadStarting => {
+                ready_ns = entry.frame.guest_ns;
+            }
+            Some(Message::ScenarioEnd(_)) => ready_ns = entry.frame.guest_ns,
+            Some(Message::ScenarioStart) => {
+                settled.push((entry.frame.guest_ns - ready_ns) / 1_000_000);
+                starts.push(entry.host_elapsed);
+            }
+            Some(Message::ScenarioPause | Message::ScenarioResume) => pauses += 1,
+            _ => {}
+        }
+    }
+    let [_, second] = starts.as_slice() else {
+        anyhow::bail!("{} scenarios", starts.len())
+    };
+    anyhow::ensure!(pauses == 2, "{pauses} frames of a pause");
+    anyhow::ensure!(settled.iter().all(|ms| *ms >= 900), "{settled:?}");
+    Ok(*second)
 }
 
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, ignore)]

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ktstr_wire::{
-    KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest, KernelTarget as WireTarget,
-    KernelValue, Message, Opaque, PayloadMetrics, RawPayloadOutput, ScenarioEnd, SchedulerAction,
-    SchedulerRequest, SnapshotKind, SnapshotRequest, StepMark,
+    CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest,
+    KernelTarget as WireTarget, KernelValue, Message, Opaque, PayloadMetrics, RawPayloadOutput,
+    ScenarioEnd, SchedulerAction, SchedulerRequest, SnapshotKind, SnapshotRequest, StepMark,
 };
 
 use crate::model::payload::PayloadReport;
@@ -114,6 +114,14 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
         }))
     }
 
+    fn cgroup_procs(&self, tag: &str, cgroup: &str, pids: &[i32]) -> Result<(), TransportError> {
+        self.send(&Message::CgroupProcs(CgroupProcs {
+            tag: tag.to_owned(),
+            cgroup: cgroup.to_owned(),
+            pids: pids.to_owned(),
+        }))
+    }
+
     fn scheduler_op(
         &self,
         change: &SchedulerChange,
@@ -146,7 +154,10 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let reply = self
             .link
-            .request(&kernel_message(batch, id), deadline)
+            .request(
+                &Message::KernelOpRequest(kernel_request(batch, id)),
+                deadline,
+            )
             .map_err(TransportError::Broken)?;
         match reply {
             Some(Message::KernelOpReply(reply)) => {
@@ -159,7 +170,8 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
     }
 }
 
-fn kernel_message(batch: &KernelBatch, id: u32) -> Message {
+/// The batch as the wire has it.
+pub(super) fn kernel_request(batch: &KernelBatch, id: u32) -> KernelOpRequest {
     let writes = batch.entries.iter().any(|(_, bytes)| bytes.is_some());
     let entries = batch.entries.iter().map(|(target, bytes)| KernelOpEntry {
         target: wire_target(target),
@@ -169,7 +181,7 @@ fn kernel_message(batch: &KernelBatch, id: u32) -> Message {
                 .unwrap_or_else(|| vec![0; target.len as usize]),
         ),
     });
-    Message::KernelOpRequest(KernelOpRequest {
+    KernelOpRequest {
         id,
         mode: if batch.cold {
             KernelOpMode::Cold
@@ -183,7 +195,7 @@ fn kernel_message(batch: &KernelBatch, id: u32) -> Message {
         },
         tag: batch.tag.clone(),
         entries: entries.collect(),
-    })
+    }
 }
 
 fn wire_target(target: &KernelTarget) -> WireTarget {
@@ -206,7 +218,7 @@ fn wire_target(target: &KernelTarget) -> WireTarget {
     }
 }
 
-fn bytes_of(value: KernelValue) -> Vec<u8> {
+pub(super) fn bytes_of(value: KernelValue) -> Vec<u8> {
     match value {
         KernelValue::U32(value) | KernelValue::OrU32(value) => value.to_le_bytes().to_vec(),
         KernelValue::U64(value) => value.to_le_bytes().to_vec(),
@@ -217,6 +229,9 @@ fn bytes_of(value: KernelValue) -> Vec<u8> {
 fn message_of(event: &ScenarioEvent) -> Message {
     match event {
         ScenarioEvent::Start => Message::ScenarioStart,
+        ScenarioEvent::Pause => Message::ScenarioPause,
+        ScenarioEvent::Resume => Message::ScenarioResume,
+        ScenarioEvent::StepBegin { step_index } => Message::StepBegin(*step_index),
         ScenarioEvent::StepStart(figures) => Message::Stimulus(mark_of(figures)),
         ScenarioEvent::StepEnd(figures) => Message::StepEnd(mark_of(figures)),
         ScenarioEvent::End {
@@ -252,13 +267,14 @@ fn mark_of(figures: &StepFigures) -> StepMark {
 
 fn request_message(request: &HostRequest, id: u32) -> Message {
     let (kind, tag) = match request {
-        HostRequest::Capture { tag } => (SnapshotKind::Capture, tag),
-        HostRequest::Watch { symbol } => (SnapshotKind::Watch, symbol),
+        HostRequest::Capture { tag } => (SnapshotKind::Capture, tag.as_str()),
+        HostRequest::Watch { symbol } => (SnapshotKind::Watch, symbol.as_str()),
+        HostRequest::PlannedExit => (SnapshotKind::PlannedExit, ""),
     };
     Message::SnapshotRequest(SnapshotRequest {
         id,
         kind,
-        tag: tag.clone(),
+        tag: tag.to_owned(),
     })
 }
 

@@ -16,6 +16,7 @@ use crate::host::evidence::record::{Started, make_sidecar};
 use crate::host::evidence::repro::{self, FirstRun, Repro};
 use crate::host::evidence::sidecar::Sidecar;
 use crate::host::evidence::text;
+use crate::host::judge::captures::Periodic;
 use crate::host::judge::expectations::{self, Facts, Judged};
 use crate::host::judge::left::{CapturedExit, Left, guest_result};
 use crate::host::judge::{self, callbacks, findings, payload};
@@ -155,6 +156,12 @@ fn run(
         lost,
     } = ran;
     evidence.times = times;
+    let periodic = Periodic {
+        tally: outcome.periodic,
+        scenarios: outcome.scenarios,
+        real: vm.periodic_real,
+        blind: outcome.blind.clone(),
+    };
     evidence.blind = outcome.blind;
     coverage::keep(&vm, place.config, entry.name);
     vm.entry_name = Some(entry.name.to_owned());
@@ -166,6 +173,7 @@ fn run(
         deadlines,
         exit,
         lost,
+        periodic,
     };
     Ok(judge_run(entry, place, left, kernel, evidence))
 }

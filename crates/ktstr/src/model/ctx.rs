@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::checks::Assert;
 use super::cpuset::CpuMap;
 use super::payload::Payload;
-use super::transport::Transport;
+use super::transport::{ScenarioEvent, Transport};
 
 /// Environment variable with the plan's JSON itself.
 pub const TEST_PLAN_ENV: &str = "KTSTR_TEST_PLAN";
@@ -75,6 +75,8 @@ pub struct Ctx {
     transport: Option<Arc<dyn Transport>>,
     payloads: Vec<&'static Payload>,
     payload_runs: Arc<AtomicU32>,
+    /// Pauses in force.
+    pauses: Arc<AtomicU32>,
 }
 
 impl Ctx {
@@ -86,6 +88,7 @@ impl Ctx {
             transport: None,
             payloads: Vec::new(),
             payload_runs: Arc::default(),
+            pauses: Arc::default(),
         }
     }
 
@@ -142,7 +145,25 @@ impl Ctx {
         Duration::from_millis(self.plan.duration_ms)
     }
 
-    /// Time given to the scheduler before the scenario.
+    /// Stops the scenario's clock on the host until the guard goes: periodic captures come later by that time, the monitor's
+    /// samples meanwhile are not judged, and the VM's deadline moves by up to a minute. For work of the test's own that is
+    /// not what it tests. Pauses nest.
+    pub fn pause(&self) -> PauseGuard<'_> {
+        // Only the count matters: the frames are ordered by the link.
+        if self.pauses.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.tell_pause(&ScenarioEvent::Pause);
+        }
+        PauseGuard { ctx: self }
+    }
+
+    /// A link that is broken is told of by whatever comes next over it.
+    fn tell_pause(&self, event: &ScenarioEvent) {
+        if let Some(host) = self.transport() {
+            let _ = host.event(event);
+        }
+    }
+
+    /// Time given to the scheduler before each scenario.
     pub fn settle(&self) -> Duration {
         Duration::from_millis(self.plan.settle_ms)
     }
@@ -168,6 +189,21 @@ impl Ctx {
     }
 }
 
+/// The scenario's clock stands until this is dropped; see [`Ctx::pause`].
+#[derive(Debug)]
+#[must_use = "the clock goes on as soon as this is dropped"]
+pub struct PauseGuard<'a> {
+    ctx: &'a Ctx,
+}
+
+impl Drop for PauseGuard<'_> {
+    fn drop(&mut self) {
+        if self.ctx.pauses.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.ctx.tell_pause(&ScenarioEvent::Resume);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,5 +213,39 @@ mod tests {
         let plan = TestPlan::new("t", CpuMap::new(1, 2, 2, 1), Duration::from_secs(3));
         let json = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<TestPlan>(&json).unwrap(), plan);
+    }
+
+    #[derive(Debug, Default)]
+    struct Told(std::sync::Mutex<Vec<ScenarioEvent>>);
+
+    impl Transport for Told {
+        fn event(
+            &self,
+            event: &ScenarioEvent,
+        ) -> Result<(), super::super::transport::TransportError> {
+            self.0.lock().unwrap().push(*event);
+            Ok(())
+        }
+
+        fn request(
+            &self,
+            _: &super::super::transport::HostRequest,
+            _: Duration,
+        ) -> Result<(), super::super::transport::TransportError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn pauses_nest_and_the_clock_goes_on_after_the_last() {
+        let host = Arc::new(Told::default());
+        let plan = TestPlan::new("t", CpuMap::new(1, 1, 1, 1), Duration::from_secs(1));
+        let ctx = Ctx::new(plan, None).with_transport(host.clone());
+        let outer = ctx.pause();
+        drop(ctx.clone().pause());
+        assert_eq!(*host.0.lock().unwrap(), [ScenarioEvent::Pause]);
+        drop(outer);
+        let told = host.0.lock().unwrap();
+        assert_eq!(*told, [ScenarioEvent::Pause, ScenarioEvent::Resume]);
     }
 }

@@ -9,6 +9,7 @@ use super::ctx::Ctx;
 use super::device::{DiskConfig, NetConfig};
 use super::payload::{self, Payload};
 use super::result::VmResult;
+use super::snapshot::MAX_REPORTS;
 use super::verdict::AssertResult;
 
 /// Where a test's scheduler comes from.
@@ -204,6 +205,8 @@ pub struct KtstrTestEntry {
     pub ignore: bool,
     /// Periodic captures; 0 for none.
     pub num_snapshots: u32,
+    /// Time given to the scheduler between its attach and each scenario, milliseconds.
+    pub settle_ms: u32,
     /// Numbers written into the scheduler's maps once it is attached and before the scenario: map (its name, or a data
     /// section's suffix such as `.bss`), dotted path of the field in element 0, value.
     pub bpf_map_write: &'static [(&'static str, &'static str, u64)],
@@ -276,6 +279,7 @@ impl KtstrTestEntry {
         host_only: false,
         ignore: false,
         num_snapshots: 0,
+        settle_ms: 0,
         bpf_map_write: &[],
         watch_bpf_maps: &[],
         override_watchdog: true,
@@ -325,6 +329,11 @@ impl KtstrTestEntry {
         check(
             self.host_only && self.scheduler.is_some(),
             "host_only and a scheduler exclude each other",
+        );
+        let asked = self.num_snapshots;
+        check(
+            asked as usize > MAX_REPORTS,
+            &format!("num_snapshots is {asked}, at most {MAX_REPORTS} are kept"),
         );
         check(
             self.host_only && self.num_snapshots > 0,
@@ -460,11 +469,15 @@ impl KtstrTestEntry {
     /// The checks that hold: defaults, then the scheduler's, then the test's; the last `Some` wins.
     #[must_use]
     pub fn merged_assert(&self) -> Assert {
-        Assert::layered(
-            self.scheduler
-                .map_or(Assert::NONE, |scheduler| scheduler.assert),
-            self.assert,
-        )
+        Assert::DEFAULT.merge(self.asked_assert())
+    }
+
+    /// The same without the defaults: what the scheduler's author and the test's ask for.
+    #[must_use]
+    pub fn asked_assert(&self) -> Assert {
+        self.scheduler
+            .map_or(Assert::NONE, |scheduler| scheduler.assert)
+            .merge(self.assert)
     }
 }
 
@@ -626,5 +639,20 @@ mod tests {
             ..entry
         };
         assert_eq!(own.merged_assert().max_gap_ms, Some(9));
+    }
+
+    #[test]
+    fn more_periodic_captures_than_are_kept_are_refused() {
+        let with = |num_snapshots| KtstrTestEntry {
+            name: "t",
+            num_snapshots,
+            ..KtstrTestEntry::DEFAULT
+        };
+        with(64).validate().unwrap();
+        let refused = with(65).validate().unwrap_err().to_string();
+        assert!(
+            refused.contains("num_snapshots is 65, at most 64 are kept"),
+            "{refused}"
+        );
     }
 }

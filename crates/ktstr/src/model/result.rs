@@ -12,7 +12,7 @@ use ktstr_vmm::{BlkCounters, Engine, ExitReason, NetCounters};
 use ktstr_wire::{Message, Stage, StepMark};
 use serde::{Deserialize, Serialize};
 
-use super::series::{Sample, SampleSeries, add_samples, buckets_of};
+use super::series::{MonitorSeries, Sample, SampleSeries, add_samples, buckets_of};
 use super::snapshot::SnapshotBridge;
 use super::stage::{StageSummary, summarize_stages};
 use super::stats::PhaseBucket;
@@ -160,7 +160,8 @@ pub struct VmResult {
     pub exit_reason: ExitReason,
     /// Every frame in order; `None` when the guest never opened its frame port.
     pub guest_messages: Option<BulkDrainResult>,
-    /// Runqueues during the scenario; `None` when no scenario began or kernel memory could not be read.
+    /// Runqueues from the guest's SysReady to the scenario's end, and during further scenarios; `None` when kernel memory could
+    /// not be read.
     pub monitor: Option<MonitorReport>,
     /// Statistics of the scheduler's programs; empty when none were read.
     pub verifier_stats: Vec<ProgVerifierStats>,
@@ -279,13 +280,36 @@ impl VmResult {
             .collect()
     }
 
-    /// All captures in time order. Drains the bridge once and keeps what it found, so that a callback and the framework never
-    /// starve each other; a clone made after that has its own copy, one made before shares the drain.
+    /// All captures in time order, and what the monitor saw meanwhile. Drains the bridge once and keeps what it found, what a
+    /// callback drained before included: callbacks and the framework never starve each other. A clone made after that has its
+    /// own copy, one made before shares the drain.
     pub fn captures_series(&self) -> &SampleSeries {
         self.captures.get_or_init(|| {
-            let entries = self.snapshot_bridge.drain_ordered_with_stats();
-            SampleSeries::new(entries.into_iter().map(Sample::from).collect())
+            let entries = self.snapshot_bridge.drain_all();
+            let series = SampleSeries::new(entries.into_iter().map(Sample::from).collect());
+            match &self.monitor {
+                Some(report) => series.with_monitor(self.monitor_points(report)),
+                None => series,
+            }
         })
+    }
+
+    /// The monitor's samples from the first scenario's start on, by its clock, each with its step.
+    fn monitor_points(&self, report: &MonitorReport) -> MonitorSeries {
+        let mut start = None;
+        let mut steps: Vec<(u64, u16)> = Vec::new();
+        for (at, message) in self.messages() {
+            let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
+            match message {
+                Message::ScenarioStart => {
+                    start.get_or_insert(at);
+                    steps.push((at, 0));
+                }
+                Message::StepBegin(step) => steps.push((at, step)),
+                _ => {}
+            }
+        }
+        MonitorSeries::new(report, start, &steps)
     }
 
     /// The captures that the framework took periodically.
@@ -404,8 +428,17 @@ mod tests {
         assert_eq!(result.captures_series().len(), 2, "asked again");
         assert_eq!(result.periodic_series().len(), 1);
         assert_eq!(result.clone().captures_series().len(), 2, "a later clone");
-        assert!(before.captures_series().is_empty(), "an earlier clone");
+        assert_eq!(before.captures_series().len(), 2, "an earlier clone");
         assert!(result.phase_buckets().is_empty());
+    }
+
+    #[test]
+    fn a_callbacks_own_drain_starves_nobody() {
+        let result = VmResult::test_fixture();
+        let report = ktstr_monitor::FailureDumpReport::default();
+        result.snapshot_bridge.store("mine", report);
+        assert_eq!(result.snapshot_bridge.drain_ordered().len(), 1);
+        assert_eq!(result.captures_series().len(), 1);
     }
 
     #[test]

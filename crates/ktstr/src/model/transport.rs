@@ -30,6 +30,15 @@ pub struct StepFigures {
 pub enum ScenarioEvent {
     /// It begins.
     Start,
+    /// Its clock stops.
+    Pause,
+    /// Its clock goes on.
+    Resume,
+    /// A step's operations begin.
+    StepBegin {
+        /// As in [`StepFigures`].
+        step_index: u16,
+    },
     /// A step's operations are done and its cgroups run: the hold begins.
     StepStart(StepFigures),
     /// A step's hold is over.
@@ -63,6 +72,8 @@ pub enum HostRequest {
         /// The symbol.
         symbol: String,
     },
+    /// Know that the scheduler is about to leave because the test wants it to: its exit is no failure.
+    PlannedExit,
 }
 
 /// What to do with the test's scheduler.
@@ -140,6 +151,15 @@ pub trait Transport: Send + Sync + fmt::Debug {
         raw: Option<RawOutput<'_>>,
     ) -> Result<(), TransportError> {
         let _ = (report, raw);
+        Ok(())
+    }
+
+    /// Hands the host the processes of a cgroup, to be kept under `tag`.
+    ///
+    /// # Errors
+    /// When the link is broken.
+    fn cgroup_procs(&self, tag: &str, cgroup: &str, pids: &[i32]) -> Result<(), TransportError> {
+        let _ = (tag, cgroup, pids);
         Ok(())
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Engine<'a> {
     pub(super) result: AssertResult,
     reports: Vec<WorkerReport>,
     pub(super) payloads: Vec<Running>,
+    /// The present step; 0 is the baseline before the first.
+    pub(super) step: u16,
     pub(super) liveness: Liveness,
     /// The scheduler's process now.
     pub(super) scheduler_pid: Option<i32>,
@@ -79,6 +81,7 @@ impl<'a> Engine<'a> {
             result: AssertResult::pass(),
             reports: Vec::new(),
             payloads: Vec::new(),
+            step: 0,
             liveness: Liveness::new(ctx.scheduler_pid(), ctx.has_scheduler()),
             scheduler_pid: ctx.scheduler_pid(),
             timeline: Timeline::begin(),
@@ -97,6 +100,9 @@ impl<'a> Engine<'a> {
         assert: &Assert,
     ) -> AssertResult {
         self.counts_pages = assert.asks_of_pages() || self.ctx.topology().numa_nodes > 1;
+        if !self.ctx.settle().is_zero() {
+            self.wait_until(after(self.ctx.settle()));
+        }
         self.timeline = Timeline::begin();
         self.tell(ScenarioEvent::Start);
         self.begin_backdrop(backdrop);
@@ -131,6 +137,9 @@ impl<'a> Engine<'a> {
     }
 
     fn run_step(&mut self, index: u16, step: &Step) {
+        self.step = index;
+        // Before the operations, whose captures are this step's.
+        self.tell(ScenarioEvent::StepBegin { step_index: index });
         let before = self.done();
         self.timeline.open_phase(index, &step.name, before);
         self.apply_ops(index, step);

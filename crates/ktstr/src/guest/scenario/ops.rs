@@ -10,10 +10,12 @@ use super::bpf;
 use super::engine::{Engine, Scope};
 use super::setup::affinity_sets;
 use crate::guest::cgroup::CgroupError;
+use crate::guest::link::{bytes_of, kernel_request};
 use crate::guest::liveness::Liveness;
 use crate::guest::worker::kernel_cpuset;
 use crate::model::cpuset::CpuSet;
 use crate::model::scenario::{CpusetSpec, KernelTarget, Op};
+use crate::model::snapshot::{SnapshotBridge, current_bridge};
 use crate::model::transport::{HostRequest, KernelBatch, SchedulerChange, TransportError};
 use crate::model::work::Affinity;
 
@@ -122,8 +124,12 @@ impl Engine<'_> {
     }
 
     fn kernel_op(&mut self, batch: &KernelBatch) -> Result<Vec<Vec<u8>>, ScenarioError> {
-        let host = self.ctx.requests().ok_or(TransportError::NotSupported)?;
-        Ok(host.kernel_op(batch, HOST_TIME)?)
+        if let Some(host) = self.ctx.requests() {
+            return Ok(host.kernel_op(batch, HOST_TIME)?);
+        }
+        let reply = bridge()?.dispatch_kernel_op(&kernel_request(batch, 0));
+        reply.result.map_err(TransportError::Refused)?;
+        Ok(reply.values.into_iter().map(bytes_of).collect())
     }
 
     fn remove_cgroup(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
@@ -289,12 +295,22 @@ impl Engine<'_> {
         let pids = self.cgroups.procs(cgroup)?;
         self.result
             .note(format!("cgroup.procs [{tag}] {cgroup}: {pids:?}"));
+        match self.ctx.transport() {
+            Some(host) => host.cgroup_procs(tag, cgroup, &pids)?,
+            None => {
+                if let Some(bridge) = current_bridge() {
+                    bridge.record_cgroup_procs(tag, pids);
+                }
+            }
+        }
         Ok(())
     }
 
     /// What is watched for signs of death changes with it; a scheduler that failed to start leaves none.
     fn change_scheduler(&mut self, change: &SchedulerChange) -> Result<(), ScenarioError> {
         let init = self.ctx.requests().ok_or(TransportError::NotSupported)?;
+        // The host watches for exits, and takes one that it was not told of for a failure.
+        init.request(&HostRequest::PlannedExit, HOST_TIME)?;
         let changed = init.scheduler_op(change, SCHEDULER_TIME);
         self.scheduler_pid = changed.as_ref().ok().copied().flatten();
         self.liveness = Liveness::new(self.scheduler_pid, self.scheduler_pid.is_some());
@@ -303,9 +319,22 @@ impl Engine<'_> {
     }
 
     fn ask_host(&mut self, request: &HostRequest) -> Result<(), ScenarioError> {
-        let host = self.ctx.requests().ok_or(TransportError::NotSupported)?;
-        Ok(host.request(request, HOST_TIME)?)
+        if let Some(host) = self.ctx.requests() {
+            return Ok(host.request(request, HOST_TIME)?);
+        }
+        let bridge = bridge()?;
+        let done = match request {
+            HostRequest::Capture { tag } => bridge.capture_or_reason(tag, Some(self.step)),
+            HostRequest::Watch { symbol } => bridge.register_watch(symbol),
+            HostRequest::PlannedExit => Ok(()),
+        };
+        Ok(done.map_err(TransportError::Refused)?)
     }
+}
+
+/// Where no host answers, the bridge that the caller has set for this thread does.
+fn bridge() -> Result<SnapshotBridge, TransportError> {
+    current_bridge().ok_or(TransportError::NotSupported)
 }
 
 /// Binds one process; one that has just ended is fine.

@@ -103,8 +103,10 @@ fn boundaries_are_told_in_order_with_growing_figures() {
     let events = recorder.0.lock().unwrap();
     let [
         ScenarioEvent::Start,
+        ScenarioEvent::StepBegin { step_index: 1 },
         ScenarioEvent::StepStart(one),
         ScenarioEvent::StepEnd(one_end),
+        ScenarioEvent::StepBegin { step_index: 2 },
         ScenarioEvent::StepStart(two),
         ScenarioEvent::StepEnd(two_end),
         ScenarioEvent::End {
@@ -527,4 +529,69 @@ fn time_in_the_freezer_is_no_gap() {
         report.wall_time_ns >= 400_000_000 && report.longest_gap.wall_ns < 350_000_000,
         "{report:?}"
     );
+}
+
+/// Where nobody answers requests, the thread's own bridge does: operations are tried without a VM.
+#[test]
+fn operations_reach_the_threads_bridge_without_a_host() {
+    use crate::model::snapshot::SnapshotBridge;
+    use ktstr_wire::{KernelOpReply, KernelValue};
+    let bridge = SnapshotBridge::new(|tag| match tag {
+        "bad" => Err("no kernel here".to_owned()),
+        _ => Ok(ktstr_monitor::FailureDumpReport::default()),
+    })
+    .with_watch_register(|_| Ok(()))
+    .with_kernel_op(|request| KernelOpReply {
+        id: request.id,
+        result: Ok(()),
+        values: vec![KernelValue::U32(7)],
+    });
+    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let steps = vec![
+        Step::new(vec![capture("one")], SHORT),
+        Step::new(
+            vec![
+                capture("two"),
+                Op::WatchSnapshot {
+                    symbol: "jiffies".into(),
+                },
+                Op::ReadKernelHot {
+                    tag: "read".into(),
+                    target: KernelTarget::symbol("jiffies", 4),
+                },
+                Op::AddCgroup { name: "x".into() },
+                Op::CaptureCgroupProcs {
+                    tag: "procs".into(),
+                    cgroup: "x".into(),
+                },
+            ],
+            SHORT,
+        ),
+    ];
+    {
+        let _guard = bridge.set_thread_local();
+        let result = run(steps);
+        assert!(result.is_pass(), "{result:#?}");
+        let refused = run(vec![Step::new(vec![capture("bad")], SHORT)]);
+        let text = format!("{refused:?}");
+        assert!(
+            !refused.is_pass() && text.contains("no kernel here"),
+            "{text}"
+        );
+    }
+    let entries = bridge.drain_ordered_with_stats();
+    let steps: Vec<_> = entries
+        .iter()
+        .map(|e| (e.tag.as_str(), e.step_index))
+        .collect();
+    assert_eq!(
+        steps,
+        [("one", Some(1)), ("two", Some(2)), ("bad", Some(1))]
+    );
+    assert_eq!(bridge.watch_count(), 1);
+    assert!(bridge.kernel_op_value("read").is_some());
+    assert_eq!(bridge.cgroup_procs_by_tag("procs"), Some(Vec::new()));
+    // Without one there is nobody.
+    let alone = run(vec![Step::new(vec![capture("three")], SHORT)]);
+    assert!(!alone.is_pass(), "{alone:?}");
 }

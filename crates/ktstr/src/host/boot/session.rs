@@ -18,7 +18,7 @@ use crate::host::watch::drain::Drained;
 use crate::host::watch::lost_time::{LostTime, Watch};
 use crate::model::ctx::TestPlan;
 use crate::model::entry::KtstrTestEntry;
-use crate::model::result::{KvmStatsTotals, TimelineMark, VmResult};
+use crate::model::result::{BulkDrainResult, KvmStatsTotals, TimelineMark, VmResult};
 use crate::model::stats_client::StatsClient;
 
 /// What a session measured beside the VM itself.
@@ -58,7 +58,8 @@ pub(in crate::host) fn deadlines_of(entry: &KtstrTestEntry, engine: Engine) -> D
     };
     let watchdog = Duration::from_secs(entry.watchdog_timeout_s.into());
     let duration = Duration::from_secs(entry.duration_s.into());
-    let work = watchdog.max(duration).max(Duration::from_secs(1));
+    let settle = Duration::from_millis(entry.settle_ms.into());
+    let work = settle + watchdog.max(duration).max(Duration::from_secs(1));
     Deadlines {
         vm: work + headroom,
         watchdog,
@@ -119,7 +120,7 @@ impl Session {
         let deadlines = deadlines_of(entry, config.engine.resolve().engine);
         let vm = builder
             // The coordinator ends the guest after a last look; this is for a coordinator that cannot.
-            .deadline(deadlines.vm + LAST_LOOK)
+            .deadline(deadlines.vm + coordinator::MAX_PAUSE + LAST_LOOK)
             .build()
             .context("failed to build the VM")?;
         // The start sets its own times.
@@ -207,10 +208,11 @@ impl Session {
             vm.timed_out = true;
             vm.exit_reason = ExitReason::Deadline;
         }
-        vm.periodic_target = self.orders.snapshots;
-        vm.periodic_fired = outcome.periodic_fired;
+        vm.periodic_target = outcome.periodic.target;
+        vm.periodic_fired = outcome.periodic.fired;
         vm.periodic_real = u32::try_from(outcome.bridge.periodic_real_count()).unwrap_or(u32::MAX);
         vm.snapshot_bridge = outcome.bridge.clone();
+        keep_cgroup_procs(&vm);
         vm.stats_client = stats_client;
         vm.monitor.clone_from(&outcome.monitor);
         vm.verifier_stats.clone_from(&outcome.verifier_stats);
@@ -266,6 +268,17 @@ fn assemble(exit: VmExit, drained: Drained) -> VmResult {
     }
 }
 
+/// What the guest told of its cgroups, by the names that the test gave.
+fn keep_cgroup_procs(vm: &VmResult) {
+    let frames = vm.guest_messages.iter();
+    for (_, message) in frames.flat_map(BulkDrainResult::messages) {
+        if let Message::CgroupProcs(procs) = message {
+            vm.snapshot_bridge
+                .record_cgroup_procs(&procs.tag, procs.pids);
+        }
+    }
+}
+
 /// The text from the last line on that begins with `PANIC:`, without the mark. A panic's own words may have it, too.
 fn crash_message(com2: &str) -> Option<String> {
     const MARK: &str = "PANIC:";
@@ -290,6 +303,7 @@ pub(in crate::host) fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
     let mut plan = TestPlan::new(entry.registered_name(), entry.topology.into(), duration);
     plan.assert = entry.merged_assert();
     plan.has_scheduler = entry.scheduler.is_some();
+    plan.settle_ms = entry.settle_ms.into();
     plan.waits_for_host = wants_preparation(entry);
     // A test on the host has no coordinator.
     plan.answers_requests = !entry.host_only;

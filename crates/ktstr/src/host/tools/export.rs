@@ -79,6 +79,7 @@ impl Carried {
             scheduler,
             topology: _,
             duration_s: _,
+            settle_ms: _,
             assert: _,
             workload_root_cgroup: _,
             payload: _,

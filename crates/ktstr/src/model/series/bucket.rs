@@ -7,7 +7,8 @@ use crate::model::result::TimelineMark;
 use crate::model::stats::{MetricSummary, PhaseBucket};
 
 /// Phases from the boundaries' frames alone, for a run whose guest sent no result. The baseline before the first step is
-/// bucket 0; a step without an end ends with the next boundary, the last one with the scenario.
+/// bucket 0; a step without an end ends with the next boundary, the last one with the scenario. A guest that ended within a
+/// step told nothing of its end: that phase lasts as long as its samples ([`add_samples`]), and its iterations are unknown.
 pub fn buckets_of(marks: &[TimelineMark]) -> Vec<PhaseBucket> {
     let mut buckets: Vec<PhaseBucket> = Vec::new();
     let mut open: Option<(PhaseBucket, u64)> = None;
@@ -41,6 +42,10 @@ pub fn buckets_of(marks: &[TimelineMark]) -> Vec<PhaseBucket> {
             } => close(&mut open, *elapsed_ms, *total_iterations),
         }
     }
+    if let Some((mut bucket, _)) = open.take() {
+        bucket.end_ms = bucket.start_ms;
+        buckets.push(bucket);
+    }
     let Some(first) = buckets.first() else {
         return buckets;
     };
@@ -55,18 +60,34 @@ pub fn buckets_of(marks: &[TimelineMark]) -> Vec<PhaseBucket> {
 
 /// Puts each sample's numbers into the phase that it belongs to. Doing it again changes nothing.
 ///
-/// A sample belongs to the step that it is stamped with; without a stamp, to the phase in which it was taken.
+/// A sample belongs to the step that it is stamped with; without a stamp, to the phase in which it was taken. Phases of several
+/// scenarios follow each other, each scenario's with growing steps.
 pub fn add_samples(buckets: &mut [PhaseBucket], series: &SampleSeries) {
+    let mut scenario = 1;
+    let mut before: Option<u16> = None;
     for bucket in buckets {
-        let mine: Vec<&Sample> = series.iter().filter(|s| belongs(s, bucket)).collect();
+        if before.is_some_and(|before| bucket.step_index <= before) {
+            scenario += 1;
+        }
+        before = Some(bucket.step_index);
+        let mine = series.iter().filter(|s| belongs(s, bucket, scenario));
+        let mine: Vec<&Sample> = mine.collect();
         bucket.samples = mine.len();
         bucket.metrics = metrics_of(&mine);
+        // One without an end; see `buckets_of`.
+        if bucket.end_ms == bucket.start_ms && bucket.step_index > 0 {
+            let last = mine.iter().map(|sample| sample.elapsed_ms).max();
+            bucket.end_ms = bucket.end_ms.max(last.unwrap_or(0));
+        }
     }
 }
 
-fn belongs(sample: &Sample, bucket: &PhaseBucket) -> bool {
+fn belongs(sample: &Sample, bucket: &PhaseBucket, scenario: u16) -> bool {
     match sample.step_index {
-        Some(step) => step == bucket.step_index,
+        Some(step) => {
+            let mine = sample.scenario.is_none_or(|number| number == scenario);
+            mine && step == bucket.step_index
+        }
         None => (bucket.start_ms..bucket.end_ms).contains(&sample.elapsed_ms),
     }
 }

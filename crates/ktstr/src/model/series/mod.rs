@@ -1,7 +1,7 @@
 //! Samples of a run over time, the numbers in them, and checks of how those numbers move.
 //!
 //! ```text
-//! SampleSeries ─ stats_path / report_path / project ─▶ Column ─ nondecreasing, rate_within, … ─▶ Verdict
+//! SampleSeries ─ stats_path / report_path / bpf / monitor / project ─▶ Column ─ nondecreasing, rate_within, … ─▶ Verdict
 //!       └─ by_step, add_samples ─▶ PhaseBucket
 //! ```
 //!
@@ -19,17 +19,20 @@
 mod bucket;
 mod column;
 mod each;
+mod monitor;
 mod temporal;
 
 pub use bucket::{add_samples, buckets_of};
 pub use column::{Column, Point};
 pub use each::Each;
+pub use monitor::MonitorSeries;
 
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ktstr_monitor::FailureDumpReport;
+use ktstr_monitor::sampler::MonitorSample;
 
 use super::snapshot::{MissingStatsReason, Snapshot, SnapshotEntry, is_periodic_tag};
 
@@ -38,10 +41,12 @@ use super::snapshot::{MissingStatsReason, Snapshot, SnapshotEntry, is_periodic_t
 pub struct Sample {
     /// Its name.
     pub tag: String,
-    /// Time since the scenario's start; 0 for one taken before.
+    /// Time since the start of the test's first scenario; 0 for one taken before.
     pub elapsed_ms: u64,
     /// Step during which it was taken; 0 is the baseline before step 1, `None`: not stamped.
     pub step_index: Option<u16>,
+    /// Which of the test's scenarios, from 1 on; `None`: before the first, or not stamped.
+    pub scenario: Option<u16>,
     /// The kernel's state, or why there is none.
     pub report: Result<Arc<FailureDumpReport>, String>,
     /// The scheduler's statistics.
@@ -55,6 +60,7 @@ impl Sample {
             tag: tag.into(),
             elapsed_ms,
             step_index: None,
+            scenario: None,
             report: Err("not captured".to_owned()),
             stats: Err(MissingStatsReason::NotRequested),
         }
@@ -88,6 +94,7 @@ impl From<SnapshotEntry> for Sample {
             tag: entry.tag,
             elapsed_ms: entry.elapsed_ms.unwrap_or(0),
             step_index: entry.step_index,
+            scenario: entry.scenario,
             report: placeholder.map_or_else(|| Ok(entry.report.clone()), |e| Err(e.to_string())),
             stats: entry.stats,
         }
@@ -98,13 +105,67 @@ impl From<SnapshotEntry> for Sample {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SampleSeries {
     samples: Vec<Sample>,
+    /// What the monitor saw meanwhile.
+    monitor: Option<Arc<MonitorSeries>>,
 }
 
 impl SampleSeries {
     /// These samples, in time order; those of one moment stay as they are.
     pub fn new(mut samples: Vec<Sample>) -> Self {
         samples.sort_by_key(|sample| sample.elapsed_ms);
-        Self { samples }
+        Self {
+            samples,
+            monitor: None,
+        }
+    }
+
+    /// With what the monitor saw meanwhile.
+    #[must_use]
+    pub fn with_monitor(mut self, monitor: MonitorSeries) -> Self {
+        self.monitor = Some(Arc::new(monitor));
+        self
+    }
+
+    /// These of the samples, with all that the monitor saw.
+    fn of_samples<'s>(&self, samples: impl Iterator<Item = &'s Sample>) -> Self {
+        Self {
+            samples: samples.cloned().collect(),
+            monitor: self.monitor.clone(),
+        }
+    }
+
+    /// Only those of the test's scenario of this number, from 1 on.
+    #[must_use]
+    pub fn of_scenario(&self, number: u16) -> Self {
+        let mine = |sample: &&Sample| sample.scenario == Some(number);
+        self.of_samples(self.samples.iter().filter(mine))
+    }
+
+    /// A number of each of the monitor's samples from the first scenario's start on, ten a second, such as
+    /// `series.monitor("imbalance", |sample| Some(sample.imbalance_ratio()))`; without the monitor there are none.
+    pub fn monitor(
+        &self,
+        label: impl Into<String>,
+        number: impl Fn(&MonitorSample) -> Option<f64>,
+    ) -> Column {
+        let points = self
+            .monitor
+            .as_ref()
+            .map(|monitor| monitor.points(|sample| number(sample).ok_or_else(not_sampled)));
+        Column::new(label, points.unwrap_or_default())
+    }
+
+    /// The number in a BPF map that the test has watched under this label (`watch_bpf_maps`).
+    pub fn watched(&self, label: &str) -> Column {
+        let points = self.monitor.as_ref().map(|monitor| {
+            let place = monitor.place_of(label);
+            monitor.points(|sample| {
+                let place = place.as_ref().map_err(Clone::clone)?;
+                let value = sample.watched.get(*place).copied().flatten();
+                value.map(|value| value as f64).ok_or_else(not_sampled)
+            })
+        });
+        Column::new(label, points.unwrap_or_default())
     }
 
     /// The samples.
@@ -125,10 +186,7 @@ impl SampleSeries {
     /// Only those that the framework took periodically.
     #[must_use]
     pub fn periodic_only(&self) -> Self {
-        let periodic = self.samples.iter().filter(|sample| sample.is_periodic());
-        Self {
-            samples: periodic.cloned().collect(),
-        }
+        self.of_samples(self.samples.iter().filter(|sample| sample.is_periodic()))
     }
 
     /// By the step during which they were taken; those without a stamp are left out.
@@ -179,9 +237,9 @@ impl SampleSeries {
         self.project(format!("{map}:{path}"), |sample| {
             let report = sample.report.as_ref().map_err(Clone::clone)?;
             let number = Snapshot::new(report)
-                .and_then(|snapshot| snapshot.map(map)?.field(path)?.as_u64())
+                .and_then(|snapshot| snapshot.map(map)?.field(path)?.as_f64())
                 .map_err(|error| error.to_string())?;
-            Ok(number as f64)
+            Ok(number)
         })
     }
 
@@ -195,6 +253,10 @@ impl SampleSeries {
         }
         paths.into_keys().collect()
     }
+}
+
+fn not_sampled() -> String {
+    String::from("the monitor's sample has no such number")
 }
 
 /// The number at a dotted path; a part may be a field or an index. Truth values are 0 and 1.

@@ -261,3 +261,91 @@ fn phases() {
 fn no_marks_make_no_phases() {
     assert_eq!(buckets_of(&[]), []);
 }
+
+/// A guest that crashes in its first step has told where that began, and no more.
+#[test]
+fn a_step_that_never_ended_is_a_phase() {
+    let start = StepMark {
+        step_index: 1,
+        elapsed_ms: 40,
+        total_iterations: 0,
+        op_count: 0,
+        op_kinds: 0,
+        cgroup_count: 0,
+        worker_count: 0,
+    };
+    let mut buckets = buckets_of(&[TimelineMark::StepStart(start)]);
+    let shape: Vec<_> = buckets.iter().map(|b| (b.step_index, b.start_ms)).collect();
+    assert_eq!(shape, [(0, 0), (1, 40)]);
+    add_samples(
+        &mut buckets,
+        &SampleSeries::new(vec![sample("a", 700, 1, 10)]),
+    );
+    assert_eq!((buckets[1].samples, buckets[1].end_ms), (1, 700));
+}
+
+/// A variable that goes below 0 is a number like any other; as an unsigned one there is none.
+#[test]
+fn negative_numbers_of_maps_stay_negative() {
+    use ktstr_monitor::bpf::{BpfMap, MapContents};
+    use ktstr_monitor::btf::TypeId;
+    use ktstr_monitor::render::RenderedValue;
+    use ktstr_monitor::{FailureDumpReport, Kva, MapSection};
+    let with = |lag: i64| {
+        let map = BpfMap {
+            id: 1,
+            name: "x.bss".into(),
+            map_type: "array".into(),
+            key_size: 4,
+            value_size: 8,
+            max_entries: 1,
+            flags: 0,
+            frozen: false,
+            kva: Kva(0),
+            btf: None,
+            key_type: TypeId(0),
+            value_type: TypeId(0),
+            vmlinux_value_type: TypeId(0),
+        };
+        let members = vec![
+            ("lag".to_owned(), RenderedValue::Signed(lag)),
+            ("share".to_owned(), RenderedValue::Float(0.5)),
+        ];
+        FailureDumpReport {
+            maps: vec![MapSection {
+                map,
+                contents: MapContents::Section(RenderedValue::Struct {
+                    type_name: ".bss".into(),
+                    members,
+                }),
+            }],
+            ..FailureDumpReport::default()
+        }
+    };
+    let samples = [(0, 5), (100, -5)].map(|(at, lag)| Sample {
+        report: Ok(Arc::new(with(lag))),
+        ..Sample::new("s", at)
+    });
+    let series = SampleSeries::new(samples.into());
+    let lag = series.bpf(".bss", "lag");
+    assert_eq!(lag.numbers(), [(0, 5.0), (100, -5.0)]);
+    check(
+        |v| lag.nondecreasing(v),
+        Outcome::Fail,
+        "fell from 5 at 0 ms to -5",
+    );
+    assert_eq!(series.bpf(".bss", "share").numbers()[0].1, 0.5);
+    let report = with(-5);
+    let value = Snapshot::new(&report)
+        .unwrap()
+        .map(".bss")
+        .unwrap()
+        .field("lag")
+        .unwrap();
+    assert_eq!(value.as_i64(), Ok(-5));
+    let unsigned = value.as_u64().unwrap_err().to_string();
+    assert!(
+        unsigned.contains("is -5, not a number from 0 on"),
+        "{unsigned}"
+    );
+}

@@ -110,26 +110,45 @@ impl SnapshotBridge {
     }
 
     fn capture_entry(&self, tag: &str, step_index: Option<u16>) -> bool {
+        self.capture_or_reason(tag, step_index).is_ok()
+    }
+
+    /// Same, with the reason where there is no real capture.
+    pub(crate) fn capture_or_reason(
+        &self,
+        tag: &str,
+        step_index: Option<u16>,
+    ) -> Result<(), String> {
         // Not under the lock: a capture takes long, and may itself ask the bridge.
         let captured = (self.capture)(tag);
-        let real = captured.as_ref().is_ok_and(|report| !report.is_placeholder);
+        let answer = match &captured {
+            Ok(report) if report.is_placeholder => Err(report.reason.clone().unwrap_or_default()),
+            Ok(_) => Ok(()),
+            Err(reason) => Err(reason.clone()),
+        };
+        self.keep(
+            captured,
+            SnapshotEntry {
+                step_index,
+                ..SnapshotEntry::new(tag, FailureDumpReport::default())
+            },
+        );
+        answer
+    }
+
+    /// Keeps what was captured with this side data; what was not leaves a placeholder and an event.
+    pub(crate) fn keep(&self, captured: Result<FailureDumpReport, String>, side: SnapshotEntry) {
         let report = captured.unwrap_or_else(|reason| {
             self.lock().event(BridgeEvent::CaptureUnavailable {
-                tag: tag.to_owned(),
+                tag: side.tag.clone(),
                 reason: reason.clone(),
             });
             FailureDumpReport::placeholder(reason)
         });
-        let stats = Err(MissingStatsReason::NotRequested);
         self.store_entry(SnapshotEntry {
-            tag: tag.to_owned(),
             report: Arc::new(report),
-            stats,
-            elapsed_ms: None,
-            boundary_offset_ms: None,
-            step_index,
+            ..side
         });
-        real
     }
 
     /// Keeps a report as `tag`.
@@ -156,12 +175,9 @@ impl SnapshotBridge {
         step_index: Option<u16>,
     ) {
         self.store_entry(SnapshotEntry {
-            tag: tag.to_owned(),
-            report: Arc::new(report),
             stats,
-            elapsed_ms: None,
-            boundary_offset_ms: None,
             step_index,
+            ..SnapshotEntry::new(tag, report)
         });
     }
 
@@ -207,6 +223,11 @@ impl SnapshotBridge {
         self.lock().drain()
     }
 
+    /// All captures of the run, those that were taken out before too, oldest first.
+    pub(crate) fn drain_all(&self) -> Vec<SnapshotEntry> {
+        self.lock().drain_all()
+    }
+
     /// Periodic captures kept that are no placeholders.
     #[must_use]
     pub fn periodic_real_count(&self) -> usize {
@@ -221,40 +242,66 @@ impl SnapshotBridge {
         let Some(register) = &self.register else {
             return Err(String::from("this run cannot watch symbols"));
         };
+        self.register_watch_with(symbol, || register(symbol))
+    }
+
+    /// Same, registered by this function.
+    pub(crate) fn register_watch_with<T>(
+        &self,
+        symbol: &str,
+        register: impl FnOnce() -> Result<T, String>,
+    ) -> Result<T, String> {
         {
             let mut store = self.lock();
-            if store.watches >= MAX_USER_WATCHES {
+            if store.watches.iter().any(|watched| watched == symbol) {
+                return Err(format!("'{symbol}' is watched already"));
+            }
+            if store.watches.len() >= MAX_USER_WATCHES {
                 return Err(format!(
                     "all {MAX_USER_WATCHES} watches of this scenario are taken; '{symbol}' would be one more"
                 ));
             }
-            store.watches += 1;
+            store.watches.push(symbol.to_owned());
         }
-        let done = catch_unwind(AssertUnwindSafe(|| register(symbol)))
+        let done = catch_unwind(AssertUnwindSafe(register))
             .unwrap_or_else(|_| Err(String::from("the registration panicked")));
         if done.is_err() {
-            self.lock().watches -= 1;
+            self.lock().watches.retain(|watched| watched != symbol);
         }
         done
+    }
+
+    /// Another scenario begins, whose watches are its own.
+    pub(crate) fn release_watches(&self) {
+        self.lock().watches.clear();
     }
 
     /// Watches in force.
     #[must_use]
     pub fn watch_count(&self) -> usize {
-        self.lock().watches
+        self.lock().watches.len()
     }
 
     /// Reads or writes kernel memory and records the reply under the request's tag.
     #[must_use]
     pub fn dispatch_kernel_op(&self, request: &KernelOpRequest) -> KernelOpReply {
-        let reply = match &self.kernel_op {
+        self.dispatch_kernel_op_with(request, |request| match &self.kernel_op {
             Some(kernel_op) => kernel_op(request),
             None => KernelOpReply {
                 id: request.id,
                 result: Err(String::from("this run cannot reach kernel memory")),
                 values: Vec::new(),
             },
-        };
+        })
+    }
+
+    /// Same, done by this function.
+    pub(crate) fn dispatch_kernel_op_with(
+        &self,
+        request: &KernelOpRequest,
+        kernel_op: impl FnOnce(&KernelOpRequest) -> KernelOpReply,
+    ) -> KernelOpReply {
+        let reply = kernel_op(request);
         self.record_kernel_op_reply(&request.tag, reply.clone());
         reply
     }

@@ -21,7 +21,7 @@ pub enum BridgeEvent {
         /// Its name.
         tag: String,
     },
-    /// The order of captures was found damaged, and was mended.
+    /// Captures were found that the rules of their order exclude.
     DrainOrderingInvariantViolation {
         /// What was found.
         detail: String,

@@ -60,12 +60,30 @@ pub struct SnapshotEntry {
     pub report: Arc<FailureDumpReport>,
     /// The scheduler's own figures, taken just before.
     pub stats: Result<serde_json::Value, MissingStatsReason>,
-    /// Since the scenario's start.
+    /// Since the start of the test's first scenario; `None` before it.
     pub elapsed_ms: Option<u64>,
     /// How late after its due time a periodic capture was made.
     pub boundary_offset_ms: Option<i64>,
     /// The scenario's step: 0 is the baseline before step 1.
     pub step_index: Option<u16>,
+    /// Which of the test's scenarios, from 1 on; `None` before the first.
+    pub scenario: Option<u16>,
+}
+
+impl SnapshotEntry {
+    /// This report under this name, without side data.
+    #[must_use]
+    pub fn new(tag: impl Into<String>, report: FailureDumpReport) -> Self {
+        Self {
+            tag: tag.into(),
+            report: Arc::new(report),
+            stats: Err(MissingStatsReason::NotRequested),
+            elapsed_ms: None,
+            boundary_offset_ms: None,
+            step_index: None,
+            scenario: None,
+        }
+    }
 }
 
 /// `periodic_` and exactly three digits.
@@ -80,17 +98,24 @@ pub fn is_periodic_tag(tag: &str) -> bool {
 pub(super) struct Store {
     /// Oldest first; names are distinct.
     entries: VecDeque<SnapshotEntry>,
+    /// What was taken out, for whoever comes after: a callback's drain must not starve the framework.
+    drained: Vec<SnapshotEntry>,
     events: VecDeque<BridgeEvent>,
     dropped_events: u64,
     kernel_ops: Vec<(String, KernelOpReply)>,
     cgroup_procs: HashMap<String, Vec<i32>>,
-    pub(super) watches: usize,
+    pub(super) watches: Vec<String>,
 }
 
 impl Store {
-    /// Keeps a capture as the newest; one of the same name goes with all its side data.
+    /// Keeps a capture as the newest; one of the same name goes with all its side data. A placeholder replaces no real one:
+    /// that a later try failed takes nothing away from an earlier one.
     pub(super) fn put(&mut self, entry: SnapshotEntry) {
         if let Some(at) = self.position(&entry.tag) {
+            let is_real = |kept: &SnapshotEntry| !kept.report.is_placeholder;
+            if entry.report.is_placeholder && self.entries.get(at).is_some_and(is_real) {
+                return;
+            }
             self.entries.remove(at);
             self.event(BridgeEvent::Overwrite {
                 tag: entry.tag.clone(),
@@ -101,11 +126,6 @@ impl Store {
             self.event(BridgeEvent::Eviction { tag: oldest.tag });
         }
         self.entries.push_back(entry);
-        if self.entries.len() > MAX_REPORTS {
-            let found = self.entries.len();
-            self.entries.truncate(MAX_REPORTS);
-            self.event(BridgeEvent::CapInvariantViolation { found });
-        }
     }
 
     fn position(&self, tag: &str) -> Option<usize> {
@@ -121,7 +141,32 @@ impl Store {
     }
 
     pub(super) fn drain(&mut self) -> Vec<SnapshotEntry> {
-        self.entries.drain(..).collect()
+        let found = self.entries.len();
+        if found > MAX_REPORTS {
+            self.event(BridgeEvent::CapInvariantViolation { found });
+        }
+        let mut names: Vec<&str> = self
+            .entries
+            .iter()
+            .map(|entry| entry.tag.as_str())
+            .collect();
+        names.sort_unstable();
+        let twin = names.windows(2).find(|pair| pair[0] == pair[1]);
+        if let Some(detail) = twin.map(|pair| format!("two captures are kept as '{}'", pair[0])) {
+            self.event(BridgeEvent::DrainOrderingInvariantViolation { detail });
+        }
+        let entries: Vec<SnapshotEntry> = self.entries.drain(..).collect();
+        // As many as may be kept, of the newest.
+        self.drained.extend(entries.iter().cloned());
+        let old = self.drained.len().saturating_sub(MAX_REPORTS);
+        self.drained.drain(..old);
+        entries
+    }
+
+    /// All captures, those that were taken out before too, oldest first; takes out what is left.
+    pub(super) fn drain_all(&mut self) -> Vec<SnapshotEntry> {
+        let _ = self.drain();
+        self.drained.clone()
     }
 
     pub(super) fn periodic_real(&self) -> usize {
@@ -167,7 +212,11 @@ impl Store {
         std::mem::take(&mut self.kernel_ops)
     }
 
+    /// At most as many names as events are kept: a guest makes them up.
     pub(super) fn put_cgroup_procs(&mut self, tag: String, pids: Vec<i32>) {
+        if self.cgroup_procs.len() >= MAX_EVENTS && !self.cgroup_procs.contains_key(&tag) {
+            return;
+        }
         self.cgroup_procs.insert(tag, pids);
     }
 
@@ -190,14 +239,7 @@ mod tests {
         } else {
             FailureDumpReport::default()
         };
-        SnapshotEntry {
-            tag: tag.into(),
-            report: Arc::new(report),
-            stats: Err(MissingStatsReason::NotRequested),
-            elapsed_ms: None,
-            boundary_offset_ms: None,
-            step_index: None,
-        }
+        SnapshotEntry::new(tag, report)
     }
 
     fn tags(store: &mut Store) -> Vec<String> {
@@ -213,7 +255,7 @@ mod tests {
         let mut first = entry("a", false);
         first.elapsed_ms = Some(7);
         store.put(first);
-        store.put(entry("a", true));
+        store.put(entry("a", false));
         let drained = store.drain();
         let names: Vec<&str> = drained.iter().map(|entry| entry.tag.as_str()).collect();
         assert_eq!(names, ["b", "a"]);
@@ -222,6 +264,58 @@ mod tests {
             "side data of the old one is gone"
         );
         assert_eq!(store.drain_events().len(), 2);
+    }
+
+    #[test]
+    fn a_placeholder_replaces_placeholders_only() {
+        let mut store = Store::default();
+        for (tag, placeholder) in [
+            ("a", false),
+            ("a", true),
+            ("b", true),
+            ("b", true),
+            ("b", false),
+        ] {
+            store.put(entry(tag, placeholder));
+        }
+        let kept: Vec<bool> = store
+            .drain()
+            .iter()
+            .map(|entry| entry.report.is_placeholder)
+            .collect();
+        assert_eq!(kept, [false, false]);
+    }
+
+    #[test]
+    fn what_was_taken_out_is_there_for_the_framework() {
+        let mut store = Store::default();
+        store.put(entry("a", false));
+        assert_eq!(tags(&mut store), ["a"]);
+        store.put(entry("b", false));
+        let all = |store: &mut Store| -> Vec<String> {
+            store
+                .drain_all()
+                .into_iter()
+                .map(|entry| entry.tag)
+                .collect()
+        };
+        assert_eq!(all(&mut store), ["a", "b"]);
+        assert_eq!(all(&mut store), ["a", "b"]);
+        assert!(store.drain().is_empty());
+    }
+
+    /// These rules can be broken by a mistake in here only; then it is told.
+    #[test]
+    fn broken_rules_are_told() {
+        let mut store = Store::default();
+        store.entries = std::iter::repeat_n(entry("a", false), MAX_REPORTS + 1).collect();
+        let _ = store.drain();
+        let events = store.drain_events();
+        assert_eq!(events[0], BridgeEvent::CapInvariantViolation { found: 65 });
+        assert!(matches!(
+            &events[1],
+            BridgeEvent::DrainOrderingInvariantViolation { detail } if detail.contains("'a'")
+        ));
     }
 
     #[test]

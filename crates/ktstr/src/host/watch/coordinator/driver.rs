@@ -132,6 +132,7 @@ fn concerns_coordinator(message: &Message) -> bool {
             | Message::ScenarioPause
             | Message::ScenarioResume
             | Message::ScenarioEnd(_)
+            | Message::StepBegin(_)
             | Message::Stimulus(_)
             | Message::TestResult(_)
             | Message::Exit(_)

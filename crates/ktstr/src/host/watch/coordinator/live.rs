@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ktstr_monitor::bpf::{BpfMap, MapField, ProgVerifierStats};
-use ktstr_monitor::sampler::{MonitorSample, Sampler};
+use ktstr_monitor::locate::SlideEvidence;
+use ktstr_monitor::sampler::{MonitorSample, Sampler, WatchedField};
 use ktstr_monitor::sched::{WatchdogHold, WatchdogOverride};
 use ktstr_monitor::{
     Attach, DumpOptions, Error, FailureDumpReport, Gpa, Kernel, PhysMem, Problems, Range,
@@ -20,7 +21,7 @@ use ktstr_wire::{FrameWriter, KernelOpMode, KernelOpRequest, KernelValue, Messag
 
 use super::{Machine, Stats, WatchToken, kernel_op};
 use crate::host::evidence::vmcore;
-use crate::model::snapshot::MissingStatsReason;
+use crate::model::snapshot::{MissingStatsReason, find_map};
 use crate::model::stats_client::StatsClient;
 
 /// How long vCPUs may take to stop, and to go on.
@@ -97,8 +98,12 @@ pub(super) struct Live<'vm> {
     sampler: Option<Sampler>,
     replies: Option<FrameWriter<PortStream>>,
     tokens: HashMap<WatchId, WatchToken>,
+    /// The number of the last one.
+    last_token: u32,
     /// From the scheduler's preparation to the scenario's end.
     watchdog: Option<WatchdogHold>,
+    /// It was held once, and is held again in further scenarios.
+    was_held: bool,
     /// How long each freeze lasted, from its request to the guest's going on.
     standstills: RefCell<Vec<Duration>>,
 }
@@ -116,7 +121,9 @@ impl<'vm> Live<'vm> {
             sampler: None,
             replies: replies.ok(),
             tokens: HashMap::new(),
+            last_token: 0,
             watchdog: None,
+            was_held: false,
             standstills: RefCell::default(),
         }
     }
@@ -184,6 +191,13 @@ impl<'vm> Live<'vm> {
             .ok_or_else(|| String::from("no sampler"))
     }
 
+    fn begin_hold(&mut self, timeout: Duration) -> Option<WatchdogOverride> {
+        let kernel = self.kernel().ok()?;
+        self.watchdog = WatchdogHold::new(timeout, tick_rate(&kernel).ok()?).ok();
+        self.was_held = true;
+        self.hold_watchdog()
+    }
+
     /// What was done for the watchdog. Where the kernel does not allow it, the scheduler's own time-out stays.
     fn hold_watchdog(&mut self) -> Option<WatchdogOverride> {
         let kernel = self.kernel().ok()?;
@@ -211,26 +225,44 @@ impl<'vm> Live<'vm> {
             .vm
             .watch_and_hold(watch)
             .map_err(|error| error.to_string())?;
-        let number = u32::try_from(self.tokens.len()).unwrap_or(u32::MAX - 1);
-        let token = WatchToken(number + 1);
+        // 0 is nobody's.
+        self.last_token = self.last_token.saturating_add(1);
+        let token = WatchToken(self.last_token);
         self.tokens.insert(id, token);
         Ok(token)
     }
 }
 
 impl Machine for Live<'_> {
-    fn prepare(&mut self) -> Result<WatchToken, String> {
+    fn prepare(&mut self) -> Result<Option<WatchToken>, String> {
         let kernel = self.kernel()?;
         let exit = EXIT_FUNCTIONS
             .into_iter()
             .find_map(|name| kernel.symbol(name).ok());
-        let exit = exit.ok_or_else(|| {
-            format!(
+        match exit {
+            Some(exit) => self.watch_at(exit.0, WatchKind::Exec).map(Some),
+            // All else can be seen there as well.
+            None if kernel.field_of("rq", "scx").is_err() => Ok(None),
+            None => Err(format!(
                 "this kernel has none of {}: a scheduler's exit cannot be seen",
                 EXIT_FUNCTIONS.join(", ")
-            )
-        })?;
-        self.watch_at(exit.0, WatchKind::Exec)
+            )),
+        }
+    }
+
+    fn exit_kind(&mut self) -> Option<u64> {
+        self.kernel().ok()?.scx().ok()??.exit_kind
+    }
+
+    fn unwatch(&mut self, token: WatchToken) {
+        let known = self.tokens.iter().find(|(_, known)| **known == token);
+        let Some(id) = known.map(|(id, _)| *id) else {
+            return;
+        };
+        self.tokens.remove(&id);
+        if let Err(error) = self.vm.unwatch(id) {
+            tracing::debug!(%error, "a watch of a scenario that is over stays");
+        }
     }
 
     fn capture(&mut self) -> Result<FailureDumpReport, String> {
@@ -305,14 +337,32 @@ impl Machine for Live<'_> {
                 .map_err(|error| error.to_string())?;
         }
         for (label, map, path) in watches {
-            let field = map_field(&*self.kernel()?, map, path)?;
-            self.sampler()?.watch(*label, field);
+            map_field(&*self.kernel()?, map, path)?;
+            // Each further scheduler has maps of its own; one without this one is told by the absence of figures.
+            self.sampler()?
+                .watch(*label, |kernel| map_field(kernel, map, path).ok());
         }
-        Ok(watchdog.and_then(|timeout| {
-            let kernel = self.kernel().ok()?;
-            self.watchdog = WatchdogHold::new(timeout, tick_rate(&kernel).ok()?).ok();
-            self.hold_watchdog()
-        }))
+        Ok(watchdog.and_then(|timeout| self.begin_hold(timeout)))
+    }
+
+    fn hold_watchdog_again(&mut self) {
+        if self.watchdog.is_none()
+            && self.was_held
+            && let Some(timeout) = self.view.preparation.watchdog
+        {
+            self.begin_hold(timeout);
+        }
+    }
+
+    fn watched_fields(&self) -> Vec<WatchedField> {
+        self.sampler
+            .as_ref()
+            .map(Sampler::watched)
+            .unwrap_or_default()
+    }
+
+    fn standstill(&self) -> Duration {
+        self.standstills.borrow().iter().sum()
     }
 
     fn let_watchdog_go(&mut self) {
@@ -345,7 +395,9 @@ impl Machine for Live<'_> {
     }
 
     fn kaslr_offset(&mut self) -> Option<u64> {
-        Some(self.kernel().ok()?.slide().bytes)
+        let slide = self.kernel().ok()?.slide();
+        // From the default link address alone nothing follows: kernels are linked elsewhere, too.
+        (slide.evidence != SlideEvidence::DefaultLinkAddress).then_some(slide.bytes)
     }
 
     fn reply(&mut self, reply: &Message) {
@@ -362,18 +414,11 @@ impl Machine for Live<'_> {
     }
 }
 
-/// A number in element 0 of the newest map of that name; `.bss` and its kin match the end of a name.
+/// A number in element 0 of the map that this name means.
 fn map_field(kernel: &Kernel, name: &str, path: &str) -> Result<MapField, String> {
     let maps = kernel.maps().found;
-    let fits =
-        |map: &&BpfMap| map.name == name || name.starts_with('.') && map.name.ends_with(name);
-    let Some(map) = maps.iter().rev().find(fits) else {
-        let names: Vec<&str> = maps.iter().map(|map| map.name.as_str()).collect();
-        return Err(format!(
-            "there is no map '{name}'; there are: {}",
-            names.join(", ")
-        ));
-    };
+    let map = find_map(&maps, |map: &BpfMap| map.name.as_str(), name)
+        .map_err(|error| error.to_string())?;
     map.field(kernel, 0, path)
         .map_err(|error| error.to_string())
 }

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use ktstr_init::WATCHED_TAG;
 use ktstr_monitor::FailureDumpReport;
 use ktstr_monitor::bpf::ProgVerifierStats;
-use ktstr_monitor::sampler::{MonitorReport, MonitorSample};
+use ktstr_monitor::sampler::{MonitorReport, MonitorSample, WatchedField};
 use ktstr_monitor::sched::WatchdogOverride;
 use ktstr_wire::{
     KernelOpReply, KernelOpRequest, KernelValue, MAX_TEXT, Message, SnapshotKind, SnapshotReply,
@@ -37,11 +37,10 @@ use ktstr_wire::{
 pub(in crate::host) use driver::follow;
 pub(in crate::host) use live::{GuestView, Preparation};
 use periodic::Periodic;
+pub(in crate::host) use periodic::PeriodicTally;
 use sampling::Sampling;
 
-use crate::model::snapshot::{
-    AccessorState, BridgeEvent, MAX_USER_WATCHES, MissingStatsReason, SnapshotBridge, SnapshotEntry,
-};
+use crate::model::snapshot::{AccessorState, MissingStatsReason, SnapshotBridge, SnapshotEntry};
 use crate::model::transport::{FAILURE_TAG, READY_TAG};
 
 /// The scheduler's own figures, or why there are none.
@@ -50,14 +49,19 @@ type Stats = Result<serde_json::Value, MissingStatsReason>;
 /// Time-outs of the stats server in a row after which it is not asked any more, until another scheduler is attached.
 const STATS_GIVE_UP_AFTER: u32 = 3;
 
+/// Longest time in all by which a guest's pauses move its deadline.
+pub(in crate::host) const MAX_PAUSE: Duration = Duration::from_secs(60);
+
 /// Names a watch between machine and coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::host) struct WatchToken(pub(in crate::host) u32);
 
 /// What a coordinator does with a VM. Every call ends within a deadline of its own; a reason is one line.
 pub(in crate::host) trait Machine {
-    /// Finds the kernel in memory and watches for the scheduler's exit.
-    fn prepare(&mut self) -> Result<WatchToken, String>;
+    /// Finds the kernel in memory and watches for the scheduler's exit; `None` for a kernel without sched_ext.
+    fn prepare(&mut self) -> Result<Option<WatchToken>, String>;
+    /// How the scheduler leaves (`enum scx_exit_kind`), while the guest is held at its exit.
+    fn exit_kind(&mut self) -> Option<u64>;
     /// Freezes the guest, reads its state, lets it go on as before.
     fn capture(&mut self) -> Result<FailureDumpReport, String>;
     /// The same for a failure: where `shown` says that this is the state to show, whatever else is kept of one is kept at
@@ -73,6 +77,8 @@ pub(in crate::host) trait Machine {
     fn capture_dead(&mut self) -> Result<FailureDumpReport, String>;
     /// Holds the guest at each write to a symbol.
     fn watch(&mut self, symbol: &str) -> Result<WatchToken, String>;
+    /// Ends that.
+    fn unwatch(&mut self, token: WatchToken);
     /// Ends the standstill at a hit.
     fn release(&mut self);
     /// The scheduler's own figures. Not while the guest stands still.
@@ -83,12 +89,18 @@ pub(in crate::host) trait Machine {
     fn prepare_scheduler(&mut self) -> Result<Option<WatchdogOverride>, String>;
     /// The scheduler's watchdog is its own again.
     fn let_watchdog_go(&mut self);
+    /// Another scenario begins: the watchdog is held again, if it was before.
+    fn hold_watchdog_again(&mut self);
     /// Looks at the runqueues, without a freeze; `elapsed_ms` is since the start of the VM.
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String>;
     /// The guest's ticks per second.
     fn tick_rate(&mut self) -> Option<u32>;
     /// What the programs of the scheduler cost the verifier.
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats>;
+    /// Names of the map members that [`sample`](Self::sample) reads.
+    fn watched_fields(&self) -> Vec<WatchedField>;
+    /// How long the guest stood still so far, in all.
+    fn standstill(&self) -> Duration;
     /// The longest freeze so far, from its request to the guest's going on.
     fn longest_standstill(&self) -> Option<Duration>;
     /// How far the kernel moved itself.
@@ -193,7 +205,9 @@ pub(in crate::host) struct Outcome {
     pub(in crate::host) bridge: SnapshotBridge,
     pub(in crate::host) failure: Option<Failure>,
     pub(in crate::host) timed_out: bool,
-    pub(in crate::host) periodic_fired: u32,
+    pub(in crate::host) periodic: PeriodicTally,
+    /// Scenarios that began.
+    pub(in crate::host) scenarios: u16,
     /// Why kernel memory could not be read, if so.
     pub(in crate::host) blind: Option<String>,
     /// Runqueues until the scenario's end.
@@ -232,10 +246,18 @@ pub(in crate::host) struct Coordinator<M> {
     failure: Option<Failure>,
     periodic: Periodic,
     deadline: Instant,
+    pauses: Pauses,
+    /// What is known of the guest's standstills.
+    stood: Duration,
     timed_out: bool,
     ended: bool,
+    /// When the first scenario began.
     scenario: Option<Instant>,
+    /// Scenarios begun.
+    scenarios: u16,
     step: u16,
+    /// The test wants the scheduler to leave, until another one has attached.
+    leaving: bool,
     /// The test has said how it ended: what follows is the guest taking itself down.
     finished: bool,
     prepared: bool,
@@ -260,10 +282,14 @@ impl<M: Machine> Coordinator<M> {
             failure: None,
             periodic: Periodic::new(orders.snapshots, orders.duration),
             deadline: orders.deadline,
+            pauses: Pauses::default(),
+            stood: Duration::ZERO,
             timed_out: false,
             ended: false,
             scenario: None,
+            scenarios: 0,
             step: 0,
+            leaving: false,
             finished: false,
             prepared: false,
             blind: None,
@@ -280,7 +306,8 @@ impl<M: Machine> Coordinator<M> {
     /// When [`tick`](Self::tick) is due, at the latest; `None` when only the guest's end is waited for, which the engine's
     /// own deadline bounds.
     pub(in crate::host) fn next_wake(&self) -> Option<Instant> {
-        let deadline = (!self.timed_out && !self.ended).then_some(self.deadline);
+        let deadline = (!self.timed_out && !self.ended)
+            .then(|| self.deadline + self.stood + self.pauses.longest());
         [self.periodic.due(), self.sampling.due(), deadline]
             .into_iter()
             .flatten()
@@ -294,11 +321,20 @@ impl<M: Machine> Coordinator<M> {
             Event::Hit(token) => self.hit(token, now),
             Event::Ended { panicked } => self.end(panicked),
         }
+        self.note_standstill();
+    }
+
+    /// The guest's clock stood while the guest did: what is due by that clock comes later.
+    fn note_standstill(&mut self) {
+        let stood = self.machine.standstill();
+        let more = stood.saturating_sub(std::mem::replace(&mut self.stood, stood));
+        self.periodic.shift(more);
     }
 
     /// What is due.
     pub(in crate::host) fn tick(&mut self, now: Instant) {
-        if now >= self.deadline && !self.timed_out && !self.ended {
+        let deadline = self.deadline + self.stood + self.pauses.until(now);
+        if now >= deadline && !self.timed_out && !self.ended {
             self.timed_out = true;
             self.periodic.stop();
             self.sampling.stop();
@@ -308,7 +344,7 @@ impl<M: Machine> Coordinator<M> {
         if self.sampling.fire(now) {
             let elapsed_ms = millis(now.saturating_duration_since(self.started));
             let sample = self.machine.sample(u64::try_from(elapsed_ms).unwrap_or(0));
-            self.sampling.take(sample, now);
+            self.sampling.take(sample, self.pauses.is_paused(), now);
             if self.sampling.due().is_none() {
                 self.stop_sampling();
             }
@@ -320,6 +356,7 @@ impl<M: Machine> Coordinator<M> {
             let offset = now.saturating_duration_since(shot.due);
             self.store(shot.tag, (captured, stats), now, Some(millis(offset)));
         }
+        self.note_standstill();
     }
 
     /// Nobody looks in from now on, so nobody keeps the watchdog from finding itself late.
@@ -334,9 +371,10 @@ impl<M: Machine> Coordinator<M> {
             bridge: self.bridge,
             failure: self.failure,
             timed_out: self.timed_out,
-            periodic_fired: self.periodic.fired(),
+            periodic: self.periodic.tally(),
+            scenarios: self.scenarios,
             blind: self.blind,
-            monitor: self.sampling.report(self.hz),
+            monitor: self.sampling.report(self.hz, self.machine.watched_fields()),
             verifier_stats: self.verifier_stats,
             kaslr_offset: self.kaslr_offset,
             watchdog: self.watchdog,
@@ -347,13 +385,15 @@ impl<M: Machine> Coordinator<M> {
     fn message(&mut self, message: &Message, now: Instant) {
         match message {
             Message::SysReady(_) => self.prepare(now),
-            Message::ScenarioStart => {
-                self.scenario = Some(now);
-                self.periodic.start(now);
-                self.hz = self.machine.tick_rate().unwrap_or(0);
+            Message::ScenarioStart => self.begin_scenario(now),
+            Message::ScenarioPause => {
+                self.pauses.pause(now);
+                self.periodic.pause(now);
             }
-            Message::ScenarioPause => self.periodic.pause(now),
-            Message::ScenarioResume => self.periodic.resume(now),
+            Message::ScenarioResume => {
+                self.pauses.resume(now);
+                self.periodic.resume(now);
+            }
             Message::ScenarioEnd(_) => {
                 self.periodic.stop();
                 self.stop_sampling();
@@ -361,7 +401,9 @@ impl<M: Machine> Coordinator<M> {
             Message::Lifecycle(life) if life.stage == Stage::SchedulerAttached => {
                 self.verifier_stats = self.machine.verifier_stats();
                 self.stats_timeouts = 0;
+                self.leaving = false;
             }
+            Message::StepBegin(step) => self.step = *step,
             Message::Stimulus(mark) => self.step = mark.step_index,
             Message::TestResult(_) | Message::Exit(_) => self.finished = true,
             Message::SnapshotRequest(request) => {
@@ -371,12 +413,39 @@ impl<M: Machine> Coordinator<M> {
                     .reply(&Message::SnapshotReply(SnapshotReply { id, result }));
             }
             Message::KernelOpRequest(request) => {
-                let reply = self.kernel_op(request);
-                self.bridge
-                    .record_kernel_op_reply(&request.tag, reply.clone());
+                let bridge = self.bridge.clone();
+                let reply =
+                    bridge.dispatch_kernel_op_with(request, |request| self.kernel_op(request));
                 self.machine.reply(&Message::KernelOpReply(reply));
             }
             _ => {}
+        }
+    }
+
+    /// A test may run several, one after the other; each has its own steps and watches.
+    fn begin_scenario(&mut self, now: Instant) {
+        self.scenarios = self.scenarios.saturating_add(1);
+        self.step = 0;
+        self.hz = self.machine.tick_rate().unwrap_or(0);
+        self.periodic.start(now);
+        if self.pauses.is_paused() {
+            self.periodic.pause(now);
+        }
+        if self
+            .scenario
+            .replace(self.scenario.unwrap_or(now))
+            .is_none()
+        {
+            return;
+        }
+        let is_user = |watch: &Use| matches!(watch, Use::User { .. });
+        for (token, _) in self.watches.extract_if(|_, watch| is_user(watch)) {
+            self.machine.unwatch(token);
+        }
+        self.bridge.release_watches();
+        if self.prepared && self.blind.is_none() {
+            self.sampling.start(now);
+            self.machine.hold_watchdog_again();
         }
     }
 
@@ -385,8 +454,8 @@ impl<M: Machine> Coordinator<M> {
             return;
         }
         match self.machine.prepare() {
-            Ok(token) => {
-                self.watches.insert(token, Use::Exit);
+            Ok(exit) => {
+                self.watches.extend(exit.map(|token| (token, Use::Exit)));
                 self.bridge.set_accessor_state(AccessorState::Ready);
                 self.sampling.start(now);
                 self.kaslr_offset = self.machine.kaslr_offset().unwrap_or(0);
@@ -404,6 +473,12 @@ impl<M: Machine> Coordinator<M> {
         match request.kind {
             SnapshotKind::Capture if request.tag == FAILURE_TAG => {
                 self.keep_failure("the test's own verdict", false);
+                // The verdict itself is on its way.
+                self.finished = true;
+                Ok(())
+            }
+            SnapshotKind::PlannedExit => {
+                self.leaving = true;
                 Ok(())
             }
             SnapshotKind::Capture if request.tag == WATCHED_TAG => match &self.blind {
@@ -430,18 +505,10 @@ impl<M: Machine> Coordinator<M> {
     }
 
     fn watch(&mut self, symbol: &str) -> Result<(), String> {
-        let user = |watch: &&Use| matches!(watch, Use::User { .. });
-        let mine =
-            |watch: &Use| matches!(watch, Use::User { symbol: known, .. } if known == symbol);
-        if self.watches.values().any(mine) {
-            return Err(format!("'{symbol}' is watched already"));
-        }
-        if self.watches.values().filter(user).count() >= MAX_USER_WATCHES {
-            return Err(format!(
-                "all {MAX_USER_WATCHES} watches of this scenario are taken; '{symbol}' would be one more"
-            ));
-        }
-        let token = self.machine.watch(symbol)?;
+        let machine = &mut self.machine;
+        let token = self
+            .bridge
+            .register_watch_with(symbol, || machine.watch(symbol))?;
         let symbol = symbol.to_owned();
         self.watches.insert(token, Use::User { symbol, hits: 0 });
         Ok(())
@@ -466,9 +533,8 @@ impl<M: Machine> Coordinator<M> {
 
     fn hit(&mut self, token: WatchToken, now: Instant) {
         match self.watches.get_mut(&token) {
-            // An exit that the test itself does not expect any more is the guest taking itself down.
-            Some(Use::Exit) if !self.finished => self.keep_failure("the scheduler's exit", true),
-            Some(Use::Exit) | None => {}
+            Some(Use::Exit) => self.exit(),
+            None => {}
             Some(Use::User { symbol, hits }) => {
                 *hits += 1;
                 let tag = format!("{symbol}#{hits}");
@@ -478,6 +544,21 @@ impl<M: Machine> Coordinator<M> {
             }
         }
         self.machine.release();
+    }
+
+    /// The scheduler leaves. One that the test sends away, and the guest's taking itself down, is no failure, and shows
+    /// nothing that a later failure's reader wants; unless the kernel throws the scheduler out just then.
+    fn exit(&mut self) {
+        let is_planned = self.leaving || self.finished;
+        let is_error = |kind| kind >= EXIT_ERROR;
+        if is_planned && !self.machine.exit_kind().is_some_and(is_error) {
+            return;
+        }
+        // What failed first is what is shown.
+        if self.finished && self.failure.is_some() {
+            return;
+        }
+        self.keep_failure("the scheduler's exit", true);
     }
 
     fn end(&mut self, panicked: bool) {
@@ -557,24 +638,55 @@ impl<M: Machine> Coordinator<M> {
         now: Instant,
         boundary_offset_ms: Option<i64>,
     ) {
-        let report = captured.unwrap_or_else(|reason| {
-            self.bridge.record_event(BridgeEvent::CaptureUnavailable {
-                tag: tag.clone(),
-                reason: reason.clone(),
-            });
-            FailureDumpReport::placeholder(reason)
-        });
         let elapsed = self
             .scenario
             .map(|start| millis(now.saturating_duration_since(start)));
-        self.bridge.store_entry(SnapshotEntry {
-            tag,
-            report: Arc::new(report),
+        let side = SnapshotEntry {
             stats,
             elapsed_ms: elapsed.and_then(|ms| u64::try_from(ms).ok()),
             boundary_offset_ms,
             step_index: self.scenario.map(|_| self.step),
-        });
+            scenario: self.scenario.map(|_| self.scenarios),
+            ..SnapshotEntry::new(tag, FailureDumpReport::default())
+        };
+        self.bridge.keep(captured, side);
+    }
+}
+
+/// The guest's pauses, which its deadline does not count, up to a bound: a guest that pauses for ever is ended all the same.
+#[derive(Debug, Default)]
+struct Pauses {
+    past: Duration,
+    since: Option<Instant>,
+}
+
+impl Pauses {
+    fn is_paused(&self) -> bool {
+        self.since.is_some()
+    }
+
+    fn pause(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    fn resume(&mut self, now: Instant) {
+        self.past = self.until(now);
+        self.since = None;
+    }
+
+    /// All of them, up to `now`.
+    fn until(&self, now: Instant) -> Duration {
+        let current = self.since.map(|since| now.saturating_duration_since(since));
+        (self.past + current.unwrap_or_default()).min(MAX_PAUSE)
+    }
+
+    /// As long as they may get, if none begins any more.
+    fn longest(&self) -> Duration {
+        if self.is_paused() {
+            MAX_PAUSE
+        } else {
+            self.past
+        }
     }
 }
 

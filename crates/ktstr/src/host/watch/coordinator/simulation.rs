@@ -17,6 +17,7 @@ enum Call {
     CaptureDead,
     Watch(String),
     Release,
+    HoldAgain,
     Sample,
     Stats,
     KernelOp(u32),
@@ -34,6 +35,13 @@ struct World {
     /// The guest stands still at a watch.
     held: bool,
     watches: u32,
+    /// Those in force.
+    in_force: u32,
+    /// How the scheduler leaves.
+    exit_kind: u64,
+    /// Time that captures take.
+    capture_time: Duration,
+    stood: Duration,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -63,10 +71,19 @@ impl Simulated {
 }
 
 impl Machine for Simulated {
-    fn prepare(&mut self) -> Result<WatchToken, String> {
-        self.call(Call::Prepare).map(|()| WatchToken(1))
+    fn prepare(&mut self) -> Result<Option<WatchToken>, String> {
+        self.call(Call::Prepare).map(|()| Some(WatchToken(1)))
+    }
+    fn exit_kind(&mut self) -> Option<u64> {
+        assert!(
+            self.0.borrow().held,
+            "an exit is looked at while it is held"
+        );
+        Some(self.0.borrow().exit_kind)
     }
     fn capture(&mut self) -> Result<FailureDumpReport, String> {
+        let time = self.0.borrow().capture_time;
+        self.0.borrow_mut().stood += time;
         self.frozen(Call::Capture, FailureDumpReport::default)
     }
     fn capture_dead(&mut self) -> Result<FailureDumpReport, String> {
@@ -77,7 +94,12 @@ impl Machine for Simulated {
         self.call(Call::Watch(symbol.to_owned()))?;
         let mut world = self.0.borrow_mut();
         world.watches += 1;
+        world.in_force += 1;
+        assert!(world.in_force <= 3);
         Ok(WatchToken(1 + world.watches))
+    }
+    fn unwatch(&mut self, _: WatchToken) {
+        self.0.borrow_mut().in_force -= 1;
     }
     fn release(&mut self) {
         self.0.borrow_mut().held = false;
@@ -100,6 +122,15 @@ impl Machine for Simulated {
         self.call(Call::PrepareScheduler).map(|()| None)
     }
     fn let_watchdog_go(&mut self) {}
+    fn hold_watchdog_again(&mut self) {
+        self.0.borrow_mut().calls.push(Call::HoldAgain);
+    }
+    fn watched_fields(&self) -> Vec<WatchedField> {
+        Vec::new()
+    }
+    fn standstill(&self) -> Duration {
+        self.0.borrow().stood
+    }
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
         self.call(Call::Sample).map(|()| MonitorSample {
             elapsed_ms,
@@ -138,8 +169,11 @@ enum Step {
     Start,
     Pause,
     Resume,
+    Step(u16),
     End,
     Result,
+    Planned,
+    Attached,
     Capture(String),
     Watch(String),
     KernelOp,
@@ -167,6 +201,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Resume),
         1 => Just(Step::End),
         1 => Just(Step::Result),
+        1 => Just(Step::Planned),
+        1 => Just(Step::Attached),
         4 => tag.prop_map(|tag| Step::Capture(tag.to_owned())),
         4 => symbol.prop_map(|symbol| Step::Watch(symbol.to_owned())),
         3 => Just(Step::KernelOp),
@@ -218,7 +254,8 @@ impl Run {
         self.coordinator.tick(self.now);
         let wake = self.coordinator.next_wake();
         assert!(
-            self.coordinator.timed_out || wake.is_some_and(|wake| wake <= self.deadline),
+            self.coordinator.timed_out
+                || wake.is_some_and(|wake| wake <= self.deadline + MAX_PAUSE),
             "the loop would sleep until {wake:?}, beyond the deadline"
         );
     }
@@ -250,17 +287,22 @@ impl Run {
         let until = self.now + time;
         while let Some(wake) = self.coordinator.next_wake().filter(|wake| *wake <= until) {
             self.now = wake.max(self.now);
-            let before = self.world.borrow().calls.len();
+            let before = (self.world.borrow().calls.len(), self.world.borrow().stood);
             self.coordinator.tick(self.now);
-            let after = self.world.borrow().calls.len();
-            assert!(after > before, "a wake-up with nothing to do");
+            let after = (self.world.borrow().calls.len(), self.world.borrow().stood);
+            assert!(after.0 > before.0, "a wake-up with nothing to do");
+            // The time of a capture passes for the host.
+            self.now += after.1 - before.1;
         }
-        self.now = until;
+        self.now = until.max(self.now);
     }
 
     /// Does one step; false for what a guest that has ended cannot do any more.
     fn step(&mut self, step: Step) -> bool {
-        let asks = matches!(step, Step::Capture(_) | Step::Watch(_) | Step::KernelOp);
+        let asks = matches!(
+            step,
+            Step::Capture(_) | Step::Watch(_) | Step::KernelOp | Step::Planned
+        );
         // Frames that were on their way are read after the end; time, hits and the end itself are over.
         if self.world.borrow().dead && !asks {
             return false;
@@ -277,6 +319,12 @@ impl Run {
             Step::End => self.message(Message::ScenarioEnd(ScenarioEnd {
                 elapsed_ms: 1,
                 total_iterations: 1,
+            })),
+            Step::Step(index) => self.message(Message::StepBegin(index)),
+            Step::Planned => self.request(SnapshotKind::PlannedExit, ""),
+            Step::Attached => self.message(Message::Lifecycle(ktstr_wire::Lifecycle {
+                stage: Stage::SchedulerAttached,
+                detail: String::new(),
             })),
             Step::Result => self.message(Message::TestResult(Opaque { body: Vec::new() })),
             Step::Capture(tag) => self.request(SnapshotKind::Capture, &tag),
@@ -329,7 +377,7 @@ impl Run {
             "each hit is released once"
         );
         assert!(self.count(|call| *call == Call::Prepare) <= 1);
-        let late = self.now >= self.deadline && !self.world.borrow().dead;
+        let late = self.now >= self.deadline + MAX_PAUSE && !self.world.borrow().dead;
         if late {
             assert_eq!(
                 self.count(|call| *call == Call::Kill),
@@ -337,7 +385,6 @@ impl Run {
                 "a guest past its deadline is killed once"
             );
         }
-        assert!(self.world.borrow().watches <= 3);
     }
 }
 
@@ -350,8 +397,8 @@ proptest! {
             run.step(step);
         }
         run.check();
-        let fired = run.coordinator.periodic.fired();
-        prop_assert!(fired <= snapshots);
+        let fired = run.coordinator.periodic.tally().fired;
+        prop_assert!(fired <= run.coordinator.periodic.tally().target);
         let outcome = run.coordinator.finish();
         prop_assert!(outcome.bridge.periodic_real_count() <= usize::try_from(fired).unwrap() + 1);
     }
@@ -509,6 +556,168 @@ fn a_schedulers_exit_is_kept_and_the_guests_own_end_is_not() {
     assert!(run.coordinator.failure.is_none());
 }
 
+/// `SCX_EXIT_UNREG` and `SCX_EXIT_ERROR_STALL`.
+const LEFT: u64 = 64;
+const STALLED: u64 = 1026;
+
+fn exit_of_kind(run: &mut Run, kind: u64) {
+    run.world.borrow_mut().exit_kind = kind;
+    run.step(Step::ExitHit);
+}
+
+/// A scheduler that the test replaces costs no capture, and none of what a later failure shows.
+#[test]
+fn a_planned_exit_is_no_failure_and_hides_none() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Planned);
+    exit_of_kind(&mut run, LEFT);
+    assert_eq!(run.count(|call| *call == Call::Capture), 0);
+    assert!(run.coordinator.failure.is_none());
+    run.step(Step::Attached);
+    run.step(Step::Capture(FAILURE_TAG.into()));
+    let failure = run.coordinator.failure.as_ref().unwrap();
+    assert_eq!(failure.trigger, "the test's own verdict");
+
+    // The same with a guest that panics later.
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Planned);
+    exit_of_kind(&mut run, LEFT);
+    run.step(Step::GuestDies { panicked: true });
+    let failure = run.coordinator.finish().failure.unwrap();
+    assert_eq!(failure.trigger, "the guest's kernel panic");
+}
+
+#[test]
+fn a_plan_covers_one_exit_and_no_error() {
+    // The kernel throws it out while it is asked to leave.
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Planned);
+    exit_of_kind(&mut run, STALLED);
+    assert!(run.coordinator.failure.is_some());
+    // The one that came instead leaves by itself.
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    for step in [Step::Planned, Step::ExitHit, Step::Attached] {
+        run.step(step);
+    }
+    exit_of_kind(&mut run, LEFT);
+    assert!(run.coordinator.failure.is_some());
+    // An error at the very end is one, and replaces nothing that failed before.
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Result);
+    exit_of_kind(&mut run, STALLED);
+    assert!(run.coordinator.failure.is_some());
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Capture(FAILURE_TAG.into()));
+    exit_of_kind(&mut run, STALLED);
+    let failure = run.coordinator.failure.as_ref().unwrap();
+    assert_eq!(failure.trigger, "the test's own verdict");
+}
+
+#[test]
+fn captures_carry_the_step_and_the_scenario_that_asked() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Capture("before".into()));
+    for scenario in ["a", "b"] {
+        run.step(Step::Start);
+        run.step(Step::Capture(format!("{scenario}0")));
+        for step in 1..=2 {
+            run.step(Step::Step(step));
+            run.step(Step::Wait(1_000));
+            run.step(Step::Capture(format!("{scenario}{step}")));
+        }
+        run.step(Step::End);
+        run.step(Step::Wait(5_000));
+    }
+    let entries = run.coordinator.bridge.drain_ordered_with_stats();
+    let stamps: Vec<_> = entries
+        .iter()
+        .map(|entry| {
+            (
+                entry.tag.as_str(),
+                entry.scenario,
+                entry.step_index,
+                entry.elapsed_ms,
+            )
+        })
+        .collect();
+    assert_eq!(
+        stamps,
+        [
+            ("before", None, None, None),
+            ("a0", Some(1), Some(0), Some(0)),
+            ("a1", Some(1), Some(1), Some(1_000)),
+            ("a2", Some(1), Some(2), Some(2_000)),
+            ("b0", Some(2), Some(0), Some(7_000)),
+            ("b1", Some(2), Some(1), Some(8_000)),
+            ("b2", Some(2), Some(2), Some(9_000)),
+        ]
+    );
+}
+
+#[test]
+fn each_scenario_has_three_watches_of_its_own() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    for _ in 0..2 {
+        run.step(Step::Start);
+        for symbol in ["w", "x", "y"] {
+            run.step(Step::Watch(symbol.into()));
+        }
+        run.step(Step::End);
+    }
+    assert_eq!(run.count(|call| matches!(call, Call::Reply(_, true))), 6);
+    assert_eq!(run.world.borrow().in_force, 3);
+}
+
+/// The guest's clock stands in a capture: neither the deadline nor the scenario's pace counts it.
+#[test]
+fn standstills_move_the_deadline_and_the_captures() {
+    let mut run = Run::new(9);
+    run.world.borrow_mut().capture_time = Duration::from_secs(2);
+    run.step(Step::Boot);
+    run.step(Step::Start);
+    run.step(Step::Wait(27_500));
+    let tally = run.coordinator.periodic.tally();
+    assert_eq!((tally.fired, tally.missed), (9, 0));
+    run.step(Step::Wait(61_000 - 27_500));
+    assert!(!run.coordinator.timed_out, "18 s of it stood still");
+    run.step(Step::Wait(18_000));
+    assert!(run.coordinator.timed_out);
+}
+
+#[test]
+fn pauses_move_the_deadline_up_to_a_bound() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Start);
+    run.step(Step::Pause);
+    let seen = run.coordinator.sampling.kept();
+    run.step(Step::Wait(10_000));
+    assert_eq!(
+        run.coordinator.sampling.kept(),
+        seen,
+        "a pause is not judged"
+    );
+    run.step(Step::Resume);
+    run.step(Step::Wait(55_000));
+    assert!(!run.coordinator.timed_out);
+    run.step(Step::Wait(6_000));
+    assert!(run.coordinator.timed_out);
+    let mut run = Run::new(0);
+    run.step(Step::Pause);
+    run.step(Step::Wait(119_000));
+    assert!(!run.coordinator.timed_out);
+    run.step(Step::Wait(2_000));
+    assert!(run.coordinator.timed_out);
+}
+
 #[test]
 fn a_dead_guest_still_shows_its_panic() {
     let mut run = Run::new(0);
@@ -566,4 +775,38 @@ fn a_failed_deadline_capture_still_kills_and_says_why() {
     let report = outcome.failure.unwrap().report;
     assert!(outcome.timed_out && report.is_placeholder);
     assert!(report.reason.as_ref().unwrap().contains("vCPU 1"));
+}
+
+/// A test may run several scenarios, and each is looked at alike.
+#[test]
+fn a_second_scenario_is_sampled_and_captured_like_the_first() {
+    let mut run = Run::new(2);
+    run.step(Step::Boot);
+    let samples = |run: &Run| run.count(|call| *call == Call::Sample);
+    let captures = |run: &Run| run.count(|call| *call == Call::Capture);
+    let mut seen = (samples(&run), captures(&run));
+    for scenario in 1..=2 {
+        run.step(Step::Start);
+        run.step(Step::Wait(10_000));
+        run.step(Step::End);
+        let now = (samples(&run), captures(&run));
+        assert!(
+            now.0 > seen.0 + 50,
+            "scenario {scenario}: {seen:?}, then {now:?}"
+        );
+        assert_eq!(now.1, seen.1 + 2, "scenario {scenario}");
+        seen = now;
+    }
+}
+
+#[test]
+fn a_capture_that_cannot_be_made_leaves_the_one_that_could() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::Capture("x".into()));
+    run.step(Step::MachineFails(true));
+    run.step(Step::Capture("x".into()));
+    let entries = run.coordinator.bridge.drain_ordered_with_stats();
+    assert_eq!(entries.len(), 1);
+    assert!(!entries[0].report.is_placeholder);
 }
