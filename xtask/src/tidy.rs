@@ -16,7 +16,8 @@ const MAX_LINES: usize = 900;
 /// Who may use whom among our own crates.
 const ARROWS: &[(&str, &[&str])] = &[
     ("ktstr-wire", &[]),
-    ("ktstr-vmm", &[]),
+    ("ktstr-plugin", &[]),
+    ("ktstr-vmm", &["ktstr-plugin"]),
     ("ktstr-monitor", &[]),
     ("ktstr-macros", &[]),
     ("ktstr-init", &["ktstr-wire"]),

@@ -85,6 +85,11 @@ impl ConsoleLog {
                 Ok(_) | Err(_) => break,
             }
         }
+        self.close();
+    }
+
+    /// Nothing more will come.
+    pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.0.1.notify_all();
     }

@@ -15,6 +15,7 @@
 
 mod acpi;
 mod budget;
+mod clock;
 mod console;
 mod cpuid;
 mod devices;
@@ -32,6 +33,7 @@ mod vcpu_time;
 mod vm;
 mod watch;
 
+pub use clock::{Clock, VirtualRun, VirtualTime};
 pub use console::{ConsoleLog, MAX_CONSOLE, kernel_panic};
 pub use devices::virtio::blk::{BlkCounters, DISK_SERIAL, Disk, DiskSource, Throttle};
 #[cfg(feature = "fuzzing")]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::clock::{Clock, VirtualRun, VirtualTime};
 use crate::console::ConsoleLog;
 use crate::devices::virtio::blk::{BlkCounters, Disk};
 use crate::devices::virtio::net::{Net, NetCounters};
@@ -43,6 +44,7 @@ pub struct VmBuilder {
     lock_dir: PathBuf,
     nested: bool,
     qemu: PathBuf,
+    virtual_time: Option<VirtualTime>,
 }
 
 /// A VM that passed every check and has not started.
@@ -73,6 +75,7 @@ pub(crate) struct Config {
     /// The guest may run guests of its own.
     pub(crate) nested: bool,
     pub(crate) qemu: PathBuf,
+    pub(crate) virtual_time: Option<VirtualTime>,
 }
 
 impl Vm {
@@ -95,6 +98,7 @@ impl Vm {
             lock_dir: std::env::temp_dir(),
             nested: false,
             qemu: PathBuf::from(tcg::DEFAULT_QEMU),
+            virtual_time: None,
         }
     }
 
@@ -239,14 +243,24 @@ impl VmBuilder {
         self
     }
 
+    /// Runs the guest in virtual time, which only tcg has: `auto` chooses it then. The deadline becomes virtual too.
+    #[must_use]
+    pub fn virtual_time(mut self, time: VirtualTime) -> Self {
+        self.virtual_time = Some(time);
+        self
+    }
+
     /// Checks everything.
     ///
     /// # Errors
     /// With every fault that was found, not only the first.
     pub fn build(self) -> std::result::Result<Vm, BuildError> {
         let mut faults = Vec::new();
-        let topology = self.topology.unwrap_or_default();
-        let (engine, why) = choose(self.engine, &mut faults);
+        let topology = self.topology.clone().unwrap_or_default();
+        let (engine, why) = match &self.virtual_time {
+            Some(time) => self.in_virtual_time(time, &topology, &mut faults),
+            None => choose(self.engine, &mut faults),
+        };
         if self.performance_mode && engine == Engine::Tcg {
             let what = String::from("has no performance mode; it needs kvm");
             faults.push(BuildFault::Engine { engine, what });
@@ -280,6 +294,11 @@ impl VmBuilder {
             Engine::Tcg => tcg::find_qemu(&self.qemu, &why, &mut faults),
             Engine::Kvm => Some(self.qemu),
         };
+        if self.virtual_time.is_some()
+            && let Some(qemu) = &qemu
+        {
+            tcg::check_qemu(qemu, &mut faults);
+        }
         match (self.kernel, qemu) {
             (Some(kernel), Some(qemu)) if faults.is_empty() => Ok(Vm {
                 config: Config {
@@ -298,12 +317,47 @@ impl VmBuilder {
                     lock_dir: self.lock_dir,
                     nested: self.nested,
                     qemu,
+                    virtual_time: self.virtual_time,
                 },
                 engine,
                 why,
             }),
             _ => Err(BuildError { faults }),
         }
+    }
+}
+
+impl VmBuilder {
+    /// Only tcg counts instructions, and what answers at a time of the host's is refused.
+    fn in_virtual_time(
+        &self,
+        time: &VirtualTime,
+        topology: &Topology,
+        faults: &mut Vec<BuildFault>,
+    ) -> (Engine, String) {
+        let mut refuse = |engine, what: &str| {
+            faults.push(BuildFault::Engine {
+                engine,
+                what: what.to_owned(),
+            });
+        };
+        if self.engine == EngineChoice::Kvm {
+            refuse(Engine::Kvm, "has no virtual time; use auto or tcg");
+        }
+        if !self.ports.is_empty() {
+            refuse(
+                Engine::Tcg,
+                "has no ports in virtual time, which the host would answer at a time of its own; use the consoles, or host time",
+            );
+        }
+        if !self.disks.is_empty() || !self.nets.is_empty() {
+            refuse(
+                Engine::Tcg,
+                "has no disks and network cards in virtual time, which answer at a time of the host's; use host time",
+            );
+        }
+        time.check(topology, faults);
+        (Engine::Tcg, String::from("virtual time is tcg's"))
     }
 }
 
@@ -437,8 +491,10 @@ pub enum ExitReason {
     TripleFault,
     /// The VM was told to end.
     Killed,
-    /// The deadline passed.
+    /// The deadline passed; in virtual time, the virtual one.
     Deadline,
+    /// In virtual time: the host's limit passed before the guest's deadline did.
+    NotFinished,
     /// The engine ended under the guest.
     EngineDied {
         /// How it ended.
@@ -457,6 +513,7 @@ impl fmt::Display for ExitReason {
             Self::TripleFault => f.write_str("triple fault"),
             Self::Killed => f.write_str("kill"),
             Self::Deadline => f.write_str("deadline"),
+            Self::NotFinished => f.write_str("not finished within the host's time limit"),
             Self::EngineDied { status, stderr } if stderr.is_empty() => {
                 write!(f, "engine died with {status}")
             }
@@ -488,6 +545,10 @@ pub struct VmExit {
     pub blk_counters: Vec<BlkCounters>,
     /// What each network card did, in the order of the builder.
     pub net_counters: Vec<NetCounters>,
+    /// Whose time passed in the guest.
+    pub clock: Clock,
+    /// In virtual time: seed, fingerprint and instruction counts. `None` when the emulator was killed.
+    pub virtual_run: Option<VirtualRun>,
 }
 
 /// A VM that was started. Dropping it ends it.

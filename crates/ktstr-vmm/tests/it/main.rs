@@ -15,3 +15,4 @@ mod guest;
 mod orphan;
 #[path = "../shared/cards.rs"]
 mod shared_cards;
+mod virtual_time;

@@ -24,6 +24,7 @@ use super::stats::Stats;
 use super::{layout, vcpu};
 use crate::acpi;
 use crate::budget;
+use crate::clock::Clock;
 use crate::console::ConsoleLog;
 use crate::devices::power::Power;
 use crate::devices::serial::Uart;
@@ -370,6 +371,8 @@ impl KvmVm {
             kvm_stats: self.kvm_stats(),
             blk_counters: self.counters.disks(),
             net_counters: self.counters.nets(),
+            clock: Clock::Host,
+            virtual_run: None,
         })
     }
 

@@ -26,6 +26,17 @@ pub(super) struct Fds {
     /// One per node.
     pub(super) memory: Vec<RawFd>,
     pub(super) initrd: Option<RawFd>,
+    /// Set in virtual time.
+    pub(super) virtual_time: Option<VirtualArguments>,
+}
+
+/// What differs in virtual time.
+#[derive(Debug)]
+pub(super) struct VirtualArguments {
+    /// The consoles, as `-serial` takes them.
+    pub(super) serials: [String; 2],
+    /// The plugin with its arguments.
+    pub(super) plugin: String,
 }
 
 /// The arguments after the program's name; `names` are the sockets of the network cards.
@@ -35,16 +46,16 @@ pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsS
         .flag("-no-user-config")
         .flag("-no-reboot")
         .flag("-S");
-    args.pair("-display", "none")
-        .pair("-accel", "tcg,thread=multi")
-        .pair(
-            "-cpu",
-            if config.nested {
-                "max,+svm,+npt"
-            } else {
-                "max"
-            },
-        );
+    args.pair("-display", "none");
+    let mut cpu = String::from(if config.nested {
+        "max,+svm,+npt"
+    } else {
+        "max"
+    });
+    if fds.virtual_time.is_some() {
+        cpu.push_str(",-rdrand,-rdseed");
+    }
+    args.pair("-cpu", cpu);
     args.pair("-smp", smp(&config.topology));
     memory(&mut args, config, fds);
     args.0.push("-kernel".into());
@@ -53,19 +64,12 @@ pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsS
     if let Some(fd) = fds.initrd {
         args.pair("-initrd", format!("/proc/self/fd/{fd}"));
     }
-    for (id, fd) in [
-        ("qmp", fds.qmp),
-        ("com1", fds.com1),
-        ("com2", fds.com2),
-        ("gdb", fds.gdb),
-    ] {
-        args.pair("-chardev", format!("socket,id={id},fd={fd}"));
+    args.pair("-chardev", format!("socket,id=qmp,fd={}", fds.qmp))
+        .pair("-mon", "chardev=qmp,mode=control");
+    match &fds.virtual_time {
+        None => host_time(&mut args, fds),
+        Some(virtual_time) => count_time(&mut args, virtual_time),
     }
-    args.pair("-mon", "chardev=qmp,mode=control");
-    args.pair("-serial", "chardev:com1")
-        .pair("-serial", "chardev:com2");
-    args.pair("-object", "rng-builtin,id=rng")
-        .pair("-device", "virtio-rng-pci,rng=rng");
     if !config.ports.is_empty() {
         args.pair(
             "-device",
@@ -86,6 +90,30 @@ pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsS
     disks(&mut args, config, fds);
     nets(&mut args, config, names);
     args.0
+}
+
+/// A thread per vCPU, and streams that the host follows while the guest runs.
+fn host_time(args: &mut Args, fds: &Fds) {
+    args.pair("-accel", "tcg,thread=multi");
+    for (id, fd) in [("com1", fds.com1), ("com2", fds.com2), ("gdb", fds.gdb)] {
+        args.pair("-chardev", format!("socket,id={id},fd={fd}"));
+    }
+    args.pair("-serial", "chardev:com1")
+        .pair("-serial", "chardev:com2");
+    args.pair("-object", "rng-builtin,id=rng")
+        .pair("-device", "virtio-rng-pci,rng=rng");
+}
+
+/// One thread, whose instructions are the clock; no device that answers at a time of the host's (virtio-rng does).
+fn count_time(args: &mut Args, virtual_time: &VirtualArguments) {
+    args.pair("-accel", "tcg,thread=single")
+        .pair("-icount", "shift=0,sleep=off")
+        .pair("-rtc", "base=2024-01-01T00:00:00,clock=vm")
+        .pair("-seed", "0")
+        .pair("-plugin", &virtual_time.plugin);
+    for serial in &virtual_time.serials {
+        args.pair("-serial", serial);
+    }
 }
 
 /// Our own model behind vhost-user.
@@ -210,6 +238,7 @@ mod tests {
             disks: vec![Disk::new(DiskSource::Memory(512))],
             nets: vec![Net::new().mac([2, 0, 0, 0, 0, 7])],
             qemu: "qemu".into(),
+            virtual_time: None,
         };
         let memory = (20..).take(nodes).collect();
         let fds = Fds {
@@ -221,6 +250,7 @@ mod tests {
             cards: vec![8, 9],
             memory,
             initrd: None,
+            virtual_time: None,
         };
         let names = [String::from("ktstr-card-7")];
         let args: Vec<String> = arguments(&config, &fds, &names)

@@ -14,6 +14,7 @@ mod gdb;
 mod process;
 mod qmp;
 mod regs;
+mod virtual_time;
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
@@ -30,11 +31,14 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 
-use self::args::Fds;
+use self::args::{Fds, VirtualArguments};
 use self::gdb::Gdb;
 use self::process::Inherited;
 use self::qmp::{Qmp, QmpReader};
+use self::virtual_time::Files;
+pub(crate) use self::virtual_time::check_qemu;
 use crate::budget;
+use crate::clock::{Clock, VirtualRun};
 use crate::console::{ConsoleLog, kernel_panic};
 use crate::devices::virtio::cards::{CardCounters, cards};
 use crate::devices::virtio::vhost_user::{self, Socket};
@@ -110,6 +114,8 @@ pub(crate) struct TcgVm {
     counters: CardCounters,
     threads: Vec<JoinHandle<()>>,
     started: Instant,
+    /// A guest in virtual time is not interfered with.
+    is_virtual: bool,
 }
 
 /// What the watcher thread tells the others.
@@ -134,6 +140,8 @@ struct State {
     shutdown: Option<String>,
     /// Set once QEMU is reaped.
     ended: Option<(ExitReason, Instant)>,
+    /// Set with `ended` in virtual time, unless QEMU was killed.
+    virtual_run: Option<VirtualRun>,
 }
 
 impl TcgVm {
@@ -159,7 +167,16 @@ impl TcgVm {
             ports.push((name.clone(), Some(PortStream::new(pairs.add()?))));
         }
         let own = Cards::serve(config, &memory, &mut pairs)?;
-        let fds = pairs.fds(config.ports.len(), &backings, initrd.as_ref());
+        let files = config
+            .virtual_time
+            .as_ref()
+            .map(|time| Files::new(time, config))
+            .transpose()?;
+        let mut fds = pairs.fds(config.ports.len(), &backings, initrd.as_ref());
+        fds.virtual_time = files.as_ref().map(|files| VirtualArguments {
+            serials: files.serials(),
+            plugin: files.plugin(),
+        });
         let mut threads = own.threads;
         let stderr = memfd("ktstr-qemu-stderr")?;
         let mut command = Command::new(&config.qemu);
@@ -172,33 +189,46 @@ impl TcgVm {
                     .try_clone()
                     .map_err(Error::system("share a descriptor"))?,
             );
+        let mut inherited = all(&fds);
+        inherited.extend(files.iter().flat_map(Files::fds));
         let inherited = Inherited {
-            fds: all(&fds),
+            fds: inherited,
             cpus: budget::host_cpus(config.cpu_budget)
                 .map_err(Error::system("read the host's CPUs"))?,
         };
         let child = process::spawn(command, inherited).map_err(Error::system("start QEMU"))?;
         // QEMU's ends must be its alone, so that its end is seen as the end of every stream.
         drop(pairs);
-        let shared = Arc::new(Shared::new(&child, started + config.deadline)?);
+        let (limit, past_limit) = match &config.virtual_time {
+            None => (config.deadline, ExitReason::Deadline),
+            // The plugin keeps the deadline, which is virtual.
+            Some(time) => (time.wall_limit, ExitReason::NotFinished),
+        };
+        let shared = Arc::new(Shared::new(&child, started + limit)?);
         let (qmp, reader) =
             qmp::connect(qmp_host).map_err(Error::system("share the monitor's socket"))?;
         let qmp = Arc::new(qmp);
         let consoles = [shared.com1.clone(), ConsoleLog::default()];
+        let is_virtual = files.is_some();
+        let files = files.map(|files| (files, consoles[1].clone()));
         for (name, stream, log) in [
             ("ktstr-com1", com1_host, consoles[0].clone()),
             ("ktstr-com2", com2_host, consoles[1].clone()),
         ] {
+            if is_virtual {
+                // The console comes out of a file at the end; nobody holds this stream's other end.
+                continue;
+            }
             threads.push(named(name, move || log.follow(stream))?);
         }
         let deadline_keeper = Arc::clone(&shared);
         threads.push(named("ktstr-deadline", move || {
-            deadline_keeper.keep_deadline()
+            deadline_keeper.keep_deadline(past_limit);
         })?);
         let gdb = Gdb::new(gdb_host, Arc::clone(&qmp));
         let (watcher, hits_end) = (Arc::clone(&shared), gdb.hits_end());
         threads.push(named("ktstr-qemu", move || {
-            watcher.watch(child, reader, stderr);
+            watcher.watch(child, reader, stderr, files);
             hits_end.end();
         })?);
         let vm = Self {
@@ -211,6 +241,7 @@ impl TcgVm {
             counters: own.counters,
             threads,
             started,
+            is_virtual,
         };
         vm.handshake()?;
         Ok(vm)
@@ -223,13 +254,18 @@ impl TcgVm {
             .execute("qmp_capabilities", &Value::Null, START_DEADLINE)
             .and_then(|_| self.qmp.execute("cont", &Value::Null, START_DEADLINE));
         let Err(error) = go else { return Ok(()) };
-        if matches!(error, Error::Gone { .. })
-            && self.wait_until(Instant::now() + START_DEADLINE)
-            && let Some((ExitReason::EngineDied { status, stderr }, _)) = self.shared.ended()
+        if !matches!(error, Error::Gone { .. }) || !self.wait_until(Instant::now() + START_DEADLINE)
         {
-            return Err(Error::EarlyDeath { status, stderr });
+            return Err(error);
         }
-        Err(error)
+        match self.shared.ended() {
+            Some((ExitReason::EngineDied { status, stderr }, _)) => {
+                Err(Error::EarlyDeath { status, stderr })
+            }
+            // A deadline that passed this early is how the VM ended, not a failure to start it.
+            Some((ExitReason::Deadline | ExitReason::NotFinished, _)) => Ok(()),
+            _ => Err(error),
+        }
     }
 
     pub(crate) fn take_port(&mut self, name: &str) -> Option<PortStream> {
@@ -260,7 +296,21 @@ impl TcgVm {
         self.shared.exit_event.as_fd()
     }
 
+    /// A stop at a moment of the host's would change the run.
+    fn refuse_in_virtual_time(&self, what: &str) -> Result<()> {
+        if !self.is_virtual {
+            return Ok(());
+        }
+        Err(Error::Refused {
+            what: what.to_owned(),
+            reason: String::from(
+                "in virtual time nothing enters a running guest; use host time to look into it",
+            ),
+        })
+    }
+
     pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
+        self.refuse_in_virtual_time("freeze the guest")?;
         let began = Instant::now();
         self.gdb.stop(deadline)?;
         self.shared.still().begin(began);
@@ -273,6 +323,7 @@ impl TcgVm {
     }
 
     pub(crate) fn registers(&self, deadline: Duration) -> Result<Vec<VcpuRegs>> {
+        self.refuse_in_virtual_time("show registers")?;
         let text = self.qmp.human("info registers -a", deadline)?;
         let regs = regs::parse(&text);
         if regs.is_empty() {
@@ -285,6 +336,7 @@ impl TcgVm {
     }
 
     pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
+        self.refuse_in_virtual_time("set a watch")?;
         self.gdb.watch(watch, hold)
     }
 
@@ -367,6 +419,12 @@ impl TcgVm {
             kvm_stats: None,
             blk_counters: self.counters.disks(),
             net_counters: self.counters.nets(),
+            clock: if self.is_virtual {
+                Clock::Virtual
+            } else {
+                Clock::Host
+            },
+            virtual_run: self.shared.lock().virtual_run.clone(),
         })
     }
 
@@ -431,11 +489,11 @@ impl Shared {
     }
 
     /// Sleeps until the VM ended or its deadline passed.
-    fn keep_deadline(&self) {
+    fn keep_deadline(&self, past: ExitReason) {
         loop {
             let left = self.still().left(self.deadline, Instant::now());
             let Some(left) = left else {
-                self.kill(ExitReason::Deadline);
+                self.kill(past);
                 return;
             };
             let timeout = Timespec::try_from(left).ok();
@@ -448,7 +506,13 @@ impl Shared {
     }
 
     /// Follows QMP's events to the end of QEMU, reaps it, and says how it ended.
-    fn watch(&self, mut child: Child, mut events: QmpReader, stderr: File) {
+    fn watch(
+        &self,
+        mut child: Child,
+        mut events: QmpReader,
+        stderr: File,
+        files: Option<(Files, ConsoleLog)>,
+    ) {
         while let Some(event) = events.next_event() {
             if event["event"] == "SHUTDOWN" {
                 self.lock().shutdown = event["data"]["reason"].as_str().map(str::to_owned);
@@ -457,11 +521,18 @@ impl Shared {
         drop(events);
         let status = child.wait();
         let ended = Instant::now();
+        let virtual_run = files.and_then(|(mut files, com2)| {
+            files.consoles_into(&self.com1, &com2);
+            let report = files.report()?;
+            Some((files.run(&report), report.past_deadline))
+        });
         // What the guest wrote last may still be on its way; the process that held the other end is gone.
         self.com1.wait_closed(CONSOLE_DEADLINE);
         let mut state = self.lock();
+        let past_deadline = virtual_run.as_ref().is_some_and(|(_, past)| *past);
         let reason = match (state.told.take(), &state.shutdown, status) {
             (Some(told), _, _) => told,
+            (None, _, Ok(status)) if past_deadline && status.success() => ExitReason::Deadline,
             (None, Some(shutdown), Ok(status)) if status.success() => {
                 classify(shutdown, &self.com1.snapshot())
             }
@@ -474,6 +545,7 @@ impl Shared {
                 stderr: tail(stderr),
             },
         };
+        state.virtual_run = virtual_run.map(|(run, _)| run);
         state.ended = Some((reason, ended));
         drop(state);
         self.changed.notify_all();
@@ -561,6 +633,7 @@ impl Pairs {
                 .map(|backing| backing.file.as_raw_fd())
                 .collect(),
             initrd: initrd.map(AsRawFd::as_raw_fd),
+            virtual_time: None,
         }
     }
 }

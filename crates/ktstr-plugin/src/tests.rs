@@ -1,0 +1,187 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::turns::Turns;
+
+/// Runs vCPUs as QEMU does: in order, each until its turn ends, blocks of fifty instructions. Returns the clock.
+fn run(turns: &mut Turns, vcpus: &[usize], rounds: usize) -> i64 {
+    let mut clock = 0;
+    for _ in 0..rounds {
+        for vcpu in vcpus {
+            assert!(turns.begins(*vcpu));
+            turns.begin(*vcpu, 0x1000, None);
+            loop {
+                let step = turns.block(*vcpu, 50, 0);
+                clock += 50 + step.bias_ns;
+                if step.ends_turn {
+                    break;
+                }
+            }
+        }
+    }
+    clock
+}
+
+fn instructions(turns: &Turns) -> Vec<u64> {
+    let report = turns.report(0, false);
+    report.vcpus.iter().map(|vcpu| vcpu.instructions).collect()
+}
+
+#[test]
+fn each_vcpu_has_its_own_speed_whoever_is_busy() {
+    for busy in [&[0][..], &[0, 1], &[0, 1, 2, 3]] {
+        let mut turns = Turns::new(4, &Options::default());
+        let clock = run(&mut turns, busy, 200);
+        let done = instructions(&turns);
+        for vcpu in busy {
+            let expected = clock / 32;
+            let found = i64::try_from(done[*vcpu]).unwrap();
+            let off = (found - expected).abs();
+            assert!(off * 50 < expected, "{busy:?}: {found}, {expected}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_vcpu_executes_less_in_the_same_time() {
+    let options = Options {
+        costs: vec![FULL, 2 * FULL, 4 * FULL],
+        ..Options::default()
+    };
+    let mut turns = Turns::new(3, &options);
+    run(&mut turns, &[0, 1, 2], 300);
+    let done = instructions(&turns);
+    assert!((done[0] * 100 / done[1]).abs_diff(200) <= 2, "{done:?}");
+    assert!((done[0] * 100 / done[2]).abs_diff(400) <= 4, "{done:?}");
+}
+
+#[test]
+fn busy_siblings_slow_each_other_and_others_do_not() {
+    let options = Options {
+        threads: 2,
+        smt: FULL * 8 / 5,
+        ..Options::default()
+    };
+    let work = |busy: &[usize]| {
+        let mut turns = Turns::new(4, &options);
+        let clock = run(&mut turns, busy, 300);
+        let done: u64 = instructions(&turns).iter().sum();
+        done * 32 * 1000 / u64::try_from(clock).unwrap()
+    };
+    assert!(work(&[0, 2]).abs_diff(2000) <= 20, "{}", work(&[0, 2]));
+    assert!(work(&[0, 1]).abs_diff(1250) <= 15, "{}", work(&[0, 1]));
+}
+
+#[test]
+fn a_turn_ends_at_the_next_timer() {
+    let mut turns = Turns::new(2, &Options::default());
+    turns.begin(0, 0, Some(3200));
+    let mut count = 0;
+    while !turns.block(0, 1, 0).ends_turn {
+        count += 1;
+    }
+    assert_eq!(count, 100, "3200 ns are 100 instructions of 32 ns");
+}
+
+#[test]
+fn a_sleeper_gets_no_credit() {
+    let mut turns = Turns::new(2, &Options::default());
+    run(&mut turns, &[0, 1], 10);
+    turns.halt(1);
+    run(&mut turns, &[0], 100);
+    let before = instructions(&turns);
+    run(&mut turns, &[1, 0], 100);
+    let after = instructions(&turns);
+    let (first, second) = (after[0] - before[0], after[1] - before[1]);
+    assert!(
+        (first * 100 / second).abs_diff(100) <= 3,
+        "{first} {second}"
+    );
+}
+
+#[test]
+fn pause_takes_its_time() {
+    let mut turns = Turns::new(1, &Options::default());
+    turns.begin(0, 0, None);
+    let step = turns.block(0, 2, 320);
+    assert_eq!(2 + step.bias_ns, 2 * 32 + 320);
+}
+
+#[test]
+fn seeds_decide_the_turns() {
+    let fingerprint = |seed| {
+        let options = Options {
+            seed,
+            ..Options::default()
+        };
+        let mut turns = Turns::new(2, &options);
+        run(&mut turns, &[0, 1], 50);
+        turns.report(0, false).fingerprint
+    };
+    let mut all: Vec<u64> = (0..100).map(fingerprint).collect();
+    assert_eq!(fingerprint(7), fingerprint(7));
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 100);
+}
+
+#[test]
+fn a_report_that_is_cut_short_is_none() {
+    let report = Report {
+        fingerprint: 0xab,
+        time_ns: 5,
+        past_deadline: true,
+        vcpus: vec![VcpuReport {
+            instructions: 1,
+            turns: 2,
+            halts: 3,
+        }],
+    };
+    let text = report.to_text();
+    assert_eq!(Report::parse(&text), Some(report));
+    for end in 0..text.len() - 1 {
+        assert_eq!(Report::parse(&text[..end]), None, "{end}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_named() {
+    for (argument, needle) in [
+        ("seed", "key=value"),
+        ("sed=1", "unknown argument 'sed'"),
+        ("insn_ns=0", "insn_ns"),
+        ("seed=-1", "'-1'"),
+        ("costs=1:x", "'x'"),
+    ] {
+        let error = Options::parse([argument]).unwrap_err();
+        assert!(error.contains(needle), "{error}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn options_come_through_the_command_line(
+        seed: u64, insn_ns in 1..u32::MAX, costs in prop::collection::vec(1..u32::MAX, 0..5), deadline_ns: u64,
+    ) {
+        let options = Options { seed, insn_ns, costs, deadline_ns, report: String::from("/proc/self/fd/9"), ..Options::default() };
+        let text = options.to_arguments();
+        prop_assert_eq!(Options::parse(text.split(',')), Ok(options));
+    }
+
+    #[test]
+    fn the_clock_never_goes_back(
+        blocks in prop::collection::vec((0..4_usize, 1..200_u64, prop::bool::ANY), 1..300),
+    ) {
+        let mut turns = Turns::new(4, &Options::default());
+        for (vcpu, count, halts) in blocks {
+            if turns.begins(vcpu) {
+                turns.begin(vcpu, 0, None);
+            }
+            let step = turns.block(vcpu, count, 0);
+            prop_assert!(step.bias_ns + i64::try_from(count).unwrap() > 0);
+            if halts {
+                turns.halt(vcpu);
+            }
+        }
+    }
+}
