@@ -1,5 +1,6 @@
 //! Each case of the `cases` binary gets its own right verdict, message and artifacts.
 
+use ktstr::model::verdict::DetailKind;
 use ktstr_tests::CaseRun;
 
 #[track_caller]
@@ -74,7 +75,7 @@ fn a_single_cpu_suffices_for_the_fixture_and_its_fault() {
 }
 
 #[test]
-fn every_work_type_runs_under_the_fixture() {
+fn four_work_types_run_side_by_side() {
     let run = passes("fixture_mixed_work");
     let stats = &run.sidecar.as_ref().unwrap().result.stats;
     assert!(
@@ -85,7 +86,19 @@ fn every_work_type_runs_under_the_fixture() {
 
 #[test]
 fn starvation_is_told_from_a_stall() {
-    fails("starving_fixture", &["[sched=starving]", "cgroup"]);
+    let run = fails("starving_fixture", &["[sched=starving]", "cgroup"]);
+    let sidecar = run.sidecar.as_ref().unwrap();
+    let kinds: Vec<DetailKind> = sidecar
+        .result
+        .failure_details()
+        .map(|detail| detail.kind)
+        .collect();
+    let starved = [DetailKind::Starved, DetailKind::Stuck, DetailKind::Unfair];
+    assert!(
+        !kinds.is_empty() && kinds.iter().all(|kind| starved.contains(kind)),
+        "{kinds:?}"
+    );
+    run.lacks(&["error_stall", "SchedulerCrashed", "BUG SUMMARY"]);
 }
 
 /// The kernel itself throws out a scheduler that sends a thread to a CPU that it may not use.
@@ -146,7 +159,10 @@ fn an_error_of_the_scheduler_is_the_bug_summary() {
 
 #[test]
 fn an_expected_error_is_a_pass() {
-    run("expected_error").exits(0);
+    let run = run("expected_error");
+    run.exits(0);
+    // Whoever expects a failure may want to look at it.
+    assert_eq!(run.dump()["is_placeholder"], false);
 }
 
 #[test]
@@ -305,7 +321,8 @@ fn a_missing_emulator_names_the_command_that_mends_it() {
 #[test]
 fn a_missing_kernel_names_the_command_that_mends_it() {
     let run = run_with("smallest", &[("KTSTR_KERNEL", "/no/such/kernel")]);
-    run.exits(1).says(&["/no/such/kernel"]);
+    run.exits(1)
+        .says(&["/no/such/kernel", "cargo ktstr kernel build"]);
     run.dump();
 }
 

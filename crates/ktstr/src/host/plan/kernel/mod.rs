@@ -64,7 +64,7 @@ pub enum KernelError {
     },
     /// `KTSTR_KERNEL` names nothing usable.
     #[error(
-        "KTSTR_KERNEL is '{value}': {why}; expected a boot image, a built source tree, or a cache key (have: {keys})"
+        "KTSTR_KERNEL is '{value}': {why}; expected a boot image, a built source tree, or a cache key (have: {keys}); `cargo ktstr kernel build` makes a kernel"
     )]
     BadOverride {
         /// The variable's value.
