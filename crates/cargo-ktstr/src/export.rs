@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Only this package.
     #[arg(long, short, value_name = "SPEC")]
     package: Vec<String>,
+    /// Features to turn on.
+    #[arg(long, short = 'F', value_name = "FEATURES")]
+    features: Vec<String>,
     /// Build optimised.
     #[arg(long, short)]
     release: bool,
@@ -40,6 +43,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     let selection = Selection {
         package: options.package.clone(),
+        features: options.features.clone(),
         release: options.release,
         offline: options.offline,
         manifest_path: options.manifest_path.clone(),

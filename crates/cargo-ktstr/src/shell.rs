@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// Only this package, when --test is given.
     #[arg(long, short, value_name = "SPEC")]
     package: Vec<String>,
+    /// Features to turn on, when --test is given.
+    #[arg(long, short = 'F', value_name = "FEATURES")]
+    features: Vec<String>,
     /// Build without the network.
     #[arg(long)]
     offline: bool,
@@ -88,6 +91,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
         Some(name) => {
             let selection = Selection {
                 package: options.package.clone(),
+                features: options.features.clone(),
                 offline: options.offline,
                 manifest_path: options.manifest_path.clone(),
                 ..Selection::default()

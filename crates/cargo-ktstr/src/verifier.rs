@@ -98,6 +98,14 @@ const DECLARED: &str = "declared";
 /// Runs the cells and shows them.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     options.selection.check()?;
+    for (flag, given) in [
+        ("--ignored", options.selection.ignored),
+        ("--include-ignored", options.selection.include_ignored),
+    ] {
+        if given {
+            bail!("{flag} chooses tests, and the verifier runs cells, not tests; leave it out");
+        }
+    }
     let project = Project::find(options.selection.manifest_path.as_deref())?;
     let kernels = test::kernels(&options.kernels)?;
     let Some(binaries) = cargo::build(&options.selection, None)? else {

@@ -305,6 +305,12 @@ impl Bench<'_> {
             }
         }
         let questions: usize = chosen.iter().map(|(_, metrics)| metrics.len()).sum();
+        if questions == 0 && !chosen.is_empty() {
+            bail!(
+                "none of the tests has {}; name what to compare with --metric (`cargo ktstr stats list-metrics` lists all)",
+                DEFAULT_METRICS.join(" or ")
+            );
+        }
         if questions == 0 && self.failures.is_empty() {
             bail!(
                 "no test that was run leaves a sidecar with figures; perf-delta compares tests of ktstr only"

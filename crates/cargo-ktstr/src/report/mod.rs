@@ -90,3 +90,42 @@ fn gather(dirs: Vec<RunDir>) -> Result<Run> {
     let id = dirs.first().map(RunDir::run).unwrap_or_default();
     Ok(Run { id, dirs, tests })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn tests_of_one_name_in_two_binaries_keep_their_timelines() {
+        let run = tempfile::tempdir().unwrap();
+        for (binary, duration_ms) in [("a.it", 1.0), ("b.it", 2.0)] {
+            let dir = run.path().join(binary);
+            fs::create_dir(&dir).unwrap();
+            let record = serde_json::json!({
+                "schema": "ktstr.sidecar/1", "test": "t", "binary": binary, "verdict": "Pass", "topology": "1n1l2c1t",
+                "total_ms": 5, "timed_out": false, "started_at": 1,
+                "result": {"floor": "Pass", "details": [], "info_notes": [],
+                           "stats": {"cgroups": [], "phases": [], "ext_metrics": {}}},
+            });
+            fs::write(dir.join("t.json"), record.to_string()).unwrap();
+            let timeline = serde_json::json!({
+                "schema": "ktstr.timeline/1", "duration_ms": duration_ms, "scenario_start_ms": null, "marks": [], "samples": [],
+            });
+            fs::write(dir.join("t.timeline.json"), timeline.to_string()).unwrap();
+        }
+        let shown = gather(vec![RunDir::open(run.path().to_owned())]).unwrap();
+        let times: Vec<(&str, Option<f64>)> = shown
+            .tests
+            .iter()
+            .map(|shown| {
+                let timeline = shown.timeline.as_ref();
+                (
+                    shown.case.name.as_str(),
+                    timeline.map(|one| one.duration_ms),
+                )
+            })
+            .collect();
+        assert_eq!(times, [("a.it::t", Some(1.0)), ("b.it::t", Some(2.0))]);
+    }
+}

@@ -9,6 +9,7 @@ mod interrupt;
 mod kernels;
 mod report;
 mod results;
+mod selection;
 mod shell;
 mod surface;
 mod test_command;

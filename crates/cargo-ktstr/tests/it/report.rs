@@ -168,6 +168,12 @@ document.activeElement.blur(); press("/"); found.filtering = document.activeElem
 const filter = document.getElementById("filter"); filter.value = "skips"; filter.dispatchEvent(new Event("input"));
 found.filtered = document.getElementById("shown").textContent;
 filter.value = ""; filter.dispatchEvent(new Event("input"));
+const bad = document.getElementById("bad");
+bad.focus(); bad.click(); press("j"); found.badonly = here(); bad.checked = false; bad.dispatchEvent(new Event("change"));
+found.labels = Array.from(document.querySelectorAll(".axis i")).map((label) => {
+  const box = label.getBoundingClientRect();
+  return box.height < 30 && box.left >= 0 && box.right <= innerWidth;
+});
 document.querySelector("td.pass a").click();
 document.body.dataset.found = JSON.stringify(found);
 }</script></body>"#;
@@ -233,7 +239,19 @@ fn a_browser_shows_it_wide_narrow_light_and_dark() {
     );
     assert_eq!(wide["filtered"], "1 of 4 shown", "{wide}");
 
+    assert_eq!(
+        wide["badonly"], "fail",
+        "the keys work after a click on it: {wide}"
+    );
+
     let phone = probe(browser, &probed, "390,844", false);
+    for view in [&wide, &phone] {
+        let labels = view["labels"].as_array().unwrap();
+        assert!(
+            labels.len() > 5 && labels.iter().all(|whole| *whole == true),
+            "{view}"
+        );
+    }
     assert!(phone["width"].as_u64().unwrap() <= 500, "{phone}");
     assert_eq!(phone["overflow"], 0, "{phone}");
     let dark = probe(browser, &probed, "1280,900", true);

@@ -7,8 +7,8 @@ use crate::fixture::{Project, Ran, ktstr};
 
 #[test]
 fn a_command_runs_in_the_guest_and_gives_its_status() {
-    let command =
-        "cat /include-files/note; nproc; ls /sys/devices/system/node | grep -c node; exit 3";
+    let command = "cat /include-files/note; nproc; ls /sys/devices/system/node | grep -c node; \
+                   awk '/MemTotal/ { print ($2 < 400000 ? \"small\" : \"large\") }' /proc/meminfo; exit 3";
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("note"), "from the host\n").unwrap();
     let note = dir.path().join("note").display().to_string();
@@ -16,6 +16,9 @@ fn a_command_runs_in_the_guest_and_gives_its_status() {
         "shell",
         "--topology",
         "1n2l2c1t",
+        "--memory-mib",
+        "384",
+        "--dmesg",
         "--include",
         &note,
         "--exec",
@@ -23,7 +26,31 @@ fn a_command_runs_in_the_guest_and_gives_its_status() {
     ];
     let ran = Ran::new(ktstr(&args).output().unwrap());
     ran.exits(3);
-    assert_eq!(ran.stdout, "from the host\n4\n1\n", "{}", ran.stderr);
+    assert_eq!(ran.stdout, "from the host\n4\n1\nsmall\n", "{}", ran.stderr);
+    // With --dmesg the console is there; it holds warnings and worse.
+    assert!(ran.stderr.contains("reboot: "), "{}", ran.stderr);
+}
+
+/// The time counts from the command's start, and what came until then is kept.
+#[test]
+fn a_command_is_cut_at_its_time() {
+    let command = "echo begun; sleep 600; echo not reached";
+    let args = ["shell", "--exec-timeout", "2", "--exec", command];
+    let started = std::time::Instant::now();
+    let ran = Ran::new(ktstr(&args).output().unwrap());
+    ran.exits(124)
+        .says(&["cut off after 2 s", "--exec-timeout"]);
+    assert_eq!(ran.stdout, "begun\n");
+    assert!(started.elapsed().as_secs() < 120, "{:?}", started.elapsed());
+}
+
+/// 125, which `false` is not, and the kernel's own words from the first on.
+#[test]
+fn a_guest_that_crashes_is_told_from_a_command_that_fails() {
+    let command = "echo c > /proc/sysrq-trigger; sleep 600";
+    let ran = Ran::new(ktstr(&["shell", "--exec", command]).output().unwrap());
+    ran.exits(125)
+        .says(&["Kernel panic - not syncing: sysrq triggered crash"]);
 }
 
 #[test]

@@ -247,6 +247,8 @@ fn coverage_counts_the_workspaces_own_lines() {
         "coverage",
         "--lcov",
         "lines.info",
+        "--html",
+        "pages",
         "--",
         "--kernel",
         "./bzImage",
@@ -260,19 +262,37 @@ fn coverage_counts_the_workspaces_own_lines() {
     assert!(lines.contains("SF:"), "{lines}");
     let reached = |line: &str| line.starts_with("DA:") && !line.ends_with(",0");
     assert!(lines.lines().any(reached), "{lines}");
-    // The tests' verdict is the command's, and the report is there all the same.
-    project
-        .run(&[
-            "coverage",
-            "--",
-            "--kernel",
-            "./bzImage",
-            "--runner",
-            "cargo",
-            "fails",
-        ])
-        .exits(1)
-        .says(&["TOTAL"]);
+    assert!(project.root().join("pages/index.html").is_file());
+    // The tests' verdict is the command's, and the report is there all the same. With --keep the first run's counters are added
+    // to, without they are gone.
+    let manifest = project.root().join("Cargo.toml").display().to_string();
+    let kernel = project.root().join("bzImage").display().to_string();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let again = |more: &[&str]| {
+        let test = ["--", "--kernel", &kernel, "--runner", "cargo", "fails"];
+        let mut command =
+            project.command(&[&["coverage", "--manifest-path", &manifest], more, &test].concat());
+        let ran = crate::fixture::Ran::new(command.current_dir(elsewhere.path()).output().unwrap());
+        ran.exits(1);
+        ran
+    };
+    let kept = again(&["--keep", "--json"]);
+    let totals = &kept.json()["data"][0]["totals"]["lines"];
+    assert!(totals["covered"].as_u64() > Some(0), "{totals}");
+    let fresh = again(&[]);
+    fresh.says(&["TOTAL"]);
+    assert!(
+        counted(&kept) > counted(&fresh),
+        "{}{}",
+        kept.stderr,
+        fresh.stderr
+    );
+}
+
+/// How many host processes a report is made of.
+fn counted(ran: &crate::fixture::Ran) -> u32 {
+    let (_, rest) = ran.stderr.split_once("counters of ").unwrap();
+    rest.split(' ').next().unwrap().parse().unwrap()
 }
 
 #[test]
