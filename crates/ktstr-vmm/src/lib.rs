@@ -45,7 +45,7 @@ pub use error::{BuildError, BuildFault, Error, Result};
 pub use initrd::Initrd;
 pub use memory::{GuestMemory, MemoryRange};
 pub use port::PortStream;
-pub use probe::{Engine, EngineChoice, Probe, is_slow_kvm, probe};
+pub use probe::{Engine, EngineChoice, Probe, UnknownEngine, is_slow_kvm, probe};
 pub use topology::{CpuPlace, NumaDistance, NumaNode, PRESETS, Preset, Topology, TopologyError};
 pub use vcpu_time::VcpuClocks;
 pub use vm::{ExitReason, FreezeGuard, RunningVm, VcpuRegs, Vm, VmBuilder, VmExit};

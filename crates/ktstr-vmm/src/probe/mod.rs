@@ -42,6 +42,19 @@ pub enum EngineChoice {
 }
 
 impl EngineChoice {
+    /// Every choice, in the order in which they are offered.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Kvm, Self::Tcg];
+
+    /// The name by which a user asks for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+
     /// The engine that a VM gets that asks for this, and why.
     #[must_use]
     pub fn resolve(self) -> Probe {
@@ -54,6 +67,21 @@ impl EngineChoice {
             Self::Kvm => asked(Engine::Kvm),
             Self::Tcg => asked(Engine::Tcg),
         }
+    }
+}
+
+/// Text that names no engine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no engine; there are auto, kvm and tcg")]
+pub struct UnknownEngine(pub String);
+
+impl std::str::FromStr for EngineChoice {
+    type Err = UnknownEngine;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEngine> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|choice| choice.as_str() == text)
+            .ok_or_else(|| UnknownEngine(text.to_owned()))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use ktstr_vmm::EngineChoice;
+pub use ktstr_vmm::EngineChoice;
 
 macro_rules! variables {
     ($( $(#[$doc:meta])* $variant:ident = $name:literal, )*) => {
@@ -121,6 +121,8 @@ pub struct HostConfig {
     pub vmcore: bool,
     /// Where cargo builds to.
     pub cargo_target_dir: Option<PathBuf>,
+    /// `NEXTEST_ATTEMPT`: which try of a runner with retries this is, from 1. What an earlier one left is kept beside this one's.
+    pub attempt: u32,
 }
 
 /// A variable of the environment that holds something else than it should.
@@ -150,17 +152,13 @@ impl HostConfig {
         let path = |variable| value(variable).map(PathBuf::from);
         let text = |variable| value(variable).map(|value| value.to_string_lossy().into_owned());
         let switch = |variable| value(variable).is_some_and(|value| value != "0");
-        let engine = match text(Variable::Engine).as_deref() {
-            None | Some("auto") => EngineChoice::Auto,
-            Some("kvm") => EngineChoice::Kvm,
-            Some("tcg") => EngineChoice::Tcg,
-            Some(found) => {
-                return Err(ConfigError {
-                    name: Variable::Engine.name(),
-                    found: found.to_owned(),
-                    expected: "auto, kvm or tcg",
-                });
-            }
+        let engine = match text(Variable::Engine) {
+            None => EngineChoice::Auto,
+            Some(found) => found.parse().map_err(|_| ConfigError {
+                name: Variable::Engine.name(),
+                found,
+                expected: "auto, kvm or tcg",
+            })?,
         };
         let run_id = text(Variable::RunId);
         if let Some(found) = run_id
@@ -185,6 +183,10 @@ impl HostConfig {
             verbose: switch(Variable::Verbose),
             vmcore: switch(Variable::Vmcore),
             cargo_target_dir: set("CARGO_TARGET_DIR").map(PathBuf::from),
+            // Another program's variable: nonsense in it is no reason not to run.
+            attempt: set("NEXTEST_ATTEMPT")
+                .and_then(|attempt| attempt.to_str()?.parse().ok())
+                .unwrap_or(1),
         })
     }
 }
