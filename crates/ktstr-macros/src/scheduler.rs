@@ -106,6 +106,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         #(#attributes)*
         #visibility const #ident: ::ktstr::Scheduler = ::ktstr::Scheduler {
             name: #name,
+            place: ::core::concat!(::core::file!(), ":", ::core::line!()),
             spec: #spec,
             assert: ::ktstr::Assert::NONE #asserts,
             #fields

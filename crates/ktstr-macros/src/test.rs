@@ -164,15 +164,19 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     };
     let constraints = constraints(&args)?;
     let name = &function.sig.ident;
-    let entry = format_ident!("__KTSTR_TEST_{}", name.to_string().to_uppercase());
     let text = name.to_string();
+    let text = text.trim_start_matches("r#");
+    // As it is: `a_b` and `A_B` are two tests.
+    let entry = format_ident!("__KTSTR_TEST_{text}");
     Ok(quote! {
         #function
 
         #[::ktstr::__private::linkme::distributed_slice(::ktstr::KTSTR_TESTS)]
         #[linkme(crate = ::ktstr::__private::linkme)]
+        #[allow(non_upper_case_globals, reason = "it carries the function's name")]
         static #entry: &'static ::ktstr::KtstrTestEntry = &::ktstr::KtstrTestEntry {
-            name: #text,
+            name: ::ktstr::__private::test_name(::core::concat!(::core::module_path!(), "::", #text)),
+            place: ::core::concat!(::core::file!(), ":", ::core::line!()),
             func: #name,
             scheduler: #scheduler,
             staged_schedulers: #staged,

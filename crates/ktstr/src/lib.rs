@@ -67,12 +67,38 @@ pub mod prelude {
 /// For the macros' output alone.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::model::names::test_name;
     pub use linkme;
 
     /// Attributes of `#[ktstr_test]` beside the checks.
     pub const ATTRIBUTES: &[&str] = ktstr_macros::knob_names!(attributes);
     /// Keys of `declare_scheduler!` beside the checks.
     pub const SCHEDULER_KEYS: &[&str] = ktstr_macros::knob_names!(scheduler_keys);
+}
+
+/// Registers a [`KtstrTestEntry`] that was written by hand, a `static`, as `#[ktstr_test]` does with its own.
+///
+/// ```
+/// use ktstr::prelude::*;
+///
+/// static BY_HAND: KtstrTestEntry = KtstrTestEntry {
+///     name: "by_hand",
+///     func: |_| Ok(AssertResult::pass()),
+///     ..KtstrTestEntry::DEFAULT
+/// };
+/// ktstr::register_test!(BY_HAND);
+///
+/// assert!(ktstr::find_test("by_hand").is_some());
+/// ```
+#[macro_export]
+macro_rules! register_test {
+    ($entry:path) => {
+        const _: () = {
+            #[$crate::__private::linkme::distributed_slice($crate::KTSTR_TESTS)]
+            #[linkme(crate = $crate::__private::linkme)]
+            static REGISTERED: &'static $crate::KtstrTestEntry = &$entry;
+        };
+    };
 }
 
 /// The `main` of a test binary (`harness = false`): host runner, PID 1 of the guest, or the process of one test in it.

@@ -59,7 +59,7 @@ pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path
     let dir = test_dir(config, &sidecar_dir(config, &label), entry.name);
     let mut warnings = Vec::new();
     // Whatever comes of this run, an earlier one's files are not its own.
-    if let Err(error) = clear_stale(&dir, entry.name) {
+    if let Err(error) = clear_stale(&dir, entry.name, config.attempt) {
         warnings.push(format!("{error}: {}", error.source));
     }
     let place = Place {

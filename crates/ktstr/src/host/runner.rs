@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use clap::Parser as _;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::host::plan::admission::{Share, admit};
@@ -15,7 +16,8 @@ use crate::host::tools::describe::{DESCRIBE_ENV, describe, on_presets};
 use crate::host::tools::export::{self, EXPORT_ENV};
 use crate::host::tools::shell::{self, ShellOrder};
 use crate::host::tools::verify::{cells, wants_cells};
-use crate::model::entry::{KTSTR_TESTS, KtstrTestEntry};
+use crate::model::entry::{KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry};
+use crate::model::names::registry_faults;
 use crate::model::verdict::Outcome;
 
 /// A pass or a skip.
@@ -24,6 +26,39 @@ pub const EXIT_PASS: u8 = 0;
 pub const EXIT_FAIL: u8 = 1;
 /// Not measurable.
 pub const EXIT_INCONCLUSIVE: u8 = 2;
+/// A wrong command line. Not 2, which is clap's habit: that means inconclusive here.
+const EXIT_USAGE: u8 = 64;
+
+/// The arguments of a test binary: those of libtest, which takes several filters.
+#[derive(Debug, clap::Parser)]
+#[command(disable_version_flag = true)]
+struct HostArguments {
+    #[command(flatten)]
+    libtest: Arguments,
+    /// More filters: a test that one of them fits is run.
+    #[arg(value_name = "FILTERS")]
+    more: Vec<String>,
+}
+
+impl HostArguments {
+    /// What the process was given; a wrong command line ends it here, as `--help` does.
+    fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            // Nothing can be done if even this cannot be printed.
+            let _ = error.print();
+            ExitCode::from(if error.use_stderr() {
+                EXIT_USAGE
+            } else {
+                EXIT_PASS
+            })
+        })
+    }
+
+    fn filters(&self) -> Vec<String> {
+        let first = self.libtest.filter.iter();
+        first.chain(&self.more).cloned().collect()
+    }
+}
 
 /// Lists, filters and runs the registered tests as libtest would, and maps the worst verdict to the exit code.
 ///
@@ -31,11 +66,25 @@ pub const EXIT_INCONCLUSIVE: u8 = 2;
 #[must_use]
 pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
     init_tracing();
-    let mut args = Arguments::from_args();
+    let args = match HostArguments::read() {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let filters = args.filters();
+    let mut args = args.libtest;
     if args.list && std::env::var_os(DESCRIBE_ENV).is_some() {
         return describe(manifest_dir);
     }
-    if let Some(done) = other_duty(args.filter.as_deref().unwrap_or_default(), manifest_dir) {
+    // A name that means two tests would run one of them twice and tell of both.
+    let faults = registry_faults(&KTSTR_TESTS, &KTSTR_SCHEDULERS);
+    if !faults.is_empty() {
+        for fault in faults {
+            eprintln!("ktstr: {fault}");
+        }
+        return ExitCode::from(EXIT_FAIL);
+    }
+    let first = filters.first().map(String::as_str).unwrap_or_default();
+    if let Some(done) = other_duty(first, manifest_dir) {
         return match done {
             Ok(code) => ExitCode::from(code),
             Err(error) => {
@@ -57,7 +106,7 @@ pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
         }
     };
     let inconclusive = Arc::new(AtomicU64::new(0));
-    let gauntlet = wants_presets(args.filter.as_deref());
+    let gauntlet = wants_presets(&filters);
     let mut trials = Vec::new();
     for entry in KTSTR_TESTS.iter().copied() {
         trials.push(trial(entry, manifest_dir, &config, &inconclusive));
@@ -67,10 +116,13 @@ pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
                 .extend(at_presets.map(|entry| trial(entry, manifest_dir, &config, &inconclusive)));
         }
     }
-    if wants_cells(args.filter.as_deref()) {
+    if wants_cells(&filters) {
         let cells = cells().into_iter();
         trials.extend(cells.map(|entry| trial(entry, manifest_dir, &config, &inconclusive)));
     }
+    trials.retain(|trial| is_wanted(trial.name(), &filters, args.exact));
+    // All of them have just been applied; libtest-mimic knows one only.
+    args.filter = None;
     trials.sort_by(|a, b| a.name().cmp(b.name()));
     let conclusion = libtest_mimic::run(&args, trials);
     ExitCode::from(exit_code(
@@ -115,9 +167,21 @@ fn other_duty(name: &str, manifest_dir: &str) -> Option<anyhow::Result<u8>> {
 }
 
 /// Tests on presets are many and ignored, so they are listed only for those who ask: by the variable, or by naming one.
-fn wants_presets(filter: Option<&str>) -> bool {
+fn wants_presets(filters: &[String]) -> bool {
     let asked = Variable::Gauntlet.value().is_some();
-    asked || filter.is_some_and(|filter| filter.contains('@'))
+    asked || filters.iter().any(|filter| filter.contains('@'))
+}
+
+/// As libtest has it: one fitting filter is enough.
+fn is_wanted(name: &str, filters: &[String], exact: bool) -> bool {
+    let fits = |filter: &String| {
+        if exact {
+            name == filter
+        } else {
+            name.contains(filter.as_str())
+        }
+    };
+    filters.is_empty() || filters.iter().any(fits)
 }
 
 fn trial(
@@ -190,5 +254,25 @@ mod tests {
         assert_eq!(exit_code(2, 2), EXIT_INCONCLUSIVE);
         assert_eq!(exit_code(3, 2), EXIT_FAIL, "one has no verdict at all");
         assert_eq!(exit_code(1, 0), EXIT_FAIL);
+    }
+
+    #[test]
+    fn one_fitting_filter_is_enough() {
+        let filters = ["steady".to_owned(), "left::".to_owned()];
+        assert!(is_wanted("steady@4cpu", &filters, false));
+        assert!(is_wanted("left::same", &filters, false));
+        assert!(!is_wanted("right::same", &filters, false));
+        assert!(!is_wanted("steady@4cpu", &filters, true));
+        assert!(is_wanted("steady", &filters, true));
+        assert!(is_wanted("anything", &[], true));
+    }
+
+    #[test]
+    fn flags_may_stand_between_filters() {
+        let args = ["binary", "a", "--exact", "b", "--test-threads", "2", "c"];
+        let args = HostArguments::try_parse_from(args).unwrap();
+        assert_eq!(args.filters(), ["a", "b", "c"]);
+        assert!(args.libtest.exact);
+        assert_eq!(args.libtest.test_threads, Some(2));
     }
 }

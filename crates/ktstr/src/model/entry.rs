@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::checks::Assert;
 use super::ctx::Ctx;
 use super::device::{DiskConfig, NetConfig};
+use super::names;
 use super::payload::{self, Payload};
 use super::result::VmResult;
 use super::snapshot::MAX_REPORTS;
@@ -129,6 +130,8 @@ pub struct Scheduler {
     pub config: Option<&'static str>,
     /// The unix socket in the guest on which it answers stats requests; `None` for the one of `scx_stats`.
     pub stats_socket: Option<&'static str>,
+    /// `file:line` of the declaration, for messages; empty for one that was made by hand.
+    pub place: &'static str,
 }
 
 impl Scheduler {
@@ -145,6 +148,7 @@ impl Scheduler {
         cgroup_parent: None,
         config: None,
         stats_socket: None,
+        place: "",
     };
 }
 
@@ -236,6 +240,8 @@ pub struct KtstrTestEntry {
     pub disk: Option<DiskConfig>,
     /// The guest's network cards.
     pub networks: &'static [NetConfig],
+    /// `file:line` of the test, for messages; empty for an entry that was made by hand.
+    pub place: &'static str,
 }
 
 fn no_body(_: &Ctx) -> anyhow::Result<AssertResult> {
@@ -293,6 +299,7 @@ impl KtstrTestEntry {
         extra_sched_args: &[],
         disk: None,
         networks: &[],
+        place: "",
     };
 
     /// Checks what the macro checked, once more for entries built by hand.
@@ -306,11 +313,6 @@ impl KtstrTestEntry {
                 faults.push(text.to_owned());
             }
         };
-        check(self.name.is_empty(), "it has no name");
-        check(
-            self.name.contains(['/', '\0']),
-            "its name cannot be a file's name",
-        );
         check(
             self.duration_s == 0,
             "duration_s is 0, at least 1 is needed",
@@ -362,6 +364,7 @@ impl KtstrTestEntry {
             bad_root,
             "workload_root_cgroup must be an absolute path below the root, without '..'",
         );
+        faults.extend(names::name_fault(self.name));
         let TopologySpec {
             numa_nodes,
             llcs,
@@ -420,7 +423,8 @@ impl KtstrTestEntry {
         faults
     }
 
-    /// The function's name; [`Self::name`] of a test on a preset has the preset's behind an `@`.
+    /// The name that it is registered by, which the guest finds its function by; [`Self::name`] of a test on a preset has
+    /// the preset's behind an `@`.
     #[must_use]
     pub fn registered_name(&self) -> &'static str {
         self.name

@@ -7,6 +7,7 @@ pub mod cpuset;
 pub mod ctx;
 pub mod device;
 pub mod entry;
+pub mod names;
 pub mod payload;
 pub mod post_vm;
 pub mod report;

@@ -379,7 +379,10 @@ impl VmResult {
             .artifact_dir
             .as_deref()
             .ok_or_else(|| anyhow::anyhow!("the run of '{name}' has no artifact directory"))?;
-        Ok(dir.join(format!("{name}.failure-dump.json")))
+        Ok(dir.join(format!(
+            "{}.failure-dump.json",
+            super::names::file_stem(name)
+        )))
     }
 
     fn messages(&self) -> impl Iterator<Item = (Duration, Message)> + '_ {

@@ -190,7 +190,12 @@ pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) ->
             .zip(&programs.staged)
             .filter_map(|(scheduler, host)| plan_of(scheduler, host.as_ref()))
             .collect(),
-        test: vec![INIT_PATH.into(), GUEST_TEST_ARG.into(), entry.name.into()],
+        // The name that is in the guest's registry; that of a cell of the gauntlet, `name@preset`, is not.
+        test: vec![
+            INIT_PATH.into(),
+            GUEST_TEST_ARG.into(),
+            entry.registered_name().into(),
+        ],
         env: vec![
             ("RUST_BACKTRACE".into(), "1".into()),
             (

@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use crate::host::plan::config::HostConfig;
+use crate::model::names::file_stem;
 
 /// Suffixes of the files that one test may leave.
 pub const ARTIFACT_SUFFIXES: [&str; 10] = [
@@ -22,6 +23,12 @@ pub const ARTIFACT_SUFFIXES: [&str; 10] = [
     "findings",
     "vmcore",
 ];
+
+/// Where a test's artifact of that suffix lies: `<dir>/<test>.<suffix>`, with `__` for what parts the test's name.
+#[must_use]
+pub fn artifact_path(dir: &Path, test: &str, suffix: &str) -> PathBuf {
+    dir.join(format!("{}.{suffix}", file_stem(test)))
+}
 
 /// An artifact that could not be written or removed.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +100,7 @@ const OWNERS: &str = ".owners";
 /// Whose name `test` is: `binary`'s, unless another was first. Two processes that ask at once get one answer.
 fn claim(owners: &Path, test: &str, binary: &str) -> io::Result<String> {
     fs::create_dir_all(owners)?;
-    let path = owners.join(test);
+    let path = owners.join(file_stem(test));
     if let Ok(owner) = fs::read_to_string(&path) {
         return Ok(owner);
     }
@@ -195,25 +202,56 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), ArtifactError> {
     Ok(())
 }
 
-/// Removes what an earlier run of this test left, so that nothing stale is taken for this run's.
+/// Removes what an earlier run of this test left, so that nothing stale is taken for this run's. What an earlier attempt of
+/// the same run left is no such thing: it becomes `<test>.attempt-<n>.<suffix>`, for the failure of a flaky test is in it.
 ///
 /// # Errors
-/// When a file exists and cannot be removed.
-pub fn clear_stale(dir: &Path, test: &str) -> Result<(), ArtifactError> {
+/// When a file exists and cannot be removed or renamed.
+pub fn clear_stale(dir: &Path, test: &str, attempt: u32) -> Result<(), ArtifactError> {
     for suffix in ARTIFACT_SUFFIXES {
-        let path = dir.join(format!("{test}.{suffix}"));
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(ArtifactError {
-                    action: "remove the stale",
-                    path,
-                    source,
-                });
-            }
-            _ => {}
+        let path = artifact_path(dir, test, suffix);
+        let (action, done) = if attempt > 1 {
+            let kept = artifact_path(dir, test, &format!("attempt-{}.{suffix}", attempt - 1));
+            ("set aside the earlier attempt's", fs::rename(&path, kept))
+        } else {
+            ("remove the stale", fs::remove_file(&path))
+        };
+        if let Some(source) = refused(done) {
+            return Err(ArtifactError {
+                action,
+                path,
+                source,
+            });
+        }
+    }
+    if attempt > 1 {
+        return Ok(());
+    }
+    let begin = format!("{}.attempt-", file_stem(test));
+    for path in files_that_begin(dir, &begin) {
+        if let Some(source) = refused(fs::remove_file(&path)) {
+            return Err(ArtifactError {
+                action: "remove the stale",
+                path,
+                source,
+            });
         }
     }
     Ok(())
+}
+
+/// A file that is not there needs nothing done.
+fn refused(done: io::Result<()>) -> Option<io::Error> {
+    done.err()
+        .filter(|error| error.kind() != io::ErrorKind::NotFound)
+}
+
+fn files_that_begin(dir: &Path, begin: &str) -> Vec<PathBuf> {
+    let names = fs::read_dir(dir).into_iter().flatten().flatten();
+    names
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(begin))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 #[cfg(test)]
@@ -275,13 +313,26 @@ mod tests {
         for name in ["a.json", "a.failure-dump.json", "ab.json", "a.other"] {
             fs::write(dir.path().join(name), b"").unwrap();
         }
-        clear_stale(dir.path(), "a").unwrap();
+        fs::write(dir.path().join("a.attempt-1.json"), b"").unwrap();
+        clear_stale(dir.path(), "a", 1).unwrap();
         let mut left: Vec<_> = fs::read_dir(dir.path())
             .unwrap()
             .map(|e| e.unwrap().file_name())
             .collect();
         left.sort();
         assert_eq!(left, ["a.other", "ab.json"]);
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_left_stays_beside_the_next_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("m__a.json"), b"first").unwrap();
+        fs::write(dir.path().join("m__a.failure-dump.json"), b"dump").unwrap();
+        clear_stale(dir.path(), "m::a", 2).unwrap();
+        assert!(!dir.path().join("m__a.json").exists());
+        let kept = |name: &str| fs::read(dir.path().join(name)).unwrap();
+        assert_eq!(kept("m__a.attempt-1.json"), b"first");
+        assert_eq!(kept("m__a.attempt-1.failure-dump.json"), b"dump");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ktstr_monitor::FailureDumpReport;
 use serde::Serialize;
 
-use crate::host::evidence::artifacts::{ArtifactError, write_atomic};
+use crate::host::evidence::artifacts::{ArtifactError, artifact_path, write_atomic};
 
 pub(in crate::host) use ktstr_monitor::DUMP_SCHEMA;
 
@@ -49,7 +49,7 @@ pub(in crate::host) fn write_dump(
 }
 
 fn write(dir: &Path, test: &str, dump: &impl Serialize) -> Result<PathBuf, ArtifactError> {
-    let path = dir.join(format!("{test}.failure-dump.json"));
+    let path = artifact_path(dir, test, "failure-dump.json");
     let json = serde_json::to_vec_pretty(dump).map_err(|e| ArtifactError {
         action: "serialise",
         path: path.clone(),
@@ -67,7 +67,7 @@ pub(in crate::host) fn ensure_dump(
     dir: &Path,
     dump: &PlaceholderDump<'_>,
 ) -> Result<PathBuf, ArtifactError> {
-    let path = dir.join(format!("{}.failure-dump.json", dump.test));
+    let path = artifact_path(dir, dump.test, "failure-dump.json");
     if path.is_file() {
         return Ok(path);
     }

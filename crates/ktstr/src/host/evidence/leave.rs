@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::host::evidence::artifacts::{ArtifactError, write_atomic};
+use crate::host::evidence::artifacts::{ArtifactError, artifact_path, write_atomic};
 use crate::host::evidence::dump::{
     CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump,
 };
@@ -28,7 +28,7 @@ pub(in crate::host) fn leave_timeline(vm: &VmResult, dir: &Path, test: &str) {
 
 /// Where a failing guest's memory goes, when it is wanted.
 pub(in crate::host) fn vmcore_of(entry: &KtstrTestEntry, dir: &Path) -> PathBuf {
-    dir.join(format!("{}.vmcore", entry.name))
+    artifact_path(dir, entry.name, "vmcore")
 }
 
 /// Writes console, kernel log and the dump of a failure; returns where they lie, or why they do not.
@@ -57,7 +57,7 @@ pub(in crate::host) fn leave_evidence(
         for (suffix, text) in texts {
             // The console is there even when it is empty: a kernel that said nothing is a finding.
             if !text.is_empty() || suffix == "console" {
-                let path = dir.join(format!("{}.{suffix}", entry.name));
+                let path = artifact_path(dir, entry.name, suffix);
                 keep(write_atomic(&path, text.as_bytes()).map(|()| path));
             }
         }

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use sha2::{Digest, Sha256};
 
 use crate::host::evidence::text::{cut_line, strip_ansi};
+use crate::model::names::file_stem;
 
 /// Lines of the scheduler's log that a message keeps.
 const SCHED_LOG_LINES: usize = 200;
@@ -75,13 +76,13 @@ pub(in crate::host) fn render(parts: &Parts) -> String {
     section(&mut out, "info", &parts.info);
     section(&mut out, "stats", &parts.stats);
     if let Some(console) = &parts.console {
-        render_console(&mut out, console, &format!("{}.console", parts.test));
+        render_console(&mut out, console, &format!("{}.console", file_stem(parts.test)));
     }
     section(&mut out, "timeline", &parts.timeline);
     let periodic: Vec<String> = parts.periodic.iter().cloned().collect();
     section(&mut out, "periodic samples", &periodic);
     section(&mut out, "temporal", &parts.temporal);
-    let file = |suffix: &str| format!("{}.{suffix}", parts.test);
+    let file = |suffix: &str| format!("{}.{suffix}", file_stem(parts.test));
     section(
         &mut out,
         "guest output",

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::boot::archive::Programs;
 use crate::host::boot::session::{Ran, Session};
-use crate::host::evidence::artifacts::write_atomic;
+use crate::host::evidence::artifacts::{artifact_path, write_atomic};
 use crate::host::judge::left::guest_result;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::kernel::resolve_test_kernel;
@@ -191,7 +191,7 @@ impl Repro {
 
 /// Where a test's repro artifact lies.
 pub(in crate::host) fn repro_path(dir: &Path, test: &str) -> PathBuf {
-    dir.join(format!("{test}.repro.json"))
+    artifact_path(dir, test, "repro.json")
 }
 
 /// What a first run left to go by.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ktstr_monitor::bpf::ProgVerifierStats;
 use serde::{Deserialize, Serialize};
 
-use crate::host::evidence::artifacts::{ArtifactError, write_atomic};
+use crate::host::evidence::artifacts::{ArtifactError, artifact_path, write_atomic};
 use crate::host::evidence::figures::Figures;
 
 use crate::model::verdict::{AssertResult, Outcome};
@@ -102,12 +102,12 @@ pub struct Pool {
 }
 
 impl Sidecar {
-    /// Writes `<dir>/<test>.json`.
+    /// Writes `<dir>/<test>.json`, the name as [`artifact_path`] makes it.
     ///
     /// # Errors
     /// When the file cannot be written; no partial file is left.
     pub fn write(&self, dir: &Path) -> Result<PathBuf, ArtifactError> {
-        let path = dir.join(format!("{}.json", self.test));
+        let path = artifact_path(dir, &self.test, "json");
         let json = serde_json::to_vec_pretty(self).map_err(|e| ArtifactError {
             action: "serialise",
             path: path.clone(),

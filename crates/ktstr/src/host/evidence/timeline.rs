@@ -11,7 +11,7 @@ use ktstr_monitor::sampler::MonitorReport;
 use ktstr_wire::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::host::evidence::artifacts::{ArtifactError, write_atomic};
+use crate::host::evidence::artifacts::{ArtifactError, artifact_path, write_atomic};
 use crate::model::result::VmResult;
 use crate::model::series::SampleSeries;
 
@@ -159,7 +159,7 @@ impl Timeline {
 }
 
 fn path_of(dir: &Path, test: &str) -> PathBuf {
-    dir.join(format!("{test}.timeline.json"))
+    artifact_path(dir, test, "timeline.json")
 }
 
 fn describe(message: &Message) -> Option<(MarkKind, String)> {

@@ -7,6 +7,7 @@ use ktstr_wire::Message;
 
 use crate::host::evidence::artifacts::write_atomic;
 use crate::host::plan::config::HostConfig;
+use crate::model::names::file_stem;
 use crate::model::result::VmResult;
 
 /// Writes each set of counters that `vm` sent to the directory for them; without one, they are left. A loss is told and
@@ -30,8 +31,9 @@ pub(in crate::host) fn keep(vm: &VmResult, config: &HostConfig, test: &str) {
     let process = std::process::id();
     for counters in sets {
         let name = format!(
-            "guest-{}.{test}-{run:x}-{process}-{found}.profraw",
-            config.binary
+            "guest-{}.{}-{run:x}-{process}-{found}.profraw",
+            config.binary,
+            file_stem(test)
         );
         let path: PathBuf = dir.join(name);
         found += 1;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::entry::{
     KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologySpec,
 };
+use crate::model::names::registry_faults;
 
 /// With this variable set, `--list` prints a [`Description`] as JSON instead of names.
 ///
@@ -32,6 +33,9 @@ pub struct Description {
     /// Every preset, small ones first.
     #[serde(default)]
     pub presets: Vec<PresetDescription>,
+    /// Why the binary refuses to run: names that mean two things.
+    #[serde(default)]
+    pub faults: Vec<String>,
 }
 
 /// One test.
@@ -216,6 +220,7 @@ fn description(manifest_dir: &str) -> Description {
         tests,
         schedulers,
         presets: all_presets().map(preset).collect(),
+        faults: registry_faults(&KTSTR_TESTS, &KTSTR_SCHEDULERS),
     }
 }
 

@@ -21,9 +21,12 @@ const PROGRESS: Assert = Assert::NONE.max_gap_ms(MAX_GAP_MS).min_work_rate(1.0);
 const MEMORY_MIB: u32 = 512;
 
 /// The cells are listed only for those who ask: by the variable, or by naming one.
-pub(in crate::host) fn wants_cells(filter: Option<&str>) -> bool {
+pub(in crate::host) fn wants_cells(filters: &[String]) -> bool {
     let asked = std::env::var_os(VERIFIER_ENV).is_some_and(|value| !value.is_empty());
-    asked || filter.is_some_and(|filter| filter.starts_with(VERIFIER_CELL))
+    asked
+        || filters
+            .iter()
+            .any(|filter| filter.starts_with(VERIFIER_CELL))
 }
 
 /// `verify-<scheduler>` on the declared topology and `verify-<scheduler>@<preset>` for each preset, all ignored.
@@ -102,7 +105,7 @@ mod tests {
 
     #[test]
     fn cells_are_listed_for_those_who_ask() {
-        assert!(wants_cells(Some("verify-fixture")));
-        assert!(!wants_cells(Some("my_test")));
+        assert!(wants_cells(&["a".into(), "verify-fixture".into()]));
+        assert!(!wants_cells(&["my_test".into()]));
     }
 }

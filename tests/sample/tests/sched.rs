@@ -1,0 +1,111 @@
+//! Every way in which a test can end, on the host and in a guest.
+
+use std::path::Path;
+
+use ktstr::prelude::*;
+
+const TRUE: Payload = Payload::binary("true");
+
+/// Right on a machine with one LLC and nowhere else; the payload shows that a cell of the gauntlet has its test's programs.
+#[ktstr_test(duration_s = 1, payload = TRUE, max_cpus = 9, max_llcs = 3)]
+fn one_llc_only(ctx: &Ctx) -> Result<AssertResult> {
+    let ran = execute_steps(
+        ctx,
+        vec![Step::new(
+            vec![Op::run_payload("true"), Op::wait_payload("true")],
+            HoldSpec::Fixed(std::time::Duration::ZERO),
+        )],
+    )?;
+    let llcs =
+        std::fs::read_to_string("/sys/devices/system/cpu/cpu0/cache/index3/shared_cpu_list")?;
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    if llcs != online {
+        return Ok(AssertResult::fail(
+            DetailKind::Other,
+            format!(
+                "CPU 0 shares its LLC with {}, of {}",
+                llcs.trim(),
+                online.trim()
+            ),
+        ));
+    }
+    Ok(ran)
+}
+
+mod left {
+    use super::*;
+
+    #[ktstr_test(duration_s = 1)]
+    fn same(_: &Ctx) -> Result<AssertResult> {
+        Ok(AssertResult::pass())
+    }
+}
+
+mod right {
+    use super::*;
+
+    #[ktstr_test(duration_s = 1)]
+    fn same(_: &Ctx) -> Result<AssertResult> {
+        Ok(AssertResult::fail(DetailKind::Other, "the right one ran"))
+    }
+}
+
+#[ktstr_test(host_only)]
+fn smoke(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
+#[ktstr_test(host_only)]
+fn host_fails(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::fail(
+        DetailKind::Other,
+        "queue seven <is> gone",
+    ))
+}
+
+#[ktstr_test(host_only)]
+fn host_unsure(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::inconclusive(DetailKind::Other, "no samples"))
+}
+
+#[ktstr_test(host_only)]
+fn host_skips(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::skip("no such device"))
+}
+
+#[ktstr_test(host_only, ignore)]
+fn host_ignored(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
+#[ktstr_test(host_only)]
+fn host_aborts(_: &Ctx) -> Result<AssertResult> {
+    std::process::abort()
+}
+
+/// Fails until it has been there once.
+#[ktstr_test(host_only)]
+fn host_flaky(_: &Ctx) -> Result<AssertResult> {
+    let Some(dir) = std::env::var_os("SAMPLE_DIR") else {
+        return Ok(AssertResult::skip("SAMPLE_DIR is not set"));
+    };
+    let been = Path::new(&dir).join("been");
+    if been.exists() {
+        return Ok(AssertResult::pass());
+    }
+    std::fs::write(been, "")?;
+    Ok(AssertResult::fail(
+        DetailKind::Other,
+        "the first time it fails",
+    ))
+}
+
+static BY_HAND: KtstrTestEntry = KtstrTestEntry {
+    name: "host_by_hand",
+    func: |_| Ok(AssertResult::pass()),
+    host_only: true,
+    ..KtstrTestEntry::DEFAULT
+};
+ktstr::register_test!(BY_HAND);
+
+ktstr::test_main!();
