@@ -13,6 +13,7 @@ mod lab;
 mod lab_tests;
 mod setup;
 mod sh;
+mod stock_kernel;
 mod tidy;
 
 use std::process::ExitCode;

@@ -147,6 +147,7 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn for_checks() -> Result<()> {
     meet(CHECK_NEEDS)?;
     drgn()?;
+    crate::stock_kernel::fetch()?;
     llvm_tools()
 }
 

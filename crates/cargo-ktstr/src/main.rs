@@ -6,6 +6,7 @@
 mod completions;
 mod coverage;
 mod delta;
+mod engine;
 mod exit;
 mod export;
 mod interrupt;

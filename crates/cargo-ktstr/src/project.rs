@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
 
 /// Where the workspace lies and builds.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub(crate) struct Project {
     /// Its root.
     pub(crate) workspace_root: PathBuf,
@@ -30,19 +29,25 @@ impl Project {
     /// # Errors
     /// When this is no cargo project; with cargo's own words.
     pub(crate) fn find(manifest: Option<&Path>) -> Result<Self> {
-        let mut command = cargo();
-        command.args(["metadata", "--format-version", "1", "--no-deps"]);
+        let mut command = cargo_metadata::MetadataCommand::new();
+        command.no_deps();
         if let Some(manifest) = manifest {
-            command.arg("--manifest-path").arg(manifest);
+            command.manifest_path(manifest);
         }
-        let output = command.output().context("failed to run cargo")?;
-        if !output.status.success() {
-            bail!(
-                "this is no cargo project that can be read: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        serde_json::from_slice(&output.stdout).context("cargo metadata printed something else")
+        let metadata = match command.exec() {
+            Ok(metadata) => metadata,
+            Err(cargo_metadata::Error::CargoMetadata { stderr }) => {
+                bail!(
+                    "this is no cargo project that can be read: {}",
+                    stderr.trim()
+                )
+            }
+            Err(error) => return Err(error).context("cargo cannot describe the project"),
+        };
+        Ok(Self {
+            workspace_root: metadata.workspace_root.into(),
+            target_directory: metadata.target_directory.into(),
+        })
     }
 
     /// For tests: a workspace of one package.

@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::output::{self, shell_word};
 use crate::project::Project;
 use crate::runs::{self, RunDir};
-use crate::test::{self, cases_of};
+use crate::test::{self, Case, cases_of};
 
 /// Which run.
 #[derive(Debug, clap::Args)]
@@ -38,10 +38,30 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let project = Project::find(options.manifest_path.as_deref())?;
     let mut exit = Exit::Pass;
     let mut found = false;
+    let manifest_path = options
+        .manifest_path
+        .as_deref()
+        .map(std::path::absolute)
+        .transpose()
+        .context("--manifest-path cannot be read")?;
     for dir in runs::select(&project, options.run.as_deref())? {
-        let Some(args) = arguments(&dir)? else {
+        if let Some(broken) = dir.manifest.as_ref().and_then(|run| run.broken.as_deref()) {
+            eprintln!(
+                "cargo ktstr: run {} could not run its tests: {broken}; start it again with `cargo ktstr test`",
+                dir.name()
+            );
+            exit = worse(exit, Exit::Fail);
+        }
+        let Some(mut args) = arguments(&dir)? else {
             continue;
         };
+        // The run was started where its project is; this may be elsewhere.
+        if let Some(path) = &manifest_path
+            && !args.contains(&String::from("--manifest-path"))
+        {
+            let path = path.display().to_string();
+            args.splice(0..0, [String::from("--manifest-path"), path]);
+        }
         found = true;
         let words: Vec<String> = args.iter().map(|word| shell_word(word)).collect();
         output::print(&format!("cargo ktstr test {}\n", words.join(" ")))?;
@@ -55,7 +75,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
             break;
         }
     }
-    if !found {
+    if !found && exit == Exit::Pass {
         eprintln!("cargo ktstr: nothing failed in that run");
     }
     Ok(exit)
@@ -63,9 +83,9 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
 
 /// Arguments that run what failed in this directory; `None` when nothing did.
 fn arguments(dir: &RunDir) -> Result<Option<Vec<String>>> {
-    let failed: Vec<String> = cases_of(dir, &[])?
+    let failed: Vec<String> = cases_of(dir)?
         .into_iter()
-        .filter(|case| case.is_bad() && case.sidecar.is_some())
+        .filter(Case::is_bad)
         .map(|case| case.test().to_owned())
         .collect::<BTreeSet<String>>()
         .into_iter()
@@ -73,20 +93,7 @@ fn arguments(dir: &RunDir) -> Result<Option<Vec<String>>> {
     if failed.is_empty() {
         return Ok(None);
     }
-    let mut args = Vec::new();
-    if let Some(manifest) = &dir.manifest {
-        args.extend(manifest.selection.iter().cloned());
-        for (flag, value) in [
-            ("--kernel", &manifest.kernel),
-            ("--engine", &manifest.engine),
-        ] {
-            args.extend(
-                value
-                    .iter()
-                    .flat_map(|value| [flag.to_owned(), value.clone()]),
-            );
-        }
-    }
+    let mut args = dir.rerun_arguments();
     args.extend([String::from("--include-ignored"), String::from("--exact")]);
     args.extend(failed);
     Ok(Some(args))

@@ -13,6 +13,7 @@ use ktstr::host::evidence::sidecar::{Pool, collect_pool};
 use serde::{Deserialize, Serialize};
 
 use crate::project::{Project, git};
+use crate::test::Seen;
 
 /// The manifest's file name; hidden, so that nobody takes it for a sidecar.
 const MANIFEST: &str = ".run.json";
@@ -31,6 +32,9 @@ pub(crate) struct Manifest {
     pub(crate) kernel: Option<String>,
     pub(crate) kernel_label: String,
     pub(crate) engine: Option<String>,
+    /// The binary in place of every scheduler that tests name.
+    #[serde(default)]
+    pub(crate) scheduler: Option<PathBuf>,
     /// Arguments that select packages and binaries, for reruns.
     pub(crate) selection: Vec<String>,
     pub(crate) commit: Option<String>,
@@ -40,6 +44,12 @@ pub(crate) struct Manifest {
     pub(crate) started_at: u64,
     pub(crate) ended_at: Option<u64>,
     pub(crate) exit_code: Option<u8>,
+    /// What the runner saw of each test's process: a test that died before its record is only here.
+    #[serde(default)]
+    pub(crate) tests: Vec<Seen>,
+    /// Why the runner could not run tests.
+    #[serde(default)]
+    pub(crate) broken: Option<String>,
 }
 
 /// Where it ran.
@@ -79,6 +89,7 @@ impl Manifest {
             kernel: None,
             kernel_label: String::new(),
             engine: None,
+            scheduler: None,
             selection: Vec::new(),
             commit: git(workspace, &["rev-parse", "HEAD"]),
             dirty: git(
@@ -90,6 +101,8 @@ impl Manifest {
             started_at: now(),
             ended_at: None,
             exit_code: None,
+            tests: Vec::new(),
+            broken: None,
         }
     }
 
@@ -162,6 +175,26 @@ pub(crate) struct RunDir {
 }
 
 impl RunDir {
+    /// Arguments that build and run on what this run did: packages, kernel, engine, scheduler.
+    pub(crate) fn rerun_arguments(&self) -> Vec<String> {
+        let Some(manifest) = &self.manifest else {
+            return Vec::new();
+        };
+        let mut args = manifest.selection.clone();
+        let scheduler = manifest.scheduler.as_ref();
+        for (flag, value) in [
+            ("--kernel", manifest.kernel.clone()),
+            ("--engine", manifest.engine.clone()),
+            (
+                "--scheduler",
+                scheduler.map(|path| path.display().to_string()),
+            ),
+        ] {
+            args.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+        }
+        args
+    }
+
     /// Reads a directory's manifest, if it has a good one.
     pub(crate) fn open(path: PathBuf) -> Self {
         let manifest = fs::read(path.join(MANIFEST))

@@ -7,11 +7,12 @@ use std::process::{Command, ExitCode, ExitStatus};
 use anyhow::{Context as _, Result, bail};
 use ktstr::host::tools::shell::{self, SHELL_ENV, ShellOrder, check_includes};
 
+use crate::engine::{self, EngineChoice};
 use crate::exit::Exit;
 use crate::interrupt::{self, Unwinding};
 use crate::test;
+use crate::test::Selection;
 use crate::test::cargo;
-use crate::test::{Engine, Selection};
 
 /// Which guest, and what to do in it.
 #[derive(Debug, clap::Args)]
@@ -46,8 +47,8 @@ pub(crate) struct Options {
     #[arg(long, short)]
     kernel: Option<String>,
     /// What runs the VM.
-    #[arg(long, value_enum)]
-    engine: Option<Engine>,
+    #[arg(long, value_parser = engine::parser(), value_name = "ENGINE")]
+    engine: Option<EngineChoice>,
     /// Only this package, when --test is given.
     #[arg(long, short, value_name = "SPEC")]
     package: Vec<String>,

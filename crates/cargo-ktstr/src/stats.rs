@@ -86,7 +86,7 @@ fn last_run(
     let dirs = runs::select(project, run)?;
     let mut rows = Vec::new();
     for dir in &dirs {
-        for case in cases_of(dir, &[])? {
+        for case in cases_of(dir)? {
             let before = index.verdict_before(&case.name, &case.kernel, &dir.run())?;
             rows.push(row(&case, before));
         }

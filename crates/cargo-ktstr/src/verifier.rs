@@ -9,11 +9,12 @@ use ktstr::host::tools::describe::{BinaryKind, Description};
 use ktstr::model::verdict::Outcome;
 use serde::Serialize;
 
+use crate::engine::{self, EngineChoice};
 use crate::exit::Exit;
 use crate::project::Project;
 use crate::runs::{self, Manifest, RunDir};
 use crate::test::cargo::{self, Binary};
-use crate::test::{Engine, Selection, cases_of, rerun};
+use crate::test::{Selection, cases_of, rerun};
 use crate::{interrupt, output, test};
 
 /// `BPF_COMPLEXITY_LIMIT_INSNS`: more instructions than this the verifier does not look at.
@@ -42,8 +43,8 @@ pub(crate) struct Options {
     #[arg(long = "kernel", short = 'k', value_name = "KERNEL")]
     kernels: Vec<String>,
     /// What runs the VMs.
-    #[arg(long, value_enum)]
-    engine: Option<Engine>,
+    #[arg(long, value_parser = engine::parser(), value_name = "ENGINE")]
+    engine: Option<EngineChoice>,
     /// Show the whole message of each red cell.
     #[arg(long)]
     log: bool,
@@ -98,6 +99,7 @@ const DECLARED: &str = "declared";
 /// Runs the cells and shows them.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     options.selection.check()?;
+    options.selection.refuse_expressions("verifier")?;
     for (flag, given) in [
         ("--ignored", options.selection.ignored),
         ("--include-ignored", options.selection.include_ignored),
@@ -159,10 +161,12 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
 }
 
 fn jobs(options: &Options, binaries: Vec<Binary>) -> Result<Vec<Job>> {
-    let described: Vec<(Binary, Description)> = binaries
-        .into_iter()
-        .filter_map(|binary| Some((binary.clone(), cargo::describe(&binary)?)))
-        .collect();
+    let mut described: Vec<(Binary, Description)> = Vec::new();
+    for binary in binaries {
+        if let Some(description) = cargo::describe(&binary)? {
+            described.push((binary, description));
+        }
+    }
     let mut jobs = Vec::new();
     let mut known: BTreeSet<String> = BTreeSet::new();
     for (binary, description) in &described {
@@ -228,7 +232,7 @@ fn environment(
 
 fn cell(job: &Job, dir: &Path, kernel: &str) -> Result<Cell> {
     let opened = RunDir::open(dir.to_owned());
-    let case = cases_of(&opened, &[])?
+    let case = cases_of(&opened)?
         .into_iter()
         .find(|case| case.name == job.test());
     let mut cell = Cell {

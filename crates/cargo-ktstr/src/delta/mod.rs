@@ -14,12 +14,13 @@ use ktstr::host::evidence::artifacts::write_atomic;
 use ktstr::host::evidence::sidecar::{Sidecar, collect_pool};
 use ktstr::model::verdict::Outcome;
 
+use crate::engine::{self, EngineChoice};
 use crate::exit::Exit;
 use crate::kernel::Resolved;
 use crate::project::Project;
 use crate::results::{Polarity, declared_polarities, metrics_of, polarity};
+use crate::test::Selection;
 use crate::test::cargo::{self, Binary};
-use crate::test::{Engine, Selection};
 use crate::{interrupt, output, runs, test};
 
 use revisions::Side;
@@ -60,8 +61,8 @@ pub(crate) struct Options {
     #[arg(long, short)]
     kernel: Option<String>,
     /// What runs the VMs.
-    #[arg(long, value_enum)]
-    engine: Option<Engine>,
+    #[arg(long, value_parser = engine::parser(), value_name = "ENGINE")]
+    engine: Option<EngineChoice>,
     /// Unsure is good enough.
     #[arg(long)]
     allow_unsure: bool,
@@ -118,6 +119,7 @@ type Values = BTreeMap<(String, String), Pairs>;
 /// Compares and tells.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     options.selection.check()?;
+    options.selection.refuse_expressions("perf-delta")?;
     let rules = rules(options)?;
     let project = Project::find(options.selection.manifest_path.as_deref())?;
     let named: Vec<String> = options.kernel.iter().cloned().collect();

@@ -17,7 +17,7 @@ use ktstr::host::plan::kernel::Cache;
 use crate::exit::Exit;
 
 pub(crate) use build::cpus;
-pub(crate) use resolve::{Resolved, resolve, resolve_default};
+pub(crate) use resolve::{Resolved, label_apart, resolve, resolve_default};
 pub(crate) use spec::{FORMS, KernelSpec};
 
 /// What to do with kernels.

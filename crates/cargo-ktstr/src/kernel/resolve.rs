@@ -52,12 +52,59 @@ impl Resolved {
 pub(crate) fn resolve_default() -> Result<Resolved> {
     let kernel = resolve_test_kernel()
         .context("no kernel to test on; build one with `cargo ktstr kernel build`, or name one with --kernel")?;
-    let overridden = wanted_kernel().is_some();
+    let overridden = wanted_kernel();
     let mut resolved = Resolved::cached(kernel);
-    if overridden {
-        resolved.value = None;
+    if let Some(value) = overridden {
+        // As the environment has it, but from everywhere: tests run in their package's directory, and a rerun anywhere.
+        let path = Path::new(&value);
+        let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        resolved.value = Some(absolute.display().to_string());
     }
     Ok(resolved)
+}
+
+/// Gives kernels of one label labels of their own: directories, tables and reports are by label.
+pub(crate) fn label_apart(kernels: &mut [Resolved]) {
+    let labels = |kernels: &[Resolved]| -> Vec<String> {
+        kernels.iter().map(|kernel| kernel.label.clone()).collect()
+    };
+    let before = labels(kernels);
+    let is_twin = |labels: &[String], label: &String| {
+        labels.iter().filter(|other| *other == label).count() > 1
+    };
+    for kernel in kernels.iter_mut() {
+        let parent = kernel
+            .value
+            .as_deref()
+            .map(Path::new)
+            .and_then(Path::parent);
+        if is_twin(&before, &kernel.label)
+            && let Some(parent) = parent.and_then(Path::file_name)
+        {
+            let parent = parent.to_string_lossy();
+            kernel.label = sanitize_kernel_label(&format!("{parent}_{}", kernel.label));
+        }
+    }
+    // One that was named twice, or whose parents are alike, too.
+    let mut taken: Vec<String> = Vec::new();
+    for kernel in kernels.iter_mut() {
+        let base = kernel.label.clone();
+        let mut number = 2;
+        while taken.contains(&kernel.label) {
+            kernel.label = format!("{base}-{number}");
+            number += 1;
+        }
+        taken.push(kernel.label.clone());
+    }
+    for (kernel, before) in kernels.iter().zip(before) {
+        if kernel.label != before {
+            eprintln!(
+                "cargo ktstr: kernel {} is {}",
+                kernel.label,
+                kernel.image.display()
+            );
+        }
+    }
 }
 
 /// Every kernel that one argument names; builds what is not there.
@@ -263,6 +310,29 @@ mod tests {
         check("6.11..6.13", &["6.11", "6.12.30", "6.13.2"]);
         check("6.12.1..6.13", &["6.12.1", "6.12.30", "6.13.2"]);
         check("6.12..6.12.1", &["6.12", "6.12.1"]);
+    }
+
+    #[test]
+    fn kernels_of_one_name_are_told_apart() {
+        let labelled = |paths: &[&str]| -> Vec<String> {
+            let image = |path: &&str| {
+                let name = path.rsplit('/').next().unwrap_or_default();
+                Resolved::image(Path::new(path), name)
+            };
+            let mut kernels: Vec<Resolved> = paths.iter().map(image).collect();
+            label_apart(&mut kernels);
+            kernels.into_iter().map(|kernel| kernel.label).collect()
+        };
+        assert_eq!(labelled(&["/a/linux", "/a/other"]), ["linux", "other"]);
+        assert_eq!(labelled(&["/a/linux", "/b/linux"]), ["a_linux", "b_linux"]);
+        assert_eq!(
+            labelled(&["/a/linux", "/a/linux"]),
+            ["a_linux", "a_linux-2"]
+        );
+        assert_eq!(
+            labelled(&["/x/a/linux", "/y/a/Linux", "/z/a_linux"]),
+            ["a_linux", "a_linux-2", "a_linux-3"]
+        );
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn parent(path: &Path) -> &Path {
 fn gather(dirs: Vec<RunDir>) -> Result<Run> {
     let mut tests = Vec::new();
     for dir in &dirs {
-        for case in cases_of(dir, &[])? {
+        for case in cases_of(dir)? {
             // Where the test's other artifacts lie: its binary's folder, where another binary has a test of that name.
             let timeline = case
                 .sidecar

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use super::select::{Listed, NOT_BUILT};
+use super::{Pass, RunnerReport, Seen, Selection};
+use crate::{interrupt, project};
 use anyhow::{Context as _, Result, bail};
 use ktstr::host::tools::describe::{DESCRIBE_ENV, DESCRIBE_SCHEMA, Description};
-use serde::Deserialize;
-
-use super::{Other, Pass, RunnerReport, Selection};
-use crate::{interrupt, project};
 
 /// A built test binary.
 #[derive(Debug, Clone)]
@@ -20,6 +19,15 @@ pub(crate) struct Binary {
     pub(crate) dir: PathBuf,
     /// The target's name.
     pub(crate) name: String,
+    /// The package's.
+    pub(crate) package: String,
+}
+
+impl Binary {
+    /// Its name in our records.
+    fn id(&self) -> String {
+        format!("{}.{}", self.package, self.name)
+    }
 }
 
 /// Another place to build than the working directory.
@@ -57,43 +65,66 @@ pub(crate) fn build(
     if !output.status.success() {
         return Ok(None);
     }
-    #[derive(Deserialize)]
-    struct Message {
-        reason: String,
-        executable: Option<PathBuf>,
-        manifest_path: Option<PathBuf>,
-        target: Option<Target>,
-        profile: Option<Profile>,
-    }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-    }
-    #[derive(Deserialize)]
-    struct Profile {
-        test: bool,
-    }
     let mut binaries: Vec<Binary> = Vec::new();
-    for line in output.stdout.split(|byte| *byte == b'\n') {
-        let Ok(message) = serde_json::from_slice::<Message>(line) else {
+    for message in cargo_metadata::Message::parse_stream(output.stdout.as_slice()) {
+        let Ok(cargo_metadata::Message::CompilerArtifact(artifact)) = message else {
             continue;
         };
-        let is_test = message.profile.is_some_and(|profile| profile.test);
-        if message.reason != "compiler-artifact" || !is_test {
+        if !artifact.profile.test {
             continue;
         }
-        if let (Some(path), Some(manifest)) = (message.executable, message.manifest_path) {
-            let dir = manifest.parent().map(PathBuf::from).unwrap_or_default();
-            let name = message.target.map(|target| target.name).unwrap_or_default();
-            binaries.push(Binary { path, dir, name });
-        }
+        let Some(path) = artifact.executable else {
+            continue;
+        };
+        let dir = artifact.manifest_path.parent();
+        binaries.push(Binary {
+            path: path.into(),
+            dir: dir.map(PathBuf::from).unwrap_or_default(),
+            name: artifact.target.name,
+            package: package_of(artifact.manifest_path.as_std_path()),
+        });
     }
     binaries.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(Some(binaries))
 }
 
+/// The name of the package whose manifest this is; that of its directory when cargo cannot read it any more.
+fn package_of(manifest: &Path) -> String {
+    let mut command = cargo_metadata::MetadataCommand::new();
+    let metadata = command.manifest_path(manifest).no_deps().exec();
+    let named = metadata.ok().and_then(|metadata| {
+        let mut packages = metadata.packages.into_iter();
+        packages.find(|package| package.manifest_path == manifest)
+    });
+    named.map_or_else(
+        || {
+            let dir = manifest.parent().and_then(Path::file_name);
+            dir.map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        },
+        |package| package.name.to_string(),
+    )
+}
+
 /// What a binary says of itself; `None` for one that is none of ktstr's.
-pub(crate) fn describe(binary: &Binary) -> Option<Description> {
+///
+/// # Errors
+/// When it is one of ktstr's and refuses to run.
+pub(crate) fn describe(binary: &Binary) -> Result<Option<Description>> {
+    let Some(description) = ask(binary) else {
+        return Ok(None);
+    };
+    if !description.faults.is_empty() {
+        bail!(
+            "the test binary {} cannot be run: {}",
+            binary.name,
+            description.faults.join("; ")
+        );
+    }
+    Ok(Some(description))
+}
+
+fn ask(binary: &Binary) -> Option<Description> {
     let output = Command::new(&binary.path)
         .args(["--list", "--format", "terse"])
         .env(DESCRIBE_ENV, "1")
@@ -117,11 +148,11 @@ pub(crate) fn find(name: &str, selection: &Selection) -> Result<Command> {
         ..selection.clone()
     };
     let Some(binaries) = build(&selection, None)? else {
-        bail!("the tests could not be built; the compiler's words are above");
+        bail!("{NOT_BUILT}");
     };
     let mut known = Vec::new();
     for binary in &binaries {
-        let Some(description) = describe(binary) else {
+        let Some(description) = describe(binary)? else {
             continue;
         };
         if !list(binary, &selection)?.is_empty() {
@@ -142,6 +173,22 @@ pub(crate) fn find(name: &str, selection: &Selection) -> Result<Command> {
 /// # Errors
 /// When the binary cannot be run.
 pub(crate) fn list(binary: &Binary, selection: &Selection) -> Result<Vec<String>> {
+    let wanted = |test: &Listed| {
+        let by_flag = match (selection.ignored, selection.include_ignored) {
+            (true, _) => test.ignored,
+            (_, true) => true,
+            _ => !test.ignored,
+        };
+        by_flag && selection.matches(&test.name)
+    };
+    let all = list_all(binary, selection)?.into_iter();
+    let mut names: Vec<String> = all.filter(wanted).map(|test| test.name).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Every test of a binary.
+fn list_all(binary: &Binary, selection: &Selection) -> Result<Vec<Listed>> {
     let list = |ignored: bool| -> Result<Vec<String>> {
         let mut command = Command::new(&binary.path);
         command
@@ -169,65 +216,59 @@ pub(crate) fn list(binary: &Binary, selection: &Selection) -> Result<Vec<String>
             .collect())
     };
     let ignored = list(true)?;
-    let wanted = |name: &String| {
-        let is_ignored = ignored.contains(name);
-        let by_flag = match (selection.ignored, selection.include_ignored) {
-            (true, _) => is_ignored,
-            (_, true) => true,
-            _ => !is_ignored,
-        };
-        by_flag && selection.matches(name)
+    let listed = |name: String| Listed {
+        ignored: ignored.contains(&name),
+        name,
     };
-    let mut names: Vec<String> = list(false)?.into_iter().filter(wanted).collect();
-    names.sort();
-    Ok(names)
+    Ok(list(false)?.into_iter().map(listed).collect())
 }
 
 /// Runs the tests of a pass.
 ///
 /// # Errors
-/// When cargo or a test binary cannot be run.
+/// When cargo or a test binary cannot be run, or a test that was named exactly does not exist.
 pub(super) fn run(pass: &Pass<'_>) -> Result<RunnerReport> {
     let mut report = RunnerReport::default();
-    let Some(binaries) = build(&pass.options.selection, None)? else {
-        report.broken = Some(String::from(
-            "the tests could not be built; the compiler's words are above",
-        ));
+    let selection = &pass.options.selection;
+    let Some(binaries) = build(selection, None)? else {
+        report.broken = Some(String::from(NOT_BUILT));
         return Ok(report);
     };
-    let mut index = 0;
+    let mut listed = Vec::new();
+    let mut jobs = Vec::new();
     for binary in &binaries {
-        for name in list(binary, &pass.options.selection)? {
-            let mine = pass.options.shard.is_none_or(|shard| shard.has(index));
-            index += 1;
-            if !mine {
-                continue;
-            }
-            let test = run_one(binary, &name, pass)?;
-            let stop = test.failed && pass.options.fail_fast;
-            report.tests.push(test);
-            if stop || interrupt::requested().is_some() {
-                return Ok(report);
-            }
+        if selection.exact {
+            listed.extend(list_all(binary, selection)?);
+        }
+        let names = list(binary, selection)?.into_iter();
+        jobs.extend(names.map(|name| (binary, name)));
+    }
+    selection.check_exact(&listed)?;
+    report.matched = jobs.len();
+    for (index, (binary, name)) in jobs.into_iter().enumerate() {
+        if !pass.options.shard.is_none_or(|shard| shard.has(index)) {
+            continue;
+        }
+        let test = run_one(binary, &name, pass)?;
+        let stop = test.failed && pass.options.fail_fast;
+        report.tests.push(test);
+        if stop || interrupt::requested().is_some() {
+            break;
         }
     }
     Ok(report)
 }
 
-fn run_one(binary: &Binary, name: &str, pass: &Pass<'_>) -> Result<Other> {
+fn run_one(binary: &Binary, name: &str, pass: &Pass<'_>) -> Result<Seen> {
     let started = Instant::now();
     let mut command = command(binary, name, &pass.env);
     command.args(&pass.options.runner_args);
-    let to_stdout = pass
-        .options
-        .ktap
-        .as_ref()
-        .is_some_and(|path| path.as_os_str() == "-");
-    if pass.options.json || to_stdout {
+    if pass.options.takes_stdout() {
         command.stdout(Stdio::null());
     }
     let status = interrupt::run(&mut command)?;
-    Ok(Other {
+    Ok(Seen {
+        binary: binary.id(),
         name: name.to_owned(),
         failed: !status.success(),
         message: if status.success() {
@@ -236,6 +277,7 @@ fn run_one(binary: &Binary, name: &str, pass: &Pass<'_>) -> Result<Other> {
             format!("{} ended with {status}", binary.name)
         },
         seconds: started.elapsed().as_secs_f64(),
+        failed_before: Vec::new(),
     })
 }
 

@@ -9,24 +9,26 @@ use super::{Selection, cargo};
 use crate::project::Project;
 use crate::results::Index;
 
+/// Where `--help` shows these.
+const HEADING: &str = "Gauntlet";
+
 /// How the gauntlet is run.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Gauntlet")]
 pub(crate) struct Gauntlet {
     /// Run each test on every preset that its constraints allow.
-    #[arg(long, conflicts_with_all = ["expressions", "ignored"])]
+    #[arg(long, help_heading = HEADING, conflicts_with_all = ["expressions", "ignored"])]
     pub(crate) gauntlet: bool,
     /// Only on this preset.
-    #[arg(long, value_name = "NAME", requires = "gauntlet")]
+    #[arg(long, help_heading = HEADING, value_name = "NAME", requires = "gauntlet")]
     pub(crate) preset: Vec<String>,
     /// Only on presets of at most so many CPUs [default: eight per CPU of this host].
-    #[arg(long, value_name = "N", requires = "gauntlet")]
+    #[arg(long, help_heading = HEADING, value_name = "N", requires = "gauntlet")]
     pub(crate) max_cpus: Option<u32>,
     /// Choose what covers most within so many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "gauntlet")]
+    #[arg(long, help_heading = HEADING, value_name = "SECONDS", requires = "gauntlet")]
     pub(crate) budget: Option<u32>,
     /// Only print what would run.
-    #[arg(long, requires = "gauntlet")]
+    #[arg(long, help_heading = HEADING, requires = "gauntlet")]
     pub(crate) list: bool,
 }
 
@@ -39,19 +41,21 @@ struct Cell {
     covers: BTreeSet<String>,
 }
 
-/// The selection that runs the chosen cells.
+/// The selection that runs the chosen cells; `None` when the tests do not build.
 ///
 /// # Errors
-/// When the tests do not build, a preset does not exist, or no cell is left.
+/// When a test binary cannot be run, a preset does not exist, or no cell is left.
 pub(crate) fn choose(
     options: &super::Options,
     project: &Project,
     kernels: usize,
-) -> Result<Selection> {
+) -> Result<Option<Selection>> {
     let Some(binaries) = cargo::build(&options.selection, None)? else {
-        bail!("the tests could not be built; the compiler's words are above");
+        return Ok(None);
     };
-    let descriptions: Vec<Description> = binaries.iter().filter_map(cargo::describe).collect();
+    let described: Result<Vec<Option<Description>>> =
+        binaries.iter().map(cargo::describe).collect();
+    let descriptions: Vec<Description> = described?.into_iter().flatten().collect();
     check_presets(&options.gauntlet.preset, &descriptions)?;
     let history = Index::open(project).ok();
     let seconds = |name: &str, test: &TestDescription, cpus: u32| {
@@ -72,12 +76,12 @@ pub(crate) fn choose(
         bail!("no cell is left to run; raise --max-cpus or --budget, or name other tests");
     }
     let names: Vec<String> = cells.iter().map(|cell| cell.name.clone()).collect();
-    Ok(Selection {
+    Ok(Some(Selection {
         filters: names,
         exact: true,
         include_ignored: true,
         ..options.selection.clone()
-    })
+    }))
 }
 
 fn check_presets(wanted: &[String], descriptions: &[Description]) -> Result<()> {

@@ -1,152 +1,168 @@
-//! JUnit: written from our results, and read as far as nextest writes it.
+//! JUnit: written from our results, and read as nextest writes it.
 
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
 use ktstr::model::verdict::Outcome;
+use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestRerun, TestSuite};
 
-use super::{Case, Other};
+use super::{Case, Finished};
 
-/// One suite per kernel.
-pub(crate) fn render(cases: &[Case]) -> String {
-    let mut kernels: Vec<&str> = cases.iter().map(|case| case.kernel.as_str()).collect();
+/// One suite per kernel, and one for what kept the tests from running.
+///
+/// # Errors
+/// When the report cannot be serialised.
+pub(crate) fn render(finished: &Finished) -> Result<String> {
+    let mut kernels: Vec<&str> = finished
+        .cases
+        .iter()
+        .map(|case| case.kernel.as_str())
+        .collect();
     kernels.sort_unstable();
     kernels.dedup();
-    let mut xml = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n");
-    xml.push_str(&format!(
-        "<testsuites name=\"ktstr\"{}>\n",
-        counts(cases.iter())
-    ));
+    let mut report = Report::new("ktstr");
+    let mut total = Duration::ZERO;
     for kernel in kernels {
-        let of: Vec<&Case> = cases.iter().filter(|case| case.kernel == kernel).collect();
-        xml.push_str(&format!(
-            "  <testsuite name=\"{}\"{}>\n",
-            escape(kernel),
-            counts(of.iter().copied())
-        ));
-        for case in of {
-            xml.push_str(&one(case));
+        let mut suite = TestSuite::new(kernel);
+        let mut time = Duration::ZERO;
+        for case in finished.cases.iter().filter(|case| case.kernel == kernel) {
+            time += duration(case.seconds);
+            suite.add_test_case(one(case));
         }
-        xml.push_str("  </testsuite>\n");
+        suite.set_time(time);
+        total += time;
+        report.add_test_suite(suite);
     }
-    xml.push_str("</testsuites>\n");
-    xml
+    if !finished.broken.is_empty() {
+        let mut suite = TestSuite::new("cargo ktstr");
+        for broken in &finished.broken {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+            status.set_message(broken.as_str()).set_type("not run");
+            suite.add_test_case(TestCase::new("run the tests", status));
+        }
+        report.add_test_suite(suite);
+    }
+    report.set_time(total);
+    report
+        .to_string()
+        .context("failed to serialise the JUnit report")
 }
 
-fn counts<'a>(cases: impl Iterator<Item = &'a Case> + Clone) -> String {
-    let of = |verdict: Outcome| cases.clone().filter(|case| case.verdict == verdict).count();
-    let time: f64 = cases.clone().map(|case| case.seconds).sum();
-    format!(
-        " tests=\"{}\" failures=\"{}\" errors=\"{}\" skipped=\"{}\" time=\"{time:.3}\"",
-        cases.clone().count(),
-        of(Outcome::Fail),
-        of(Outcome::Inconclusive),
-        of(Outcome::Skip)
-    )
+fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
 }
 
-fn one(case: &Case) -> String {
-    let class = case.sidecar.as_ref().map_or_else(String::new, |sidecar| {
-        format!(
+fn one(case: &Case) -> TestCase {
+    let bad = |kind: NonSuccessKind, word: &str| {
+        let mut status = TestCaseStatus::non_success(kind);
+        status
+            .set_message(case.headline())
+            .set_type(word)
+            .set_description(case.message.as_str());
+        status
+    };
+    let mut status = match case.verdict {
+        Outcome::Pass => TestCaseStatus::success(),
+        Outcome::Skip => {
+            let mut status = TestCaseStatus::skipped();
+            status.set_message(case.message.as_str());
+            status
+        }
+        Outcome::Fail => bad(NonSuccessKind::Failure, "fail"),
+        // A check without a signal is no failed check; JUnit's word for that is an error.
+        Outcome::Inconclusive => bad(NonSuccessKind::Error, "inconclusive"),
+    };
+    if case.verdict != Outcome::Skip {
+        status.add_reruns(case.failed_before.iter().map(|headline| {
+            let mut rerun = TestRerun::new(NonSuccessKind::Failure);
+            rerun.set_message(headline.as_str()).set_type("fail");
+            rerun
+        }));
+    }
+    let mut test = TestCase::new(case.name.as_str(), status);
+    test.set_time(duration(case.seconds));
+    let class = match &case.sidecar {
+        Some(sidecar) => format!(
             "{}.{}",
             sidecar.scheduler.as_deref().unwrap_or("eevdf"),
             sidecar.topology
-        )
-    });
-    let head = format!(
-        "    <testcase name=\"{}\" classname=\"{}\" time=\"{:.3}\"",
-        escape(&case.name),
-        escape(&class),
-        case.seconds
-    );
-    let element = |tag: &str, kind: &str| {
-        format!(
-            "      <{tag} message=\"{}\" type=\"{kind}\">{}</{tag}>\n",
-            escape(&case.headline()),
-            escape(&case.message)
-        )
+        ),
+        None => case.binary.clone(),
     };
-    let body = match case.verdict {
-        Outcome::Pass => return format!("{head}/>\n"),
-        Outcome::Skip => format!("      <skipped message=\"{}\"/>\n", escape(&case.message)),
-        Outcome::Fail => element("failure", "fail"),
-        // A check without a signal is no failed check; JUnit's word for that is an error.
-        Outcome::Inconclusive => element("error", "inconclusive"),
-    };
-    let mut files = String::new();
-    for path in &case.artifacts {
-        files.push_str(&format!("[[ATTACHMENT|{}]]\n", path.display()));
-    }
-    if !files.is_empty() {
-        files = format!("      <system-out>{}</system-out>\n", escape(&files));
-    }
-    format!("{head}>\n{body}{files}    </testcase>\n")
-}
-
-/// Text as XML 1.0 can hold it: its five entities, and a mark for what it forbids.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\n' => out.push_str("&#10;"),
-            '\t' => out.push(c),
-            '\r' => {}
-            c if c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}') => out.push('\u{fffd}'),
-            c => out.push(c),
+    test.set_classname(class);
+    if case.is_bad() || case.is_flaky() {
+        let files: String = case
+            .artifacts
+            .iter()
+            .map(|path| format!("[[ATTACHMENT|{}]]\n", path.display()))
+            .collect();
+        if !files.is_empty() {
+            test.set_system_out(files);
         }
     }
-    out
+    test
+}
+
+/// A test of nextest's report.
+#[derive(Debug, PartialEq)]
+pub(super) struct Read {
+    /// Nextest's name of the binary.
+    pub(super) suite: String,
+    pub(super) name: String,
+    pub(super) failed: bool,
+    pub(super) message: String,
+    pub(super) seconds: f64,
+    pub(super) failed_before: Vec<String>,
 }
 
 /// The tests of a report as nextest writes it.
-pub(super) fn read(xml: &str) -> Vec<Other> {
+///
+/// # Errors
+/// When it is no JUnit report.
+pub(super) fn read(xml: &str) -> Result<Vec<Read>> {
+    let report = Report::deserialize_from_str(xml).context("nextest's report cannot be read")?;
     let mut tests = Vec::new();
-    for piece in xml.split("<testcase ").skip(1) {
-        let (head, rest) = piece.split_once('>').unwrap_or((piece, ""));
-        let body = if head.ends_with('/') {
-            ""
-        } else {
-            rest.split("</testcase>").next().unwrap_or_default()
-        };
-        let failure = ["<failure", "<error"]
-            .iter()
-            .find_map(|tag| body.split_once(tag));
-        let message = failure.map(|(_, rest)| {
-            let head = rest.split('>').next().unwrap_or_default();
-            attribute(head, "message")
-                .or_else(|| attribute(head, "type"))
-                .unwrap_or_default()
-        });
-        tests.push(Other {
-            name: attribute(head, "name").unwrap_or_default(),
-            failed: failure.is_some(),
-            message: message.unwrap_or_default(),
-            seconds: attribute(head, "time")
-                .and_then(|time| time.parse().ok())
-                .unwrap_or(0.0),
-        });
+    for suite in report.test_suites {
+        for test in suite.test_cases {
+            let words = |message: &Option<quick_junit::XmlString>,
+                         ty: &Option<quick_junit::XmlString>| {
+                let part = |text: &Option<quick_junit::XmlString>| {
+                    text.as_ref().map(|text| text.as_str().to_owned())
+                };
+                [part(message), part(ty)]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(": ")
+            };
+            let before = |runs: &[TestRerun]| -> Vec<String> {
+                runs.iter()
+                    .map(|run| words(&run.message, &run.ty))
+                    .collect()
+            };
+            let (failed, message, failed_before) = match &test.status {
+                TestCaseStatus::Success { flaky_runs } => {
+                    (false, String::new(), before(flaky_runs))
+                }
+                TestCaseStatus::NonSuccess {
+                    message,
+                    ty,
+                    reruns,
+                    ..
+                } => (true, words(message, ty), before(&reruns.runs)),
+                TestCaseStatus::Skipped { .. } => continue,
+            };
+            tests.push(Read {
+                suite: suite.name.as_str().to_owned(),
+                name: test.name.as_str().to_owned(),
+                failed,
+                message,
+                seconds: test.time.unwrap_or_default().as_secs_f64(),
+                failed_before,
+            });
+        }
     }
-    tests
-}
-
-fn attribute(head: &str, name: &str) -> Option<String> {
-    let head = format!(" {head}");
-    let (_, rest) = head.split_once(&format!(" {name}=\""))?;
-    Some(unescape(rest.split('"').next()?))
-}
-
-fn unescape(text: &str) -> String {
-    [
-        ("&lt;", "<"),
-        ("&gt;", ">"),
-        ("&quot;", "\""),
-        ("&apos;", "'"),
-        ("&#10;", "\n"),
-        ("&amp;", "&"),
-    ]
-    .iter()
-    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    Ok(tests)
 }
 
 #[cfg(test)]
@@ -157,47 +173,75 @@ mod tests {
     fn case(name: &str, verdict: Outcome, message: &str) -> Case {
         Case {
             name: name.to_owned(),
+            test: name.to_owned(),
+            binary: String::from("p.t"),
             kernel: String::from("6.12"),
             verdict,
             message: message.to_owned(),
             seconds: 1.5,
+            failed_before: Vec::new(),
             artifacts: vec!["/t/a.console".into()],
             sidecar: None,
             dir: RunDir::open("/t".into()),
         }
     }
 
+    fn finished(cases: Vec<Case>, broken: &[&str]) -> Finished {
+        Finished {
+            cases,
+            broken: broken.iter().map(|text| (*text).to_owned()).collect(),
+            ..Finished::new("r")
+        }
+    }
+
     #[test]
     fn what_is_written_can_be_read_back() {
-        let cases = [
+        let flaky = Case {
+            failed_before: vec!["at first".into()],
+            ..case("at-last", Outcome::Pass, "")
+        };
+        let cases = vec![
             case("good", Outcome::Pass, ""),
             case("bad", Outcome::Fail, "<&\"> \u{1b}[31m first\nsecond"),
             case("unsure", Outcome::Inconclusive, "no samples"),
             case("left", Outcome::Skip, "no SMT"),
+            flaky,
         ];
-        let xml = render(&cases);
+        let xml = render(&finished(cases, &[])).unwrap();
         assert!(
-            xml.contains("tests=\"4\" failures=\"1\" errors=\"1\" skipped=\"1\" time=\"6.000\""),
+            xml.contains("tests=\"5\" skipped=\"1\" failures=\"1\" errors=\"1\""),
             "{xml}"
         );
+        assert!(xml.contains("<flakyFailure"), "{xml}");
         assert!(
-            !xml.contains('\u{1b}'),
-            "control characters break XML readers"
+            !xml.contains('\u{1b}') && !xml.contains("[31m"),
+            "control characters break XML readers: {xml}"
         );
-        let read = read(&xml);
+        let read = read(&xml).unwrap();
         let failed: Vec<_> = read
             .iter()
-            .map(|test| (test.name.as_str(), test.failed))
+            .map(|test| (test.name.as_str(), test.failed, test.failed_before.len()))
             .collect();
         assert_eq!(
             failed,
             [
-                ("good", false),
-                ("bad", true),
-                ("unsure", true),
-                ("left", false)
+                ("good", false, 0),
+                ("bad", true, 0),
+                ("unsure", true, 0),
+                ("at-last", false, 1)
             ]
         );
-        assert_eq!(read[1].message, "<&\"> \u{fffd}[31m first");
+        assert!(read[1].message.starts_with("<&\">"), "{}", read[1].message);
+    }
+
+    #[test]
+    fn a_run_that_could_not_be_is_an_error() {
+        let xml = render(&finished(Vec::new(), &["the tests could not be built"])).unwrap();
+        assert!(
+            xml.contains("tests=\"1\"")
+                && xml.contains("errors=\"1\"")
+                && xml.contains("could not be built"),
+            "{xml}"
+        );
     }
 }

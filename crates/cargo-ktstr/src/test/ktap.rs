@@ -2,24 +2,26 @@
 
 use ktstr::model::verdict::Outcome;
 
-use super::Case;
+use super::{Case, Finished};
 
-/// One plan; with more than one kernel, one subtest per kernel.
-pub(crate) fn render(cases: &[Case]) -> String {
+/// One plan; with more than one kernel, one subtest per kernel. What kept tests from running is a line that is not ok.
+pub(crate) fn render(finished: &Finished) -> String {
+    let cases = &finished.cases;
     let mut kernels: Vec<&str> = cases.iter().map(|case| case.kernel.as_str()).collect();
     kernels.sort_unstable();
     kernels.dedup();
+    let broken = finished.broken.as_slice();
     if kernels.len() < 2 {
         let all: Vec<&Case> = cases.iter().collect();
-        return plan(&all, "");
+        return plan(&all, broken, "");
     }
-    let mut text = format!("KTAP version 1\n1..{}\n", kernels.len());
+    let mut text = format!("KTAP version 1\n1..{}\n", kernels.len() + broken.len());
     for (index, kernel) in kernels.iter().enumerate() {
         let of: Vec<&Case> = cases
             .iter()
             .filter(|case| case.kernel == **kernel)
             .collect();
-        text.push_str(&plan(&of, "  "));
+        text.push_str(&plan(&of, &[], "  "));
         let worst = of
             .iter()
             .map(|case| case.verdict)
@@ -27,20 +29,37 @@ pub(crate) fn render(cases: &[Case]) -> String {
             .unwrap_or(Outcome::Skip);
         text.push_str(&line(worst, index + 1, kernel, ""));
     }
+    text.push_str(&not_run(broken, kernels.len()));
     text
 }
 
-fn plan(cases: &[&Case], indent: &str) -> String {
-    let mut text = format!("{indent}KTAP version 1\n{indent}1..{}\n", cases.len());
+fn not_run(broken: &[String], before: usize) -> String {
+    let line = |(index, why): (usize, &String)| {
+        let number = before + index + 1;
+        format!("not ok {number} run the tests # ERROR {}\n", printable(why))
+    };
+    broken.iter().enumerate().map(line).collect()
+}
+
+fn plan(cases: &[&Case], broken: &[String], indent: &str) -> String {
+    let count = cases.len() + broken.len();
+    let mut text = format!("{indent}KTAP version 1\n{indent}1..{count}\n");
     for (index, case) in cases.iter().enumerate() {
         if case.is_bad() {
             for diagnostic in case.message.lines() {
                 text.push_str(&format!("{indent}# {}\n", printable(diagnostic)));
             }
         }
+        for headline in &case.failed_before {
+            let headline = printable(headline);
+            text.push_str(&format!(
+                "{indent}# an earlier attempt failed: {headline}\n"
+            ));
+        }
         let result = line(case.verdict, index + 1, &case.name, &case.message);
         text.push_str(&format!("{indent}{result}"));
     }
+    text.push_str(&not_run(broken, cases.len()));
     text
 }
 
@@ -57,7 +76,9 @@ fn line(verdict: Outcome, number: usize, name: &str, message: &str) -> String {
 }
 
 fn printable(text: &str) -> String {
-    text.chars()
+    anstream::adapter::strip_str(text)
+        .to_string()
+        .chars()
         .filter(|c| !c.is_control() || *c == '\t')
         .collect()
 }
@@ -70,6 +91,9 @@ mod tests {
     fn case(name: &str, kernel: &str, verdict: Outcome, message: &str) -> Case {
         Case {
             name: name.to_owned(),
+            test: name.to_owned(),
+            binary: String::new(),
+            failed_before: Vec::new(),
             kernel: kernel.to_owned(),
             verdict,
             message: message.to_owned(),
@@ -80,16 +104,35 @@ mod tests {
         }
     }
 
+    fn finished(cases: &[Case]) -> Finished {
+        Finished {
+            cases: cases.to_vec(),
+            ..Finished::new("r")
+        }
+    }
+
+    #[test]
+    fn a_run_that_could_not_be_is_not_ok() {
+        let run = Finished {
+            broken: vec!["the tests could not be built".into()],
+            ..finished(&[])
+        };
+        assert_eq!(
+            render(&run),
+            "KTAP version 1\n1..1\nnot ok 1 run the tests # ERROR the tests could not be built\n"
+        );
+    }
+
     #[test]
     fn one_kernel_is_a_flat_plan() {
         let cases = [
             case("a", "k", Outcome::Pass, ""),
-            case("b", "k", Outcome::Fail, "one\ntwo"),
+            case("b", "k", Outcome::Fail, "\u{1b}[0;32mone\u{1b}[0m\ntwo"),
             case("c", "k", Outcome::Skip, "no SMT"),
         ];
         let expected =
             "KTAP version 1\n1..3\nok 1 a\n# one\n# two\nnot ok 2 b\nok 3 c # SKIP no SMT\n";
-        assert_eq!(render(&cases), expected);
+        assert_eq!(render(&finished(&cases)), expected);
     }
 
     #[test]
@@ -98,7 +141,7 @@ mod tests {
             case("a", "k1", Outcome::Pass, ""),
             case("a", "k2", Outcome::Inconclusive, "x"),
         ];
-        let text = render(&cases);
+        let text = render(&finished(&cases));
         assert!(
             text.starts_with("KTAP version 1\n1..2\n  KTAP version 1\n  1..1\n  ok 1 a\nok 1 k1\n"),
             "{text}"

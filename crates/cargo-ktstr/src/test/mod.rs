@@ -6,6 +6,7 @@ mod gauntlet;
 mod junit;
 mod ktap;
 mod nextest;
+mod seen;
 mod select;
 mod summary;
 
@@ -15,10 +16,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
+use clap::error::ErrorKind;
 use ktstr::host::evidence::artifacts::write_atomic;
 use ktstr::host::plan::kernel::Cache;
 use ktstr::model::verdict::Outcome;
 
+use crate::engine::{self, EngineChoice};
 use crate::exit::Exit;
 use crate::kernel::{self, KernelSpec, Resolved};
 use crate::project::Project;
@@ -26,6 +29,7 @@ use crate::runs::{self, Manifest, RunDir};
 use crate::{interrupt, output};
 
 pub(crate) use case::{Case, cases_of};
+pub(crate) use seen::{RunnerReport, Seen};
 pub(crate) use select::{Selection, Shard};
 pub(crate) use summary::rerun;
 
@@ -40,8 +44,8 @@ pub(crate) struct Options {
     #[arg(long = "kernel", short = 'k', value_name = "KERNEL")]
     pub(crate) kernels: Vec<String>,
     /// What runs the VMs; auto takes KVM where it is genuine.
-    #[arg(long, value_enum)]
-    pub(crate) engine: Option<Engine>,
+    #[arg(long, value_parser = engine::parser(), value_name = "ENGINE")]
+    pub(crate) engine: Option<EngineChoice>,
     /// This binary in place of every scheduler that tests name.
     #[arg(long, value_name = "PATH")]
     pub(crate) scheduler: Option<PathBuf>,
@@ -51,8 +55,6 @@ pub(crate) struct Options {
     /// Run only the k-th of n parts of the tests, as 1/3.
     #[arg(long, value_name = "K/N")]
     pub(crate) shard: Option<Shard>,
-    #[command(flatten)]
-    pub(crate) gauntlet: gauntlet::Gauntlet,
     /// Stop at the first failure.
     #[arg(long)]
     pub(crate) fail_fast: bool,
@@ -68,27 +70,11 @@ pub(crate) struct Options {
     /// Show what passing tests print, too.
     #[arg(long, short)]
     pub(crate) verbose: bool,
+    #[command(flatten)]
+    pub(crate) gauntlet: gauntlet::Gauntlet,
     /// Passed to the runner as they are.
     #[arg(last = true, value_name = "RUNNER ARGS")]
     pub(crate) runner_args: Vec<OsString>,
-}
-
-/// What runs the VMs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Engine {
-    Auto,
-    Kvm,
-    Tcg,
-}
-
-impl Engine {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
-    }
 }
 
 /// What runs the tests.
@@ -99,48 +85,60 @@ pub(crate) enum Runner {
     Cargo,
 }
 
-/// A test of the run that left no sidecar: one that is none of ktstr's, or whose process died.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Other {
-    pub(crate) name: String,
-    pub(crate) failed: bool,
-    pub(crate) message: String,
-    pub(crate) seconds: f64,
-}
+impl Options {
+    /// Whether a report takes standard output, so that nothing else may be written there.
+    pub(crate) fn takes_stdout(&self) -> bool {
+        self.json || self.ktap_on_stdout()
+    }
 
-/// What a runner has to say beside the sidecars.
-#[derive(Debug, Default)]
-pub(crate) struct RunnerReport {
-    /// Every test that it ran, also those with a sidecar.
-    pub(crate) tests: Vec<Other>,
-    /// Why it could not run tests at all (the build failed).
-    pub(crate) broken: Option<String>,
+    fn ktap_on_stdout(&self) -> bool {
+        let path = self.ktap.as_ref();
+        path.is_some_and(|path| path.as_os_str() == "-")
+    }
+
+    /// What clap's own rules cannot say.
+    ///
+    /// # Errors
+    /// When arguments contradict each other.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        if self.json && self.ktap_on_stdout() {
+            return Err(clap::Error::raw(
+                ErrorKind::ArgumentConflict,
+                "--json and --ktap - both take standard output; give --ktap a file\n",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// One pass over the tests.
 pub(crate) struct Pass<'a> {
     pub(crate) options: &'a Options,
+    pub(crate) workspace_root: &'a std::path::Path,
     pub(crate) dir: PathBuf,
     pub(crate) env: Vec<(&'static str, OsString)>,
 }
 
 /// Runs the tests on every kernel and tells how it went.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
+    if let Err(error) = options.check() {
+        // Nothing can be done if even this cannot be printed.
+        let _ = error.print();
+        return Ok(crate::exit::of_usage(&error));
+    }
     options.selection.check()?;
     let project = Project::find(options.selection.manifest_path.as_deref())?;
     let kernels = kernels(&options.kernels)?;
     let mut options = options.clone();
     if options.gauntlet.gauntlet {
-        options.selection = gauntlet::choose(&options, &project, kernels.len())?;
+        let Some(selection) = gauntlet::choose(&options, &project, kernels.len())? else {
+            let mut finished = Finished::new(&runs::new_run_id());
+            finished.broken.push(String::from(select::NOT_BUILT));
+            return finished.tell(&options);
+        };
+        options.selection = selection;
         if options.gauntlet.list {
-            let names: String = options
-                .selection
-                .filters
-                .iter()
-                .map(|name| format!("{name}\n"))
-                .collect();
-            output::print(&names)?;
-            return Ok(Exit::Pass);
+            return list(&options);
         }
     }
     let finished = run_all(&options, &project, &kernels, &project.runs_root())?;
@@ -161,7 +159,20 @@ pub(crate) fn kernels(named: &[String]) -> Result<Vec<Resolved>> {
     for spec in &specs {
         kernels.extend(kernel::resolve(spec, &cache, kernel::cpus())?);
     }
+    kernel::label_apart(&mut kernels);
     Ok(kernels)
+}
+
+/// Prints which cells of the gauntlet would run.
+fn list(options: &Options) -> Result<Exit> {
+    let names = &options.selection.filters;
+    if options.json {
+        output::print_json(names)?;
+    } else {
+        let lines: String = names.iter().map(|name| format!("{name}\n")).collect();
+        output::print(&lines)?;
+    }
+    Ok(Exit::Pass)
 }
 
 /// A run that is over.
@@ -172,6 +183,8 @@ pub(crate) struct Finished {
     pub(crate) cases: Vec<Case>,
     /// What kept the runner from running.
     pub(crate) broken: Vec<String>,
+    /// How many tests the selection has, on all shards together.
+    pub(crate) matched: usize,
     pub(crate) seconds: f64,
 }
 
@@ -188,13 +201,7 @@ pub(crate) fn run_all(
     let started = Instant::now();
     let run = runs::new_run_id();
     let runner = choose_runner(options)?;
-    let mut finished = Finished {
-        run: run.clone(),
-        dirs: Vec::new(),
-        cases: Vec::new(),
-        broken: Vec::new(),
-        seconds: 0.0,
-    };
+    let mut finished = Finished::new(&run);
     for kernel in kernels {
         let name = if kernels.len() > 1 {
             format!("{run}.{}", kernel.label)
@@ -209,12 +216,14 @@ pub(crate) fn run_all(
             kernel: kernel.value.clone(),
             kernel_label: kernel.label.clone(),
             engine: options.engine.map(|engine| engine.as_str().to_owned()),
+            scheduler: options.scheduler.as_deref().map(absolute),
             selection: options.selection.rerun_arguments(),
             ..Manifest::begin(&run, &project.workspace_root)
         };
         manifest.write(&dir)?;
         let pass = Pass {
             options,
+            workspace_root: &project.workspace_root,
             dir: dir.clone(),
             env: environment(options, kernel, &dir),
         };
@@ -222,12 +231,16 @@ pub(crate) fn run_all(
             Runner::Cargo => cargo::run(&pass)?,
             _ => nextest::run(&pass)?,
         };
-        let opened = RunDir::open(dir.clone());
-        let cases = cases_of(&opened, &report.tests)?;
+        finished.matched += report.matched;
         manifest.ended_at = Some(runs::now());
+        manifest.tests = report.tests;
+        manifest.broken = report.broken.clone();
+        manifest.write(&dir)?;
+        let opened = RunDir::open(dir.clone());
+        let cases = cases_of(&opened)?;
         manifest.exit_code = Some(exit_of(&cases, report.broken.is_some()).code());
         manifest.write(&dir)?;
-        finished.dirs.push(RunDir::open(dir));
+        finished.dirs.push(opened);
         finished.cases.extend(cases);
         finished.broken.extend(report.broken);
         if interrupt::requested().is_some() {
@@ -239,24 +252,30 @@ pub(crate) fn run_all(
 }
 
 impl Finished {
+    /// One in which nothing has run yet.
+    pub(crate) fn new(run: &str) -> Self {
+        Self {
+            run: run.to_owned(),
+            dirs: Vec::new(),
+            cases: Vec::new(),
+            broken: Vec::new(),
+            matched: 0,
+            seconds: 0.0,
+        }
+    }
+
     /// Writes reports, prints the summary, and says how it ended.
     fn tell(&self, options: &Options) -> Result<Exit> {
-        let mut told = false;
         if let Some(path) = &options.junit {
-            write_atomic(path, junit::render(&self.cases).as_bytes())?;
+            write_atomic(path, junit::render(self)?.as_bytes())?;
         }
-        if let Some(path) = &options.ktap {
-            let text = ktap::render(&self.cases);
-            if path.as_os_str() == "-" {
-                output::print(&text)?;
-                told = true;
-            } else {
-                write_atomic(path, text.as_bytes())?;
-            }
+        if let Some(path) = options.ktap.as_ref().filter(|_| !options.ktap_on_stdout()) {
+            write_atomic(path, ktap::render(self).as_bytes())?;
         }
         if options.json {
             output::print_json(&summary::Json::new(self))?;
-        } else if told {
+        } else if options.ktap_on_stdout() {
+            output::print(&ktap::render(self))?;
             eprint!("{}", summary::render(self));
         } else {
             output::print(&summary::render(self))?;
@@ -267,9 +286,10 @@ impl Finished {
         Ok(self.exit(options))
     }
 
-    /// The worst verdict; no test at all is a failure, unless a shard had none.
+    /// The worst verdict; a selection without any test is a failure, a shard without one of them is none.
     pub(crate) fn exit(&self, options: &Options) -> Exit {
-        if self.cases.is_empty() && self.broken.is_empty() && options.shard.is_none() {
+        let nothing = self.cases.is_empty() && self.broken.is_empty();
+        if nothing && (options.shard.is_none() || self.matched == 0) {
             eprintln!(
                 "cargo ktstr: no test matches; `cargo ktstr test` runs all, add --include-ignored for ignored ones"
             );
@@ -290,6 +310,10 @@ fn exit_of(cases: &[Case], broken: bool) -> Exit {
 
 fn choose_runner(options: &Options) -> Result<Runner> {
     match options.runner {
+        Runner::Cargo if options.selection.needs_nextest() => anyhow::bail!(
+            "--runner cargo cannot read filter expressions (-E); leave --runner out where cargo-nextest is installed, or give \
+            parts of names"
+        ),
         Runner::Cargo => Ok(Runner::Cargo),
         Runner::Nextest => {
             nextest::version().context("cargo-nextest is not installed; `cargo install cargo-nextest --locked` installs it, \
@@ -328,13 +352,15 @@ fn environment(
         env.push(("KTSTR_ENGINE", engine.as_str().into()));
     }
     if let Some(scheduler) = &options.scheduler {
-        let path = scheduler
-            .canonicalize()
-            .unwrap_or_else(|_| scheduler.clone());
-        env.push(("KTSTR_SCHEDULER", path.into()));
+        env.push(("KTSTR_SCHEDULER", absolute(scheduler).into()));
     }
     if options.verbose {
         env.push(("KTSTR_VERBOSE", "1".into()));
     }
     env
+}
+
+/// For a process or a rerun that starts elsewhere.
+fn absolute(path: &std::path::Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

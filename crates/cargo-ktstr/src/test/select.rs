@@ -5,6 +5,16 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
+/// Why nothing ran; the compiler has told the rest.
+pub(crate) const NOT_BUILT: &str = "the tests could not be built; the compiler's words are above";
+
+/// A test that a binary has.
+#[derive(Debug, Clone)]
+pub(crate) struct Listed {
+    pub(crate) name: String,
+    pub(crate) ignored: bool,
+}
+
 /// Which tests to build and run.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Selection {
@@ -76,6 +86,50 @@ impl Selection {
         Ok(())
     }
 
+    /// A name that was given as a whole one must be a test's, and one that the other flags let run.
+    ///
+    /// # Errors
+    /// When one is not; with the names that come near it.
+    pub(crate) fn check_exact(&self, listed: &[Listed]) -> Result<()> {
+        if !self.exact {
+            return Ok(());
+        }
+        for name in &self.filters {
+            let mut tests = listed.iter().filter(|test| test.name == *name).peekable();
+            if tests.peek().is_none() {
+                bail!("there is no test '{name}' here; {}", near(name, listed));
+            }
+            let runs = |test: &Listed| match (self.ignored, self.include_ignored) {
+                (true, _) => test.ignored,
+                (_, true) => true,
+                _ => !test.ignored,
+            };
+            if !tests.any(runs) {
+                let (is, flag) = if self.ignored {
+                    ("not an ignored one", "leave --ignored out")
+                } else {
+                    ("an ignored one", "add --include-ignored")
+                };
+                bail!("test '{name}' is {is}; {flag} to run it");
+            }
+        }
+        Ok(())
+    }
+
+    /// What only a runner of tests can honour, for a command that is none.
+    ///
+    /// # Errors
+    /// When such a flag was given.
+    pub(crate) fn refuse_expressions(&self, command: &str) -> Result<()> {
+        if self.expressions.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "`cargo ktstr {command}` runs test binaries by itself and cannot read filter expressions (-E); give parts of \
+             names, or whole names with --exact"
+        )
+    }
+
     /// Whether only cargo-nextest can do it.
     pub(crate) fn needs_nextest(&self) -> bool {
         !self.expressions.is_empty()
@@ -112,7 +166,10 @@ impl Selection {
         if let Some(manifest) = &self.manifest_path {
             args.extend([
                 String::from("--manifest-path"),
-                manifest.display().to_string(),
+                std::path::absolute(manifest)
+                    .unwrap_or_else(|_| manifest.clone())
+                    .display()
+                    .to_string(),
             ]);
         }
         args
@@ -146,6 +203,24 @@ impl Selection {
         };
         self.filters.is_empty() || self.filters.iter().any(hit)
     }
+}
+
+/// The tests whose names look most like a wrong one.
+fn near(name: &str, listed: &[Listed]) -> String {
+    if listed.is_empty() {
+        return String::from("no test was found at all");
+    }
+    let mut known: Vec<&str> = listed.iter().map(|test| test.name.as_str()).collect();
+    known.sort_unstable();
+    known.dedup();
+    known.sort_by(|a, b| strsim::jaro_winkler(name, b).total_cmp(&strsim::jaro_winkler(name, a)));
+    let more = known.len().saturating_sub(5);
+    known.truncate(5);
+    let others = match more {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("there are {}{others}", known.join(", "))
 }
 
 /// The k-th of n parts, counted from 1.
@@ -192,6 +267,34 @@ mod tests {
             assert!(bad.parse::<Shard>().unwrap_err().contains(bad));
         }
         assert_eq!("2/3".parse(), Ok(Shard { k: 2, n: 3 }));
+    }
+
+    #[test]
+    fn a_whole_name_must_be_one() {
+        let listed = ["steady", "left::same", "later"].map(|name| Listed {
+            name: name.to_owned(),
+            ignored: name == "later",
+        });
+        let check = |names: &[&str], ignored: bool| {
+            let selection = Selection {
+                filters: names.iter().map(|name| (*name).to_owned()).collect(),
+                exact: true,
+                ignored,
+                ..Selection::default()
+            };
+            let checked = selection.check_exact(&listed);
+            checked.map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&["steady", "left::same"], false), Ok(()));
+        let typo = check(&["steady", "steadi"], false).unwrap_err();
+        assert!(
+            typo.contains("'steadi'") && typo.contains("there are steady"),
+            "{typo}"
+        );
+        let ignored = check(&["later"], false).unwrap_err();
+        assert!(ignored.contains("--include-ignored"), "{ignored}");
+        assert_eq!(check(&["later"], true), Ok(()));
+        assert!(check(&["steady"], true).unwrap_err().contains("--ignored"));
     }
 
     #[test]

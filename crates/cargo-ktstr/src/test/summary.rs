@@ -26,6 +26,8 @@ struct Counts {
     fail: usize,
     inconclusive: usize,
     skip: usize,
+    /// Those of the passed ones that failed before they passed.
+    flaky: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -35,6 +37,8 @@ struct JsonCase {
     verdict: &'static str,
     seconds: f64,
     message: String,
+    /// Headlines of the attempts before the last, each of which failed.
+    failed_before: Vec<String>,
     artifacts: Vec<PathBuf>,
     rerun: String,
 }
@@ -47,6 +51,7 @@ impl Json {
             verdict: case.verdict.as_str(),
             seconds: case.seconds,
             message: case.message.clone(),
+            failed_before: case.failed_before.clone(),
             artifacts: case.artifacts.clone(),
             rerun: rerun(case),
         };
@@ -69,6 +74,7 @@ fn count(cases: &[Case]) -> Counts {
         fail: of(Outcome::Fail),
         inconclusive: of(Outcome::Inconclusive),
         skip: of(Outcome::Skip),
+        flaky: cases.iter().filter(|case| case.is_flaky()).count(),
     }
 }
 
@@ -87,6 +93,18 @@ pub(crate) fn render(finished: &Finished) -> String {
             title(case, many),
             case.headline()
         ));
+    }
+    for case in finished.cases.iter().filter(|case| case.is_flaky()) {
+        text.push_str(&format!(
+            "{} {}: passed at attempt {}; before it: {}\n",
+            word("FLAKY", 33),
+            title(case, many),
+            case.failed_before.len() + 1,
+            case.failed_before.join("; ")
+        ));
+        for path in &case.artifacts {
+            text.push_str(&format!("        {}\n", relative(path).display()));
+        }
     }
     for case in finished.cases.iter().filter(|case| case.is_bad()) {
         text.push_str(&format!(
@@ -110,6 +128,9 @@ pub(crate) fn render(finished: &Finished) -> String {
 fn totals(finished: &Finished) -> String {
     let counts = count(&finished.cases);
     let mut parts = vec![format!("{} passed", counts.pass)];
+    if counts.flaky > 0 {
+        parts = vec![format!("{} passed ({} flaky)", counts.pass, counts.flaky)];
+    }
     for (n, word) in [
         (counts.fail, "failed"),
         (counts.inconclusive, "inconclusive"),
@@ -155,16 +176,20 @@ fn title(case: &Case, many: bool) -> String {
 }
 
 fn mark(verdict: Outcome) -> String {
-    let (word, code) = match verdict {
+    let (text, code) = match verdict {
         Outcome::Pass => ("PASS", 32),
         Outcome::Skip => ("SKIP", 33),
         Outcome::Inconclusive => ("INCONCLUSIVE", 35),
         Outcome::Fail => ("FAIL", 31),
     };
+    word(text, code)
+}
+
+fn word(text: &str, code: u8) -> String {
     if colour() {
-        format!("\x1b[1;{code}m{word}\x1b[0m")
+        format!("\x1b[1;{code}m{text}\x1b[0m")
     } else {
-        word.to_owned()
+        text.to_owned()
     }
 }
 
@@ -178,15 +203,7 @@ fn relative(path: &Path) -> PathBuf {
 /// The one command that runs this test again, alone.
 pub(crate) fn rerun(case: &Case) -> String {
     let mut words: Vec<String> = ["cargo", "ktstr", "test"].map(str::to_owned).to_vec();
-    if let Some(manifest) = &case.dir.manifest {
-        words.extend(manifest.selection.iter().cloned());
-        if let Some(kernel) = &manifest.kernel {
-            words.extend([String::from("--kernel"), kernel.clone()]);
-        }
-        if let Some(engine) = &manifest.engine {
-            words.extend([String::from("--engine"), engine.clone()]);
-        }
-    }
+    words.extend(case.dir.rerun_arguments());
     words.extend([
         String::from("--include-ignored"),
         String::from("--exact"),

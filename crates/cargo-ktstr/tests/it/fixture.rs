@@ -4,6 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use ktstr::host::evidence::sidecar::{SIDECAR_SCHEMA, Sidecar};
+use ktstr::model::verdict::{AssertResult, DetailKind, Outcome};
+
 /// What the fake tests do is in their names.
 const HARNESS: &str = r##"
 use std::{env, fs, process};
@@ -22,6 +25,15 @@ fn noise(dir: &str) -> f64 {
     (dir.rsplit('/').next(), env::var("FAKE_SEED").ok()).hash(&mut hash);
     let unit = hash.finish() as f64 / u64::MAX as f64;
     1.0 + 0.1 * (unit - 0.5)
+}
+/// What a test of ktstr's would leave, as the framework's own type writes it.
+fn record(verdict: &str) -> &'static str {
+    match verdict {
+        "Pass" => include_str!("Pass.json"),
+        "Skip" => include_str!("Skip.json"),
+        "Inconclusive" => include_str!("Inconclusive.json"),
+        _ => include_str!("Fail.json"),
+    }
 }
 fn main() {
     let args: Vec<String> = env::args().skip(1).collect();
@@ -45,23 +57,20 @@ fn main() {
         let by_flag = if only_ignored { *ignored } else { has("--include-ignored") || !ignored };
         let by_name = filters.is_empty() || filters.iter().any(|filter| if has("--exact") { filter.as_str() == *name } else { name.contains(filter.as_str()) });
         if !(by_flag && by_name) { continue; }
-        let (verdict, outcome, message) = match name.split('@').next().unwrap() {
+        let (verdict, outcome) = match name.split('@').next().unwrap() {
             name if name == "hangs" || env::var_os("FAKE_HANG").is_some() => {
                 fs::write(format!("{dir}/hangs.pid"), process::id().to_string()).unwrap();
                 loop { std::thread::park(); }
             }
-            "passes" | "verify-good" => ("Pass", 0, "null".to_string()),
-            "skips" => ("Skip", 0, "null".to_string()),
-            "unsure" => ("Inconclusive", 2, "\"ktstr_test 'unsure' inconclusive:\\n  no samples\"".to_string()),
+            "passes" | "verify-good" => ("Pass", 0),
+            "skips" => ("Skip", 0),
+            "unsure" => ("Inconclusive", 2),
             "dies" => process::abort(),
-            _ => ("Fail", 1, "\"BUG SUMMARY: queue seven is gone\\nktstr_test 'fails' failed:\"".to_string()),
+            _ => ("Fail", 1),
         };
-        let floor = if verdict == "Skip" { "Skip" } else { "Pass" };
-        let details = if verdict == "Pass" { String::new() } else { format!("{{\"outcome\":\"{verdict}\",\"kind\":\"Other\",\"message\":\"because of {name}\"}}") };
-        let skip = if verdict == "Skip" { "\"no such device\"" } else { "null" };
         // Below zero: this revision measures no more what the others do.
         let figures = if SPEED < 0.0 { String::new() } else { format!("\"ops_per_s\":{:.3}", SPEED * noise(&dir)) };
-        let json = format!("{{\"schema\":\"ktstr.sidecar/1\",\"test\":\"{name}\",\"verdict\":\"{verdict}\",\"skip_reason\":{skip},\"engine\":\"tcg\",\"engine_why\":\"asked for\",\"topology\":\"1n1l2c1t\",\"scheduler\":null,\"scheduler_source\":null,\"kernel\":null,\"kernel_release\":\"6.12\",\"boot_ms\":1,\"scenario_ms\":2,\"vm_ms\":3,\"cleanup_ms\":1,\"initramfs_bytes\":1,\"initramfs_ms\":1,\"total_ms\":1500,\"exit_reason\":null,\"timed_out\":false,\"stage\":null,\"verifier_stats\":[{{\"name\":\"s_enqueue\",\"verified_insns\":250000}}],\"message\":{message},\"result\":{{\"floor\":\"{floor}\",\"details\":[{details}],\"info_notes\":[],\"stats\":{{\"cgroups\":[],\"phases\":[],\"ext_metrics\":{{{figures}}}}}}},\"started_at\":1}}");
+        let json = record(verdict).replace("@TEST@", name).replace("@BINARY@", "fake.sched").replace("\"ops_per_s\":987654321.5", &figures);
         if let Err(error) = fs::write(format!("{dir}/{name}.json"), json) { eprintln!("no sidecar: {error}"); code = 1; }
         if outcome != 0 { fs::write(format!("{dir}/{name}.failure-dump.json"), "{}").ok(); }
         code = code.max(outcome);
@@ -69,6 +78,48 @@ fn main() {
     process::exit(code);
 }
 "##;
+
+/// The record of one test; its marks become the test's own values.
+fn record(verdict: Outcome) -> Sidecar {
+    let because = "because of @TEST@";
+    let mut result = match verdict {
+        Outcome::Pass => AssertResult::pass(),
+        Outcome::Skip => AssertResult::skip("no such device"),
+        Outcome::Inconclusive => AssertResult::inconclusive(DetailKind::Other, because),
+        Outcome::Fail => AssertResult::fail(DetailKind::Other, because),
+    };
+    let metrics = &mut result.stats.ext_metrics;
+    metrics.insert(String::from("ops_per_s"), 987_654_321.5);
+    let message = match verdict {
+        Outcome::Pass | Outcome::Skip => None,
+        Outcome::Inconclusive => Some("ktstr_test 'unsure' inconclusive:\n  no samples"),
+        Outcome::Fail => Some("BUG SUMMARY: queue seven is gone\nktstr_test 'fails' failed:"),
+    };
+    // What a record cannot be without; the type fills in the rest, and refuses what it does not know any more.
+    let record = serde_json::json!({
+        "schema": SIDECAR_SCHEMA, "test": "@TEST@", "binary": "@BINARY@", "verdict": verdict, "topology": "1n1l2c1t",
+        "total_ms": 1500, "timed_out": false, "started_at": 1, "result": result,
+    });
+    let skipped = verdict == Outcome::Skip;
+    Sidecar {
+        skip_reason: skipped.then(|| String::from("no such device")),
+        engine: Some(String::from("tcg")),
+        engine_why: Some(String::from("asked for")),
+        kernel_release: Some(String::from("6.12")),
+        boot_ms: Some(1),
+        scenario_ms: Some(2),
+        vm_ms: Some(3),
+        cleanup_ms: Some(1),
+        initramfs_bytes: Some(1),
+        initramfs_ms: Some(1),
+        verifier_stats: serde_json::from_value(serde_json::json!([
+            {"name": "s_enqueue", "verified_insns": 250_000}
+        ]))
+        .unwrap(),
+        message: message.map(str::to_owned),
+        ..serde_json::from_value(record).unwrap()
+    }
+}
 
 /// The project, its target directory and a home of its own.
 pub(crate) struct Project {
@@ -86,6 +137,15 @@ impl Project {
         fs::write(root.join("Cargo.toml"), manifest).unwrap();
         fs::write(root.join("src/lib.rs"), "").unwrap();
         fs::write(root.join("tests/sched.rs"), HARNESS).unwrap();
+        for (name, outcome) in [
+            ("Pass", Outcome::Pass),
+            ("Skip", Outcome::Skip),
+            ("Inconclusive", Outcome::Inconclusive),
+            ("Fail", Outcome::Fail),
+        ] {
+            let json = serde_json::to_string(&record(outcome)).unwrap();
+            fs::write(root.join("tests").join(format!("{name}.json")), json).unwrap();
+        }
         fs::write(root.join("bzImage"), "no real kernel").unwrap();
         Self { dir }
     }

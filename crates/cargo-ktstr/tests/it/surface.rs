@@ -66,6 +66,67 @@ fn completions_name_the_commands() {
     }
 }
 
+/// What is typed is `cargo ktstr`: bash itself completes it, and asks cargo's own function about everything else.
+#[test]
+fn bash_completes_behind_cargo() {
+    let script = Ran::new(ktstr(&["completions", "bash"]).output().unwrap());
+    script.exits(0);
+    let ask = |words: &str, at: usize| {
+        let text = format!(
+            "_cargo_own() {{ COMPREPLY=(build); }}\ncomplete -F _cargo_own cargo\n{}\n\
+             COMP_WORDS=({words})\nCOMP_CWORD={at}\nfunction=$(complete -p cargo | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n\
+             $function cargo \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"\necho \"${{COMPREPLY[@]}}\"\n",
+            script.stdout
+        );
+        let output = std::process::Command::new("bash")
+            .args(["-c", &text])
+            .output()
+            .unwrap();
+        let ran = Ran::new(output);
+        ran.exits(0);
+        ran.stdout.trim().to_owned()
+    };
+    assert_eq!(ask("cargo ktstr rep", 2), "replay report");
+    assert_eq!(
+        ask("cargo ktstr ''", 2)
+            .split(' ')
+            .filter(|word| *word == "perf-delta")
+            .count(),
+        1
+    );
+    assert!(ask("cargo ktstr test --jun", 3).contains("--junit"));
+    assert_eq!(ask("cargo ktstr test --engine ''", 4), "auto kvm tcg");
+    assert_eq!(ask("cargo bu", 1), "build");
+}
+
+/// Each flag stands under the heading that it belongs to.
+#[test]
+fn help_puts_flags_under_their_own_headings() {
+    let ran = Ran::new(ktstr(&["test", "--help"]).output().unwrap());
+    let at = |needle: &str| {
+        let found = ran.stdout.find(needle);
+        found.unwrap_or_else(|| panic!("{needle} is not in {}", ran.stdout))
+    };
+    let (options, packages, gauntlet) = (at("\nOptions:"), at("\nPackages:"), at("\nGauntlet:"));
+    for flag in [
+        "--junit",
+        "--ktap",
+        "--json",
+        "--fail-fast",
+        "--verbose",
+        "--engine",
+        "--shard",
+    ] {
+        let at = at(&format!(" {flag}"));
+        assert!(
+            at > options && at < packages.min(gauntlet),
+            "{flag} stands at {at}: {}",
+            ran.stdout
+        );
+    }
+    assert!(at(" --budget") > gauntlet && at(" --manifest-path") > packages);
+}
+
 #[test]
 fn outside_of_a_project_cargo_says_so() {
     let dir = tempfile::tempdir().unwrap();
