@@ -3,6 +3,7 @@
 
 mod end_to_end;
 mod fixture;
+mod flags;
 mod gauntlet;
 mod guide;
 mod hardship;
