@@ -20,8 +20,16 @@ pub(crate) struct Options {
 /// Prints the script.
 pub(crate) fn run(options: &Options, command: &mut clap::Command) -> Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(options.shell, command, "cargo-ktstr", &mut script);
-    let script = String::from_utf8_lossy(&script);
+    let name = match options.shell {
+        // Clap's generator for bash makes two different names of a command's function where the command has a '-'.
+        Shell::Bash => "cargo_ktstr",
+        _ => "cargo-ktstr",
+    };
+    clap_complete::generate(options.shell, command, name, &mut script);
+    let mut script = String::from_utf8_lossy(&script).into_owned();
+    if options.shell == Shell::Bash {
+        script = script.replace("-o default cargo_ktstr\n", "-o default cargo-ktstr\n");
+    }
     let under_cargo = match options.shell {
         Shell::Bash => BASH_UNDER_CARGO.to_owned(),
         Shell::Fish => fish_under_cargo(&script),
@@ -39,7 +47,7 @@ _cargo_ktstr_under_cargo() {
         local -a words=("${COMP_WORDS[@]:2}")
         COMP_WORDS=(cargo-ktstr "${words[@]}")
         COMP_CWORD=$((COMP_CWORD - 1))
-        _cargo-ktstr cargo-ktstr "$2" "$3"
+        _cargo_ktstr cargo-ktstr "$2" "$3"
         return
     fi
     if [[ -z ${_cargo_ktstr_before} ]] && declare -F _completion_loader > /dev/null; then

@@ -12,15 +12,8 @@ pub(crate) struct Project {
     pub(crate) workspace_root: PathBuf,
     /// Where cargo builds to; another workspace may build there, too.
     pub(crate) target_directory: PathBuf,
-    /// Its own packages.
-    pub(crate) packages: Vec<Package>,
-}
-
-/// One package of the workspace.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Package {
-    /// Its name.
-    pub(crate) name: String,
+    /// Names of its own packages.
+    pub(crate) packages: Vec<String>,
 }
 
 impl Project {
@@ -47,6 +40,11 @@ impl Project {
         Ok(Self {
             workspace_root: metadata.workspace_root.into(),
             target_directory: metadata.target_directory.into(),
+            packages: metadata
+                .packages
+                .into_iter()
+                .map(|package| package.name.to_string())
+                .collect(),
         })
     }
 
@@ -56,16 +54,14 @@ impl Project {
         Self {
             workspace_root: root.to_owned(),
             target_directory: target.to_owned(),
-            packages: vec![Package {
-                name: package.to_owned(),
-            }],
+            packages: vec![package.to_owned()],
         }
     }
 
     /// Whether a record of this test binary (`<package>.<target>`) is of this workspace; records of earlier versions name none.
     pub(crate) fn owns(&self, binary: &str) -> bool {
         let package = binary.split('.').next().unwrap_or_default();
-        package.is_empty() || self.packages.iter().any(|own| own.name == package)
+        package.is_empty() || self.packages.iter().any(|own| own == package)
     }
 
     /// One directory per run lies here.

@@ -50,6 +50,13 @@ mod right {
     }
 }
 
+declare_scheduler!(NOBODYS, { name: "nobodys", binary: "scx_that_nobody_has" });
+
+#[ktstr_test(scheduler = NOBODYS, duration_s = 1)]
+fn scheduler_by_name(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
 #[ktstr_test(host_only)]
 fn smoke(_: &Ctx) -> Result<AssertResult> {
     Ok(AssertResult::pass())

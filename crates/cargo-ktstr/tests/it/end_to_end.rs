@@ -187,7 +187,22 @@ fn a_binary_with_two_of_one_name_does_not_start() {
 /// Two tests of one function's name, each in its own guest; what they leave is named after their paths.
 #[test]
 fn tests_of_one_name_in_two_modules_are_two_tests() {
-    let first = json(test(&["sched"], &["--runner", "nextest", "same"]), 1);
+    let first = json(
+        test(
+            &["sched"],
+            &["--runner", "nextest", "--engine", "tcg", "same"],
+        ),
+        1,
+    );
+    let why = |dir: &Value, name: &str| -> String {
+        let path = Path::new(dir.as_str().unwrap()).join(name);
+        let record: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        record["engine_why"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(
+        why(&first["directories"][0], "left__same.json"),
+        "asked for"
+    );
     let expected = [("left::same", "pass"), ("right::same", "fail")];
     let expected = expected.map(|(name, verdict)| (name.to_owned(), verdict.to_owned()));
     assert_eq!(verdicts(&first), expected);
@@ -218,6 +233,28 @@ fn tests_of_one_name_in_two_modules_are_two_tests() {
         .says(&["FAIL right::same: the right one ran", "1 test in"]);
 }
 
+/// `--scheduler` is the binary of every scheduler that is declared by name: without it this one does not exist.
+#[test]
+fn a_scheduler_of_the_command_line_takes_the_place_of_the_declared() {
+    let dir = tempfile::tempdir().unwrap();
+    let scheduler = dir.path().join("scx_mine");
+    fs::write(&scheduler, "no program").unwrap();
+    let message = |more: &[&str]| {
+        let args = [&["--runner", "cargo", "--exact", "scheduler_by_name"], more].concat();
+        let json = json(test(&["sched"], &args), 1);
+        let case = case(&json, "scheduler_by_name");
+        case["message"].as_str().unwrap().to_owned()
+    };
+    let without = message(&[]);
+    assert!(without.contains("scx_that_nobody_has"), "{without}");
+    let path = scheduler.to_str().unwrap();
+    let with = message(&["--scheduler", path]);
+    assert!(
+        with.contains(path) && !with.contains("scx_that_nobody_has"),
+        "{with}"
+    );
+}
+
 /// One test on four presets, of which it fits one; its payload is there in each.
 #[test]
 fn cells_of_the_gauntlet_run_their_test_on_their_preset() {
@@ -238,6 +275,13 @@ fn cells_of_the_gauntlet_run_their_test_on_their_preset() {
         cell("9cpu-3llc-nosmt", "fail"),
     ];
     assert_eq!(verdicts(&json), expected);
+    let record = Path::new(json["directories"][0].as_str().unwrap())
+        .join("one_llc_only@4cpu-1llc-nosmt.json");
+    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    assert_ne!(
+        record["engine_why"], "asked for",
+        "nobody asked for an engine"
+    );
     for (preset, shares) in [
         ("4cpu-2llc-nosmt", "0-1, of 0-3"),
         ("8cpu-2llc-smt", "0-3, of 0-7"),

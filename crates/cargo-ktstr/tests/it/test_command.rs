@@ -79,7 +79,7 @@ fn reports_hold_every_verdict() {
         );
         let xml = fs::read_to_string(project.root().join("out/junit.xml")).unwrap();
         assert!(
-            xml.contains("tests=\"3\" failures=\"1\" errors=\"0\" skipped=\"1\""),
+            xml.contains("tests=\"3\" skipped=\"1\" failures=\"1\" errors=\"0\""),
             "{xml}"
         );
         let json = project

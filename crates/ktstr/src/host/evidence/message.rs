@@ -76,13 +76,17 @@ pub(in crate::host) fn render(parts: &Parts) -> String {
     section(&mut out, "info", &parts.info);
     section(&mut out, "stats", &parts.stats);
     if let Some(console) = &parts.console {
-        render_console(&mut out, console, &format!("{}.console", file_stem(parts.test)));
+        render_console(
+            &mut out,
+            console,
+            &format!("{}.console", file_stem(&parts.test)),
+        );
     }
     section(&mut out, "timeline", &parts.timeline);
     let periodic: Vec<String> = parts.periodic.iter().cloned().collect();
     section(&mut out, "periodic samples", &periodic);
     section(&mut out, "temporal", &parts.temporal);
-    let file = |suffix: &str| format!("{}.{suffix}", file_stem(parts.test));
+    let file = |suffix: &str| format!("{}.{suffix}", file_stem(&parts.test));
     section(
         &mut out,
         "guest output",

@@ -117,6 +117,7 @@ impl Carried {
             watch_bpf_maps: _,
             watchdog_timeout_s: _,
             override_watchdog: _,
+            place: _,
         } = *entry;
         let mut refused = refused(entry);
         let mut carried = Self {
@@ -153,6 +154,7 @@ impl Carried {
             config,
             // For the host's questions.
             stats_socket: _,
+            place: _,
         } = *scheduler;
         self.sched_args.extend(sched_args);
         self.sysctls = sysctls;
