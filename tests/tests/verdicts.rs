@@ -249,6 +249,12 @@ fn a_fatal_signal_ends_the_test_and_not_the_guest() {
 fn a_kernel_panic_is_a_crash_not_a_time_out() {
     let run = fails("guest_kernel_panics", &["guest crashed", "Kernel panic"]);
     assert!(!run.sidecar.as_ref().unwrap().timed_out);
+    // Captured where it began, with the CPU's registers: at the kernel's own function.
+    let dump = run.dump();
+    assert_eq!(dump["trigger"], "the guest's kernel panic");
+    let vcpus = dump["vcpus"].as_array().expect("vCPUs");
+    let symbol = vcpus[0]["symbol"].as_str().unwrap_or_default();
+    assert!(symbol.contains("panic"), "{:?}", dump["vcpus"]);
 }
 
 #[test]

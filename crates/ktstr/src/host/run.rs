@@ -161,6 +161,7 @@ fn run(
         scenarios: outcome.scenarios,
         real: vm.periodic_real,
         blind: outcome.blind.clone(),
+        evicted: outcome.bridge.evicted(),
     };
     evidence.blind = outcome.blind;
     coverage::keep(&vm, place.config, entry.name);

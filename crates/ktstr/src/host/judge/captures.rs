@@ -1,7 +1,8 @@
 //! Whether the periodic captures that a test asked for were made.
 
 use crate::host::watch::coordinator::PeriodicTally;
-use crate::model::verdict::{AssertResult, DetailKind};
+use crate::model::snapshot::MAX_REPORTS;
+use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
 /// What a run left of them.
 #[derive(Debug, Clone, Default)]
@@ -13,12 +14,25 @@ pub(in crate::host) struct Periodic {
     pub(in crate::host) real: u32,
     /// Why the kernel's memory could not be read, if so.
     pub(in crate::host) blind: Option<String>,
+    /// Captures of any kind that made room for later ones.
+    pub(in crate::host) evicted: u64,
 }
 
 /// A test that got none of those it asked for has not seen what it wanted to see: inconclusive. Fewer than asked for are a note.
 pub(in crate::host) fn judge(periodic: &Periodic) -> AssertResult {
     let PeriodicTally { target, fired, .. } = periodic.tally;
     let mut result = AssertResult::pass();
+    if let Some(reason) = &periodic.blind {
+        result.note(format!(
+            "the kernel's memory could not be read: {reason}; so there are no monitor, captures, watchdog override and vmcore"
+        ));
+    }
+    if periodic.evicted > 0 {
+        result.note(format!(
+            "{} captures made room for later ones: {MAX_REPORTS} are kept",
+            periodic.evicted
+        ));
+    }
     if target == 0 || periodic.real >= target {
         return result;
     }
@@ -28,9 +42,10 @@ pub(in crate::host) fn judge(periodic: &Periodic) -> AssertResult {
         why(periodic)
     );
     if periodic.real == 0 {
-        return AssertResult::inconclusive(DetailKind::Monitor, text);
+        result.push(AssertDetail::inconclusive(DetailKind::Monitor, text));
+    } else {
+        result.note(text);
     }
-    result.note(text);
     result
 }
 
@@ -87,6 +102,7 @@ mod tests {
             scenarios: u16::from(fired > 0 || blind.is_none()),
             real,
             blind: blind.map(str::to_owned),
+            evicted: 0,
         };
         let judged = judge(&periodic);
         assert_eq!(judged.outcome(), outcome, "{judged:?}");
@@ -139,5 +155,19 @@ mod tests {
         };
         let judged = judge(&periodic);
         assert!(judged.details[0].message.contains("no scenario began"));
+    }
+
+    #[test]
+    fn a_blind_run_and_captures_that_made_room_are_told() {
+        let periodic = Periodic {
+            blind: Some("no BTF".to_owned()),
+            evicted: 7,
+            ..Periodic::default()
+        };
+        let judged = judge(&periodic);
+        assert!(judged.is_pass(), "{judged:?}");
+        let notes = judged.info_notes.join("\n");
+        assert!(notes.contains("no BTF; so there are no monitor"), "{notes}");
+        assert!(notes.contains("7 captures made room"), "{notes}");
     }
 }

@@ -228,6 +228,11 @@ impl SnapshotBridge {
         self.lock().drain_all()
     }
 
+    /// Captures that made room for later ones.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.lock().evicted
+    }
+
     /// Periodic captures kept that are no placeholders.
     #[must_use]
     pub fn periodic_real_count(&self) -> usize {

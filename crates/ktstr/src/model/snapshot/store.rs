@@ -100,6 +100,8 @@ pub(super) struct Store {
     entries: VecDeque<SnapshotEntry>,
     /// What was taken out, for whoever comes after: a callback's drain must not starve the framework.
     drained: Vec<SnapshotEntry>,
+    /// How many made room.
+    pub(super) evicted: u64,
     events: VecDeque<BridgeEvent>,
     dropped_events: u64,
     kernel_ops: Vec<(String, KernelOpReply)>,
@@ -123,6 +125,7 @@ impl Store {
         } else if self.entries.len() >= MAX_REPORTS
             && let Some(oldest) = self.entries.pop_front()
         {
+            self.evicted = self.evicted.saturating_add(1);
             self.event(BridgeEvent::Eviction { tag: oldest.tag });
         }
         self.entries.push_back(entry);

@@ -16,10 +16,11 @@ use ktstr_monitor::{
 };
 use ktstr_vmm::{
     GuestMemory, PortStream, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchKind,
+    WatchMechanism,
 };
 use ktstr_wire::{FrameWriter, KernelOpMode, KernelOpRequest, KernelValue, Message};
 
-use super::{Machine, Stats, WatchToken, kernel_op};
+use super::{Machine, Stats, WatchToken, Watches, kernel_op};
 use crate::host::evidence::vmcore;
 use crate::model::snapshot::{MissingStatsReason, find_map};
 use crate::model::stats_client::StatsClient;
@@ -35,6 +36,9 @@ const EXIT_FUNCTIONS: [&str; 3] = [
     "scx_disable_workfn",
     "scx_root_disable",
 ];
+
+/// Where every panic passes: from 6.16 on, and before (`kernel/panic.c`).
+const PANIC_FUNCTIONS: [&str; 2] = ["vpanic", "panic"];
 
 /// The VM's memory as the monitor reads it.
 #[derive(Debug)]
@@ -219,6 +223,22 @@ impl<'vm> Live<'vm> {
         }
     }
 
+    /// Only where a watch more takes none from the test's own: four are all that a CPU's debug registers hold.
+    fn watch_for_panic(&mut self, kernel: &Kernel) -> Option<WatchToken> {
+        if self.vm.watch_support().exec != WatchMechanism::GdbStub {
+            return None;
+        }
+        let mut places = PANIC_FUNCTIONS.iter();
+        let panic = places.find_map(|name| kernel.symbol(name).ok())?;
+        match self.watch_at(panic.0, WatchKind::Exec) {
+            Ok(token) => Some(token),
+            Err(reason) => {
+                tracing::debug!(reason, "a panic is seen when it is over only");
+                None
+            }
+        }
+    }
+
     fn watch_at(&mut self, gva: u64, kind: WatchKind) -> Result<WatchToken, String> {
         let watch = Watch { gva, len: 4, kind };
         let id = self
@@ -234,20 +254,24 @@ impl<'vm> Live<'vm> {
 }
 
 impl Machine for Live<'_> {
-    fn prepare(&mut self) -> Result<Option<WatchToken>, String> {
+    fn prepare(&mut self) -> Result<Watches, String> {
         let kernel = self.kernel()?;
         let exit = EXIT_FUNCTIONS
             .into_iter()
             .find_map(|name| kernel.symbol(name).ok());
-        match exit {
-            Some(exit) => self.watch_at(exit.0, WatchKind::Exec).map(Some),
+        let exit = match exit {
+            Some(exit) => Some(self.watch_at(exit.0, WatchKind::Exec)?),
             // All else can be seen there as well.
-            None if kernel.field_of("rq", "scx").is_err() => Ok(None),
-            None => Err(format!(
-                "this kernel has none of {}: a scheduler's exit cannot be seen",
-                EXIT_FUNCTIONS.join(", ")
-            )),
-        }
+            None if kernel.field_of("rq", "scx").is_err() => None,
+            None => {
+                return Err(format!(
+                    "this kernel has none of {}: a scheduler's exit cannot be seen",
+                    EXIT_FUNCTIONS.join(", ")
+                ));
+            }
+        };
+        let panic = self.watch_for_panic(&kernel);
+        Ok(Watches { exit, panic })
     }
 
     fn exit_kind(&mut self) -> Option<u64> {

@@ -56,10 +56,19 @@ pub(in crate::host) const MAX_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::host) struct WatchToken(pub(in crate::host) u32);
 
+/// What is watched from the guest's first word on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::host) struct Watches {
+    /// The scheduler's exit; none on a kernel without sched_ext.
+    pub(in crate::host) exit: Option<WatchToken>,
+    /// The kernel's panic; none where the watches are too few for it.
+    pub(in crate::host) panic: Option<WatchToken>,
+}
+
 /// What a coordinator does with a VM. Every call ends within a deadline of its own; a reason is one line.
 pub(in crate::host) trait Machine {
-    /// Finds the kernel in memory and watches for the scheduler's exit; `None` for a kernel without sched_ext.
-    fn prepare(&mut self) -> Result<Option<WatchToken>, String>;
+    /// Finds the kernel in memory and watches for the scheduler's exit and the kernel's panic.
+    fn prepare(&mut self) -> Result<Watches, String>;
     /// How the scheduler leaves (`enum scx_exit_kind`), while the guest is held at its exit.
     fn exit_kind(&mut self) -> Option<u64>;
     /// Freezes the guest, reads its state, lets it go on as before.
@@ -178,6 +187,9 @@ enum Worth {
     Error,
 }
 
+/// What made the capture of a panic.
+const PANIC: &str = "the guest's kernel panic";
+
 /// `SCX_EXIT_DONE`: the exit is behind, and nothing is left to see (`enum scx_exit_kind`).
 const EXIT_DONE: u64 = 1;
 /// `SCX_EXIT_ERROR` and all behind it.
@@ -234,6 +246,7 @@ pub(in crate::host) struct Orders {
 #[derive(Debug)]
 enum Use {
     Exit,
+    Panic,
     User { symbol: String, hits: u32 },
 }
 
@@ -454,8 +467,9 @@ impl<M: Machine> Coordinator<M> {
             return;
         }
         match self.machine.prepare() {
-            Ok(exit) => {
+            Ok(Watches { exit, panic }) => {
                 self.watches.extend(exit.map(|token| (token, Use::Exit)));
+                self.watches.extend(panic.map(|token| (token, Use::Panic)));
                 self.bridge.set_accessor_state(AccessorState::Ready);
                 self.sampling.start(now);
                 self.kaslr_offset = self.machine.kaslr_offset().unwrap_or(0);
@@ -534,6 +548,8 @@ impl<M: Machine> Coordinator<M> {
     fn hit(&mut self, token: WatchToken, now: Instant) {
         match self.watches.get_mut(&token) {
             Some(Use::Exit) => self.exit(),
+            // While its CPUs still are where they were; the dead guest has no registers any more.
+            Some(Use::Panic) => self.keep_failure(PANIC, false),
             None => {}
             Some(Use::User { symbol, hits }) => {
                 *hits += 1;
@@ -565,9 +581,10 @@ impl<M: Machine> Coordinator<M> {
         self.ended = true;
         self.periodic.stop();
         self.sampling.stop();
-        if panicked && self.failure.is_none() {
+        let shown = self.failure.as_ref().map(|failure| failure.worth);
+        if panicked && shown <= Some(Worth::Placeholder) {
             let captured = self.machine.capture_dead();
-            self.set_failure("the guest's kernel panic", captured, false);
+            self.set_failure(PANIC, captured, false);
         }
     }
 

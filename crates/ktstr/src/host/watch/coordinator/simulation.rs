@@ -71,8 +71,11 @@ impl Simulated {
 }
 
 impl Machine for Simulated {
-    fn prepare(&mut self) -> Result<Option<WatchToken>, String> {
-        self.call(Call::Prepare).map(|()| Some(WatchToken(1)))
+    fn prepare(&mut self) -> Result<Watches, String> {
+        self.call(Call::Prepare).map(|()| Watches {
+            exit: Some(WatchToken(1)),
+            panic: Some(PANIC_TOKEN),
+        })
     }
     fn exit_kind(&mut self) -> Option<u64> {
         assert!(
@@ -162,6 +165,8 @@ impl Machine for Simulated {
     }
 }
 
+const PANIC_TOKEN: WatchToken = WatchToken(1000);
+
 /// One thing that the outside world does.
 #[derive(Debug, Clone)]
 enum Step {
@@ -178,6 +183,7 @@ enum Step {
     Watch(String),
     KernelOp,
     ExitHit,
+    PanicHit,
     UserHit(u32),
     Wait(u64),
     MachineFails(bool),
@@ -207,6 +213,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => symbol.prop_map(|symbol| Step::Watch(symbol.to_owned())),
         3 => Just(Step::KernelOp),
         2 => Just(Step::ExitHit),
+        1 => Just(Step::PanicHit),
         3 => (0u32..6).prop_map(Step::UserHit),
         4 => (0u64..30_000).prop_map(Step::Wait),
         2 => any::<bool>().prop_map(Step::MachineFails),
@@ -334,6 +341,11 @@ impl Run {
                 self.hits += 1;
                 self.world.borrow_mut().held = true;
                 self.event(Event::Hit(WatchToken(1)));
+            }
+            Step::PanicHit => {
+                self.hits += 1;
+                self.world.borrow_mut().held = true;
+                self.event(Event::Hit(PANIC_TOKEN));
             }
             Step::UserHit(number) => {
                 self.hits += 1;
@@ -726,6 +738,32 @@ fn a_dead_guest_still_shows_its_panic() {
     let failure = run.coordinator.finish().failure.unwrap();
     assert!(!failure.report.is_placeholder);
     assert_eq!(failure.trigger, "the guest's kernel panic");
+}
+
+/// A panic is captured where it begins, with the CPUs' registers; the dead guest only where that failed.
+#[test]
+fn a_panic_is_captured_while_the_guest_lives() {
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::PanicHit);
+    run.step(Step::GuestDies { panicked: true });
+    assert_eq!(run.count(|call| *call == Call::Capture), 1);
+    assert_eq!(run.count(|call| *call == Call::CaptureDead), 0);
+    assert_eq!(run.coordinator.failure.as_ref().unwrap().trigger, PANIC);
+    let mut run = Run::new(0);
+    run.step(Step::Boot);
+    run.step(Step::MachineFails(true));
+    run.step(Step::PanicHit);
+    run.step(Step::GuestDies { panicked: true });
+    assert_eq!(run.count(|call| *call == Call::CaptureDead), 1);
+    assert!(
+        !run.coordinator
+            .failure
+            .as_ref()
+            .unwrap()
+            .report
+            .is_placeholder
+    );
 }
 
 #[test]
