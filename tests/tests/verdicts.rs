@@ -243,6 +243,10 @@ fn a_fatal_signal_ends_the_test_and_not_the_guest() {
     let sidecar = run.sidecar.as_ref().unwrap();
     assert_eq!(sidecar.exit_reason.as_deref(), Some("power off"));
     assert!(!run.text.contains("guest crashed"), "{}", run.text);
+    // The test could not ask for it any more; init did.
+    let dump = run.dump();
+    assert_eq!(dump["is_placeholder"], false);
+    assert_eq!(dump["trigger"], "the end of the test's process");
 }
 
 #[test]

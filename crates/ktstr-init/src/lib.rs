@@ -30,7 +30,7 @@ mod stats;
 mod watch;
 
 pub use fork::TestMain;
-pub use plan::{INIT_PATH, PLAN_PATH, Plan, PlanError, SchedulerPlan, WATCHED_TAG};
+pub use plan::{ENDED_TAG, INIT_PATH, PLAN_PATH, Plan, PlanError, SchedulerPlan, WATCHED_TAG};
 pub use probes::{ProbePlan, ProbeReport};
 pub use run::{is_pid1, run};
 pub use stats::{DEFAULT_STATS_SOCKET, RELAY_KEY};

@@ -12,6 +12,9 @@ pub const INIT_PATH: &str = "/init";
 /// Where the plan lies in the guest, as JSON.
 pub const PLAN_PATH: &str = "/ktstr/plan.json";
 
+/// Name under which init asks for the capture of a failure: a signal has ended the test's process, which cannot ask itself.
+pub const ENDED_TAG: &str = "ktstr.ended";
+
 /// Tag of init's request before a scheduler's start, when [`Plan::await_watch`] is set. The host answers it when its watch over
 /// the kernel stands, or when it knows that there can be none.
 pub const WATCHED_TAG: &str = "ktstr.watched";

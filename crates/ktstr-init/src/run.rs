@@ -29,6 +29,8 @@ use crate::{FRAME_PORT, mount, panic, ports, power, probes, scheduler, stats, wa
 const PORT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the host may take to find the kernel in the guest's memory.
 const WATCH_DEADLINE: Duration = Duration::from_secs(20);
+/// How long the host may take to capture a failure.
+const CAPTURE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long output of the test's process is read after its end: a worker of it may still hold the pipe.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// A wake-up to reap orphans, which no descriptor announces.
@@ -144,7 +146,11 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
     };
     // Only now: a process with a second thread could not have been copied.
     stats::start(stats);
-    let ended = test.follow(&plan, outbox, &mut reaper, &mut scheduler, replies)?;
+    let ended = test.follow(&plan, outbox, &mut reaper, &mut scheduler, &mut replies)?;
+    if ended.signal.is_some() && plan.await_watch {
+        // While everything is as it was: the scheduler in charge, what the test left running.
+        watch::capture_failure(outbox, &mut replies, CAPTURE_DEADLINE)?;
+    }
     // Before the scheduler is stopped, which would end the record as well.
     if let Some(report) = probed {
         send_record(outbox, report)?;
@@ -463,18 +469,18 @@ impl Test {
         outbox: &mut Outbox,
         reaper: &mut Reaper,
         scheduler: &mut Option<Scheduler>,
-        mut replies: File,
+        replies: &mut File,
     ) -> Result<Ended, SendError> {
         let mut until: Option<Instant> = None;
         let mut port_open = true;
         loop {
             let from_host = self.sleep(
                 scheduler.as_ref(),
-                port_open.then_some(&replies),
+                port_open.then_some(&*replies),
                 until.is_some(),
             );
             if from_host {
-                port_open = self.pass_replies(&mut replies);
+                port_open = self.pass_replies(replies);
             }
             self.pass_output(outbox)?;
             self.pass_link(outbox)?;

@@ -1,7 +1,8 @@
 //! The host's watch over a scheduler, set before the scheduler can do anything.
 //!
 //! The host looks for the kernel in memory when it hears of `SysReady`; a scheduler that fails within that time would be gone
-//! unseen. So init asks, and starts no scheduler before it is answered.
+//! unseen. So init asks, and starts no scheduler before it is answered. And it asks for the capture of a failure where the
+//! test's process cannot.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 use ktstr_wire::{Assembler, Event, Message, SendError, SnapshotKind, SnapshotRequest};
 use rustix::event::{PollFd, PollFlags};
 
-use crate::WATCHED_TAG;
 use crate::outbox::Outbox;
 use crate::process::{ready, sleep_on};
+use crate::{ENDED_TAG, WATCHED_TAG};
 
 /// The test's own requests count from 1.
 const REQUEST_ID: u32 = 0;
@@ -24,21 +25,43 @@ pub(crate) fn wait_for_host(
     replies: &mut File,
     deadline: Duration,
 ) -> Result<(), SendError> {
+    if ask(WATCHED_TAG, outbox, replies, deadline)? {
+        return Ok(());
+    }
+    let text = format!(
+        "ktstr-init: the host did not say within {} s that it watches; the scheduler's exit may go unseen\n",
+        deadline.as_secs()
+    );
+    outbox.send(&Message::Stderr(text.into_bytes()))
+}
+
+/// Asks for the capture of a failure that the test's process cannot ask for any more: a signal has ended it.
+pub(crate) fn capture_failure(
+    outbox: &mut Outbox,
+    replies: &mut File,
+    deadline: Duration,
+) -> Result<(), SendError> {
+    ask(ENDED_TAG, outbox, replies, deadline).map(drop)
+}
+
+/// Asks the host for a capture of that name and waits for its answer; false when none came by the deadline.
+fn ask(
+    tag: &str,
+    outbox: &mut Outbox,
+    replies: &mut File,
+    deadline: Duration,
+) -> Result<bool, SendError> {
     outbox.send(&Message::SnapshotRequest(SnapshotRequest {
         id: REQUEST_ID,
         kind: SnapshotKind::Capture,
-        tag: WATCHED_TAG.to_owned(),
+        tag: tag.to_owned(),
     }))?;
     let until = Instant::now() + deadline;
     let mut assembler = Assembler::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            let text = format!(
-                "ktstr-init: the host did not say within {} s that it watches; the scheduler's exit may go unseen\n",
-                deadline.as_secs()
-            );
-            return outbox.send(&Message::Stderr(text.into_bytes()));
+            return Ok(false);
         }
         let mut fds = [PollFd::new(&*replies, PollFlags::IN)];
         // A failed sleep is one that ended early.
@@ -52,17 +75,17 @@ pub(crate) fn wait_for_host(
         let mut buffer = [0; 4096];
         match replies.read(&mut buffer) {
             // The host has closed its end: nobody will answer.
-            Ok(0) => return Ok(()),
+            Ok(0) => return Ok(true),
             Ok(len) => assembler.push(buffer.get(..len).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Ok(()),
+            Err(_) => return Ok(true),
         }
         while let Some(event) = assembler.next_event() {
             let Event::Frame(frame) = event else { continue };
             if let Ok(Message::SnapshotReply(reply)) = frame.decode()
                 && reply.id == REQUEST_ID
             {
-                return Ok(());
+                return Ok(true);
             }
         }
     }

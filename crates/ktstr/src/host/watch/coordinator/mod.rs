@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ktstr_init::WATCHED_TAG;
+use ktstr_init::{ENDED_TAG, WATCHED_TAG};
 use ktstr_monitor::FailureDumpReport;
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::sampler::{MonitorReport, MonitorSample, WatchedField};
@@ -488,6 +488,11 @@ impl<M: Machine> Coordinator<M> {
             SnapshotKind::Capture if request.tag == FAILURE_TAG => {
                 self.keep_failure("the test's own verdict", false);
                 // The verdict itself is on its way.
+                self.finished = true;
+                Ok(())
+            }
+            SnapshotKind::Capture if request.tag == ENDED_TAG => {
+                self.keep_failure("the end of the test's process", false);
                 self.finished = true;
                 Ok(())
             }
