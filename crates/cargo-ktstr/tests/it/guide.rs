@@ -266,9 +266,9 @@ fn assert_said(said: &str, line: &str) {
     );
 }
 
-/// Words behind which a line tells of one run or one machine: why this engine, what a CPU ran at that moment, and where and for
+/// Words behind which a line tells of one run or one machine: which kernel, why this engine, what a CPU ran at that moment, and where and for
 /// how long a worker stood still.
-const VARIES_BEHIND: [&str; 3] = ["engine: ", ": runs ", " made no progress "];
+const VARIES_BEHIND: [&str; 4] = ["kernel: ", "engine: ", ": runs ", " made no progress "];
 
 /// A line without what differs from run to run and from machine to machine: numbers, long hexadecimal words, lists in
 /// brackets, width, and what is behind [`VARIES_BEHIND`].

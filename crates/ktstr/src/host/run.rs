@@ -47,7 +47,10 @@ pub struct Report {
 #[must_use]
 pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path) -> Report {
     let started = Started::now();
-    let mut evidence = Evidence::default();
+    let mut evidence = Evidence {
+        verbose: config.verbose,
+        ..Evidence::default()
+    };
     if config.engine == EngineChoice::Auto && !entry.host_only {
         // Measured once per process; here while kernel, programs and archive are gathered.
         thread::spawn(ktstr_vmm::probe);

@@ -26,6 +26,8 @@ pub(in crate::host) struct Evidence {
     pub(in crate::host) programs: Option<Programs>,
     /// What the second run showed, or why there was none though one was due.
     pub(in crate::host) repro: Option<anyhow::Result<Repro>>,
+    /// The console is wanted in every message.
+    pub(in crate::host) verbose: bool,
     /// Findings that are too long for message and record, whole.
     pub(in crate::host) whole_findings: Option<String>,
 }

@@ -31,7 +31,7 @@ pub(in crate::host) fn message_parts(
     let died = thrown_out
         || vm.is_some_and(|vm| guest_result(vm).is_none() || scheduler_exit(vm).is_some());
     let console = vm
-        .filter(|vm| died || vm.crash_message.is_some())
+        .filter(|vm| died || evidence.verbose || vm.crash_message.is_some())
         .map(|vm| Console {
             stage: vm.stages().label.to_owned(),
             exit: format!("exit code {}, VM ended by {}", vm.exit_code, vm.exit_reason),

@@ -174,7 +174,12 @@ fn describe(message: &Message) -> Option<(MarkKind, String)> {
                 (None, Some(signal)) => format!("by signal {signal}"),
                 (None, None) => String::from("for a reason unknown"),
             };
-            (MarkKind::Scheduler, format!("scheduler ended {how}"))
+            let asked = match &exit.stop {
+                None => "",
+                Some(stop) if stop.killed => ", asked to stop and killed",
+                Some(_) => ", as it was asked to",
+            };
+            (MarkKind::Scheduler, format!("scheduler ended {how}{asked}"))
         }
         Message::Crash { .. } => (MarkKind::Crash, String::from("guest crashed")),
         _ => return None,

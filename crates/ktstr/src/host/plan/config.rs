@@ -115,7 +115,7 @@ pub struct HostConfig {
     pub scheduler_override: Option<PathBuf>,
     /// `KTSTR_QEMU`: the emulator of the tcg engine.
     pub qemu: Option<PathBuf>,
-    /// `KTSTR_VERBOSE`: show console, stages and timings of passing tests too.
+    /// `KTSTR_VERBOSE`: timings of passing tests too, and the console in every failure's message.
     pub verbose: bool,
     /// `KTSTR_VMCORE`: keep a failing guest's whole memory as an ELF vmcore.
     pub vmcore: bool,
