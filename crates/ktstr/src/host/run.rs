@@ -28,6 +28,7 @@ use crate::host::tools::coverage;
 use crate::model::call::call;
 use crate::model::ctx::Ctx;
 use crate::model::entry::KtstrTestEntry;
+use crate::model::names::file_stem;
 use crate::model::verdict::{AssertResult, DetailKind, Outcome};
 
 /// What the user is told of one test.
@@ -285,7 +286,8 @@ fn compose(
         mut result,
         was_failure,
     } = judged;
-    evidence.whole_findings = text::make_readable(&mut result, &format!("{}.findings", entry.name));
+    evidence.whole_findings =
+        text::make_readable(&mut result, &format!("{}.findings", file_stem(entry.name)));
     let outcome = result.outcome();
     let mut text = String::new();
     match outcome {
