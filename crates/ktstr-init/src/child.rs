@@ -14,6 +14,8 @@ use crate::outbox::now_ns;
 pub const LINK_FD_ENV: &str = "KTSTR_LINK_FD";
 /// Environment variable with the scheduler's process id.
 pub const SCHED_PID_ENV: &str = "KTSTR_SCHED_PID";
+/// Environment variable that is there when sched_ext was enabled for the test: the kernel's `enable_seq` at that moment.
+pub const SCHED_SEQ_ENV: &str = "KTSTR_SCHED_ENABLE_SEQ";
 
 /// The test's end of the link.
 #[derive(Debug)]
@@ -133,6 +135,12 @@ fn answers(request: &Message, reply: &Message) -> bool {
 #[must_use]
 pub fn scheduler_pid() -> Option<i32> {
     std::env::var(SCHED_PID_ENV).ok()?.parse().ok()
+}
+
+/// The kernel's count of enabled schedulers when this guest's was attached; `None` where none is under sched_ext.
+#[must_use]
+pub fn scheduler_enable_seq() -> Option<String> {
+    std::env::var(SCHED_SEQ_ENV).ok()
 }
 
 #[cfg(test)]

@@ -15,7 +15,9 @@
 //! nothing waits for the host's deadline.
 
 pub mod child;
+mod commands;
 mod fork;
+mod manage;
 mod mount;
 mod outbox;
 pub mod panic;
@@ -26,6 +28,7 @@ mod probes;
 mod process;
 mod run;
 mod scheduler;
+mod setup;
 mod stats;
 mod watch;
 

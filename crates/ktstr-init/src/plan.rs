@@ -36,6 +36,15 @@ pub struct Plan {
     /// Kernel settings to write below `/proc/sys`, names with dots.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,
+    /// CPUs that the machine must have online; `None`: any number will do.
+    #[serde(default)]
+    pub cpus: Option<u32>,
+    /// Parameters of the kernel's command line that the test asked for: one that the kernel does not know is a fault.
+    #[serde(default)]
+    pub kargs: Vec<String>,
+    /// Cgroups that exist before the scheduler starts, as paths below the cgroup root.
+    #[serde(default)]
+    pub cgroups: Vec<String>,
     /// What to record of the kernel, from before the scheduler's start on.
     #[serde(default)]
     pub probes: Option<ProbePlan>,
@@ -55,6 +64,9 @@ pub enum SchedulerPlan {
         path: String,
         /// Its arguments.
         args: Vec<String>,
+        /// Variables of its environment beside [`Plan::env`].
+        #[serde(default)]
+        env: Vec<(String, String)>,
         /// How long it may take until the kernel says that it is enabled.
         attach_timeout_ms: u64,
         /// Its stats socket, relayed to the stats port; [`DEFAULT_STATS_SOCKET`](crate::DEFAULT_STATS_SOCKET) without one.
@@ -63,6 +75,8 @@ pub enum SchedulerPlan {
     },
     /// A scheduler that is part of the kernel.
     Builtin {
+        /// Its declared name.
+        name: String,
         /// Shell commands that turn it on.
         enable: Vec<String>,
         /// Shell commands that turn it off.
@@ -149,6 +163,7 @@ mod tests {
                 name: "s".into(),
                 path: "/bin/s".into(),
                 args: vec!["-v".into()],
+                env: vec![("RUST_LOG".into(), "debug".into())],
                 attach_timeout_ms: 10,
                 stats_socket: None,
             }),

@@ -5,25 +5,26 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ktstr_wire::{
-    Assembler, Event, FrameWriter, Message, SchedulerAction, SchedulerReply, SchedulerRequest,
-    SendError, Stage, SysReady,
+    Assembler, Event, FrameWriter, Message, SchedulerReply, SchedulerRequest, SendError, Stage,
+    SysReady,
 };
 use rustix::event::{PollFd, PollFlags};
 
-use crate::child::{LINK_FD_ENV, SCHED_PID_ENV};
+use crate::child::{LINK_FD_ENV, SCHED_PID_ENV, SCHED_SEQ_ENV};
 use crate::fork::{self, Inheritance, TestMain};
+use crate::manage::{Managed, Means};
 use crate::outbox::{Outbox, now_ns};
-use crate::plan::{INIT_PATH, PLAN_PATH, Plan, SchedulerPlan};
+use crate::plan::{INIT_PATH, PLAN_PATH, Plan};
 use crate::probes::ProbeReport;
 use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
 use crate::scheduler::{Scheduler, StartFault};
-use crate::stats::{DEFAULT_STATS_SOCKET, Target};
-use crate::{FRAME_PORT, mount, panic, ports, power, probes, scheduler, stats, watch};
+use crate::stats::Target;
+use crate::{FRAME_PORT, mount, panic, ports, power, probes, setup, stats, watch};
 
 /// How long the frame port may take to appear; the driver makes it within milliseconds of boot.
 const PORT_DEADLINE: Duration = Duration::from_secs(20);
@@ -39,7 +40,7 @@ const REAP_EVERY_MS: u32 = 1000;
 /// runs of BPF programs.
 const COUNTING: [&str; 2] = ["kernel.sched_schedstats", "kernel.bpf_stats_enabled"];
 /// Most of the kernel's log that is passed on.
-const MAX_DMESG: usize = 1 << 20;
+pub(crate) const MAX_DMESG: usize = 1 << 20;
 
 /// True in a ktstr guest: this is PID 1, and there is a plan.
 #[must_use]
@@ -65,7 +66,7 @@ impl From<SendError> for Fault {
 impl From<StartFault> for Fault {
     fn from(fault: StartFault) -> Self {
         match fault {
-            StartFault::Told => Self::Told,
+            StartFault::NotAttached(_) => Self::Told,
             StartFault::Port(error) => error.into(),
         }
     }
@@ -122,10 +123,15 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
     // A kernel without them has nothing to count; the plan's own come later and win.
     let counting = COUNTING.map(|name| (name.to_owned(), String::from("1")));
     let _ = mount::apply_sysctls(Path::new("/proc/sys"), &counting);
-    let failed = mount::apply_sysctls(Path::new("/proc/sys"), &plan.sysctls);
-    if !failed.is_empty() {
-        let text = format!("ktstr-init: {}\n", failed.join("; "));
+    let lacks = setup::apply(&plan);
+    if !lacks.notes.is_empty() {
+        let text = format!("ktstr-init: {}\n", lacks.notes.join("; "));
         outbox.send(&Message::Stderr(text.into_bytes()))?;
+    }
+    if !lacks.faults.is_empty() {
+        outbox.stage(Stage::SetupFailed, lacks.faults.join("; "))?;
+        outbox.dmesg(MAX_DMESG)?;
+        return Err(Fault::Told);
     }
     let mut reaper = Reaper::default();
     let stats = Target::default();
@@ -134,9 +140,18 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
     if plan.await_watch && plan.scheduler.is_some() {
         watch::wait_for_host(outbox, &mut replies, WATCH_DEADLINE)?;
     }
-    let mut scheduler = start_scheduler(&plan, &stats, outbox, &mut reaper)?;
+    let mut managed = Managed::default();
+    if let Some(scheduler) = &plan.scheduler {
+        let mut means = Means {
+            plan: &plan,
+            stats: &stats,
+            outbox,
+            reaper: &mut reaper,
+        };
+        managed.start(scheduler, &mut means)?;
+    }
     outbox.stage(Stage::PayloadStarting, plan.test.join(" "))?;
-    let mut test = match Test::start(&plan, scheduler.as_ref(), stats.clone(), test_main) {
+    let mut test = match Test::start(&plan, &managed, stats.clone(), test_main) {
         Ok(test) => test,
         Err(error) => {
             let text = format!("ktstr-init: starting {}: {error}\n", plan.test.join(" "));
@@ -145,8 +160,8 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
         }
     };
     // Only now: a process with a second thread could not have been copied.
-    stats::start(stats);
-    let ended = test.follow(&plan, outbox, &mut reaper, &mut scheduler, &mut replies)?;
+    stats::start(stats.clone());
+    let ended = test.follow(&plan, outbox, &mut reaper, &mut managed, &mut replies)?;
     if ended.signal.is_some() && plan.await_watch {
         // While everything is as it was: the scheduler in charge, what the test left running.
         watch::capture_failure(outbox, &mut replies, CAPTURE_DEADLINE)?;
@@ -155,12 +170,12 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
     if let Some(report) = probed {
         send_record(outbox, report)?;
     }
-    if let Some(scheduler) = &mut scheduler {
-        scheduler.stop(outbox, &mut reaper)?;
-    }
-    if let Some(SchedulerPlan::Builtin { disable, .. }) = &plan.scheduler {
-        run_shell(outbox, &mut reaper, disable)?;
-    }
+    managed.stop(&mut Means {
+        plan: &plan,
+        stats: &stats,
+        outbox,
+        reaper: &mut reaper,
+    })?;
     outbox.dmesg(MAX_DMESG)?;
     send_taint(outbox)?;
     send_profiles(outbox)?;
@@ -192,165 +207,6 @@ fn send_profiles(outbox: &mut Outbox) -> Result<(), SendError> {
                 outbox.send(&Message::Stderr(text.into_bytes()))?;
             }
             other => other?,
-        }
-    }
-    Ok(())
-}
-
-fn start_scheduler(
-    plan: &Plan,
-    stats: &Target,
-    outbox: &mut Outbox,
-    reaper: &mut Reaper,
-) -> Result<Option<Scheduler>, Fault> {
-    match &plan.scheduler {
-        None => Ok(None),
-        Some(SchedulerPlan::Builtin { enable, .. }) => {
-            outbox.stage(Stage::SchedulerStarting, enable.join("; "))?;
-            run_shell(outbox, reaper, enable)?;
-            outbox.stage(Stage::SchedulerAttached, "")?;
-            Ok(None)
-        }
-        Some(binary) => Ok(start_binary(plan, binary, stats, outbox, reaper)?),
-    }
-}
-
-/// Starts a scheduler's program; `None` for one that is none.
-fn start_binary(
-    plan: &Plan,
-    scheduler: &SchedulerPlan,
-    stats: &Target,
-    outbox: &mut Outbox,
-    reaper: &mut Reaper,
-) -> Result<Option<Scheduler>, StartFault> {
-    let SchedulerPlan::Binary {
-        path,
-        args,
-        attach_timeout_ms,
-        stats_socket,
-        ..
-    } = scheduler
-    else {
-        return Ok(None);
-    };
-    let mut command = Command::new(path);
-    command.args(args).envs(plan.env.iter().cloned());
-    let timeout = Duration::from_millis(*attach_timeout_ms);
-    let socket = stats_socket.as_deref().unwrap_or(DEFAULT_STATS_SOCKET);
-    stats.set(Some(PathBuf::from(socket)));
-    let started = scheduler::start(outbox, reaper, command, timeout);
-    match started {
-        // From now on it has a while to listen.
-        Ok(_) => stats.set(Some(PathBuf::from(socket))),
-        Err(StartFault::Told) => {
-            stats.set(None);
-            outbox.dmesg(MAX_DMESG)?;
-        }
-        Err(_) => {}
-    }
-    started.map(Some)
-}
-
-/// Does what a test wants done with its scheduler.
-fn manage_scheduler(
-    action: &SchedulerAction,
-    plan: &Plan,
-    stats: &Target,
-    outbox: &mut Outbox,
-    reaper: &mut Reaper,
-    scheduler: &mut Option<Scheduler>,
-) -> Result<Result<Option<i32>, String>, SendError> {
-    let named = |wanted: &str| {
-        plan.staged
-            .iter()
-            .find(|staged| matches!(staged, SchedulerPlan::Binary { name, .. } if name == wanted))
-    };
-    let next = match action {
-        SchedulerAction::Detach => None,
-        SchedulerAction::Attach | SchedulerAction::Restart => match &plan.scheduler {
-            Some(own @ SchedulerPlan::Binary { .. }) => Some(own),
-            _ => {
-                return Ok(Err(String::from(
-                    "this test has no scheduler program of its own",
-                )));
-            }
-        },
-        SchedulerAction::Replace(name) => match named(name) {
-            Some(staged) => Some(staged),
-            None => {
-                return Ok(Err(format!(
-                    "no scheduler '{name}' is staged; declare it in staged_schedulers"
-                )));
-            }
-        },
-    };
-    let running = scheduler
-        .as_ref()
-        .is_some_and(|running| !running.has_ended());
-    match action {
-        SchedulerAction::Attach if running => {
-            return Ok(Err(String::from("the scheduler runs already")));
-        }
-        SchedulerAction::Detach if !running => {
-            return Ok(Err(String::from("no scheduler runs")));
-        }
-        _ => {}
-    }
-    if let Some(mut old) = scheduler.take() {
-        old.stop(outbox, reaper)?;
-        stats.set(None);
-    }
-    let Some(next) = next else {
-        return Ok(Ok(None));
-    };
-    match start_binary(plan, next, stats, outbox, reaper) {
-        Ok(started) => *scheduler = started,
-        Err(StartFault::Told) => {
-            return Ok(Err(String::from(
-                "it did not attach; see the scheduler log",
-            )));
-        }
-        Err(StartFault::Port(error)) => return Err(error),
-    }
-    let pid = scheduler
-        .as_ref()
-        .map(|running| running.process.pid.as_raw_nonzero().get());
-    Ok(Ok(pid))
-}
-
-/// Runs commands one after the other; their output and failures go to the host.
-fn run_shell(
-    outbox: &mut Outbox,
-    reaper: &mut Reaper,
-    commands: &[String],
-) -> Result<(), SendError> {
-    for line in commands {
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", line]).stdin(Stdio::null());
-        match Process::spawn(&mut command) {
-            Ok(process) => {
-                let until = Instant::now() + PORT_DEADLINE;
-                while reaper.end_of(&process).is_none() && Instant::now() < until {
-                    let _ = sleep_on(
-                        &mut [PollFd::new(&process.pidfd, PollFlags::IN)],
-                        REAP_EVERY_MS,
-                    );
-                    reaper.reap();
-                }
-                if reaper.end_of(&process)
-                    != Some(Ended {
-                        code: Some(0),
-                        signal: None,
-                    })
-                {
-                    outbox.send(&Message::Stderr(
-                        format!("ktstr-init: '{line}' failed\n").into_bytes(),
-                    ))?;
-                }
-            }
-            Err(error) => outbox.send(&Message::Stderr(
-                format!("ktstr-init: '{line}': {error}\n").into_bytes(),
-            ))?,
         }
     }
     Ok(())
@@ -414,7 +270,7 @@ struct Test {
 impl Test {
     fn start(
         plan: &Plan,
-        scheduler: Option<&Scheduler>,
+        scheduler: &Managed,
         stats: Target,
         test_main: TestMain,
     ) -> io::Result<Self> {
@@ -426,9 +282,12 @@ impl Test {
         let to_test = FrameWriter::new(link.try_clone()?);
         let theirs = OwnedFd::from(theirs);
         let mut env = plan.env.clone();
-        if let Some(scheduler) = scheduler {
-            let pid = scheduler.process.pid.as_raw_nonzero().to_string();
-            env.push((SCHED_PID_ENV.to_owned(), pid));
+        if let Some(pid) = scheduler.pid() {
+            env.push((SCHED_PID_ENV.to_owned(), pid.to_string()));
+        }
+        // Of the attach: the test may find another one in charge, or none, when it comes to look.
+        if let Some(seq) = &scheduler.enable_seq {
+            env.push((SCHED_SEQ_ENV.to_owned(), seq.clone()));
         }
         let process = if program == INIT_PATH {
             let inheritance = Inheritance {
@@ -468,14 +327,14 @@ impl Test {
         plan: &Plan,
         outbox: &mut Outbox,
         reaper: &mut Reaper,
-        scheduler: &mut Option<Scheduler>,
+        managed: &mut Managed,
         replies: &mut File,
     ) -> Result<Ended, SendError> {
         let mut until: Option<Instant> = None;
         let mut port_open = true;
         loop {
             let from_host = self.sleep(
-                scheduler.as_ref(),
+                managed.program.as_ref(),
                 port_open.then_some(&*replies),
                 until.is_some(),
             );
@@ -485,12 +344,17 @@ impl Test {
             self.pass_output(outbox)?;
             self.pass_link(outbox)?;
             while let Some(SchedulerRequest { id, action }) = self.requests.pop_front() {
-                let result =
-                    manage_scheduler(&action, plan, &self.stats, outbox, reaper, scheduler)?;
+                let mut means = Means {
+                    plan,
+                    stats: &self.stats,
+                    outbox,
+                    reaper,
+                };
+                let result = managed.change(&action, &mut means)?;
                 self.answer(&Message::SchedulerReply(SchedulerReply { id, result }));
             }
             reaper.reap();
-            if let Some(scheduler) = scheduler {
+            if let Some(scheduler) = &mut managed.program {
                 scheduler.pass_log(outbox)?;
                 scheduler.note_end(outbox, reaper)?;
             }

@@ -1,11 +1,12 @@
 //! The scheduler's life in the guest: started, attached, stopped.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ktstr_wire::{Message, SchedExit, SchedLog, SendError, Stage};
+use ktstr_wire::{Message, SchedExit, SchedLog, SchedStop, SendError, Stage};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
@@ -16,6 +17,10 @@ use crate::process::{Ended, Output, Process, Reaper, ready, sleep_on, with_outpu
 const SCHED_EXT: &str = "/sys/kernel/sched_ext";
 /// The state file sends no events, so it is looked at this often.
 const STATE_POLL_MS: u32 = 20;
+/// What asks a scheduler to stop, as a terminal would.
+const STOP_SIGNAL: Signal = Signal::INT;
+/// Left processes that are named.
+const MAX_LEFT: usize = 16;
 /// Time between a request to stop and SIGKILL.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// How long the log may stay open after the scheduler's end: a helper of it may still hold the pipe.
@@ -29,11 +34,11 @@ pub(crate) struct Scheduler {
     ended: Option<Ended>,
 }
 
-/// Why the test cannot begin.
+/// Why a scheduler does not run.
 #[derive(Debug)]
 pub(crate) enum StartFault {
-    /// It was told to the host already.
-    Told,
+    /// Why it is not in charge; the host was told already.
+    NotAttached(String),
     /// The frame port broke.
     Port(SendError),
 }
@@ -73,8 +78,7 @@ fn start_on(
              (`cargo ktstr kernel build` builds one)",
             root.display()
         );
-        outbox.stage(Stage::SchedulerNotAttached, text)?;
-        return Err(StartFault::Told);
+        return not_attached(outbox, Stage::SchedulerNotAttached, text);
     }
     // The one before may still be on its way out.
     let before = enable_seq(root);
@@ -83,11 +87,8 @@ fn start_on(
     let mut scheduler = match spawn(&mut command) {
         Ok(scheduler) => scheduler,
         Err(error) => {
-            outbox.stage(
-                Stage::SchedulerNotAttached,
-                format!("starting {command:?}: {error}"),
-            )?;
-            return Err(StartFault::Told);
+            let text = format!("starting {command:?}: {error}");
+            return not_attached(outbox, Stage::SchedulerNotAttached, text);
         }
     };
     let until = Instant::now() + attach_timeout;
@@ -95,11 +96,8 @@ fn start_on(
         scheduler.serve(outbox, reaper, STATE_POLL_MS)?;
         if let Some(ended) = scheduler.ended {
             scheduler.finish_log(outbox)?;
-            outbox.stage(
-                Stage::SchedulerDied,
-                format!("{} before it attached", ended.words()),
-            )?;
-            return Err(StartFault::Told);
+            let text = format!("{} before it attached", ended.words());
+            return not_attached(outbox, Stage::SchedulerDied, text);
         }
         let state = state(root);
         if state == "enabled" && (before.is_none() || enable_seq(root) != before) {
@@ -111,17 +109,23 @@ fn start_on(
                 "state is still '{state}' after {} ms",
                 attach_timeout.as_millis()
             );
-            scheduler.stop(outbox, reaper)?;
-            outbox.stage(Stage::SchedulerNotAttached, text)?;
-            return Err(StartFault::Told);
+            scheduler.end(outbox, reaper)?;
+            return not_attached(outbox, Stage::SchedulerNotAttached, text);
         }
     }
+}
+
+/// Tells the host why the scheduler is not in charge.
+fn not_attached(outbox: &mut Outbox, stage: Stage, text: String) -> Result<Scheduler, StartFault> {
+    outbox.stage(stage, text.clone())?;
+    Err(StartFault::NotAttached(text))
 }
 
 fn spawn(command: &mut Command) -> io::Result<Scheduler> {
     let (log, write) = Output::new()?;
     with_output(command, write)?;
-    let process = Process::spawn(command)?;
+    // Its helpers are known by its group, also when they have lost their parent.
+    let process = Process::spawn(command.process_group(0))?;
     // The command still holds the pipe's writing end, and with it the log's end.
     command
         .stdout(std::process::Stdio::null())
@@ -140,7 +144,8 @@ fn state(root: &Path) -> String {
 
 /// How many schedulers were enabled since boot; `None` where the kernel does not tell.
 fn enable_seq(root: &Path) -> Option<String> {
-    std::fs::read_to_string(root.join("enable_seq")).ok()
+    let text = std::fs::read_to_string(root.join("enable_seq")).ok()?;
+    Some(text.trim().to_owned())
 }
 
 fn ops(root: &Path) -> String {
@@ -148,6 +153,51 @@ fn ops(root: &Path) -> String {
         .unwrap_or_default()
         .trim()
         .to_owned()
+}
+
+/// What sched_ext says of itself at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SchedExt {
+    pub(crate) state: String,
+    pub(crate) enable_seq: Option<String>,
+    pub(crate) ops: String,
+}
+
+impl SchedExt {
+    pub(crate) fn now() -> Self {
+        let root = Path::new(SCHED_EXT);
+        Self {
+            state: state(root),
+            enable_seq: enable_seq(root),
+            ops: ops(root),
+        }
+    }
+
+    pub(crate) fn is_enabled(&self) -> bool {
+        self.state == "enabled"
+    }
+
+    /// The count as text; empty where the kernel does not tell.
+    pub(crate) fn seq(&self) -> String {
+        self.enable_seq.clone().unwrap_or_default()
+    }
+}
+
+/// Processes of group `group` that run, by number and name. A zombie does not.
+pub(crate) fn members_of(group: i32) -> Vec<(i32, String)> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let member = |entry: std::fs::DirEntry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let (head, tail) = stat.rsplit_once(") ")?;
+        let mut fields = tail.split(' ');
+        let (state, pgrp) = (fields.next()?, fields.nth(1)?);
+        let name = head.split_once('(')?.1.to_owned();
+        (pgrp.parse() == Ok(group) && !matches!(state, "Z" | "X")).then_some((pid, name))
+    };
+    entries.flatten().filter_map(member).collect()
 }
 
 impl Scheduler {
@@ -215,19 +265,51 @@ impl Scheduler {
         self.ended.is_some()
     }
 
-    /// Asks the scheduler to leave, and ends it if it does not; its last words are passed on. An end that was asked for
-    /// is not told as an exit.
+    /// Asks the scheduler to leave, and ends it if it does not; how that went is told to the host. Nothing happens to one that
+    /// has ended before.
     pub(crate) fn stop(
         &mut self,
         outbox: &mut Outbox,
         reaper: &mut Reaper,
     ) -> Result<(), SendError> {
-        for (signal, grace) in [(Signal::INT, STOP_GRACE), (Signal::KILL, STOP_GRACE)] {
+        if self.ended.is_some() {
+            return self.finish_log(outbox);
+        }
+        outbox.stage(Stage::SchedulerStopping, "")?;
+        let killed = self.end(outbox, reaper)?;
+        let ended = self.ended;
+        let group = self.process.pid.as_raw_nonzero().get();
+        let left = members_of(group);
+        if !left.is_empty() {
+            // They would hold the sockets and maps of the next one.
+            let _ = rustix::process::kill_process_group(self.process.pid, Signal::KILL);
+        }
+        outbox.send(&Message::SchedExit(SchedExit {
+            code: ended.and_then(|ended| ended.code),
+            signal: ended.and_then(|ended| ended.signal),
+            reason: String::new(),
+            stop: Some(SchedStop {
+                killed,
+                left_behind: left
+                    .into_iter()
+                    .take(MAX_LEFT)
+                    .map(|(pid, name)| format!("{pid} {name}"))
+                    .collect(),
+                failed_commands: Vec::new(),
+            }),
+        }))
+    }
+
+    /// Ends the process, by force if it must be; whether it had to be. Its last words are passed on.
+    fn end(&mut self, outbox: &mut Outbox, reaper: &mut Reaper) -> Result<bool, SendError> {
+        let mut killed = false;
+        for signal in [STOP_SIGNAL, Signal::KILL] {
             if self.ended.is_some() {
                 break;
             }
+            killed = signal == Signal::KILL;
             self.process.signal(signal);
-            let until = Instant::now() + grace;
+            let until = Instant::now() + STOP_GRACE;
             while self.ended.is_none() && Instant::now() < until {
                 let mut fds = [PollFd::new(&self.process.pidfd, PollFlags::IN)];
                 let _ = sleep_on(&mut fds, STATE_POLL_MS);
@@ -236,7 +318,8 @@ impl Scheduler {
                 self.ended = reaper.end_of(&self.process);
             }
         }
-        self.finish_log(outbox)
+        self.finish_log(outbox)?;
+        Ok(killed)
     }
 
     fn finish_log(&mut self, outbox: &mut Outbox) -> Result<(), SendError> {
@@ -368,7 +451,64 @@ mod tests {
             "exec cat /dev/zero > /dev/null",
             Duration::from_secs(30),
         );
-        assert_eq!(last_stage(&messages), (Stage::SchedulerAttached, "fixture"));
-        assert_eq!(messages.last(), Some(&Message::SchedLog(SchedLog::End)));
+        assert!(told_attached(&messages, "fixture"), "{messages:?}");
+        let exit = stop_of(&messages);
+        assert_eq!(exit.signal, Some(Signal::INT.as_raw()));
+        assert_eq!(exit.stop, Some(SchedStop::default()));
+    }
+
+    fn told_attached(messages: &[Message], ops: &str) -> bool {
+        messages.iter().any(|message| {
+            matches!(message, Message::Lifecycle(life) if life.stage == Stage::SchedulerAttached && life.detail == ops)
+        })
+    }
+
+    #[track_caller]
+    fn stop_of(messages: &[Message]) -> SchedExit {
+        assert!(
+            messages.iter().any(|message| matches!(message, Message::Lifecycle(life) if life.stage == Stage::SchedulerStopping)),
+            "{messages:?}"
+        );
+        match messages.last() {
+            Some(Message::SchedExit(exit)) => exit.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Runs `script` as a scheduler that attaches when it says that it is ready, and stops it.
+    #[track_caller]
+    fn stopped(script: &str) -> SchedExit {
+        let root = sched_ext("disabled\n");
+        let state = root.path().join("state");
+        // A loop of builtins: a shell would handle no trap while it waits for a program.
+        let script = format!(
+            "{script}\necho enabled > {}; while :; do :; done",
+            state.display()
+        );
+        stop_of(&messages(root.path(), &script, Duration::from_secs(30)))
+    }
+
+    #[test]
+    fn a_status_at_the_stop_is_told() {
+        assert_eq!(stopped("trap 'exit 3' INT").code, Some(3));
+        let orderly = stopped("trap 'exit 0' INT");
+        assert_eq!(
+            (orderly.code, orderly.stop),
+            (Some(0), Some(SchedStop::default()))
+        );
+    }
+
+    #[test]
+    fn one_that_ignores_the_request_is_killed_and_that_is_told() {
+        let exit = stopped("trap '' INT");
+        assert!(exit.stop.unwrap().killed);
+        assert_eq!(exit.signal, Some(Signal::KILL.as_raw()));
+    }
+
+    #[test]
+    fn processes_that_it_leaves_are_named_and_ended() {
+        let exit = stopped("trap 'exit 0' INT; (trap '' INT; exec cat /dev/zero > /dev/null) &");
+        let left = exit.stop.unwrap().left_behind;
+        assert!(left.len() == 1 && left[0].ends_with(" cat"), "{left:?}");
     }
 }

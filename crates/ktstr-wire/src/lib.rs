@@ -39,7 +39,7 @@ pub use message::{
     CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpReply, KernelOpRequest,
     KernelTarget, KernelValue, Lifecycle, MAX_KERNEL_REPLY, MAX_TEXT, Message, Opaque,
     PayloadMetrics, RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SchedStop, SchedulerAction,
-    SchedulerReply, SchedulerRequest, SnapshotKind, SnapshotReply, SnapshotRequest, Stage,
-    StepMark, SysReady, msg_type,
+    SchedulerFault, SchedulerReply, SchedulerRequest, SnapshotKind, SnapshotReply, SnapshotRequest,
+    Stage, StepMark, SysReady, msg_type,
 };
 pub use writer::FrameWriter;

@@ -32,6 +32,10 @@ pub enum Stage {
     PayloadStarting,
     /// The guest is about to power off.
     Done,
+    /// Something that was declared could not be set up in the guest; the test does not begin.
+    SetupFailed,
+    /// The scheduler is about to be stopped because the test, or the test's end, wants it: its exit from now on is a planned one.
+    SchedulerStopping,
 }
 
 impl Stage {
@@ -49,6 +53,8 @@ impl Stage {
             Self::SchedulerDied => "scheduler died",
             Self::PayloadStarting => "payload starting",
             Self::Done => "done",
+            Self::SetupFailed => "set-up failed",
+            Self::SchedulerStopping => "scheduler stopping",
         }
     }
 }
@@ -129,6 +135,8 @@ pub struct SchedStop {
     pub killed: bool,
     /// Its processes that outlived it, one `pid comm` each.
     pub left_behind: Vec<String>,
+    /// Commands that turn a scheduler of the kernel off and failed, with their output.
+    pub failed_commands: Vec<String>,
 }
 
 /// The scheduler's output between its markers.
@@ -319,7 +327,16 @@ pub struct SchedulerReply {
     /// The request's id.
     pub id: u32,
     /// The process of the scheduler that runs now, or why it did not work.
-    pub result: Result<Option<i32>, String>,
+    pub result: Result<Option<i32>, SchedulerFault>,
+}
+
+/// Why init did not do what a test wanted of its scheduler.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SchedulerFault {
+    /// It makes no sense now: the scheduler runs already, or none is declared. Nothing was changed.
+    Refused(String),
+    /// The scheduler was started and did not attach, or its commands failed: none is in charge now.
+    NotAttached(String),
 }
 
 /// The processes of a cgroup when a test asked.

@@ -24,6 +24,8 @@ fn stage() -> impl Strategy<Value = Stage> {
         Stage::SchedulerDied,
         Stage::PayloadStarting,
         Stage::Done,
+        Stage::SetupFailed,
+        Stage::SchedulerStopping,
     ])
 }
 
@@ -139,6 +141,7 @@ fn messages() -> Vec<BoxedStrategy<Message>> {
                     reason,
                     stop: killed.map(|killed| SchedStop {
                         killed,
+                        failed_commands: left_behind.clone(),
                         left_behind,
                     }),
                 })
@@ -226,7 +229,11 @@ fn messages() -> Vec<BoxedStrategy<Message>> {
             .boxed(),
         (
             any::<u32>(),
-            prop_oneof![any::<Option<i32>>().prop_map(Ok), text().prop_map(Err)],
+            prop_oneof![
+                any::<Option<i32>>().prop_map(Ok),
+                text().prop_map(|text| Err(SchedulerFault::Refused(text))),
+                text().prop_map(|text| Err(SchedulerFault::NotAttached(text))),
+            ],
         )
             .prop_map(|(id, result)| Message::SchedulerReply(SchedulerReply { id, result }))
             .boxed(),

@@ -36,6 +36,21 @@ pub(crate) struct Args {
     /// Faults begin this long after the attach.
     #[arg(long, value_name = "MS", default_value_t = 0)]
     pub(crate) fault_after_ms: u64,
+    /// Read this file and say what is in it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+    /// End with this status after a request to stop.
+    #[arg(long, value_name = "STATUS", default_value_t = 0)]
+    pub(crate) stop_status: u8,
+    /// Leave a process behind at the end.
+    #[arg(long)]
+    pub(crate) leave_child: bool,
+    /// Be such a process.
+    #[arg(long, hide = true)]
+    pub(crate) linger: bool,
+    /// Leave the kernel and attach again after this time, once, as schedulers do after a CPU went off or on.
+    #[arg(long, value_name = "MS")]
+    pub(crate) restart_after_ms: Option<u64>,
     /// Answer stats requests on this unix socket, in the manner of scx_stats.
     #[arg(long, value_name = "PATH")]
     pub(crate) stats_socket: Option<PathBuf>,

@@ -53,11 +53,56 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
+    if args.linger {
+        loop {
+            thread::park();
+        }
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop))
             .context("failed to handle signals")?;
     }
+    if let Some(path) = &args.config {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("failed to read {}", path.display()))?;
+        println!("fixture: config {}: {}", path.display(), text.trim());
+    }
+    let mut restart_after = args.restart_after_ms.map(Duration::from_millis);
+    let left = loop {
+        match serve(args, &stop, restart_after.take())? {
+            Left::Restarting => println!("fixture: attaches again"),
+            left => break left,
+        }
+    };
+    if args.leave_child {
+        std::process::Command::new(std::env::current_exe()?)
+            .arg("--linger")
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .context("failed to start a child")?;
+    }
+    Ok(match left {
+        Left::Ejected => ExitCode::FAILURE,
+        Left::Asked | Left::Restarting => ExitCode::from(args.stop_status),
+    })
+}
+
+/// Why one life of the scheduler is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// It was asked to, or its time was over.
+    Asked,
+    /// The kernel threw it out.
+    Ejected,
+    /// It attaches anew.
+    Restarting,
+}
+
+/// One life of the scheduler, from attach to detach.
+fn serve(args: &Args, stop: &AtomicBool, restart_after: Option<Duration>) -> Result<Left> {
     let mut storage = MaybeUninit::uninit();
     let mut open = FixtureSkelBuilder::default()
         .open(&mut storage)
@@ -79,7 +124,13 @@ fn run(args: &Args) -> Result<ExitCode> {
     let until = args
         .exit_after_s
         .map(|seconds| started + Duration::from_secs(seconds));
+    let restart_at = restart_after.map(|after| started + after);
+    let mut left = Left::Asked;
     while !stop.load(Ordering::Relaxed) && exit_kind(&skel) == 0 {
+        if restart_at.is_some_and(|at| Instant::now() >= at) {
+            left = Left::Restarting;
+            break;
+        }
         if until.is_some_and(|until| Instant::now() >= until) {
             break;
         }
@@ -88,14 +139,12 @@ fn run(args: &Args) -> Result<ExitCode> {
         }
         thread::park_timeout(LOOK_EVERY);
     }
-    let ejected = exit_kind(&skel) > SCX_EXIT_UNREG;
+    if exit_kind(&skel) > SCX_EXIT_UNREG {
+        left = Left::Ejected;
+    }
     drop(link);
     println!("{}", exit_line(&skel));
-    Ok(if ejected {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    Ok(left)
 }
 
 fn configure(args: &Args, open: &mut skel::OpenFixtureSkel<'_>) -> Result<()> {
