@@ -22,6 +22,7 @@ pub(crate) const KEYS: &[&str] = &[
     "topology",
     "cgroup_parent",
     "config",
+    "env",
     "stats_socket",
 ];
 
@@ -87,9 +88,11 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
             fields.extend(quote!(#field: ::core::option::Option::Some(#value),));
         }
     }
-    if let Some(arg) = args.get("sysctls") {
-        let value = Kind::Path.tokens(arg)?;
-        fields.extend(quote!(sysctls: &#value,));
+    for key in ["sysctls", "env"] {
+        if let Some(arg) = args.get(key) {
+            let (field, value) = (&arg.key, Kind::Path.tokens(arg)?);
+            fields.extend(quote!(#field: &#value,));
+        }
     }
     if let Some(arg) = args.get("topology") {
         let value = shape(arg.value.as_ref(), arg.key.span())?;

@@ -188,6 +188,9 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
             #fields
             ..::ktstr::KtstrTestEntry::DEFAULT
         };
+
+        // What constants hide from the macro, the compiler sees.
+        const _: () = #entry.assert_sound();
     })
 }
 

@@ -6,7 +6,8 @@ use std::thread;
 use ktstr_vmm::{Engine, EngineChoice, Probe};
 
 use crate::host::boot::archive::Programs;
-use crate::host::boot::session::{self, Ran, Session};
+use crate::host::boot::on_host;
+use crate::host::boot::session::{Ran, Session};
 use crate::host::evidence::artifacts::{clear_stale, sidecar_dir, test_dir};
 use crate::host::evidence::gathered::Evidence;
 use crate::host::evidence::leave::{leave_dump, leave_evidence, leave_timeline, vmcore_of};
@@ -25,9 +26,8 @@ use crate::host::plan::includes;
 use crate::host::plan::kernel::{Kernel, KernelError, resolve_test_kernel};
 use crate::host::plan::scheduler::resolve_scheduler;
 use crate::host::tools::coverage;
-use crate::model::call::call;
-use crate::model::ctx::Ctx;
 use crate::model::entry::KtstrTestEntry;
+use crate::model::kernel_filter::refusal;
 use crate::model::names::file_stem;
 use crate::model::verdict::{AssertResult, DetailKind, Outcome};
 
@@ -139,10 +139,13 @@ fn run(
         return Ok(refused(AssertResult::skip(reason)));
     }
     if entry.host_only {
-        return Ok(refused(run_on_host(entry)));
+        return Ok(refused(on_host::run(entry)));
     }
     let kernel = kernel?;
     evidence.kernel_image = Some(kernel.image.clone());
+    if let Some(reason) = kernel_refused(entry, kernel.release().as_deref()) {
+        return Ok(refused(AssertResult::skip(reason)));
+    }
     let programs = programs_of(entry, place, evidence)?;
     let session = Session::prepare(entry, place.config, &kernel, &programs, place.dir)?;
     let deadlines = session.deadlines();
@@ -235,15 +238,6 @@ fn judge_run(
     (result, judge::facts(left, &called))
 }
 
-/// `host_only`: the function runs here, in this process, and its panic is a failure as in a guest.
-fn run_on_host(entry: &KtstrTestEntry) -> AssertResult {
-    let ctx = Ctx::new(session::test_plan(entry), None).with_payloads(entry.payloads());
-    let mut result = call(&ctx, entry.func);
-    result.stats.name_payload_metrics();
-    result.note("host_only: no VM was booted");
-    result
-}
-
 /// Genuine skips: what this host cannot give, with the reason.
 fn skip_reason(entry: &KtstrTestEntry, engine: impl FnOnce() -> Probe) -> Option<String> {
     if !entry.performance_mode {
@@ -253,6 +247,17 @@ fn skip_reason(entry: &KtstrTestEntry, engine: impl FnOnce() -> Probe) -> Option
     (engine == Engine::Tcg).then(|| {
         format!("performance mode needs the kvm engine, and this run has tcg ({why}); run it where /dev/kvm is genuine")
     })
+}
+
+/// Why a scheduler's `kernels` leave out this kernel.
+fn kernel_refused(entry: &KtstrTestEntry, release: Option<&str>) -> Option<String> {
+    let filters = entry.scheduler?.kernels;
+    let release = release.unwrap_or("of an unknown release");
+    let wanted = refusal(filters, release)?;
+    Some(format!(
+        "scheduler '{}' is declared for kernels {wanted}, and this one is {release}",
+        entry.scheduler_name().unwrap_or_default()
+    ))
 }
 
 /// What performance mode lacks on this host, when that is why a VM did not start.
@@ -339,6 +344,28 @@ mod tests {
         assert_eq!(skip_reason(&entry, || probe(Engine::Kvm)), None);
         let plain = || unreachable!("nothing is measured for other tests");
         assert_eq!(skip_reason(&KtstrTestEntry::DEFAULT, plain), None);
+    }
+
+    #[test]
+    fn a_kernel_that_its_scheduler_is_not_declared_for_is_a_skip_with_both_named() {
+        static PICKY: crate::model::entry::Scheduler = crate::model::entry::Scheduler {
+            name: "picky",
+            kernels: &["7.0..7.4"],
+            ..crate::model::entry::Scheduler::DEFAULT
+        };
+        let entry = KtstrTestEntry {
+            scheduler: Some(&PICKY),
+            ..KtstrTestEntry::DEFAULT
+        };
+        assert_eq!(kernel_refused(&entry, Some("7.3.4")), None);
+        assert_eq!(kernel_refused(&KtstrTestEntry::DEFAULT, None), None);
+        for release in [Some("6.12.117"), None] {
+            let reason = kernel_refused(&entry, release).unwrap();
+            assert!(
+                reason.contains("picky") && reason.contains("7.0..7.4"),
+                "{reason}"
+            );
+        }
     }
 
     #[test]

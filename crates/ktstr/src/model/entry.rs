@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::checks::Assert;
 use super::ctx::Ctx;
 use super::device::{DiskConfig, NetConfig};
+use super::kernel_filter::KernelFilter;
 use super::names;
 use super::payload::{self, Payload};
 use super::result::VmResult;
@@ -118,16 +119,23 @@ pub struct Scheduler {
     pub topology: Option<TopologySpec>,
     /// Checks of all its tests; a test's own win.
     pub assert: Assert,
-    /// Kernel settings that it needs.
+    /// Kernel settings that it needs, names with dots; one that the kernel refuses fails the test before it begins.
     pub sysctls: &'static [(&'static str, &'static str)],
-    /// Kernel command line arguments that it needs.
+    /// Kernel command line arguments that it needs, one in each text; one that the kernel does not know fails the test before it
+    /// begins.
     pub kargs: &'static [&'static str],
-    /// Kernels that it runs on; empty for all.
+    /// Kernels that it runs on, each a version (`6.12.30`), a series (`6.12`) or a range of them (`6.12..6.14`, both ends
+    /// included); empty for all. On another kernel its tests are skipped.
     pub kernels: &'static [&'static str],
-    /// Cgroup that it manages.
+    /// Cgroup that it manages, as a path below the cgroup root: there before it starts, with the cpuset and cpu controllers on.
+    /// The workload's cgroups are made in it, unless the test names another `workload_root_cgroup` or the arguments say
+    /// `--cell-parent-cgroup`.
     pub cgroup_parent: Option<&'static str>,
-    /// Its configuration file on the host.
+    /// Its configuration file on the host: a path, from the package if it is relative. It is copied into the guest. An argument
+    /// that holds `{config}` gets the guest's path there; without one, `--config PATH` comes before all other arguments.
     pub config: Option<&'static str>,
+    /// Variables of its environment. `RUST_LOG` of the host's own environment reaches it as well; this wins.
+    pub env: &'static [(&'static str, &'static str)],
     /// The unix socket in the guest on which it answers stats requests; `None` for the one of `scx_stats`.
     pub stats_socket: Option<&'static str>,
     /// `file:line` of the declaration, for messages; empty for one that was made by hand.
@@ -147,9 +155,83 @@ impl Scheduler {
         kernels: &[],
         cgroup_parent: None,
         config: None,
+        env: &[],
         stats_socket: None,
         place: "",
     };
+}
+
+impl Scheduler {
+    /// Where the workload's cgroups go, as a path below the cgroup root: where its arguments say that its cells are, else in the
+    /// cgroup that it manages.
+    #[must_use]
+    pub fn workload_root(&self) -> Option<&'static str> {
+        self.cell_parent().or(self.cgroup_parent)
+    }
+
+    /// The value of `--cell-parent-cgroup` among its arguments.
+    #[must_use]
+    pub fn cell_parent(&self) -> Option<&'static str> {
+        const FLAG: &str = "--cell-parent-cgroup";
+        let args = self.sched_args;
+        let at = args.iter().position(|arg| {
+            let rest = arg.strip_prefix(FLAG);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })?;
+        match args[at].split_once('=') {
+            Some((_, value)) => Some(value),
+            None => args.get(at + 1).copied(),
+        }
+    }
+
+    /// What is wrong with the declaration.
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let name = self.name;
+        for (key, path) in [
+            ("cgroup_parent", self.cgroup_parent),
+            ("--cell-parent-cgroup", self.cell_parent()),
+        ] {
+            if path.is_some_and(is_bad_cgroup) {
+                faults.push(format!(
+                    "scheduler '{name}': {key} must be an absolute path below the root, without '..'"
+                ));
+            }
+        }
+        for karg in self.kargs {
+            if karg.is_empty() || karg.contains(char::is_whitespace) {
+                faults.push(format!(
+                    "scheduler '{name}': '{karg}' in kargs would be split by the kernel; write one parameter in each text"
+                ));
+            }
+        }
+        for filter in self.kernels {
+            if let Err(error) = KernelFilter::parse(filter) {
+                faults.push(format!("scheduler '{name}': kernels: {error}"));
+            }
+        }
+        for (variable, _) in self.env {
+            if variable.is_empty() || variable.contains(['=', '\0']) {
+                faults.push(format!(
+                    "scheduler '{name}': '{variable}' in env cannot be a variable's name"
+                ));
+            }
+        }
+        let is_builtin = matches!(self.spec, SchedulerSpec::KernelBuiltin { .. });
+        if is_builtin
+            && (self.config.is_some() || !self.sched_args.is_empty() || !self.env.is_empty())
+        {
+            faults.push(format!(
+                "scheduler '{name}' is turned on by commands: config, sched_args and env would reach nobody; put them into `enable`"
+            ));
+        }
+        faults
+    }
+}
+
+/// A cgroup's path that the guest cannot make below its root.
+fn is_bad_cgroup(path: &str) -> bool {
+    !path.starts_with('/') || path == "/" || path.split('/').any(|part| part == "..")
 }
 
 /// The body of a test.
@@ -302,7 +384,7 @@ impl KtstrTestEntry {
         place: "",
     };
 
-    /// Checks what the macro checked, once more for entries built by hand.
+    /// Checks what the compiler checked of a `#[ktstr_test]`, once more for entries built by hand, and what it cannot check.
     ///
     /// # Errors
     /// With everything that is wrong.
@@ -314,57 +396,18 @@ impl KtstrTestEntry {
             }
         };
         check(
-            self.duration_s == 0,
-            "duration_s is 0, at least 1 is needed",
-        );
-        check(self.memory_mib == 0, "memory_mib is 0");
-        check(
-            self.performance_mode && self.no_perf_mode,
-            "performance_mode and no_perf_mode exclude each other",
-        );
-        check(self.cpu_budget == Some(0), "cpu_budget is 0");
-        check(
-            self.cpu_budget.is_some() && !self.no_perf_mode,
-            "cpu_budget needs no_perf_mode",
-        );
-        check(self.cleanup_budget_ms == Some(0), "cleanup_budget_ms is 0");
-        check(
-            self.host_only && self.scheduler.is_some(),
-            "host_only and a scheduler exclude each other",
-        );
-        let asked = self.num_snapshots;
-        check(
-            asked as usize > MAX_REPORTS,
-            &format!("num_snapshots is {asked}, at most {MAX_REPORTS} are kept"),
+            self.num_snapshots as usize > MAX_REPORTS,
+            &format!(
+                "num_snapshots is {}, at most {MAX_REPORTS} are kept",
+                self.num_snapshots
+            ),
         );
         check(
-            self.host_only && self.num_snapshots > 0,
-            "host_only and num_snapshots exclude each other",
-        );
-        check(
-            self.host_only && (self.disk.is_some() || !self.networks.is_empty()),
-            "host_only excludes disk and networks",
-        );
-        check(
-            self.expect_auto_repro && self.scheduler.is_none(),
-            "expect_auto_repro needs a scheduler",
-        );
-        check(
-            self.expect_auto_repro && !self.auto_repro,
-            "expect_auto_repro needs auto_repro",
-        );
-        check(
-            self.expect_auto_repro && self.expect_err,
-            "expect_auto_repro and expect_err exclude each other",
-        );
-        let root = self.workload_root_cgroup;
-        let bad_root =
-            root.is_some_and(|root| !root.starts_with('/') || root == "/" || root.contains(".."));
-        check(
-            bad_root,
+            self.workload_root_cgroup.is_some_and(is_bad_cgroup),
             "workload_root_cgroup must be an absolute path below the root, without '..'",
         );
         faults.extend(names::name_fault(self.name));
+        faults.extend(self.contradictions());
         let TopologySpec {
             numa_nodes,
             llcs,
@@ -378,6 +421,8 @@ impl KtstrTestEntry {
         let nets = self.networks.iter().filter_map(NetConfig::fault);
         faults.extend(nets.map(str::to_owned));
         faults.extend(self.matcher_faults());
+        let schedulers = self.scheduler.iter().chain(self.staged_schedulers);
+        faults.extend(schedulers.flat_map(|scheduler| scheduler.faults()));
         faults.extend(payload::faults_of(self.payload, self.workloads));
         if faults.is_empty() {
             Ok(())
@@ -400,9 +445,6 @@ impl KtstrTestEntry {
             ("expect_scx_bpf_error_contains", text),
             ("expect_scx_bpf_error_matches", pattern),
         ] {
-            if value.is_some() && !self.expect_err {
-                faults.push(format!("{name} needs expect_err"));
-            }
             if value == Some("") {
                 faults.push(format!("{name} is empty and would match anything"));
             }
@@ -569,7 +611,7 @@ mod tests {
                 scheduler: Some(&SCHEDULER),
                 ..GOOD
             },
-            &["host_only and a scheduler"],
+            &["host_only and scheduler"],
         );
         check(
             &KtstrTestEntry {
@@ -595,6 +637,58 @@ mod tests {
             &KtstrTestEntry { topology, ..GOOD },
             &["2n3l2c1t", "dealt evenly"],
         );
+    }
+
+    #[test]
+    fn a_schedulers_own_faults_are_named() {
+        static WRONG: Scheduler = Scheduler {
+            name: "wrong",
+            spec: SchedulerSpec::KernelBuiltin {
+                enable: &["true"],
+                disable: &[],
+            },
+            kargs: &["a b"],
+            kernels: &["new"],
+            cgroup_parent: Some("cells"),
+            config: Some("c.toml"),
+            env: &[("A=B", "1")],
+            sched_args: &["--cell-parent-cgroup=/a/../b"],
+            ..Scheduler::DEFAULT
+        };
+        check(
+            &KtstrTestEntry {
+                scheduler: Some(&WRONG),
+                ..GOOD
+            },
+            &[
+                "'a b' in kargs",
+                "'new'",
+                "cgroup_parent must",
+                "--cell-parent-cgroup must",
+                "'A=B' in env",
+                "put them into `enable`",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_workload_is_where_the_scheduler_has_its_cells() {
+        let root = |args: &'static [&'static str], parent| {
+            Scheduler {
+                sched_args: args,
+                cgroup_parent: parent,
+                ..Scheduler::DEFAULT
+            }
+            .workload_root()
+        };
+        assert_eq!(root(&[], None), None);
+        assert_eq!(root(&["-v"], Some("/p")), Some("/p"));
+        assert_eq!(
+            root(&["--cell-parent-cgroup", "/c"], Some("/p")),
+            Some("/c")
+        );
+        assert_eq!(root(&["--cell-parent-cgroup=/c"], None), Some("/c"));
+        assert_eq!(root(&["--cell-parent-cgroups=/c"], None), None);
     }
 
     #[test]

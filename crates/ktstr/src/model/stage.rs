@@ -33,6 +33,9 @@ pub fn summarize_stages(stages: &[(Stage, String)]) -> StageSummary {
     if let Some(payload) = payload {
         return summary("the test started but sent no result", Some(payload), true);
     }
+    if let Some(failed) = find(Stage::SetupFailed) {
+        return summary("the guest could not be set up", Some(failed), false);
+    }
     if let Some(died) = find(Stage::SchedulerDied) {
         return summary("the scheduler died before it attached", Some(died), false);
     }
@@ -68,6 +71,11 @@ mod tests {
         check(
             &[Stage::InitUp, Stage::Ports],
             "init started, the test never ran",
+            false,
+        );
+        check(
+            &[Stage::InitUp, Stage::SetupFailed, Stage::Done],
+            "the guest could not be set up",
             false,
         );
         check(

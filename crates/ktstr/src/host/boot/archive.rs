@@ -4,15 +4,21 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, ProbePlan, SchedulerPlan};
-use ktstr_vmm::initramfs::{Builder, Initramfs, InitramfsError};
+use ktstr_vmm::initramfs::{Builder, Initramfs};
 use ktstr_vmm::{Topology, VmBuilder};
 
+use crate::host::plan::busybox;
+use crate::host::plan::config::HostConfig;
 use crate::host::plan::includes::{GUEST_INCLUDE_DIR, Include};
 
 use crate::model::ctx::{TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
 use crate::model::role::GUEST_TEST_ARG;
 
+/// The variable by which programs in Rust choose what they log.
+const RUST_LOG: &str = "RUST_LOG";
+/// In a scheduler's arguments: the place of its configuration file.
+const CONFIG_MARK: &str = "{config}";
 /// Where the scheduler's binary lies in the guest.
 const GUEST_BIN_DIR: &str = "/ktstr/bin";
 /// Share of guest memory that an unpacked initramfs may take: the kernel keeps both the archive and the files until
@@ -71,9 +77,13 @@ pub(in crate::host) fn build_guest_files(
     exe: &Path,
     programs: &Programs,
     test_plan: &TestPlan,
-) -> Result<GuestFiles, InitramfsError> {
+    config: &HostConfig,
+) -> anyhow::Result<GuestFiles> {
     let started = Instant::now();
-    let plan = init_plan(entry, programs);
+    let mut plan = init_plan(entry, programs);
+    if let Some(filter) = config.rust_log.as_deref().and_then(scheduler_log_filter) {
+        set_rust_log(&mut plan, &filter);
+    }
     let mut builder = Builder::new();
     builder.binary(INIT_PATH, exe)?;
     for host in programs
@@ -82,6 +92,9 @@ pub(in crate::host) fn build_guest_files(
         .chain(programs.staged.iter().flatten())
     {
         builder.binary(&guest_binary_path(host), host)?;
+    }
+    if needs_shell(entry) {
+        busybox::add_to(&mut builder)?;
     }
     for include in &programs.includes {
         include.add_to(&mut builder)?;
@@ -92,6 +105,33 @@ pub(in crate::host) fn build_guest_files(
         initramfs: builder.build()?,
         build_time: started.elapsed(),
     })
+}
+
+/// Commands turn on one of its schedulers.
+fn needs_shell(entry: &KtstrTestEntry) -> bool {
+    let mut schedulers = entry.scheduler.iter().chain(entry.staged_schedulers);
+    schedulers.any(|scheduler| matches!(scheduler.spec, SchedulerSpec::KernelBuiltin { .. }))
+}
+
+/// What of the host's `RUST_LOG` is meant for others than the host itself; a filter for ktstr alone would silence a scheduler.
+fn scheduler_log_filter(filter: &str) -> Option<String> {
+    let others: Vec<&str> = filter
+        .split(',')
+        .map(str::trim)
+        .filter(|directive| !directive.is_empty() && !directive.starts_with("ktstr"))
+        .collect();
+    (!others.is_empty()).then(|| others.join(","))
+}
+
+/// For every scheduler that has no `RUST_LOG` of its own.
+fn set_rust_log(plan: &mut Plan, filter: &str) {
+    for scheduler in plan.scheduler.iter_mut().chain(&mut plan.staged) {
+        if let SchedulerPlan::Binary { env, .. } = scheduler
+            && !env.iter().any(|(name, _)| name == RUST_LOG)
+        {
+            env.push((RUST_LOG.to_owned(), filter.to_owned()));
+        }
+    }
 }
 
 pub(in crate::host) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
@@ -176,19 +216,24 @@ pub(in crate::host) fn with_devices(builder: VmBuilder, entry: &KtstrTestEntry) 
 }
 
 pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
-    let plan_of = |scheduler: &Scheduler, host: Option<&PathBuf>| {
+    // A staged scheduler is another program, which may not know what the test's own is told.
+    let plan_of = |scheduler: &Scheduler, host: Option<&PathBuf>, extra: &[&str]| {
         let guest = host.map(|host| guest_binary_path(host));
-        scheduler_plan(entry, scheduler, guest.as_deref())
+        scheduler_plan(scheduler, guest.as_deref(), extra)
     };
     Plan {
-        scheduler: entry
-            .scheduler
-            .and_then(|scheduler| plan_of(scheduler, programs.scheduler.as_ref())),
+        scheduler: entry.scheduler.and_then(|scheduler| {
+            plan_of(
+                scheduler,
+                programs.scheduler.as_ref(),
+                entry.extra_sched_args,
+            )
+        }),
         staged: entry
             .staged_schedulers
             .iter()
             .zip(&programs.staged)
-            .filter_map(|(scheduler, host)| plan_of(scheduler, host.as_ref()))
+            .filter_map(|(scheduler, host)| plan_of(scheduler, host.as_ref(), &[]))
             .collect(),
         // The name that is in the guest's registry; that of a cell of the gauntlet, `name@preset`, is not.
         test: vec![
@@ -210,8 +255,57 @@ pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) ->
             .iter()
             .map(own_pair)
             .collect(),
+        cpus: Some(entry.topology.total_cpus()),
+        kargs: entry
+            .scheduler
+            .map(|scheduler| scheduler.kargs)
+            .unwrap_or_default()
+            .iter()
+            .map(|karg| (*karg).to_owned())
+            .collect(),
+        cgroups: cgroups_of(entry),
         probes: programs.probes.clone(),
         await_watch: true,
+    }
+}
+
+/// What is there before the scheduler starts: the cgroups that it manages, and the workload's.
+fn cgroups_of(entry: &KtstrTestEntry) -> Vec<String> {
+    let mut all: Vec<String> = entry
+        .workload_root_cgroup
+        .map(str::to_owned)
+        .into_iter()
+        .collect();
+    for scheduler in entry.scheduler.iter().chain(entry.staged_schedulers) {
+        let paths = [scheduler.cgroup_parent, scheduler.cell_parent()];
+        for path in paths.into_iter().flatten() {
+            if !all.iter().any(|one| one == path) {
+                all.push(path.to_owned());
+            }
+        }
+    }
+    all
+}
+
+/// Where a scheduler's configuration file lies in the guest.
+fn guest_config(host: &str) -> String {
+    let name = Path::new(host).file_name().unwrap_or_default();
+    format!("{GUEST_INCLUDE_DIR}/{}", name.to_string_lossy())
+}
+
+/// A scheduler's arguments with its configuration's place put in.
+fn with_config(args: &[&str], config: Option<&str>) -> Vec<String> {
+    let Some(guest) = config.map(guest_config) else {
+        return args.iter().map(|arg| (*arg).to_owned()).collect();
+    };
+    let placed = args.iter().map(|arg| arg.replace(CONFIG_MARK, &guest));
+    if args.iter().any(|arg| arg.contains(CONFIG_MARK)) {
+        placed.collect()
+    } else {
+        [String::from("--config"), guest.clone()]
+            .into_iter()
+            .chain(placed)
+            .collect()
     }
 }
 
@@ -223,26 +317,118 @@ fn own_pair((name, value): &(&str, &str)) -> (String, String) {
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn scheduler_plan(
-    entry: &KtstrTestEntry,
     scheduler: &Scheduler,
     guest_scheduler: Option<&str>,
+    extra_args: &[&str],
 ) -> Option<SchedulerPlan> {
     let own =
         |texts: &[&str]| -> Vec<String> { texts.iter().map(|text| (*text).to_owned()).collect() };
     match scheduler.spec {
         SchedulerSpec::KernelBuiltin { enable, disable } => Some(SchedulerPlan::Builtin {
+            name: scheduler.name.to_owned(),
             enable: own(enable),
             disable: own(disable),
         }),
         _ => Some(SchedulerPlan::Binary {
             name: scheduler.name.to_owned(),
             path: guest_scheduler?.to_owned(),
-            args: own(scheduler.sched_args)
-                .into_iter()
-                .chain(own(entry.extra_sched_args))
-                .collect(),
+            args: with_config(
+                &[scheduler.sched_args, extra_args].concat(),
+                scheduler.config,
+            ),
+            env: scheduler.env.iter().map(own_pair).collect(),
             attach_timeout_ms: u64::try_from(ATTACH_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
             stats_socket: scheduler.stats_socket.map(str::to_owned),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static OWN: Scheduler = Scheduler {
+        name: "own",
+        spec: SchedulerSpec::Path("/bin/own"),
+        sched_args: &["-v"],
+        config: Some("conf/cells.json"),
+        cgroup_parent: Some("/cells"),
+        env: &[("RUST_LOG", "own=trace")],
+        kargs: &["quiet"],
+        ..Scheduler::DEFAULT
+    };
+    static STAGED: Scheduler = Scheduler {
+        name: "staged",
+        spec: SchedulerSpec::Path("/bin/staged"),
+        sched_args: &["--cell-parent-cgroup", "/other", "--conf={config}"],
+        config: Some("staged.json"),
+        ..Scheduler::DEFAULT
+    };
+    const ENTRY: KtstrTestEntry = KtstrTestEntry {
+        name: "t",
+        scheduler: Some(&OWN),
+        staged_schedulers: &[&STAGED],
+        extra_sched_args: &["--extra"],
+        ..KtstrTestEntry::DEFAULT
+    };
+
+    fn plan() -> Plan {
+        let programs = Programs {
+            scheduler: Some("/h/own".into()),
+            staged: vec![Some("/h/staged".into())],
+            ..Programs::default()
+        };
+        init_plan(&ENTRY, &programs)
+    }
+
+    fn args_and_env(plan: &SchedulerPlan) -> (Vec<String>, Vec<(String, String)>) {
+        match plan {
+            SchedulerPlan::Binary { args, env, .. } => (args.clone(), env.clone()),
+            SchedulerPlan::Builtin { .. } => panic!("{plan:?}"),
+        }
+    }
+
+    #[test]
+    fn a_configuration_and_the_tests_own_arguments_reach_the_right_scheduler() {
+        let plan = plan();
+        let (own, _) = args_and_env(plan.scheduler.as_ref().unwrap());
+        assert_eq!(
+            own,
+            ["--config", "/include-files/cells.json", "-v", "--extra"]
+        );
+        let (staged, _) = args_and_env(&plan.staged[0]);
+        assert_eq!(
+            staged,
+            [
+                "--cell-parent-cgroup",
+                "/other",
+                "--conf=/include-files/staged.json"
+            ]
+        );
+    }
+
+    #[test]
+    fn every_cgroup_that_a_scheduler_manages_is_made_and_cpus_and_kargs_are_checked() {
+        let plan = plan();
+        assert_eq!(plan.cgroups, ["/cells", "/other"]);
+        assert_eq!(plan.cpus, Some(ENTRY.topology.total_cpus()));
+        assert_eq!(plan.kargs, ["quiet"]);
+    }
+
+    #[test]
+    fn the_hosts_log_filter_reaches_schedulers_that_have_none() {
+        assert_eq!(scheduler_log_filter("ktstr=debug,ktstr_vmm=info"), None);
+        assert_eq!(
+            scheduler_log_filter("ktstr=debug, warn,scx=trace").as_deref(),
+            Some("warn,scx=trace")
+        );
+        let mut plan = plan();
+        set_rust_log(&mut plan, "debug");
+        let pair = |value: &str| vec![("RUST_LOG".to_owned(), value.to_owned())];
+        assert_eq!(
+            args_and_env(plan.scheduler.as_ref().unwrap()).1,
+            pair("own=trace")
+        );
+        assert_eq!(args_and_env(&plan.staged[0]).1, pair("debug"));
     }
 }

@@ -1,4 +1,5 @@
 //! From a resolved test to a started VM.
 
 pub(in crate::host) mod archive;
+pub(in crate::host) mod on_host;
 pub(in crate::host) mod session;

@@ -81,7 +81,7 @@ impl Session {
     ) -> anyhow::Result<Self> {
         let exe = std::env::current_exe().context("failed to find this test binary")?;
         let plan = test_plan(entry);
-        let files = archive::build_guest_files(entry, &exe, programs, &plan)?;
+        let files = archive::build_guest_files(entry, &exe, programs, &plan, config)?;
         let memory_mib = match archive::check_size(&files.initramfs, entry.memory_mib) {
             // Counters and their tables make every program bigger than its author knows.
             Err(too_big) if config.coverage_dir.is_some() => too_big.need_mib_u32(),
@@ -307,7 +307,10 @@ pub(in crate::host) fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
     plan.waits_for_host = wants_preparation(entry);
     // A test on the host has no coordinator.
     plan.answers_requests = !entry.host_only;
-    if let Some(root) = entry.workload_root_cgroup {
+    let of_scheduler = entry
+        .scheduler
+        .and_then(|scheduler| scheduler.workload_root());
+    if let Some(root) = entry.workload_root_cgroup.or(of_scheduler) {
         plan.workload_root = Path::new("/sys/fs/cgroup").join(root.trim_start_matches('/'));
     }
     plan

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::model::call::panic_text;
+use crate::model::claim::collect_dropped;
 use crate::model::entry::{KtstrTestEntry, PostVm};
 use crate::model::post_vm::PostVmSkip;
 use crate::model::result::VmResult;
@@ -40,7 +41,15 @@ pub(in crate::host) fn call(
 
 fn take(called: &mut Called, name: &str, callback: PostVm, vm: &VmResult) {
     let fail = |text: String| AssertDetail::fail(DetailKind::PostVm, format!("{name}: {text}"));
-    match catch_unwind(AssertUnwindSafe(|| callback(vm))) {
+    let (returned, dropped) = collect_dropped(|| catch_unwind(AssertUnwindSafe(|| callback(vm))));
+    for detail in dropped {
+        called.found.push(AssertDetail {
+            kind: DetailKind::PostVm,
+            message: format!("{name}: {}", detail.message),
+            ..detail
+        });
+    }
+    match returned {
         Ok(Ok(result)) if result.is_skip() => {
             let reasons: Vec<&str> = result
                 .skip_details()

@@ -1,7 +1,7 @@
 //! The verdict for a run whose guest reported none, and a scheduler's end in words.
 
 use ktstr_vmm::ExitReason;
-use ktstr_wire::SchedExit;
+use ktstr_wire::{SchedExit, Stage};
 
 use crate::host::evidence::bug_summary::bug_summary;
 use crate::host::judge::findings::cause;
@@ -45,6 +45,8 @@ pub(in crate::host) fn no_result(left: &Left) -> AssertResult {
         )
     } else if vm.timed_out {
         (DetailKind::TimedOut, timed_out_text(left, &said))
+    } else if stage.last == Some(Stage::SetupFailed) {
+        (DetailKind::Setup, said)
     } else if matches!(vm.exit_reason, ExitReason::EngineDied { .. }) {
         (
             DetailKind::EngineDied,
@@ -139,7 +141,7 @@ pub(crate) fn exit_words(vm: &VmResult, exit: &SchedExit) -> String {
 mod tests {
     use super::*;
     use crate::host::judge::made_up::{left, life, with_messages};
-    use ktstr_wire::{Lifecycle, Message, Stage};
+    use ktstr_wire::{Lifecycle, Message};
 
     #[track_caller]
     fn check(vm: &VmResult, start: &str, needles: &[&str]) {
@@ -214,6 +216,27 @@ mod tests {
             error_class::SCHEDULER_EXITED,
             &["exit status 1", "scx_bpf_error (x)"],
         );
+    }
+
+    #[test]
+    fn what_could_not_be_set_up_is_of_that_kind() {
+        let failed = Message::Lifecycle(Lifecycle {
+            stage: Stage::SetupFailed,
+            detail: "enable command 'exit 1' failed: exit status 1 (no output)".into(),
+        });
+        let vm = with_messages(&[
+            life(Stage::InitUp),
+            failed,
+            Message::Exit(1),
+            life(Stage::Done),
+        ]);
+        check(
+            &vm,
+            "could not be set up",
+            &["enable command 'exit 1' failed"],
+        );
+        let kind = no_result(&left(vm)).details[0].kind;
+        assert_eq!(kind, DetailKind::Setup);
     }
 
     #[test]

@@ -176,6 +176,10 @@ fn stops(left: &Left, result: &AssertResult) -> AssertResult {
         if let Some(detail) = stop_fault(left, &exit, &stop, dead) {
             found.push(detail);
         }
+        for failed in &stop.failed_commands {
+            let text = format!("the scheduler was not turned off: {failed}");
+            found.push(AssertDetail::fail(DetailKind::Setup, text));
+        }
         if !stop.left_behind.is_empty() {
             let text = format!(
                 "the scheduler left processes behind when it was stopped: {}",

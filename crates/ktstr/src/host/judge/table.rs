@@ -754,9 +754,19 @@ fn a_stop_that_was_asked_for_is_judged_by_how_it_went() {
             SchedStop {
                 killed: false,
                 left_behind,
+                ..SchedStop::default()
             },
         ),
         "left processes behind",
+    );
+    let failed_commands = vec![String::from("disable command 'false' failed")];
+    let not_off = SchedStop {
+        failed_commands,
+        ..SchedStop::default()
+    };
+    says(
+        stopped(None, None, not_off),
+        "disable command 'false' failed",
     );
 }
 

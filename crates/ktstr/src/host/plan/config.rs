@@ -60,7 +60,9 @@ variables! {
     Payload = "KTSTR_PAYLOAD",
     /// Timings of passing tests, too.
     Verbose = "KTSTR_VERBOSE",
-    /// Log level of the host side.
+    /// Where host_only tests make their cgroups.
+    HostCgroup = "KTSTR_HOST_CGROUP_PARENT",
+    /// Log level of the host side, and of schedulers in guests.
     Log = "RUST_LOG",
 }
 
@@ -123,6 +125,8 @@ pub struct HostConfig {
     pub cargo_target_dir: Option<PathBuf>,
     /// `NEXTEST_ATTEMPT`: which try of a runner with retries this is, from 1. What an earlier one left is kept beside this one's.
     pub attempt: u32,
+    /// `RUST_LOG`: what the host side logs, and, but for what is meant for ktstr itself, the schedulers in guests.
+    pub rust_log: Option<String>,
 }
 
 /// A variable of the environment that holds something else than it should.
@@ -187,6 +191,7 @@ impl HostConfig {
             attempt: set("NEXTEST_ATTEMPT")
                 .and_then(|attempt| attempt.to_str()?.parse().ok())
                 .unwrap_or(1),
+            rust_log: text(Variable::Log),
         })
     }
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ktstr_vmm::initramfs::{Builder, InitramfsError};
 
 use crate::host::plan::program::{ProgramError, ResolveSource, checked, find_program, on_path};
-use crate::model::entry::KtstrTestEntry;
+use crate::model::entry::{KtstrTestEntry, Scheduler};
 use crate::model::payload::{Payload, PayloadKind};
 
 /// Where included files lie in the guest; on the `PATH` of its programs.
@@ -29,6 +29,9 @@ pub(in crate::host) enum IncludeError {
         spec: String,
         dir: PathBuf,
     },
+    /// A scheduler's configuration is not there.
+    #[error("{by}: {} is no file; name it from the package, or by an absolute path", path.display())]
+    NoConfig { by: String, path: PathBuf },
     /// It is there and cannot be read.
     #[error("failed to read {} for {by}", path.display())]
     Unreadable {
@@ -120,7 +123,28 @@ pub(in crate::host) fn of_entry(
     for spec in entry.extra_include_files {
         all.extend(of_spec(spec, "extra_include_files", manifest_dir)?);
     }
+    for scheduler in entry.scheduler.iter().chain(entry.staged_schedulers) {
+        all.extend(config_of(scheduler, manifest_dir)?);
+    }
     merged(all)
+}
+
+/// A scheduler's configuration: one file of the package, or an absolute path.
+fn config_of(scheduler: &Scheduler, manifest_dir: &Path) -> Result<Option<Include>, IncludeError> {
+    let Some(config) = scheduler.config else {
+        return Ok(None);
+    };
+    let by = format!("config of scheduler '{}'", scheduler.name);
+    let host = manifest_dir.join(config);
+    let name = host.file_name().filter(|_| host.is_file());
+    let Some(name) = name.map(|name| name.to_string_lossy().into_owned()) else {
+        return Err(IncludeError::NoConfig { by, path: host });
+    };
+    Ok(Some(Include {
+        guest: format!("{GUEST_INCLUDE_DIR}/{name}"),
+        host,
+        by,
+    }))
 }
 
 /// Files named on the command line.

@@ -152,6 +152,7 @@ impl Carried {
             kernels,
             cgroup_parent,
             config,
+            env,
             // For the host's questions.
             stats_socket: _,
             place: _,
@@ -172,6 +173,7 @@ impl Carried {
             ),
             (cgroup_parent.is_some(), "the scheduler's cgroup_parent"),
             (config.is_some(), "the scheduler's config"),
+            (!env.is_empty(), "the scheduler's env"),
         ]
         .into_iter()
         .filter_map(|(given, why)| given.then_some(why))

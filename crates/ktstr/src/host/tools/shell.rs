@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::boot::archive::{self, Programs};
 use crate::host::plan::admission::{Share, admit};
+use crate::host::plan::busybox;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::includes;
 use crate::host::plan::kernel::resolve_test_kernel;
@@ -338,11 +338,7 @@ fn files(entry: &KtstrTestEntry, order: &ShellOrder, programs: &Programs) -> Res
     if let Some(host) = &programs.scheduler {
         builder.binary(&archive::guest_binary_path(host), host)?;
     }
-    let busybox = busybox()?;
-    builder.binary("/bin/busybox", &busybox)?;
-    for applet in applets(&busybox)? {
-        builder.symlink(&format!("/bin/{applet}"), "busybox")?;
-    }
+    busybox::add_to(&mut builder)?;
     let asked = includes::of_paths(&order.include)?;
     for include in includes::merged(programs.includes.iter().cloned().chain(asked))? {
         include.add_to(&mut builder)?;
@@ -369,28 +365,6 @@ fn environment() -> Vec<(String, String)> {
         env.push((String::from("COLUMNS"), size.ws_col.to_string()));
     }
     env
-}
-
-fn busybox() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .chain([PathBuf::from("/bin"), PathBuf::from("/usr/bin")])
-        .map(|dir| dir.join("busybox"))
-        .find(|path| path.is_file());
-    found.context(
-        "there is no busybox on this host; install it (Debian: apt-get install busybox-static)",
-    )
-}
-
-/// The commands that this busybox has. Its own name and anything that is no plain file name is left out.
-fn applets(busybox: &Path) -> Result<Vec<String>> {
-    let output = Command::new(busybox)
-        .arg("--list")
-        .output()
-        .with_context(|| format!("failed to run {}", busybox.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let plain = |name: &&str| !name.is_empty() && *name != "busybox" && !name.contains('/');
-    Ok(text.lines().filter(plain).map(str::to_owned).collect())
 }
 
 /// A VM that is no test's: this topology and memory, the kernel's own scheduler. Kept to the process's end.

@@ -9,6 +9,7 @@ mod build;
 mod cache;
 mod config;
 mod mirror;
+mod release;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -45,6 +46,12 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Its release name, where the boot image tells it.
+    #[must_use]
+    pub fn release(&self) -> Option<String> {
+        release::release_of(&self.image)
+    }
+
     /// A short name for directories and messages.
     #[must_use]
     pub fn label(&self) -> String {
