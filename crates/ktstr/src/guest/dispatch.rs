@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ktstr_init::child;
+
 use super::link::{LinkTransport, MessageLink};
 use crate::model::call::call;
 use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
@@ -14,9 +16,6 @@ use crate::model::entry::{KtstrTestEntry, find_test};
 use crate::model::role::VERIFIER_CELL;
 use crate::model::transport::{FAILURE_TAG, HostRequest, READY_TAG, Transport, TransportError};
 use crate::model::verdict::{AssertResult, DetailKind, Outcome};
-
-/// Environment variable in which init names the scheduler's process.
-const SCHED_PID_ENV: &str = "KTSTR_SCHED_PID";
 
 /// Why there is no plan to run.
 #[derive(Debug, thiserror::Error)]
@@ -93,13 +92,14 @@ pub fn run_named<L: MessageLink + 'static>(
         );
         return exit_status(Outcome::Fail);
     };
-    let scheduler_pid = env::var(SCHED_PID_ENV)
-        .ok()
-        .and_then(|pid| pid.parse().ok());
     let payloads = find_test(name).map(KtstrTestEntry::payloads);
     let payloads = payloads.unwrap_or_default();
-    run_function(plan, scheduler_pid, link, |ctx| {
-        function(&ctx.clone().with_payloads(payloads))
+    run_function(plan, child::scheduler_pid(), link, |ctx| {
+        let mut ctx = ctx.clone().with_payloads(payloads);
+        if let Some(seq) = child::scheduler_enable_seq() {
+            ctx = ctx.with_sched_ext(seq.parse().ok());
+        }
+        function(&ctx)
     })
 }
 

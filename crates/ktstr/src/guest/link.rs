@@ -8,7 +8,8 @@ use std::time::Duration;
 use ktstr_wire::{
     CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest,
     KernelTarget as WireTarget, KernelValue, Message, Opaque, PayloadMetrics, RawPayloadOutput,
-    ScenarioEnd, SchedulerAction, SchedulerRequest, SnapshotKind, SnapshotRequest, StepMark,
+    ScenarioEnd, SchedulerAction, SchedulerFault, SchedulerRequest, SnapshotKind, SnapshotRequest,
+    StepMark,
 };
 
 use crate::model::payload::PayloadReport;
@@ -140,7 +141,10 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
             .request(&request, deadline)
             .map_err(TransportError::Broken)?;
         match reply {
-            Some(Message::SchedulerReply(reply)) => reply.result.map_err(TransportError::Refused),
+            Some(Message::SchedulerReply(reply)) => reply.result.map_err(|fault| match fault {
+                SchedulerFault::Refused(why) => TransportError::SchedulerRefused(why),
+                SchedulerFault::NotAttached(why) => TransportError::SchedulerNotAttached(why),
+            }),
             Some(other) => Err(TransportError::Refused(format!("answered with {other:?}"))),
             None => Err(TransportError::Deadline(deadline)),
         }

@@ -1,24 +1,28 @@
 //! Waits that end at once when the scheduler or a worker dies.
 //!
 //! Two signs of the scheduler's end are watched: its process (pidfd), and, while a scheduler is expected, the kernel's
-//! own word in `/sys/kernel/sched_ext/state`, because the kernel may throw a scheduler out whose process lives on.
+//! own word in `/sys/kernel/sched_ext/state`, because the kernel may throw a scheduler out whose process lives on. Such a
+//! one has some seconds to attach again: that is a restart, and `enable_seq` counts also those that nobody saw.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::sys::monotonic_ns;
+use crate::model::ctx::SchedulerNow;
 use crate::model::verdict::{AssertDetail, DetailKind};
 
 /// sysfs sends no event when the state changes: it is read this often.
 const STATE_PERIOD: Duration = Duration::from_millis(250);
-/// After the kernel threw the scheduler out, how long its process has to end with a status.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-const STATE_FILE: &str = "/sys/kernel/sched_ext/state";
+/// How often it is read while no scheduler is in charge.
+const RESTART_PERIOD: Duration = Duration::from_millis(20);
+/// How long a scheduler whose process lives has to attach again: its programs are verified anew, on an emulated CPU.
+const RESTART_TIME: Duration = Duration::from_secs(10);
+const SCHED_EXT: &str = "/sys/kernel/sched_ext";
 
 /// Why a wait ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +53,9 @@ impl SchedulerEnd {
         );
         let how = match self {
             Self::ProcessEnded => "its process ended",
-            Self::ThrownOut => "the kernel disabled it (/sys/kernel/sched_ext/state)",
+            Self::ThrownOut => {
+                "the kernel disabled it (/sys/kernel/sched_ext/state), and its process did not attach again"
+            }
         };
         AssertDetail::fail(
             DetailKind::SchedulerDiedUnknownReason,
@@ -64,20 +70,51 @@ impl SchedulerEnd {
 #[derive(Debug)]
 pub(super) struct Liveness {
     scheduler: Option<OwnedFd>,
-    watch_state: bool,
+    /// Where the kernel tells of sched_ext; watched while a scheduler is to be in charge.
+    root: Option<PathBuf>,
+    /// The kernel's count of enabled schedulers when last seen.
+    enable_seq: Option<u64>,
+    restarts: u64,
+    patience: Duration,
     gone: bool,
 }
 
+/// What the kernel says of the scheduler.
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    /// It is in charge, or nobody knows.
+    Fine,
+    /// None is.
+    Disabled,
+}
+
 impl Liveness {
-    /// Watches the process `pid`, and the kernel's state if `expected` and a scheduler is enabled now.
-    pub(super) fn new(pid: Option<i32>, expected: bool) -> Self {
+    /// Watches over what the guest is under now.
+    pub(super) fn new(now: &SchedulerNow) -> Self {
+        Self::on(Path::new(SCHED_EXT), now)
+    }
+
+    fn on(root: &Path, now: &SchedulerNow) -> Self {
         let open = |pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
-        let scheduler = pid.and_then(Pid::from_raw).and_then(open);
+        let scheduler = now.pid.and_then(Pid::from_raw).and_then(open);
         Self {
-            gone: pid.is_some() && scheduler.is_none(),
+            gone: now.pid.is_some() && scheduler.is_none(),
             scheduler,
-            watch_state: expected && scheduler_enabled(Path::new(STATE_FILE)) == Some(true),
+            root: now.in_charge.then(|| root.to_owned()),
+            enable_seq: now.enable_seq,
+            restarts: 0,
+            patience: RESTART_TIME,
         }
+    }
+
+    /// How often the scheduler has left and attached again by itself.
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    /// The kernel's count of enabled schedulers when last seen.
+    pub(super) fn enable_seq(&self) -> Option<u64> {
+        self.enable_seq
     }
 
     /// Whether the scheduler is gone, looked up now.
@@ -95,7 +132,7 @@ impl Liveness {
                 return Wake::Scheduler(SchedulerEnd::ProcessEnded);
             }
             let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()));
-            let slice = if self.watch_state {
+            let slice = if self.root.is_some() {
                 left.min(STATE_PERIOD)
             } else {
                 left
@@ -103,8 +140,10 @@ impl Liveness {
             if let Some(wake) = self.poll(processes, slice) {
                 return wake;
             }
-            if self.watch_state && scheduler_enabled(Path::new(STATE_FILE)) == Some(false) {
-                return Wake::Scheduler(self.last_words());
+            if self.look() == Look::Disabled
+                && let Some(end) = self.await_restart()
+            {
+                return Wake::Scheduler(end);
             }
             if monotonic_ns() >= until_ns {
                 return Wake::Deadline;
@@ -131,13 +170,61 @@ impl Liveness {
         Some(Wake::Process(index - offset))
     }
 
-    /// The kernel has thrown the scheduler out: its process mostly ends next.
-    fn last_words(&mut self) -> SchedulerEnd {
-        match self.poll(&[], LAST_WORDS) {
-            Some(_) => SchedulerEnd::ProcessEnded,
-            None => SchedulerEnd::ThrownOut,
+    /// Reads the kernel's word, and counts how often another scheduler was enabled since the last look.
+    fn look(&mut self) -> Look {
+        let Some(root) = &self.root else {
+            return Look::Fine;
+        };
+        match scheduler_enabled(&root.join("state")) {
+            Some(true) => {}
+            Some(false) => return Look::Disabled,
+            None => return Look::Fine,
+        }
+        let seq = enable_seq(root);
+        if let (Some(before), Some(now)) = (self.enable_seq, seq) {
+            self.restarts += now.saturating_sub(before);
+        }
+        self.enable_seq = seq.or(self.enable_seq);
+        Look::Fine
+    }
+
+    /// None is in charge. A scheduler may restart itself, as those of scx do after a CPU went off or on: its process lives on
+    /// and attaches again. One that does not in time, or whose process ends, is gone.
+    fn await_restart(&mut self) -> Option<SchedulerEnd> {
+        let until_ns = monotonic_ns().saturating_add(nanos(self.patience));
+        loop {
+            if self.poll(&[], RESTART_PERIOD).is_some() {
+                return Some(SchedulerEnd::ProcessEnded);
+            }
+            if self.look() == Look::Fine {
+                return None;
+            }
+            if monotonic_ns() >= until_ns {
+                return Some(SchedulerEnd::ThrownOut);
+            }
         }
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The state of sched_ext that a scheduler which is attached now is watched by.
+pub(super) fn attached(pid: Option<i32>) -> SchedulerNow {
+    let root = Path::new(SCHED_EXT);
+    SchedulerNow {
+        pid,
+        // Init waits until the kernel has said so of every program; commands may have turned on something else.
+        in_charge: pid.is_some() || scheduler_enabled(&root.join("state")) == Some(true),
+        enable_seq: enable_seq(root),
+    }
+}
+
+/// How many schedulers were enabled since boot; `None` where the kernel does not tell.
+fn enable_seq(root: &Path) -> Option<u64> {
+    let text = fs::read_to_string(root.join("enable_seq")).ok()?;
+    text.trim().parse().ok()
 }
 
 /// Whether the kernel has a sched_ext scheduler enabled; `None` without sched_ext.
@@ -159,7 +246,7 @@ mod tests {
     fn without_a_scheduler_a_wait_lasts_until_its_deadline() {
         let until_ns = soon(50);
         assert_eq!(
-            Liveness::new(None, false).wait(&[], until_ns),
+            Liveness::new(&SchedulerNow::default()).wait(&[], until_ns),
             Wake::Deadline
         );
         assert!(monotonic_ns() >= until_ns);
@@ -169,14 +256,18 @@ mod tests {
     fn the_schedulers_death_ends_a_wait_at_once() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let mut liveness = Liveness::new(Some(pid), false);
+        let now = SchedulerNow {
+            pid: Some(pid),
+            ..SchedulerNow::default()
+        };
+        let mut liveness = Liveness::new(&now);
         assert_eq!(liveness.scheduler_end(), None);
         child.kill().unwrap();
         let wake = liveness.wait(&[], soon(30_000));
         assert_eq!(wake, Wake::Scheduler(SchedulerEnd::ProcessEnded));
         child.wait().unwrap();
         assert_eq!(
-            Liveness::new(Some(pid), false).scheduler_end(),
+            Liveness::new(&now).scheduler_end(),
             Some(SchedulerEnd::ProcessEnded)
         );
     }
@@ -194,5 +285,65 @@ mod tests {
             fs::write(&file, text).unwrap();
             assert_eq!(scheduler_enabled(&file), Some(expected), "{text}");
         }
+    }
+
+    /// A made-up sched_ext that says this.
+    fn says(root: &Path, state: &str, seq: u64) {
+        fs::write(root.join("enable_seq"), format!("{seq}\n")).unwrap();
+        fs::write(root.join("state"), format!("{state}\n")).unwrap();
+    }
+
+    fn watching(root: &Path, seq: u64) -> Liveness {
+        let now = SchedulerNow {
+            in_charge: true,
+            enable_seq: Some(seq),
+            ..SchedulerNow::default()
+        };
+        Liveness {
+            patience: Duration::from_millis(300),
+            ..Liveness::on(root, &now)
+        }
+    }
+
+    #[test]
+    fn one_that_is_thrown_out_before_the_first_look_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        says(dir.path(), "disabled", 1);
+        let end = watching(dir.path(), 1).scheduler_end();
+        assert_eq!(end, Some(SchedulerEnd::ThrownOut));
+    }
+
+    #[test]
+    fn a_restart_is_counted_whether_it_was_seen_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        says(dir.path(), "enabled", 1);
+        let mut liveness = watching(dir.path(), 1);
+        assert_eq!((liveness.scheduler_end(), liveness.restarts()), (None, 0));
+        says(dir.path(), "enabled", 3);
+        assert_eq!((liveness.scheduler_end(), liveness.restarts()), (None, 2));
+        liveness.patience = Duration::from_secs(30);
+        says(dir.path(), "disabled", 3);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let until_ns = soon(100);
+                while monotonic_ns() < until_ns {
+                    std::hint::spin_loop();
+                }
+                says(dir.path(), "enabled", 4);
+            });
+            assert_eq!(liveness.scheduler_end(), None);
+        });
+        assert_eq!(liveness.restarts(), 3);
+    }
+
+    #[test]
+    fn a_scheduler_of_the_kernel_is_watched_without_a_process() {
+        let dir = tempfile::tempdir().unwrap();
+        says(dir.path(), "enabled", 1);
+        let mut liveness = watching(dir.path(), 1);
+        assert_eq!(liveness.wait(&[], soon(20)), Wake::Deadline);
+        says(dir.path(), "disabled", 1);
+        let wake = liveness.wait(&[], soon(30_000));
+        assert_eq!(wake, Wake::Scheduler(SchedulerEnd::ThrownOut));
     }
 }

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::claim::collect_dropped;
 use super::ctx::Ctx;
 use super::verdict::{AssertDetail, AssertResult, DetailKind};
 
@@ -11,7 +12,8 @@ pub fn call(
     ctx: &Ctx,
     function: impl FnOnce(&Ctx) -> anyhow::Result<AssertResult>,
 ) -> AssertResult {
-    match catch_unwind(AssertUnwindSafe(|| function(ctx))) {
+    let (returned, dropped) = collect_dropped(|| catch_unwind(AssertUnwindSafe(|| function(ctx))));
+    let mut result = match returned {
         Ok(Ok(result)) => result,
         Ok(Err(error)) => AssertResult::fail(
             DetailKind::Other,
@@ -25,7 +27,11 @@ pub fn call(
                 panic_text(payload.as_ref())
             ),
         )),
+    };
+    for detail in dropped {
+        result.push(detail);
     }
+    result
 }
 
 /// The text of a caught panic.
@@ -36,5 +42,30 @@ pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     match payload.downcast_ref::<String>() {
         Some(text) => text,
         None => "(a payload without text)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::claim::Verdict;
+    use crate::model::cpuset::CpuMap;
+    use crate::model::ctx::TestPlan;
+    use std::time::Duration;
+
+    #[test]
+    fn a_test_that_drops_its_verdict_fails_with_its_claims() {
+        let plan = TestPlan::new("t", CpuMap::new(1, 1, 1, 1), Duration::from_secs(1));
+        let result = call(&Ctx::new(plan, None), |_| {
+            let mut verdict = Verdict::new();
+            verdict.claim("rate", 3).at_least(4);
+            Ok(AssertResult::pass())
+        });
+        assert!(result.is_fail(), "{result:?}");
+        assert!(
+            result.details[0]
+                .message
+                .contains("its Verdict was dropped")
+        );
     }
 }

@@ -1,19 +1,68 @@
 //! Claims about values, labelled with their own source text.
 
+use std::cell::RefCell;
 use std::fmt::{Debug, Display};
 
 use super::verdict::{AssertDetail, AssertResult, DetailKind};
 
 /// Collects the outcomes of claims.
+///
+/// It must end in the test's result: `into_result()`, or `result.merge(verdict.into())`. One that is dropped keeps its failed
+/// claims for the running test, whose result takes them over; outside of a test the drop panics.
 #[derive(Debug, Default)]
+#[must_use = "claims count only in the test's result; return it, or merge it into the result"]
 pub struct Verdict {
     result: AssertResult,
     held: usize,
 }
 
+thread_local! {
+    /// Findings of verdicts that were dropped, while somebody collects them.
+    static DROPPED: RefCell<Option<Vec<AssertDetail>>> = const { RefCell::new(None) };
+}
+
+/// Runs `function` and returns with its value the findings of all verdicts that it dropped.
+pub(crate) fn collect_dropped<R>(function: impl FnOnce() -> R) -> (R, Vec<AssertDetail>) {
+    let before = DROPPED.replace(Some(Vec::new()));
+    let value = function();
+    let dropped = DROPPED.replace(before).unwrap_or_default();
+    (value, dropped)
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        let lost = std::mem::take(&mut self.result).details;
+        if lost.is_empty() {
+            return;
+        }
+        let unclaimed = DROPPED.with_borrow_mut(|dropped| match dropped {
+            Some(dropped) => {
+                dropped.extend(lost.into_iter().map(told_as_dropped));
+                None
+            }
+            None => Some(lost),
+        });
+        if let Some(lost) = unclaimed
+            && !std::thread::panicking()
+        {
+            let texts: Vec<String> = lost.iter().map(ToString::to_string).collect();
+            panic!(
+                "a Verdict was dropped with findings; use its into_result(): {}",
+                texts.join("; ")
+            );
+        }
+    }
+}
+
+fn told_as_dropped(mut detail: AssertDetail) -> AssertDetail {
+    detail
+        .message
+        .push_str(" (its Verdict was dropped; return it, or merge it into the test's result)");
+    detail
+}
+
 impl Verdict {
     /// Nothing claimed yet.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -21,7 +70,8 @@ impl Verdict {
     /// Begins a claim about `value`; `claim!` gives it its source text as label.
     pub fn claim<T>(&mut self, label: &'static str, value: T) -> Claimed<'_, T> {
         Claimed {
-            verdict: self,
+            result: &mut self.result,
+            held: Some(&mut self.held),
             label,
             value,
         }
@@ -40,12 +90,8 @@ impl Verdict {
 
     /// The outcome of all claims.
     #[must_use]
-    pub fn into_result(self) -> AssertResult {
-        self.result
-    }
-
-    fn judge(&mut self, holds: Option<bool>, text: impl FnOnce() -> String) {
-        self.judge_as(DetailKind::Other, holds, text);
+    pub fn into_result(mut self) -> AssertResult {
+        std::mem::take(&mut self.result)
     }
 
     /// Notes whether something holds; `None`: it could not be told.
@@ -55,10 +101,36 @@ impl Verdict {
         holds: Option<bool>,
         text: impl FnOnce() -> String,
     ) {
-        match holds {
-            Some(true) => self.held += 1,
-            Some(false) => self.result.push(AssertDetail::fail(kind, text())),
-            None => self.result.push(AssertDetail::inconclusive(kind, text())),
+        judge(&mut self.result, Some(&mut self.held), kind, holds, text);
+    }
+}
+
+fn judge(
+    result: &mut AssertResult,
+    held: Option<&mut usize>,
+    kind: DetailKind,
+    holds: Option<bool>,
+    text: impl FnOnce() -> String,
+) {
+    match holds {
+        Some(true) => {
+            if let Some(held) = held {
+                *held += 1;
+            }
+        }
+        Some(false) => result.push(AssertDetail::fail(kind, text())),
+        None => result.push(AssertDetail::inconclusive(kind, text())),
+    }
+}
+
+impl AssertResult {
+    /// Begins a claim about `value` whose outcome is this result's; `claim!` gives it its source text as label.
+    pub fn claim<T>(&mut self, label: &'static str, value: T) -> Claimed<'_, T> {
+        Claimed {
+            result: self,
+            held: None,
+            label,
+            value,
         }
     }
 }
@@ -69,68 +141,96 @@ impl From<Verdict> for AssertResult {
     }
 }
 
-/// A value that something is claimed about.
+/// A value that may not have been measured, as what it is compared with.
+pub trait MeasuredAs<T> {
+    /// The value; `None` when there is none.
+    fn measured(self) -> Option<T>;
+}
+
+impl<T> MeasuredAs<T> for T {
+    fn measured(self) -> Option<T> {
+        Some(self)
+    }
+}
+
+impl<T> MeasuredAs<T> for Option<T> {
+    fn measured(self) -> Option<T> {
+        self
+    }
+}
+
+/// A value that something is claimed about. One that was not measured (`None`), or cannot be compared (NaN), is inconclusive.
 #[derive(Debug)]
 #[must_use = "a claim without a comparison claims nothing"]
-pub struct Claimed<'v, T> {
-    verdict: &'v mut Verdict,
+pub struct Claimed<'v, V> {
+    result: &'v mut AssertResult,
+    held: Option<&'v mut usize>,
     label: &'static str,
-    value: T,
+    value: V,
 }
 
-impl<T: PartialOrd + Display> Claimed<'_, T> {
-    /// The value is `limit` or more. A value that cannot be compared, such as NaN, is inconclusive.
-    pub fn at_least(self, limit: T) {
+impl<V> Claimed<'_, V> {
+    fn judged<T>(
+        self,
+        expected: &str,
+        holds: impl FnOnce(&T) -> Option<bool>,
+        show: impl FnOnce(&T) -> String,
+    ) where
+        V: MeasuredAs<T>,
+    {
         let Self {
-            verdict,
+            result,
+            held,
             label,
             value,
         } = self;
-        let holds = value.partial_cmp(&limit).map(std::cmp::Ordering::is_ge);
-        verdict.judge(holds, || {
-            format!("{label} is {value}, expected at least {limit}")
+        let value = value.measured();
+        let holds = value.as_ref().and_then(holds);
+        judge(result, held, DetailKind::Other, holds, || match &value {
+            Some(value) => format!("{label} is {}, expected {expected}", show(value)),
+            None => format!("{label} was not measured, expected {expected}"),
         });
     }
 
-    /// The value is `limit` or less. A value that cannot be compared, such as NaN, is inconclusive.
-    pub fn at_most(self, limit: T) {
-        let Self {
-            verdict,
-            label,
-            value,
-        } = self;
-        let holds = value.partial_cmp(&limit).map(std::cmp::Ordering::is_le);
-        verdict.judge(holds, || {
-            format!("{label} is {value}, expected at most {limit}")
-        });
+    /// The value is `limit` or more.
+    pub fn at_least<T: PartialOrd + Display>(self, limit: T)
+    where
+        V: MeasuredAs<T>,
+    {
+        let holds = |value: &T| value.partial_cmp(&limit).map(std::cmp::Ordering::is_ge);
+        self.judged(&format!("at least {limit}"), holds, T::to_string);
     }
 
-    /// The value lies between the limits, both included. One that cannot be compared, such as NaN, is inconclusive.
-    pub fn between(self, low: T, high: T) {
-        let Self {
-            verdict,
-            label,
-            value,
-        } = self;
-        let above = value.partial_cmp(&low).map(std::cmp::Ordering::is_ge);
-        let below = value.partial_cmp(&high).map(std::cmp::Ordering::is_le);
-        let holds = above.zip(below).map(|(above, below)| above && below);
-        verdict.judge(holds, || {
-            format!("{label} is {value}, expected {low} to {high}")
-        });
+    /// The value is `limit` or less.
+    pub fn at_most<T: PartialOrd + Display>(self, limit: T)
+    where
+        V: MeasuredAs<T>,
+    {
+        let holds = |value: &T| value.partial_cmp(&limit).map(std::cmp::Ordering::is_le);
+        self.judged(&format!("at most {limit}"), holds, T::to_string);
     }
-}
 
-impl<T: PartialEq + Debug> Claimed<'_, T> {
+    /// The value lies between the limits, both included.
+    pub fn between<T: PartialOrd + Display>(self, low: T, high: T)
+    where
+        V: MeasuredAs<T>,
+    {
+        let holds = |value: &T| {
+            let above = value.partial_cmp(&low).map(std::cmp::Ordering::is_ge);
+            let below = value.partial_cmp(&high).map(std::cmp::Ordering::is_le);
+            above.zip(below).map(|(above, below)| above && below)
+        };
+        self.judged(&format!("{low} to {high}"), holds, T::to_string);
+    }
+
     /// The value equals `expected`.
-    pub fn equals(self, expected: T) {
-        let Self {
-            verdict,
-            label,
-            value,
-        } = self;
-        verdict.judge(Some(value == expected), || {
-            format!("{label} is {value:?}, expected {expected:?}")
+    pub fn equals<T: PartialEq + Debug>(self, expected: T)
+    where
+        V: MeasuredAs<T>,
+    {
+        let holds = |value: &T| Some(*value == expected);
+        self.judged(&format!("{expected:?}"), holds, |value| {
+            format!("{value:?}")
         });
     }
 }
@@ -138,19 +238,14 @@ impl<T: PartialEq + Debug> Claimed<'_, T> {
 impl<T: Into<f64> + Copy> Claimed<'_, T> {
     /// The value is neither NaN nor infinite.
     pub fn is_finite(self) {
-        let Self {
-            verdict,
-            label,
-            value,
-        } = self;
-        let value: f64 = value.into();
-        verdict.judge(Some(value.is_finite()), || {
-            format!("{label} is {value}, expected a finite number")
-        });
+        let holds = |value: &T| Some((*value).into().is_finite());
+        let show = |value: &T| (*value).into().to_string();
+        self.judged("a finite number", holds, show);
     }
 }
 
-/// Begins a claim whose label is the expression's source text: `claim!(v, stats.rate).at_least(3.0)`.
+/// Begins a claim whose label is the expression's source text: `claim!(v, stats.rate).at_least(3.0)`. It goes into a
+/// [`Verdict`](crate::Verdict), or straight into an [`AssertResult`](crate::AssertResult).
 #[macro_export]
 macro_rules! claim {
     ($verdict:expr, $value:expr $(,)?) => {
@@ -188,5 +283,60 @@ mod tests {
         claim!(verdict, f64::INFINITY).is_finite();
         claim!(verdict, "a").equals("b");
         assert_eq!(verdict.into_result().failure_details().count(), 2);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_inconclusive_whatever_is_claimed() {
+        let mut result = AssertResult::pass();
+        let p99: Option<u64> = None;
+        claim!(result, p99).at_most(5_000_000);
+        assert!(result.is_inconclusive());
+        assert_eq!(
+            result.details[0].message,
+            "p99 was not measured, expected at most 5000000"
+        );
+        let mut result = AssertResult::pass();
+        claim!(result, Some(3.5)).between(3.0, 4.0);
+        claim!(result, Some(3)).at_least(3);
+        claim!(result, Some(3)).equals(3);
+        claim!(result, Some(3)).equals(Some(3));
+        assert!(result.is_pass(), "{result:?}");
+        claim!(result, Some(9)).at_most(8);
+        assert_eq!(
+            result.details[0].message,
+            "Some(9) is 9, expected at most 8"
+        );
+        assert!(result.is_fail());
+    }
+
+    #[test]
+    fn a_dropped_verdict_loses_nothing() {
+        let ((), dropped) = collect_dropped(|| {
+            let mut verdict = Verdict::new();
+            claim!(verdict, 3).at_least(4);
+            claim!(verdict, 5).at_least(4);
+        });
+        let [detail] = dropped.as_slice() else {
+            panic!("{dropped:?}")
+        };
+        assert!(
+            detail
+                .message
+                .starts_with("3 is 3, expected at least 4 (its Verdict was dropped")
+        );
+        let ((), dropped) = collect_dropped(|| {
+            let mut verdict = Verdict::new();
+            claim!(verdict, 3).at_least(4);
+            assert!(verdict.into_result().is_fail());
+        });
+        assert!(dropped.is_empty(), "{dropped:?}");
+    }
+
+    #[test]
+    #[should_panic(expected = "a Verdict was dropped with findings")]
+    fn outside_of_a_test_the_drop_itself_is_loud() {
+        let mut verdict = Verdict::new();
+        claim!(verdict, 3).at_least(4);
+        drop(verdict);
     }
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::checks::Assert;
@@ -67,11 +67,23 @@ impl TestPlan {
     }
 }
 
+/// The scheduler that the guest is under at a moment of the test.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct SchedulerNow {
+    /// Its process, if init has started one.
+    pub(crate) pid: Option<i32>,
+    /// Whether sched_ext is to be enabled, so that its end is one of the scheduler's.
+    pub(crate) in_charge: bool,
+    /// The kernel's count of enabled schedulers when it was attached; `None` where the kernel does not count.
+    pub(crate) enable_seq: Option<u64>,
+}
+
 /// What a test function sees of its run.
 #[derive(Debug, Clone)]
 pub struct Ctx {
     plan: TestPlan,
-    scheduler_pid: Option<i32>,
+    /// Changed by operations, and known to every scenario after them.
+    scheduler: Arc<Mutex<SchedulerNow>>,
     transport: Option<Arc<dyn Transport>>,
     payloads: Vec<&'static Payload>,
     payload_runs: Arc<AtomicU32>,
@@ -82,14 +94,42 @@ pub struct Ctx {
 impl Ctx {
     /// A context for `plan`; `scheduler_pid` is the scheduler's process in this guest, if one was started.
     pub fn new(plan: TestPlan, scheduler_pid: Option<i32>) -> Self {
+        let now = SchedulerNow {
+            pid: scheduler_pid,
+            ..SchedulerNow::default()
+        };
         Self {
             plan,
-            scheduler_pid,
+            scheduler: Arc::new(Mutex::new(now)),
             transport: None,
             payloads: Vec::new(),
             payload_runs: Arc::default(),
             pauses: Arc::default(),
         }
+    }
+
+    /// Same, with sched_ext enabled by init for the test; `enable_seq` is the kernel's count of that moment.
+    #[must_use]
+    pub fn with_sched_ext(self, enable_seq: Option<u64>) -> Self {
+        let pid = self.scheduler_pid();
+        self.set_scheduler(SchedulerNow {
+            pid,
+            in_charge: true,
+            enable_seq,
+        });
+        self
+    }
+
+    /// The scheduler that the guest is under now.
+    pub(crate) fn scheduler_now(&self) -> SchedulerNow {
+        let now = self.scheduler.lock();
+        now.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on it is another one.
+    pub(crate) fn set_scheduler(&self, next: SchedulerNow) {
+        let now = self.scheduler.lock();
+        *now.unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// Same, with the payloads that the test declares.
@@ -178,9 +218,9 @@ impl Ctx {
         &self.plan.workload_root
     }
 
-    /// The scheduler's process, if one was started.
+    /// The scheduler's process, if one runs: after an operation that puts another in its place, that one's.
     pub fn scheduler_pid(&self) -> Option<i32> {
-        self.scheduler_pid
+        self.scheduler_now().pid
     }
 
     /// Whether a scheduler was declared for this test.

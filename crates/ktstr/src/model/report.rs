@@ -164,6 +164,27 @@ impl PagePlacement {
     }
 }
 
+/// What a cgroup's `cpu.max` kept back (`cpu.stat`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Throttled {
+    /// Periods in which the quota ran out.
+    pub periods: u64,
+    /// How long its tasks were kept back, summed over the CPUs.
+    pub time_us: u64,
+}
+
+impl Throttled {
+    /// What came on top of `before`; `None` when nothing did.
+    #[must_use]
+    pub fn since(self, before: Self) -> Option<Self> {
+        let periods = self.periods.saturating_sub(before.periods);
+        (periods > 0).then(|| Self {
+            periods,
+            time_us: self.time_us.saturating_sub(before.time_us),
+        })
+    }
+}
+
 /// What one worker measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerReport {
@@ -171,6 +192,8 @@ pub struct WorkerReport {
     pub pid: i32,
     /// Cgroup, relative to the workload root; empty for none.
     pub cgroup: String,
+    /// The step in which it was started; 0 with the backdrop. Workers of different steps had other neighbours, and are no equals.
+    pub step: u16,
     /// Name of the work type.
     pub work_type: String,
     /// Loops of the work type done.
@@ -185,8 +208,10 @@ pub struct WorkerReport {
     pub migrations: u64,
     /// CPUs on which an iteration ended.
     pub cpus_seen: CpuSet,
-    /// CPUs allowed by the cpusets that the cgroup had in the window; `None`: no cpuset.
+    /// CPUs that the kernel allowed it at the end (`cpuset.cpus.effective` of its cgroup); `None`: no cpuset.
     pub cpuset: Option<CpuSet>,
+    /// CPUs on which it was seen while they were not allowed, when a change of its cpuset had had its time.
+    pub cpus_outside: CpuSet,
     /// The longest time without progress.
     pub longest_gap: Gap,
     /// The most by which one iteration took more CPU time than four usual ones: the vCPU itself was stopped from
@@ -200,6 +225,10 @@ pub struct WorkerReport {
     pub pages: Option<PagePlacement>,
     /// Time runnable but not running, from `/proc/PID/schedstat`.
     pub run_delay_ns: Option<u64>,
+    /// What its cgroup's `cpu.max` kept back of it and its neighbours; `None`: no limit, or none hit.
+    pub throttled: Option<Throttled>,
+    /// Whether the work type waits for wake-ups, so that it has latencies of them.
+    pub has_wakes: bool,
     /// Whether the work type wants a CPU all the time, so that off-CPU time is the scheduler's doing.
     pub cpu_bound: bool,
     /// How it ended.

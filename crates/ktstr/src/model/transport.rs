@@ -110,6 +110,12 @@ pub enum TransportError {
     /// The host did it, and it did not work.
     #[error("refused by the host: {0}")]
     Refused(String),
+    /// Init did not do it, and changed nothing.
+    #[error("{0}")]
+    SchedulerRefused(String),
+    /// A scheduler was started and is not in charge.
+    #[error("no scheduler is in charge now: {0}")]
+    SchedulerNotAttached(String),
     /// No answer in time.
     #[error("no answer from the host within {} ms", .0.as_millis())]
     Deadline(Duration),

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::CgroupError;
 use crate::model::cpuset::CpuSet;
+use crate::model::report::Throttled;
 use crate::model::scenario::CpuMax;
 
 /// How long a removal waits for the last task to leave.
@@ -39,6 +40,8 @@ pub struct CgroupManager {
     made_root: bool,
     /// In the order made: a parent always before its children.
     made: Vec<String>,
+    /// Of those, the ones that were there before: somebody else's, never removed.
+    found: BTreeSet<String>,
     /// Those that hold threads, not processes.
     threaded: BTreeSet<String>,
     files: Files,
@@ -55,6 +58,7 @@ impl CgroupManager {
             root: root.to_owned(),
             made_root,
             made: Vec::new(),
+            found: BTreeSet::new(),
             threaded: BTreeSet::new(),
             files: Files::Kernel,
         };
@@ -77,6 +81,7 @@ impl CgroupManager {
             root: root.to_owned(),
             made_root: false,
             made: Vec::new(),
+            found: BTreeSet::new(),
             threaded: BTreeSet::new(),
             files: Files::Plain,
         }
@@ -142,8 +147,12 @@ impl CgroupManager {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(CgroupError::Create { path, source });
             }
-            _ => self.made.push(name.to_owned()),
+            Err(_) => {
+                self.found.insert(name.to_owned());
+            }
+            Ok(()) => {}
         }
+        self.made.push(name.to_owned());
         #[cfg(test)]
         if self.files == Files::Plain {
             let mut options = fs::OpenOptions::new();
@@ -179,6 +188,33 @@ impl CgroupManager {
             }
             other => other,
         }
+    }
+
+    /// CPUs that the kernel allows in a cgroup now; `None` where it does not say.
+    #[must_use]
+    pub fn effective_cpus(&self, name: &str) -> Option<CpuSet> {
+        let file = self.path(name).ok()?.join("cpuset.cpus.effective");
+        let cpus: CpuSet = fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        (!cpus.is_empty()).then_some(cpus)
+    }
+
+    /// What the limits of a cgroup and of those above it have kept back since they were made (kernel: `cpu_cfs_stat_show`).
+    #[must_use]
+    pub fn throttled(&self, name: &str) -> Throttled {
+        let ends = name.match_indices('/').map(|(at, _)| at);
+        let mut sum = Throttled::default();
+        for end in ends.chain([name.len()]) {
+            let file = self.root.join(&name[..end]).join("cpu.stat");
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let value = |key: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(key));
+                line.and_then(|value| value.trim().parse().ok())
+                    .unwrap_or(0)
+            };
+            sum.periods += value("nr_throttled ");
+            sum.time_us += value("throttled_usec ");
+        }
+        sum
     }
 
     fn parents_cpus(&self, name: &str) -> Result<String, CgroupError> {
@@ -349,6 +385,11 @@ impl CgroupManager {
     }
 
     fn remove_one(&mut self, name: &str) -> Result<(), CgroupError> {
+        if self.found.remove(name) {
+            self.made.retain(|made| made != name);
+            self.threaded.remove(name);
+            return Ok(());
+        }
         let path = self.root.join(name);
         let until = Instant::now() + LEAVE_TIME;
         loop {

@@ -96,3 +96,35 @@ fn moving_takes_all_processes() {
     assert_eq!(cgroups.move_all("a", "b").unwrap(), [7, 8]);
     assert_eq!(read(dir.path(), "b/cgroup.procs"), "8");
 }
+
+#[test]
+fn a_cgroup_that_was_there_before_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("theirs")).unwrap();
+    {
+        let mut manager = CgroupManager::plain(dir.path());
+        manager.add("theirs/mine").unwrap();
+        manager.remove("theirs").unwrap();
+        assert!(dir.path().join("theirs").is_dir());
+        assert!(!dir.path().join("theirs/mine").exists());
+        manager.add("theirs").unwrap();
+    }
+    assert!(dir.path().join("theirs").is_dir(), "also at the end");
+}
+
+#[test]
+fn throttling_is_summed_over_a_cgroup_and_those_above_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manager = CgroupManager::plain(dir.path());
+    manager.add("a/b").unwrap();
+    let stat = |periods, time| {
+        format!("usage_usec 1\nnr_periods 9\nnr_throttled {periods}\nthrottled_usec {time}\n")
+    };
+    std::fs::write(dir.path().join("a/cpu.stat"), stat(3, 1_000)).unwrap();
+    std::fs::write(dir.path().join("a/b/cpu.stat"), stat(4, 500)).unwrap();
+    let found = manager.throttled("a/b");
+    assert_eq!((found.periods, found.time_us), (7, 1_500));
+    std::fs::write(dir.path().join("a/b/cpuset.cpus.effective"), "2-3\n").unwrap();
+    assert_eq!(manager.effective_cpus("a/b").unwrap().to_string(), "2-3");
+    assert_eq!(manager.effective_cpus("a"), None);
+}

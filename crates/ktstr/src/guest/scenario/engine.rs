@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::ScenarioError;
+use super::hogs::Hogs;
 use super::payload::Running;
 use super::steal;
 use super::timeline::{Done, Timeline, figures_of};
@@ -13,8 +14,8 @@ use crate::guest::sys::{self, monotonic_ns};
 use crate::guest::worker::WorkerGroup;
 use crate::model::checks::{Assert, Circumstances, evaluate_in};
 use crate::model::cpuset::CpuSet;
-use crate::model::ctx::Ctx;
-use crate::model::report::{WorkerExit, WorkerReport, ns_to_ms};
+use crate::model::ctx::{Ctx, SchedulerNow};
+use crate::model::report::{Throttled, WorkerExit, WorkerReport, ns_to_ms};
 use crate::model::scenario::{Backdrop, HoldSpec, Op, Step};
 use crate::model::stats::PhaseFigures;
 use crate::model::transport::{ScenarioEvent, StepFigures};
@@ -22,6 +23,9 @@ use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
 /// How long workers have to stop before they are killed.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// The figure that says how often a scheduler restarted itself.
+const RESTARTS: &str = "scheduler.restarts";
 
 /// Whose end something shares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,8 @@ pub(super) enum Scope {
 pub(super) struct Live {
     pub(super) group: WorkerGroup,
     pub(super) scope: Scope,
+    /// What its cgroup's limit had kept back before it began.
+    pub(super) throttled_before: Throttled,
 }
 
 /// All that lives during a scenario.
@@ -58,9 +64,8 @@ pub(super) struct Engine<'a> {
     /// The present step; 0 is the baseline before the first.
     pub(super) step: u16,
     pub(super) liveness: Liveness,
-    /// The scheduler's process now.
-    pub(super) scheduler_pid: Option<i32>,
     timeline: Timeline,
+    hogs: Hogs,
     /// Steal time by CPU when the scenario began.
     steal_start: Vec<u64>,
     /// Set once nothing further is begun.
@@ -81,10 +86,10 @@ impl<'a> Engine<'a> {
             result: AssertResult::pass(),
             reports: Vec::new(),
             payloads: Vec::new(),
-            step: 0,
-            liveness: Liveness::new(ctx.scheduler_pid(), ctx.has_scheduler()),
-            scheduler_pid: ctx.scheduler_pid(),
+            liveness: Liveness::new(&ctx.scheduler_now()),
             timeline: Timeline::begin(),
+            step: 0,
+            hogs: Hogs::begin(),
             steal_start: steal::by_cpu(),
             halted: false,
             // Under the scheduler that is tested, this process might never run again to see it.
@@ -116,6 +121,7 @@ impl<'a> Engine<'a> {
             self.run_step(u16::try_from(number + 1).unwrap_or(u16::MAX), step);
         }
         self.check_scheduler();
+        self.note_restarts();
         self.tear_down(Scope::Backdrop);
         self.tell(ScenarioEvent::End {
             elapsed_ms: self.timeline.elapsed_ms(),
@@ -140,21 +146,26 @@ impl<'a> Engine<'a> {
         self.step = index;
         // Before the operations, whose captures are this step's.
         self.tell(ScenarioEvent::StepBegin { step_index: index });
-        let before = self.done();
-        self.timeline.open_phase(index, &step.name, before);
         self.apply_ops(index, step);
         if !self.halted
             && let Err(error) = self.start_defs(&step.setup, Scope::Step)
         {
             self.fault(&format!("step {index}: set-up"), &error);
         }
+        // The phase is the hold: what the operations took belongs to no phase.
+        let before = self.done();
+        self.timeline.open_phase(index, &step.name, before);
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepStart(mark));
         self.hold(index, step);
+        let after = self.done();
+        let present = self
+            .live
+            .iter()
+            .map(|live| live.group.spec().cgroup.clone());
+        self.timeline.close_phase(&after, &present.collect());
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepEnd(mark));
-        let after = self.done();
-        self.timeline.close_phase(&after);
         self.tear_down(Scope::Step);
     }
 
@@ -204,9 +215,20 @@ impl<'a> Engine<'a> {
 
     /// Waits until `until_ns`, or until something dies: then the scenario is halted.
     fn wait_until(&mut self, until_ns: u64) {
-        if self.halted {
-            return;
+        while !self.halted {
+            let settles = self.live.iter().filter_map(|live| live.group.settles_at());
+            let next_ns = settles.min().map_or(until_ns, |at| at.min(until_ns));
+            self.wait_once(next_ns);
+            for live in &mut self.live {
+                live.group.settle_cpus();
+            }
+            if monotonic_ns() >= until_ns {
+                return;
+            }
         }
+    }
+
+    fn wait_once(&mut self, until_ns: u64) {
         let workers: Vec<_> = self
             .live
             .iter()
@@ -242,8 +264,25 @@ impl<'a> Engine<'a> {
 
     pub(super) fn scheduler_ended(&mut self, end: crate::guest::liveness::SchedulerEnd) {
         let elapsed_ms = self.timeline.elapsed_ms();
-        self.result.push(end.detail(self.scheduler_pid, elapsed_ms));
+        self.result
+            .push(end.detail(self.ctx.scheduler_pid(), elapsed_ms));
         self.halted = true;
+    }
+
+    /// A scheduler that left and attached again by itself is no failure; the test's reader wants to know.
+    pub(super) fn note_restarts(&mut self) {
+        let restarts = self.liveness.restarts();
+        if restarts > 0 {
+            self.result.note(format!(
+                "the scheduler restarted itself {restarts} times (enable_seq of sched_ext)"
+            ));
+            let metrics = &mut self.result.stats.ext_metrics;
+            *metrics.entry(RESTARTS.to_owned()).or_default() += restarts as f64;
+            self.ctx.set_scheduler(SchedulerNow {
+                enable_seq: self.liveness.enable_seq(),
+                ..self.ctx.scheduler_now()
+            });
+        }
     }
 
     /// A part that failed: told, and the end of the scenario unless it can go on without.
@@ -314,7 +353,16 @@ impl<'a> Engine<'a> {
             .into_iter()
             .partition(|live| matches(live));
         self.live = kept;
+        if !doomed.is_empty() {
+            let elapsed_ms = self.timeline.elapsed_ms();
+            self.hogs.look(elapsed_ms);
+        }
         for live in &mut doomed {
+            // A CPU that went off or on has changed it without us.
+            if let Some(cpus) = self.cgroups.effective_cpus(&live.group.spec().cgroup) {
+                live.group.widen_cpus(&cpus);
+            }
+            live.group.settle_cpus();
             live.group.close_window();
         }
         // A frozen worker cannot stop; thawing after the windows are closed keeps them clean.
@@ -324,7 +372,13 @@ impl<'a> Engine<'a> {
         let until_ns = after(STOP_GRACE);
         for live in doomed {
             let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()));
-            self.keep(live.group.finish(left));
+            let now = self.cgroups.throttled(&live.group.spec().cgroup);
+            let throttled = now.since(live.throttled_before);
+            let mut reports = live.group.finish(left);
+            for report in &mut reports {
+                report.throttled = throttled;
+            }
+            self.keep(reports);
         }
     }
 
@@ -349,6 +403,21 @@ impl<'a> Engine<'a> {
             guest_steal_ns: steal::most(&self.steal_start, &steal::by_cpu()),
         };
         result.merge(evaluate_in(assert, &self.reports, circumstances));
+        if let Some(words) = self.hogs.words() {
+            let of_progress = |kind| {
+                matches!(
+                    kind,
+                    DetailKind::Starved
+                        | DetailKind::Stuck
+                        | DetailKind::Unfair
+                        | DetailKind::WorkerStuck
+                )
+            };
+            for detail in result.details.iter_mut().filter(|d| of_progress(d.kind)) {
+                detail.message.push_str("; ");
+                detail.message.push_str(&words);
+            }
+        }
         result.stats.phases = self.timeline.into_phases();
         result
     }

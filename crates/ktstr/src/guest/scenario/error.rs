@@ -27,6 +27,9 @@ pub enum ScenarioError {
     /// The host said no, or nothing.
     #[error(transparent)]
     Host(#[from] TransportError),
+    /// The scheduler was to be changed, and what was asked for is not in charge.
+    #[error(transparent)]
+    Scheduler(TransportError),
     /// A program of the guest.
     #[error(transparent)]
     Payload(#[from] PayloadError),
@@ -77,7 +80,10 @@ impl ScenarioError {
             Self::NotSupported { .. } | Self::Host(TransportError::NotSupported) => {
                 (Outcome::Inconclusive, DetailKind::NotSupported)
             }
+            Self::Host(TransportError::SchedulerRefused(_)) => (Outcome::Fail, DetailKind::Setup),
             Self::Host(_) => (Outcome::Inconclusive, DetailKind::Other),
+            // The host knows the status of its process and may know more.
+            Self::Scheduler(_) => (Outcome::Fail, DetailKind::SchedulerDiedUnknownReason),
             Self::Payload(fault) => (Outcome::Fail, fault.kind()),
             Self::Worker(WorkerError::NotReady { .. }) => (Outcome::Fail, DetailKind::Starved),
             _ => (Outcome::Fail, DetailKind::Setup),

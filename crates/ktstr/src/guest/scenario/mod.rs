@@ -10,6 +10,7 @@
 mod bpf;
 mod engine;
 mod error;
+mod hogs;
 mod ops;
 mod payload;
 mod setup;

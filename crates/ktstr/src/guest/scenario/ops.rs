@@ -11,9 +11,10 @@ use super::engine::{Engine, Scope};
 use super::setup::affinity_sets;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::link::{bytes_of, kernel_request};
-use crate::guest::liveness::Liveness;
+use crate::guest::liveness::{self, Liveness};
 use crate::guest::worker::kernel_cpuset;
 use crate::model::cpuset::CpuSet;
+use crate::model::ctx::SchedulerNow;
 use crate::model::scenario::{CpusetSpec, KernelTarget, Op};
 use crate::model::snapshot::{SnapshotBridge, current_bridge};
 use crate::model::transport::{HostRequest, KernelBatch, SchedulerChange, TransportError};
@@ -152,14 +153,14 @@ impl Engine<'_> {
         self.change_cpuset(cgroup, cpus)
     }
 
-    /// Workers may still be seen on the old CPUs until the kernel has moved them: both sets are allowed.
     fn change_cpuset(&mut self, cgroup: &str, cpus: CpuSet) -> Result<(), ScenarioError> {
-        for name in self.with_sides(cgroup) {
-            self.cgroups.set_cpuset(&name, &cpus)?;
-            self.cpusets.insert(name, cpus.clone());
-        }
-        self.widen(cgroup, &cpus);
-        Ok(())
+        self.with_other_cpus(cgroup, |engine| {
+            for name in engine.with_sides(cgroup) {
+                engine.cgroups.set_cpuset(&name, &cpus)?;
+                engine.cpusets.insert(name, cpus.clone());
+            }
+            Ok(())
+        })
     }
 
     /// A cgroup and those beside it that its workers move to by themselves.
@@ -170,14 +171,13 @@ impl Engine<'_> {
     }
 
     fn clear_cpuset(&mut self, cgroup: &str) -> Result<(), ScenarioError> {
-        for name in self.with_sides(cgroup) {
-            self.cgroups.clear_cpuset(&name)?;
-            self.cpusets.remove(&name);
-        }
-        let all = self.cpuset_of(cgroup).cloned();
-        let all = all.unwrap_or_else(|| self.ctx.topology().all());
-        self.widen(cgroup, &all);
-        Ok(())
+        self.with_other_cpus(cgroup, |engine| {
+            for name in engine.with_sides(cgroup) {
+                engine.cgroups.clear_cpuset(&name)?;
+                engine.cpusets.remove(&name);
+            }
+            Ok(())
+        })
     }
 
     fn swap_cpusets(&mut self, a: &str, b: &str) -> Result<(), ScenarioError> {
@@ -192,14 +192,38 @@ impl Engine<'_> {
         self.change_cpuset(b, of_a)
     }
 
-    fn widen(&mut self, cgroup: &str, cpus: &CpuSet) {
+    /// Changes a cpuset: its workers, and those of cgroups below it, have other CPUs then. Until the kernel has moved them they
+    /// may still be seen on the old ones.
+    fn with_other_cpus(
+        &mut self,
+        cgroup: &str,
+        change: impl FnOnce(&mut Self) -> Result<(), ScenarioError>,
+    ) -> Result<(), ScenarioError> {
         let below = format!("{cgroup}/");
+        let concerns = |place: &str| place == cgroup || place.starts_with(&below);
         for live in &mut self.live {
-            let place = &live.group.spec().cgroup;
-            if place == cgroup || place.starts_with(&below) {
-                live.group.widen_cpuset(cpus);
+            if concerns(&live.group.spec().cgroup) {
+                live.group.begin_cpu_change();
             }
         }
+        let changed = change(self);
+        for index in 0..self.live.len() {
+            let place = self.live[index].group.spec().cgroup.clone();
+            if concerns(&place) {
+                let cpus = self.allowed_in(&place);
+                self.live[index].group.allow_cpus(Some(cpus));
+            }
+        }
+        changed
+    }
+
+    /// CPUs that the kernel allows in a cgroup; what was written, where it does not say.
+    pub(super) fn allowed_in(&self, cgroup: &str) -> CpuSet {
+        let effective = self.cgroups.effective_cpus(cgroup);
+        let written = || self.cpuset_of(cgroup).cloned();
+        effective
+            .or_else(written)
+            .unwrap_or_else(|| self.ctx.topology().all())
     }
 
     fn set_affinity(&mut self, cgroup: &str, affinity: &Affinity) -> Result<(), ScenarioError> {
@@ -226,15 +250,25 @@ impl Engine<'_> {
                 to: to.to_owned(),
             });
         }
-        self.cgroups.move_all(from, to)?;
-        let cpus = self.cpuset_of(to).cloned();
-        let cpus = cpus.unwrap_or_else(|| self.ctx.topology().all());
-        for live in &mut self.live {
-            if live.group.spec().cgroup == from {
-                live.group.moved_to(to);
-                live.group.widen_cpuset(&cpus);
-            }
+        self.cgroups.path(from)?;
+        self.cgroups.path(to)?;
+        let mine = |live: &&mut super::engine::Live| live.group.spec().cgroup == from;
+        for live in self.live.iter_mut().filter(mine) {
+            live.group.begin_cpu_change();
         }
+        let moved = self.cgroups.move_all(from, to);
+        let mut cpus = self.allowed_in(to);
+        if moved.is_err() {
+            // Some have moved and some have not.
+            cpus = cpus.union(&self.allowed_in(from));
+        }
+        for live in self.live.iter_mut().filter(mine) {
+            if moved.is_ok() {
+                live.group.moved_to(to);
+            }
+            live.group.allow_cpus(Some(cpus.clone()));
+        }
+        moved?;
         Ok(())
     }
 
@@ -306,16 +340,25 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// What is watched for signs of death changes with it; a scheduler that failed to start leaves none.
+    /// What is watched for signs of death changes with it, also for the test's next scenario.
     fn change_scheduler(&mut self, change: &SchedulerChange) -> Result<(), ScenarioError> {
         let init = self.ctx.requests().ok_or(TransportError::NotSupported)?;
         // The host watches for exits, and takes one that it was not told of for a failure.
         init.request(&HostRequest::PlannedExit, HOST_TIME)?;
         let changed = init.scheduler_op(change, SCHEDULER_TIME);
-        self.scheduler_pid = changed.as_ref().ok().copied().flatten();
-        self.liveness = Liveness::new(self.scheduler_pid, self.scheduler_pid.is_some());
-        changed?;
-        Ok(())
+        let now = match &changed {
+            Ok(_) if *change == SchedulerChange::Detach => SchedulerNow::default(),
+            Ok(pid) => liveness::attached(*pid),
+            // Nothing was changed.
+            Err(TransportError::SchedulerRefused(_) | TransportError::NotSupported) => {
+                return Ok(changed.map(drop)?);
+            }
+            Err(_) => SchedulerNow::default(),
+        };
+        self.note_restarts();
+        self.ctx.set_scheduler(now);
+        self.liveness = Liveness::new(&self.ctx.scheduler_now());
+        changed.map(drop).map_err(ScenarioError::Scheduler)
     }
 
     fn ask_host(&mut self, request: &HostRequest) -> Result<(), ScenarioError> {

@@ -126,7 +126,11 @@ impl Engine<'_> {
         spec.nice = work.nice.unwrap_or_default();
         spec.affinity = affinity_sets(work.affinity.as_ref(), &cpus, &map);
         spec.cgroup = cgroup.unwrap_or_default().to_owned();
-        spec.cpuset = cpuset;
+        spec.step = match scope {
+            Scope::Backdrop => 0,
+            Scope::Step => self.step,
+        };
+        spec.cpuset = cpuset.zip(cgroup).map(|(_, name)| self.allowed_in(name));
         spec.mem_policy = work.mem_policy.clone().unwrap_or_default();
         spec.clone_mode = if threads_only {
             CloneMode::Thread
@@ -189,8 +193,13 @@ impl Engine<'_> {
             }
         }
         for mut group in groups {
+            let throttled_before = self.cgroups.throttled(&group.spec().cgroup);
             group.start();
-            self.live.push(Live { group, scope });
+            self.live.push(Live {
+                group,
+                scope,
+                throttled_before,
+            });
         }
         Ok(())
     }

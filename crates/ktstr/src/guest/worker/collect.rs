@@ -44,6 +44,7 @@ impl WorkerGroup {
         self.wait_for_ends(grace);
         let late: Vec<bool> = self.processes.iter_mut().map(|p| !p.try_reap()).collect();
         self.kill_all();
+        self.judge_cpus();
         (0..self.slots.len())
             .map(|index| {
                 let late = late[self.process_of(index)];
@@ -146,11 +147,13 @@ impl WorkerGroup {
         let start_ns = self.control[0].start_ns.load(Relaxed);
         let stop_ns = self.control[0].stop_ns.load(Relaxed);
         let started = start_ns > 0;
+        let seen = self.cpus.of(index);
         let own_cpu_ns = slot.cpu_now_ns.load(Relaxed);
         let cpu_ns = at_stop.cpu_ns.unwrap_or(own_cpu_ns).max(own_cpu_ns);
         WorkerReport {
             pid: self.task_of(index).1,
             cgroup: self.spec.cgroup.clone(),
+            step: self.spec.step,
             work_type: self.spec.work_type.name().to_owned(),
             iterations: slot.iterations.load(Relaxed),
             work_units: slot.work_units.load(Relaxed),
@@ -161,8 +164,7 @@ impl WorkerGroup {
                 0
             },
             migrations: slot.migrations.load(Relaxed),
-            cpus_seen: slot.cpus_seen(),
-            cpuset: self.spec.cpuset.clone(),
+            cpuset: self.cpus.allowed().cloned(),
             longest_gap: if started {
                 self.longest_gap(slot, cpu_ns)
             } else {
@@ -174,11 +176,15 @@ impl WorkerGroup {
             pages: at_stop
                 .pages
                 .as_ref()
-                .map(|pages| self.placement(slot, pages)),
+                .map(|pages| self.placement(&seen.all, pages)),
+            cpus_seen: seen.all,
+            cpus_outside: seen.outside,
             run_delay_ns: at_stop
                 .run_delay_ns
                 .zip(self.run_delay_start_ns.get(index).copied().flatten())
                 .map(|(end, start)| end.saturating_sub(start)),
+            throttled: None,
+            has_wakes: self.spec.work_type.info().wake_latency.is_some(),
             cpu_bound: self.spec.work_type.info().cpu_bound,
             exit: exit_of(process, at_stop.ended_before, late, grace),
         }
@@ -192,10 +198,9 @@ impl WorkerGroup {
             .collect()
     }
 
-    fn placement(&self, slot: &Slot, by_node: &[(u32, u64)]) -> PagePlacement {
+    fn placement(&self, seen: &CpuSet, by_node: &[(u32, u64)]) -> PagePlacement {
         let nodes = proc::nodes();
-        let home = self.spec.cpuset.clone();
-        let home = home.unwrap_or_else(|| slot.cpus_seen());
+        let home = self.cpus.allowed().unwrap_or(seen);
         let own = |cpus: &CpuSet| cpus.iter().any(|cpu| home.contains(cpu));
         PagePlacement {
             by_node: by_node.to_vec(),

@@ -11,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStat
 
 use super::child::{self, Birth, Common, SETUP_STEPS};
 use super::collect::AtStop;
+use super::cpus::CpuWatch;
 use super::kit::Kit;
 use super::meter::nanos;
 use super::page::{ASLEEP, Control, Slot, phase, state};
@@ -46,7 +47,9 @@ pub struct GroupSpec {
     pub affinity: Vec<CpuSet>,
     /// Cgroup that they will be placed in, for the reports; empty for none.
     pub cgroup: String,
-    /// CPUs that this cgroup allows.
+    /// The step in which they are started; 0 with the backdrop.
+    pub step: u16,
+    /// CPUs that this cgroup allows, as the kernel says.
     pub cpuset: Option<CpuSet>,
     /// NUMA nodes of their memory.
     pub mem_policy: MemPolicy,
@@ -72,6 +75,7 @@ impl GroupSpec {
             comm,
             affinity: Vec::new(),
             cgroup: String::new(),
+            step: 0,
             cpuset: None,
             mem_policy: MemPolicy::Default,
             clone_mode: CloneMode::Fork,
@@ -192,6 +196,8 @@ pub struct WorkerGroup {
     /// Read of each worker when the window closed; empty while it is open.
     pub(super) at_stop: Vec<AtStop>,
     pub(super) excused_at_stop_ns: u64,
+    /// Which CPUs the workers are seen on.
+    pub(super) cpus: CpuWatch,
 }
 
 impl WorkerGroup {
@@ -214,6 +220,7 @@ impl WorkerGroup {
             migrated_start: None,
             at_stop: Vec::new(),
             excused_at_stop_ns: 0,
+            cpus: CpuWatch::new(spec.cpuset.clone(), count),
             spec,
         };
         let forks = match group.spec.clone_mode {
@@ -307,9 +314,42 @@ impl WorkerGroup {
         cgroup.clone_into(&mut self.spec.cgroup);
     }
 
-    /// From now on the workers are also allowed on `cpus`.
-    pub fn widen_cpuset(&mut self, cpus: &CpuSet) {
-        self.spec.cpuset = self.spec.cpuset.as_ref().map(|old| old.union(cpus));
+    /// The kernel is about to be told of other CPUs for these workers.
+    pub fn begin_cpu_change(&mut self) {
+        self.judge_cpus();
+        self.cpus.begin_change();
+    }
+
+    /// From now on the workers are allowed on these CPUs, and on those of before for a grace.
+    pub fn allow_cpus(&mut self, cpus: Option<CpuSet>) {
+        self.judge_cpus();
+        self.cpus.allow(cpus, sys::monotonic_ns());
+    }
+
+    /// The kernel allows these CPUs now, though nobody here has changed anything.
+    pub fn widen_cpus(&mut self, cpus: &CpuSet) {
+        self.cpus.widen(cpus);
+    }
+
+    /// When the grace after the last change of the allowed CPUs is over; `None`: it is.
+    pub fn settles_at(&self) -> Option<u64> {
+        self.cpus.settles_at()
+    }
+
+    /// Ends the grace if it is over.
+    pub fn settle_cpus(&mut self) {
+        if self
+            .settles_at()
+            .is_some_and(|at| at <= sys::monotonic_ns())
+        {
+            self.judge_cpus();
+            self.cpus.settle();
+        }
+    }
+
+    /// Holds what the workers were seen on since the last time against what is allowed.
+    pub(super) fn judge_cpus(&mut self) {
+        self.cpus.judge(self.slots.iter().map(Slot::take_cpus));
     }
 
     /// Iterations of all workers so far.

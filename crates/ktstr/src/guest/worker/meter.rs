@@ -135,10 +135,11 @@ impl<'a> Meter<'a> {
 
     fn note_cpu(&mut self) {
         let cpu = sys::current_cpu();
+        // Each time: the parent takes the notes away when the allowed CPUs change.
+        self.slot.note_cpu(cpu);
         if self.cpu.replace(cpu) == Some(cpu) {
             return;
         }
-        self.slot.note_cpu(cpu);
         // The first CPU is where it started, not a migration.
         if self.slot.iterations.load(Relaxed) > 0 {
             self.slot.migrations.fetch_add(1, Relaxed);

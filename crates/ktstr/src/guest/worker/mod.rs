@@ -9,6 +9,7 @@
 
 mod child;
 mod collect;
+mod cpus;
 mod crew;
 mod group;
 mod histogram;

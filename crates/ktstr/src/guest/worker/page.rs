@@ -99,18 +99,25 @@ unsafe impl SharedAtomics for Slot {}
 impl Slot {
     /// Notes a CPU as seen; numbers above the table are left out.
     pub(super) fn note_cpu(&self, cpu: u32) {
-        if let Some(word) = self.cpus.get((cpu / 64) as usize) {
-            word.fetch_or(1 << (cpu % 64), Ordering::Relaxed);
+        let Some(word) = self.cpus.get((cpu / 64) as usize) else {
+            return;
+        };
+        let bit = 1 << (cpu % 64);
+        // Mostly it is there already, and a load costs the neighbours nothing.
+        if word.load(Ordering::Relaxed) & bit == 0 {
+            word.fetch_or(bit, Ordering::Relaxed);
         }
     }
 
-    /// CPUs noted so far.
-    pub(super) fn cpus_seen(&self) -> CpuSet {
+    /// CPUs noted since this was last asked.
+    pub(super) fn take_cpus(&self) -> CpuSet {
+        let words: Vec<u64> = self
+            .cpus
+            .iter()
+            .map(|word| word.swap(0, Ordering::Relaxed))
+            .collect();
         (0..MAX_CPUS)
-            .filter(|cpu| {
-                let word = self.cpus[(cpu / 64) as usize].load(Ordering::Relaxed);
-                word & (1 << (cpu % 64)) != 0
-            })
+            .filter(|cpu| words[(cpu / 64) as usize] & (1 << (cpu % 64)) != 0)
             .collect()
     }
 

@@ -47,12 +47,15 @@ fn parse_numa_maps(text: &str) -> Vec<(u32, u64)> {
     all.into_iter().collect()
 }
 
-/// Pages moved between nodes since boot, of all processes.
+/// Pages moved between nodes by NUMA balancing since boot, of all processes; `None` for a kernel without it.
 pub(super) fn pages_migrated() -> Option<u64> {
-    let text = fs::read_to_string("/proc/vmstat").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("pgmigrate_success "));
+    parse_migrated(&fs::read_to_string("/proc/vmstat").ok()?)
+}
+
+/// `pgmigrate_success` would count compaction and moves within a node as well.
+fn parse_migrated(vmstat: &str) -> Option<u64> {
+    let mut lines = vmstat.lines();
+    let line = lines.find_map(|line| line.strip_prefix("numa_pages_migrated "));
     line?.trim().parse().ok()
 }
 
@@ -105,6 +108,13 @@ mod tests {
                     7f00 bind:1 anon=7 dirty=7 N0=3 N1=4 kernelpagesize_kB=4\n";
         assert_eq!(parse_numa_maps(text), [(0, 5), (1, 4)]);
         assert_eq!(parse_numa_maps(""), []);
+    }
+
+    #[test]
+    fn compaction_is_no_move_between_nodes() {
+        let vmstat = "pgmigrate_success 900\nnuma_pages_migrated 7\n";
+        assert_eq!(parse_migrated(vmstat), Some(7));
+        assert_eq!(parse_migrated("pgmigrate_success 900\n"), None);
     }
 
     #[test]

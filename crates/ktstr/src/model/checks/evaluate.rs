@@ -38,6 +38,25 @@ pub fn evaluate_in(
             result.push(detail);
         }
     }
+    let started_together = by_start(reports);
+    let pairs = started_together
+        .iter()
+        .any(|(_, members)| members.len() > 1);
+    for ((name, _), members) in &started_together {
+        let equals = worker::Cgroup {
+            name,
+            members,
+            stall,
+        };
+        for detail in worker::check_equals(assert, &equals) {
+            result.push(detail);
+        }
+    }
+    if !reports.is_empty() {
+        for detail in worker::unmeasurable(assert, reports, pairs) {
+            result.push(detail);
+        }
+    }
     result.stats.cgroups = summarize(reports);
     if stall.is_noteworthy() {
         result.note(format!("{} in one go", stall.reason()));
@@ -59,6 +78,21 @@ fn by_cgroup(reports: &[WorkerReport]) -> Vec<(&str, Vec<&WorkerReport>)> {
         match groups.iter_mut().find(|(name, _)| *name == report.cgroup) {
             Some((_, members)) => members.push(report),
             None => groups.push((&report.cgroup, vec![report])),
+        }
+    }
+    groups
+}
+
+type Start<'a> = ((&'a str, u16), Vec<&'a WorkerReport>);
+
+/// Workers that can be compared: a name that two steps use is two cgroups, with other neighbours.
+fn by_start(reports: &[WorkerReport]) -> Vec<Start<'_>> {
+    let mut groups: Vec<Start<'_>> = Vec::new();
+    for report in reports {
+        let key = (report.cgroup.as_str(), report.step);
+        match groups.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, members)) => members.push(report),
+            None => groups.push((key, vec![report])),
         }
     }
     groups
@@ -92,7 +126,7 @@ fn summarize_one(name: &str, members: &[&WorkerReport]) -> CgroupStats {
         work_units: members.iter().map(|m| m.work_units).sum(),
         cpu_time_ms: members.iter().map(|m| ns_to_ms(m.cpu_time_ns)).sum(),
         wall_time_ms: ns_to_ms(members.iter().map(|m| m.wall_time_ns).max().unwrap_or(0)),
-        spread_pct: spread(members),
+        spread_pct: spread_of_equals(members),
         min_off_cpu_pct: min,
         max_off_cpu_pct: max,
         max_gap_ms: longest.map_or(0.0, |gap| gap.wall_ms()),
@@ -129,6 +163,19 @@ pub(super) fn spread(members: &[&WorkerReport]) -> Option<f64> {
     let min = shares.iter().copied().reduce(f64::min)?;
     let max = shares.iter().copied().reduce(f64::max)?;
     Some(max - min)
+}
+
+/// The widest spread among those that started together.
+fn spread_of_equals(members: &[&WorkerReport]) -> Option<f64> {
+    let mut steps: Vec<u16> = members.iter().map(|m| m.step).collect();
+    steps.sort_unstable();
+    steps.dedup();
+    let of_step = |step: u16| {
+        let equals: Vec<&WorkerReport> =
+            members.iter().copied().filter(|m| m.step == step).collect();
+        spread(&equals)
+    };
+    steps.into_iter().filter_map(of_step).reduce(f64::max)
 }
 
 /// All members' wake-up latencies, ascending.

@@ -237,6 +237,7 @@ fn spread_of_one_worker_cannot_be_judged_when_asked() {
 fn a_cpu_outside_the_cpuset_breaks_isolation() {
     let strayed = WorkerReport {
         cpus_seen: CpuSet::from([0, 2, 3]),
+        cpus_outside: CpuSet::from([2, 3]),
         ..worker(1, 50)
     };
     let assert = Assert::NONE.isolation(true);
@@ -499,5 +500,128 @@ proptest! {
         for detail in result.details {
             prop_assert!(["ms", "/s", "second", "window"].iter().any(|u| detail.message.contains(u)), "{}", detail.message);
         }
+    }
+}
+
+fn sleeper(pid: i32, cgroup: &str, wakes_ns: &[u64]) -> WorkerReport {
+    WorkerReport {
+        cgroup: cgroup.into(),
+        work_type: "Bursty".into(),
+        cpu_bound: false,
+        has_wakes: true,
+        wake: WakeLatencies {
+            count: wakes_ns.len() as u64,
+            max_ns: wakes_ns.iter().copied().max().unwrap_or(0),
+            samples_ns: wakes_ns.to_vec(),
+        },
+        ..worker(pid, 20)
+    }
+}
+
+/// Sleepers beside spinners could never pass: the spinners' cgroup has no wake-up, and made the test inconclusive.
+#[test]
+fn latency_checks_concern_those_that_sleep() {
+    let assert = Assert::NONE
+        .max_p99_wake_latency_ns(1_000)
+        .max_wake_latency_cv(1.0);
+    let spinner = worker(1, 50);
+    check(
+        assert,
+        &[spinner.clone(), sleeper(2, "b", &[500, 600])],
+        Outcome::Pass,
+        &[],
+    );
+    check(
+        assert,
+        &[spinner.clone(), sleeper(2, "b", &[500, 6_000])],
+        Outcome::Fail,
+        &[DetailKind::Benchmark],
+    );
+    let kinds = [DetailKind::Benchmark; 2];
+    let text = check(assert, &[spinner], Outcome::Inconclusive, &kinds);
+    assert!(
+        text.contains("no worker of this test waits for wake-ups"),
+        "{text}"
+    );
+    let text = check(
+        assert,
+        &[sleeper(2, "b", &[])],
+        Outcome::Inconclusive,
+        &kinds,
+    );
+    assert!(text.contains("no wake-up was measured"), "{text}");
+}
+
+#[test]
+fn comparisons_concern_cgroups_of_two_or_more() {
+    let assert = Assert::NONE.max_throughput_cv(0.2).max_spread_pct(20.0);
+    let alone = WorkerReport {
+        cgroup: "alone".into(),
+        ..worker(9, 90)
+    };
+    check(
+        assert,
+        &[worker(1, 50), worker(2, 48), alone.clone()],
+        Outcome::Pass,
+        &[],
+    );
+    let text = check(
+        assert,
+        &[alone],
+        Outcome::Inconclusive,
+        &[DetailKind::Unfair; 2],
+    );
+    assert!(text.contains("two workers"), "{text}");
+}
+
+/// A name that two steps use, with other neighbours, was taken for one unfair cgroup.
+#[test]
+fn workers_of_different_steps_are_not_compared() {
+    let later = |pid| WorkerReport {
+        step: 2,
+        ..worker(pid, 90)
+    };
+    let reports = [worker(1, 30), worker(2, 30), later(3), later(4)];
+    check(Assert::NONE.not_stuck(true), &reports, Outcome::Pass, &[]);
+    let result = evaluate(&Assert::NONE, &reports);
+    assert_eq!(result.stats.cgroups[0].spread_pct, Some(0.0));
+    let unfair = WorkerReport {
+        step: 2,
+        ..worker(4, 20)
+    };
+    check(
+        Assert::NONE.not_stuck(true),
+        &[worker(1, 30), worker(2, 30), later(3), unfair],
+        Outcome::Fail,
+        &[DetailKind::Unfair],
+    );
+}
+
+#[test]
+fn a_cgroup_that_its_own_limit_held_back_says_so() {
+    let throttled = Some(crate::model::report::Throttled {
+        periods: 17,
+        time_us: 1_700_000,
+    });
+    let starved = WorkerReport {
+        work_units: 0,
+        throttled,
+        ..worker(1, 0)
+    };
+    let stuck = WorkerReport {
+        throttled,
+        ..with_gap(900, 0)
+    };
+    for (assert, report, kind) in [
+        (
+            Assert::NONE.not_stuck(true).max_gap_ms(u64::MAX),
+            starved,
+            DetailKind::Starved,
+        ),
+        (Assert::NONE.max_gap_ms(500), stuck, DetailKind::Stuck),
+    ] {
+        let text = check(assert, &[report], Outcome::Fail, &[kind]);
+        let told = "throttled by cpu.max in 17 periods, for 1700 ms";
+        assert!(text.contains(told), "{text}");
     }
 }

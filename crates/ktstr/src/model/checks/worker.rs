@@ -29,7 +29,66 @@ impl Cgroup<'_> {
     }
 }
 
-/// All checks that `assert` asks for.
+/// What is asked for and what no worker of the whole run can show: a check concerns the workers that can.
+pub(super) fn unmeasurable(
+    assert: &Assert,
+    reports: &[WorkerReport],
+    pairs: bool,
+) -> Vec<AssertDetail> {
+    let no_wakes = !reports.iter().any(has_wakes);
+    let wakes = "no worker of this test waits for wake-ups; give one a work type that sleeps, such as WorkType::BURSTY";
+    let alone = "no cgroup of this test has two workers that started together";
+    let asked = [
+        (
+            assert.max_p99_wake_latency_ns.is_some() && no_wakes,
+            "max_p99_wake_latency_ns",
+            DetailKind::Benchmark,
+            wakes,
+        ),
+        (
+            assert.max_wake_latency_cv.is_some() && no_wakes,
+            "max_wake_latency_cv",
+            DetailKind::Benchmark,
+            wakes,
+        ),
+        (
+            assert.max_throughput_cv.is_some() && !pairs,
+            "max_throughput_cv",
+            DetailKind::Unfair,
+            alone,
+        ),
+        (
+            assert.max_spread_pct.is_some() && !pairs,
+            "max_spread_pct",
+            DetailKind::Unfair,
+            alone,
+        ),
+    ];
+    let missing = asked.into_iter().filter(|(missing, ..)| *missing);
+    missing
+        .map(|(_, check, kind, why)| AssertDetail::inconclusive(kind, format!("{check}: {why}")))
+        .collect()
+}
+
+fn has_wakes(report: &WorkerReport) -> bool {
+    report.has_wakes || report.wake.count > 0
+}
+
+/// Checks of workers that can be compared: of one cgroup, started together.
+pub(super) fn check_equals(assert: &Assert, equals: &Cgroup<'_>) -> Vec<AssertDetail> {
+    let mut found = Vec::new();
+    if equals.members.len() < 2 {
+        return found;
+    }
+    if let Some(limit) = assert.effective_spread_pct() {
+        let asked = assert.max_spread_pct.is_some();
+        found.extend(unfair(equals, limit, asked));
+    }
+    found.extend(throughput_cv(assert, equals));
+    found
+}
+
+/// All other checks that `assert` asks for.
 pub(super) fn check(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
     let mut found = Vec::new();
     if assert.asks_not_stuck() {
@@ -38,15 +97,10 @@ pub(super) fn check(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
     if let Some(limit_ms) = assert.effective_gap_ms() {
         found.extend(gaps(cgroup, limit_ms));
     }
-    if let Some(limit) = assert.effective_spread_pct() {
-        let asked = assert.max_spread_pct.is_some();
-        found.extend(unfair(cgroup, limit, asked));
-    }
     if assert.asks_isolation() {
         found.extend(isolation(cgroup));
     }
     found.extend(rates(assert, cgroup));
-    found.extend(throughput_cv(assert, cgroup));
     found.extend(migrations(assert, cgroup));
     found.extend(wake_latency(assert, cgroup));
     found.extend(pages::check(assert, cgroup));
@@ -83,7 +137,11 @@ fn starved(cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
             );
         }
         let window_ms = m.wall_time_ns / 1_000_000;
-        let message = format!("{} did 0 work units in {window_ms} ms", who(cgroup, m));
+        let message = format!(
+            "{} did 0 work units in {window_ms} ms{}",
+            who(cgroup, m),
+            throttled(m)
+        );
         cgroup.failure(DetailKind::Starved, message, m.wall_time_ns)
     })
 }
@@ -93,10 +151,11 @@ fn gaps(cgroup: &Cgroup<'_>, limit_ms: u64) -> impl Iterator<Item = AssertDetail
         let gap = m.longest_gap;
         let (outcome, why, excess_ns) = gap::judge(&gap, limit_ms, &cgroup.stall)?;
         let mut message = format!(
-            "{} made no progress for {:.0} ms {} (limit {limit_ms} ms)",
+            "{} made no progress for {:.0} ms {} (limit {limit_ms} ms){}",
             who(cgroup, m),
             gap.wall_ms(),
             gap::place(&gap),
+            throttled(m),
         );
         if !why.is_empty() {
             message.push_str(", ");
@@ -107,13 +166,24 @@ fn gaps(cgroup: &Cgroup<'_>, limit_ms: u64) -> impl Iterator<Item = AssertDetail
     })
 }
 
+/// A limit that the test itself has set may be why, and no scheduler's doing.
+fn throttled(report: &WorkerReport) -> String {
+    report.throttled.map_or_else(String::new, |throttled| {
+        format!(
+            "; its cgroup was throttled by cpu.max in {} periods, for {} ms in all (cpu.stat)",
+            throttled.periods,
+            throttled.time_us / 1_000
+        )
+    })
+}
+
 /// Fairness is a promise among equals: workers that want a CPU all the time, all of one work type.
 fn unfair(cgroup: &Cgroup<'_>, limit: f64, asked: bool) -> Option<AssertDetail> {
     let equals = cgroup
         .members
         .iter()
         .all(|m| m.cpu_bound && m.work_type == cgroup.members[0].work_type);
-    if !asked && (!equals || cgroup.members.len() < 2) {
+    if !asked && !equals {
         return None;
     }
     let Some(spread_pct) = spread(cgroup.members) else {
@@ -166,7 +236,7 @@ fn isolation(cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
                 ),
             ));
         }
-        let outside = m.cpus_seen.difference(allowed);
+        let outside = &m.cpus_outside;
         (!outside.is_empty()).then(|| {
             AssertDetail::fail(
                 DetailKind::Isolation,
@@ -234,6 +304,9 @@ fn migrations(assert: &Assert, cgroup: &Cgroup<'_>) -> Option<AssertDetail> {
 
 fn wake_latency(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
     if assert.max_p99_wake_latency_ns.is_none() && assert.max_wake_latency_cv.is_none() {
+        return Vec::new();
+    }
+    if !cgroup.members.iter().any(|m| has_wakes(m)) {
         return Vec::new();
     }
     let wakes = sorted_wakes(cgroup.members);

@@ -203,7 +203,7 @@ impl WorkType {
     ]));
 
     /// One of each but [`Custom`](Self::Custom), with usual parameters.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; Self::NAMES.len() - 1] = [
         Self::SpinWait,
         Self::AluHot {
             width: AluWidth::Widest,
@@ -334,6 +334,18 @@ impl WorkType {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The list's length comes from the table of names, which the compiler holds against the enum.
+    #[test]
+    fn every_work_type_is_listed_once() {
+        let listed: Vec<&str> = WorkType::ALL.iter().map(WorkType::name).collect();
+        let named: Vec<&str> = WorkType::NAMES
+            .iter()
+            .copied()
+            .filter(|name| *name != "Custom")
+            .collect();
+        assert_eq!(listed, named);
+    }
 
     #[test]
     fn names_read_back() {
