@@ -1,0 +1,262 @@
+//! Schedulers' lives as their authors declare them, and what becomes of a test when they go otherwise.
+//!
+//! Every case is ignored by default; `tests/lifecycle.rs` runs them one by one.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use ktstr::prelude::*;
+
+declare_scheduler!(BROKEN_SWITCH, { name: "broken", enable: ["echo nobody is home; exit 3"], disable: [] });
+declare_scheduler!(SWITCH, {
+    name: "switch", enable: ["echo 7 > /proc/sys/kernel/panic"], disable: ["echo 0 > /proc/sys/kernel/panic"],
+});
+declare_scheduler!(JAMMED, {
+    name: "jammed", enable: ["true"], disable: ["echo cannot let go >&2; exit 4"],
+});
+declare_scheduler!(DECLARED, {
+    name: "declared",
+    binary: "scx-fixture",
+    sched_args: ["--slow-pct", "1"],
+    config: "src/bin/lifecycle.conf",
+    cgroup_parent: "/cells/mine",
+    env: [("RUST_LOG", "declared=trace"), ("OWN", "1")],
+    kernels: ["5.0..99.0"],
+});
+declare_scheduler!(LACKING, {
+    name: "lacking",
+    binary: "scx-fixture",
+    sysctls: [("kernel.no_such_setting", "1")],
+    kargs: ["maxcpus=1", "no_such_parameter=5"],
+});
+declare_scheduler!(ELSEWHERE, { name: "elsewhere", binary: "scx-fixture", kernels: ["2.6..3.2"] });
+declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
+declare_scheduler!(REFUSING, { name: "refusing", binary: "scx-fixture", sched_args: ["--no-such-flag"] });
+declare_scheduler!(RESTARTING, { name: "restarting", binary: "scx-fixture", sched_args: ["--restart-after-ms", "1500"] });
+declare_scheduler!(UNTIDY, {
+    name: "untidy", binary: "scx-fixture", sched_args: ["--stop-status", "5", "--leave-child"],
+});
+
+fn one_worker(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
+}
+
+#[ktstr_test(scheduler = BROKEN_SWITCH, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn switch_fails(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+#[ktstr_test(scheduler = JAMMED, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn switch_does_not_let_go(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+fn setting() -> Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/panic")?
+        .trim()
+        .to_owned())
+}
+
+/// On before the test, off after a detach, on again after an attach.
+#[ktstr_test(scheduler = SWITCH, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn switch_works(ctx: &Ctx) -> Result<AssertResult> {
+    ensure!(
+        setting()? == "7",
+        "the commands did not run: {}",
+        setting()?
+    );
+    let hold = HoldSpec::Fixed(Duration::from_millis(100));
+    let off = execute_steps(ctx, vec![Step::new(vec![Op::DetachScheduler], hold)])?;
+    ensure!(setting()? == "0", "not turned off: {}", setting()?);
+    let on = execute_steps(ctx, vec![Step::new(vec![Op::AttachScheduler], hold)])?;
+    ensure!(setting()? == "7", "not turned on again: {}", setting()?);
+    Ok(off.merged(on).merged(one_worker(ctx)?))
+}
+
+/// Each key of the declaration is seen in the guest; latency checks concern the sleepers alone.
+#[ktstr_test(
+    scheduler = DECLARED, topology = "1n1l2c1t", duration_s = 2,
+    max_p99_wake_latency_ns = 5_000_000_000, max_wake_latency_cv = 1000.0, ignore
+)]
+fn declaration_takes_effect(ctx: &Ctx) -> Result<AssertResult> {
+    let pid = ctx.scheduler_pid().context("no scheduler process")?;
+    let split = |file: &str| -> Result<Vec<String>> {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}"))?;
+        Ok(text.split('\0').map(str::to_owned).collect())
+    };
+    let args = split("cmdline")?;
+    let wanted = [
+        "--config",
+        "/include-files/lifecycle.conf",
+        "--slow-pct",
+        "1",
+    ];
+    ensure!(
+        args.get(1..5) == Some(&wanted.map(str::to_owned)[..]),
+        "{args:?}"
+    );
+    let env = split("environ")?;
+    for variable in ["RUST_LOG=declared=trace", "OWN=1"] {
+        ensure!(
+            env.iter().any(|one| one == variable),
+            "{variable} is not in {env:?}"
+        );
+    }
+    let parent = Path::new("/sys/fs/cgroup/cells/mine");
+    let on = fs::read_to_string(parent.join("cgroup.subtree_control"))?;
+    ensure!(
+        on.contains("cpuset") && on.contains("cpu"),
+        "controllers: {on}"
+    );
+    ensure!(ctx.workload_root() == parent, "{:?}", ctx.workload_root());
+    execute_defs(
+        ctx,
+        vec![
+            CgroupDef::named("spinners").workers(1),
+            CgroupDef::named("sleepers")
+                .workers(2)
+                .work(WorkType::BURSTY),
+        ],
+    )
+}
+
+#[ktstr_test(scheduler = LACKING, topology = "1n1l2c1t", duration_s = 1, ignore)]
+fn guest_lacks_what_was_declared(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+#[ktstr_test(scheduler = ELSEWHERE, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn declared_for_another_kernel(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+/// The second step would run under the kernel's own scheduler.
+#[ktstr_test(
+    scheduler = FIXTURE, staged_schedulers = [REFUSING], topology = "1n1l1c1t", duration_s = 2, auto_repro = false, ignore
+)]
+fn replacement_never_attaches(ctx: &Ctx) -> Result<AssertResult> {
+    let replace = Op::ReplaceScheduler {
+        scheduler: "refusing".into(),
+    };
+    execute_steps(
+        ctx,
+        vec![
+            Step::new(vec![replace], HoldSpec::Frac(0.5)),
+            Step::with_defs(
+                vec![CgroupDef::named("later").workers(1)],
+                HoldSpec::Frac(0.5),
+            ),
+        ],
+    )
+}
+
+/// A second scenario is not watched by the process that the first has replaced.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, ignore)]
+fn second_scenario_after_a_restart(ctx: &Ctx) -> Result<AssertResult> {
+    let hold = HoldSpec::Fixed(Duration::from_millis(300));
+    let first = execute_steps(ctx, vec![Step::new(vec![Op::RestartScheduler], hold)])?;
+    Ok(first.merged(one_worker(ctx)?))
+}
+
+#[ktstr_test(scheduler = RESTARTING, topology = "1n1l1c1t", duration_s = 8, ignore)]
+fn scheduler_restarts_itself(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+#[ktstr_test(scheduler = UNTIDY, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn untidy_end(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+/// Once `a` has its second cpuset, its workers are taken to a cgroup on the first one.
+fn take_away() -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup/ktstr");
+    let until = Instant::now() + Duration::from_secs(30);
+    let cpus = || fs::read_to_string(root.join("a/cpuset.cpus")).unwrap_or_default();
+    while cpus().trim() != "1" {
+        ensure!(Instant::now() < until, "the cpuset never changed");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let strays = root.join("strays");
+    fs::create_dir(&strays)?;
+    fs::write(strays.join("cpuset.cpus"), "0")?;
+    for pid in fs::read_to_string(root.join("a/cgroup.procs"))?.lines() {
+        fs::write(strays.join("cgroup.procs"), pid)?;
+    }
+    Ok(())
+}
+
+/// The workers run where they may until they are taken away; the old set was allowed to the end once.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
+fn workers_stray_after_their_cpuset_moved(ctx: &Ctx) -> Result<AssertResult> {
+    let strayer = std::thread::spawn(take_away);
+    let move_it = Op::SetCpuset {
+        cgroup: "a".into(),
+        cpus: CpusetSpec::exact([1]),
+    };
+    let backdrop = Backdrop::new(vec![
+        CgroupDef::named("a")
+            .workers(1)
+            .cpuset(CpusetSpec::exact([0])),
+    ]);
+    let result = execute_scenario(
+        ctx,
+        backdrop,
+        vec![
+            Step::new(Vec::new(), HoldSpec::Frac(0.2)),
+            Step::new(vec![move_it], HoldSpec::Frac(0.8)),
+        ],
+    )?;
+    match strayer.join() {
+        Ok(done) => done?,
+        Err(_) => anyhow::bail!("the thread that moves the workers panicked"),
+    }
+    Ok(result)
+}
+
+/// The same move without the straying is no finding.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
+fn workers_follow_their_cpuset(ctx: &Ctx) -> Result<AssertResult> {
+    let cpus = |cpu| CpusetSpec::exact([cpu]);
+    let backdrop = Backdrop::new(vec![
+        CgroupDef::named("a").workers(2).cpuset(cpus(0)),
+        CgroupDef::named("b").workers(2).cpuset(cpus(1)),
+    ]);
+    let swap = || Op::SwapCpusets {
+        a: "a".into(),
+        b: "b".into(),
+    };
+    execute_scenario(
+        ctx,
+        backdrop,
+        vec![
+            Step::new(vec![swap()], HoldSpec::Frac(0.5)),
+            Step::new(vec![swap()], HoldSpec::Frac(0.5)),
+        ],
+    )
+}
+
+/// A real-time spinner on CPU 0, and on CPU 1 a cgroup that its own limit holds back.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 4, max_gap_ms = 300, ignore)]
+fn held_back(ctx: &Ctx) -> Result<AssertResult> {
+    let on = |cpu| CpusetSpec::exact([cpu]);
+    execute_defs(
+        ctx,
+        vec![
+            CgroupDef::named("hog")
+                .workers(1)
+                .cpuset(on(0))
+                .policy(SchedPolicy::Fifo(50))
+                .comm("hog"),
+            CgroupDef::named("victim").workers(1).cpuset(on(0)),
+            CgroupDef::named("limited")
+                .workers(1)
+                .cpuset(on(1))
+                .cpu_max(Duration::from_millis(150), Duration::from_secs(1)),
+        ],
+    )
+}
+
+ktstr::test_main!();
