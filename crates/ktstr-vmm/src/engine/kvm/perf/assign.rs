@@ -10,8 +10,12 @@ pub(super) struct Unavailable {
     pub(super) found: u32,
 }
 
-/// A host CPU for each vCPU, in order. Larger host LLCs are kept for larger needs: the smallest that fits is taken.
-pub(super) fn assign(topology: &Topology, host_llcs: &[Vec<u32>]) -> Result<Vec<u32>, Unavailable> {
+/// The host LLCs of which any may take one of the guest's; enough of them for all. Larger ones are kept for larger needs: they
+/// come last.
+pub(super) fn candidates<'h>(
+    topology: &Topology,
+    host_llcs: &'h [Vec<u32>],
+) -> Result<Vec<&'h [u32]>, Unavailable> {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let all: usize = host_llcs.iter().map(Vec::len).sum();
     if count(all) < topology.total_cpus() {
@@ -21,9 +25,12 @@ pub(super) fn assign(topology: &Topology, host_llcs: &[Vec<u32>]) -> Result<Vec<
             found: count(all),
         });
     }
-    let per_llc = topology.cores_per_llc() * topology.threads_per_core();
-    let wanted = usize::try_from(per_llc).unwrap_or(usize::MAX);
-    let mut fitting: Vec<&Vec<u32>> = host_llcs.iter().filter(|llc| llc.len() >= wanted).collect();
+    let wanted = cpus_per_llc(topology);
+    let mut fitting: Vec<&[u32]> = host_llcs
+        .iter()
+        .map(Vec::as_slice)
+        .filter(|llc| llc.len() >= wanted)
+        .collect();
     fitting.sort_by_key(|llc| llc.len());
     let llcs = usize::try_from(topology.llcs()).unwrap_or(usize::MAX);
     if fitting.len() < llcs {
@@ -33,11 +40,19 @@ pub(super) fn assign(topology: &Topology, host_llcs: &[Vec<u32>]) -> Result<Vec<
             found: count(fitting.len()),
         });
     }
-    Ok(fitting
-        .into_iter()
-        .take(llcs)
-        .flat_map(|llc| llc.iter().copied().take(wanted))
-        .collect())
+    Ok(fitting)
+}
+
+/// A host CPU for each vCPU, in order, on these LLCs.
+pub(super) fn assign(topology: &Topology, chosen: &[&[u32]]) -> Vec<u32> {
+    let wanted = cpus_per_llc(topology);
+    let of_llc = |llc: &&[u32]| llc.iter().copied().take(wanted).collect::<Vec<_>>();
+    chosen.iter().flat_map(of_llc).collect()
+}
+
+fn cpus_per_llc(topology: &Topology) -> usize {
+    let per_llc = topology.cores_per_llc() * topology.threads_per_core();
+    usize::try_from(per_llc).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -45,10 +60,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// On a host of which nobody else uses anything.
+    fn first_choice(topology: &Topology, host: &[Vec<u32>]) -> Result<Vec<u32>, Unavailable> {
+        let llcs = usize::try_from(topology.llcs()).unwrap();
+        let candidates = candidates(topology, host)?;
+        Ok(assign(topology, &candidates[..llcs]))
+    }
+
     #[track_caller]
     fn check(shape: &str, host: &[&[u32]], expected: Result<&[u32], (u32, u32)>) {
         let host: Vec<Vec<u32>> = host.iter().map(|llc| llc.to_vec()).collect();
-        let found = assign(&shape.parse().unwrap(), &host);
+        let found = first_choice(&shape.parse().unwrap(), &host);
         match expected {
             Ok(cpus) => assert_eq!(found.unwrap(), cpus),
             Err((needed, had)) => {
@@ -83,7 +105,7 @@ mod tests {
                 .map(|size| { let llc = (next..next + size).collect(); next += size; llc })
                 .collect();
             let topology = Topology::new(1, llcs, cores, 1).unwrap();
-            if let Ok(cpus) = assign(&topology, &host) {
+            if let Ok(cpus) = first_choice(&topology, &host) {
                 let mut sorted = cpus.clone();
                 sorted.sort_unstable();
                 sorted.dedup();

@@ -40,14 +40,6 @@ impl HostCpus {
         llcs.sort();
         Self { llcs }
     }
-
-    /// The number of the LLC that `cpu` belongs to: its first usable CPU.
-    pub(super) fn llc_of(&self, cpu: u32) -> Option<u32> {
-        self.llcs
-            .iter()
-            .find(|llc| llc.contains(&cpu))
-            .and_then(|llc| llc.first().copied())
-    }
 }
 
 /// The CPUs that share the last level cache with `cpu`, as sysfs writes them.
@@ -84,8 +76,6 @@ mod tests {
         }
         let host = HostCpus::group([0, 2, 3].into_iter(), |cpu| shared_with(dir.path(), cpu));
         assert_eq!(host.llcs, [vec![0], vec![2, 3]]);
-        assert_eq!(host.llc_of(3), Some(2));
-        assert_eq!(host.llc_of(1), None);
     }
 
     #[test]

@@ -22,7 +22,6 @@ use std::path::Path;
 
 const FREE_HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 
-use self::assign::assign;
 use self::hostcpu::HostCpus;
 use crate::error::{Error, Result};
 use crate::memory::Backing;
@@ -31,12 +30,7 @@ use crate::topology::Topology;
 /// Finds and reserves a host CPU for each vCPU.
 pub(super) fn reserve(topology: &Topology, lock_dir: &Path) -> Result<Reservation> {
     let host = HostCpus::read().map_err(Error::system("read the host's CPUs"))?;
-    let cpus = assign(topology, &host.llcs).map_err(|unavailable| Error::PerfModeUnavailable {
-        what: unavailable.what,
-        needed: unavailable.needed,
-        found: unavailable.found,
-    })?;
-    let reservation = Reservation::take(lock_dir, &host, cpus)?;
+    let reservation = Reservation::take(lock_dir, &host, topology)?;
     check_priority(&reservation)?;
     Ok(reservation)
 }
