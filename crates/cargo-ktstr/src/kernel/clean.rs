@@ -1,8 +1,5 @@
 //! `cargo ktstr kernel clean`
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context as _, Result, bail};
 use ktstr::host::plan::kernel::{Cache, Lease};
 
@@ -13,7 +10,9 @@ use crate::output;
 
 /// Which entries go.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Leftovers of builds that were killed are removed whenever no build runs.")]
+#[command(
+    after_help = "What killed builds left is removed by every call; without arguments, only that."
+)]
 pub(crate) struct Options {
     /// These entries, by key.
     #[arg(value_name = "KEY")]
@@ -37,8 +36,22 @@ pub(crate) struct Options {
 
 /// Removes them.
 pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
+    let mut swept = 0;
+    for root in [
+        cache.root().to_owned(),
+        packages_dir(cache),
+        repositories_dir(cache),
+    ] {
+        swept += sweep(&Cache::at(root), options.dry_run)?;
+    }
     let entries = entries(cache);
-    let chosen = choose(options, &entries)?;
+    let chosen = match choose(options, &entries)? {
+        Some(chosen) => chosen,
+        None if swept > 0 => return Ok(Exit::Pass),
+        None => bail!(
+            "nothing was left by killed builds; say what else to remove: keys, --keep N, --damaged or --all"
+        ),
+    };
     let mut kept = Vec::new();
     for entry in chosen {
         if options.dry_run {
@@ -50,16 +63,10 @@ pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
             kept.push(entry.key.clone());
         }
     }
-    if !options.dry_run {
-        let others = if options.all {
-            vec![packages_dir(cache), repositories_dir(cache)]
-        } else {
-            Vec::new()
-        };
-        for dir in others {
+    if options.all && !options.dry_run {
+        for dir in [packages_dir(cache), repositories_dir(cache)] {
             clear(&Cache::at(dir))?;
         }
-        sweep(cache.root())?;
     }
     if kept.is_empty() {
         return Ok(Exit::Pass);
@@ -70,7 +77,8 @@ pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
     )
 }
 
-fn choose<'a>(options: &Options, entries: &'a [Entry]) -> Result<Vec<&'a Entry>> {
+/// The entries that the options name; `None` when they name none.
+fn choose<'a>(options: &Options, entries: &'a [Entry]) -> Result<Option<Vec<&'a Entry>>> {
     if !options.keys.is_empty() {
         let find = |key: &String| {
             entries
@@ -84,24 +92,29 @@ fn choose<'a>(options: &Options, entries: &'a [Entry]) -> Result<Vec<&'a Entry>>
                     )
                 })
         };
-        return options.keys.iter().map(find).collect();
+        return options
+            .keys
+            .iter()
+            .map(find)
+            .collect::<Result<_>>()
+            .map(Some);
     }
     if options.all {
-        return Ok(entries.iter().collect());
+        return Ok(Some(entries.iter().collect()));
     }
     let damaged = |entry: &&Entry| entry.damage.is_some();
     if options.damaged {
-        return Ok(entries.iter().filter(damaged).collect());
+        return Ok(Some(entries.iter().filter(damaged).collect()));
     }
     let Some(keep) = options.keep else {
-        bail!("say what to remove: keys, --keep N, --damaged or --all");
+        return Ok(None);
     };
     // Damaged ones never take a place of a good one.
     let old = entries
         .iter()
         .filter(|entry| entry.damage.is_none())
         .skip(keep);
-    Ok(old.chain(entries.iter().filter(damaged)).collect())
+    Ok(Some(old.chain(entries.iter().filter(damaged)).collect()))
 }
 
 fn lock(options: &Options, cache: &Cache, key: &str) -> Result<Option<Lease>> {
@@ -119,49 +132,24 @@ fn clear(cache: &Cache) -> Result<()> {
             cache.remove(&key, &lock)?;
         }
     }
-    sweep(cache.root())
+    Ok(())
 }
 
-/// What killed builds left, if nobody builds now: every builder holds some entry's lock.
-fn sweep(root: &Path) -> Result<()> {
-    let paths: Vec<PathBuf> = fs::read_dir(root)
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .collect();
-    let name = |path: &Path| {
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
-    };
-    let left: Vec<&PathBuf> = paths
-        .iter()
-        .filter(|path| {
-            [".build-", ".removed-", ".clone-", ".extract-"]
-                .iter()
-                .any(|mark| name(path).starts_with(mark))
-        })
-        .collect();
-    if left.is_empty() {
-        return Ok(());
-    }
-    let cache = Cache::at(root.to_owned());
-    let mut locks = Vec::new();
-    for path in &paths {
-        let name = name(path);
-        if let Some(key) = name
-            .strip_prefix('.')
-            .and_then(|name| name.strip_suffix(".lock"))
-        {
-            match cache.try_lock_exclusive(key)? {
-                Some(lock) => locks.push(lock),
-                None => return Ok(()),
-            }
+/// What killed builds left: whoever builds or removes has its directory locked.
+fn sweep(cache: &Cache, dry_run: bool) -> Result<usize> {
+    let leftovers = cache.leftovers();
+    let count = leftovers.len();
+    for leftover in leftovers {
+        let path = leftover.path.display().to_string();
+        let size = output::mib(leftover.bytes);
+        if dry_run {
+            output::print(&format!("would remove the leftover {path} ({size})\n"))?;
+        } else {
+            leftover
+                .remove()
+                .with_context(|| format!("failed to remove {path}"))?;
+            output::print(&format!("removed the leftover {path} ({size})\n"))?;
         }
     }
-    for path in left {
-        fs::remove_dir_all(path).with_context(|| format!("failed to remove {}", path.display()))?;
-        output::print(&format!("removed the leftover {}\n", path.display()))?;
-    }
-    Ok(())
+    Ok(count)
 }

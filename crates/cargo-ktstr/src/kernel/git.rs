@@ -1,11 +1,10 @@
 //! `git+URL#tag=…`: a shallow checkout in the cache.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::plan::kernel::{Cache, sanitize_kernel_label};
+use ktstr::host::plan::kernel::{Cache, WorkDir, sanitize_kernel_label};
 use sha2::{Digest as _, Sha256};
 
 use super::repositories_dir;
@@ -47,15 +46,12 @@ pub(super) fn checkout(url: &str, at: &GitRef, cache: &Cache) -> Result<PathBuf>
         return Ok(tree);
     }
     // It gets its name only when it is whole; a half one goes away with this handle.
-    let half = tempfile::Builder::new()
-        .prefix(".clone-")
-        .tempdir_in(repositories.root())
-        .with_context(|| {
-            format!(
-                "failed to create a directory in {}",
-                repositories.root().display()
-            )
-        })?;
+    let half = WorkDir::new_in(repositories.root(), ".clone-").with_context(|| {
+        format!(
+            "failed to create a directory in {}",
+            repositories.root().display()
+        )
+    })?;
     git(half.path(), &["init", "--quiet"])?;
     git(half.path(), &["remote", "add", "origin", url])?;
     git(
@@ -63,9 +59,8 @@ pub(super) fn checkout(url: &str, at: &GitRef, cache: &Cache) -> Result<PathBuf>
         &["fetch", "--depth", "1", "--quiet", "origin", &fetch],
     )?;
     git(half.path(), &["checkout", "--quiet", "FETCH_HEAD"])?;
-    let half = half.keep();
-    fs::rename(&half, &tree)
-        .with_context(|| format!("failed to move {} to {}", half.display(), tree.display()))?;
+    half.publish(&tree)
+        .with_context(|| format!("failed to publish {}", tree.display()))?;
     Ok(tree)
 }
 

@@ -7,6 +7,7 @@ use anyhow::Result;
 use ktstr::host::plan::kernel::{Cache, Metadata};
 use serde::Serialize;
 
+use super::{packages_dir, repositories_dir};
 use crate::exit::Exit;
 use crate::output;
 
@@ -75,6 +76,19 @@ pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
         );
     } else {
         output::print(&render(&entries))?;
+    }
+    for root in [
+        cache.root().to_owned(),
+        packages_dir(cache),
+        repositories_dir(cache),
+    ] {
+        for leftover in Cache::at(root).leftovers() {
+            eprintln!(
+                "a killed build left {} ({}); `cargo ktstr kernel clean` removes it",
+                leftover.path.display(),
+                output::mib(leftover.bytes)
+            );
+        }
     }
     Ok(Exit::Pass)
 }

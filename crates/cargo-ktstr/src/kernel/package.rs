@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::plan::kernel::{Cache, sanitize_kernel_label};
+use ktstr::host::plan::kernel::{Cache, WorkDir, sanitize_kernel_label};
 use sha2::{Digest as _, Sha256};
 
 use super::packages_dir;
@@ -49,15 +49,12 @@ pub(super) fn extract(package: &Path, cache: &Cache) -> Result<Resolved> {
         packages.lock_exclusive(&key, || eprintln!("  waiting for another user of {name} …"))?;
     let dir = packages.root().join(&key);
     if !dir.is_dir() {
-        let work = tempfile::Builder::new()
-            .prefix(".extract-")
-            .tempdir_in(packages.root())
-            .with_context(|| {
-                format!(
-                    "failed to create a directory in {}",
-                    packages.root().display()
-                )
-            })?;
+        let work = WorkDir::new_in(packages.root(), ".extract-").with_context(|| {
+            format!(
+                "failed to create a directory in {}",
+                packages.root().display()
+            )
+        })?;
         unpack(package, work.path())?;
         let files = collect(package, work.path())?;
         fs::rename(&files, &dir).with_context(|| format!("failed to publish {}", dir.display()))?;

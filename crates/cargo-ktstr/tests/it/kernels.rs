@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::fixture::{Project, Ran, files_below};
+use crate::fixture::{Project, Ran, files_below, lacks};
+use crate::interrupt::wait_for;
 
 /// A tree whose Makefile does what Linux's does: its configuration takes the whole fragment.
 pub(crate) fn mini_tree(dir: &Path, name: &str) -> PathBuf {
@@ -108,6 +109,58 @@ fn an_entry_in_use_is_left_alone() {
         .says(&["removed"]);
 }
 
+/// Processes that have `text` among their arguments.
+fn naming(text: &str) -> Vec<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .map(|entry| entry.path())
+        .filter(|path| fs::read_link(path.join("exe")).is_ok())
+        .filter_map(|path| fs::read_to_string(path.join("cmdline")).ok())
+        .filter(|arguments| arguments.contains(text))
+        .collect()
+}
+
+/// Nobody can clean up after a SIGKILL: its children end by themselves, and what is left is shown and can be removed.
+#[test]
+fn a_killed_build_leaves_no_process_and_what_it_left_is_shown() {
+    let project = Project::new();
+    let tree = mini_tree(&project.root(), "linux");
+    let made = Command::new("mkfifo").arg(tree.join("wait")).status();
+    assert!(made.unwrap().success());
+    let mut build = project
+        .command(&["kernel", "build", "./linux"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the build", || tree.join("waiting").exists().then_some(()));
+    let here = project.cache().display().to_string();
+    assert!(!naming(&here).is_empty(), "make has its output directory");
+    project
+        .run(&["kernel", "clean"])
+        .exits(1)
+        .says(&["nothing was left"]);
+    build.kill().unwrap();
+    build.wait().unwrap();
+    wait_for("make's end", || naming(&here).is_empty().then_some(()));
+    let left = "a killed build left";
+    project
+        .run(&["kernel", "list"])
+        .exits(0)
+        .says(&[left, ".build-"]);
+    let dry = ["kernel", "clean", "--dry-run"];
+    project
+        .run(&dry)
+        .exits(0)
+        .says(&["would remove the leftover"]);
+    project
+        .run(&["kernel", "clean"])
+        .exits(0)
+        .says(&["removed the leftover"]);
+    let list = project.run(&["kernel", "list"]);
+    assert!(!list.stderr.contains(left), "{}", list.stderr);
+}
+
 #[test]
 fn damaged_entries_are_shown_and_cleaned() {
     let project = Project::new();
@@ -205,8 +258,7 @@ fn a_package_without_what_guests_need_is_refused_by_option() {
         format!("./{name}.deb")
     };
     if Command::new("dpkg-deb").arg("--version").output().is_err() {
-        eprintln!("skipped: there is no dpkg-deb on this host");
-        return;
+        return lacks("dpkg-deb", "there is no dpkg-deb on this host");
     }
     let good = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_DEVTMPFS=y\nCONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_VIRTIO_CONSOLE=y\n\
                 CONFIG_VIRTIO_PCI=y\nCONFIG_SCHED_CLASS_EXT=y\n";
@@ -259,11 +311,8 @@ fn a_full_disk_is_told_and_leaves_nothing() {
         .output()
         .unwrap();
     if !mounted.status.success() {
-        eprintln!(
-            "skipped: a tmpfs cannot be mounted here: {}",
-            String::from_utf8_lossy(&mounted.stderr)
-        );
-        return;
+        let why = String::from_utf8_lossy(&mounted.stderr);
+        return lacks("root", &format!("a tmpfs cannot be mounted here: {why}"));
     }
     let unmount = Unmount(disk.clone());
     let ran = project

@@ -13,7 +13,7 @@
 //! the host asks for all of it and runs alone. A file that nobody has locked belongs to a process that is gone: the kernel
 //! frees the locks of a killed one, and the head removes what it left.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,6 +27,7 @@ use rustix::fs::{FlockOperation, flock, inotify};
 use rustix::io::Errno;
 
 use crate::host::plan::config::Variable;
+use crate::host::plan::kernel::create_for_all;
 use crate::model::entry::KtstrTestEntry;
 
 /// A CPU beside the vCPUs: for the engine's other threads and our own.
@@ -182,11 +183,7 @@ fn admit_in(
         wanted.mib
     );
     let path = dir.join(format!("head-{tail}"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .map_err(fail("create", &path))?;
+    let mut file = create_for_all(&path).map_err(fail("create", &path))?;
     let mut admission = Admission {
         file: file.try_clone().map_err(fail("open", &path))?,
         path: path.clone(),
@@ -256,16 +253,14 @@ fn enter_queue(dir: &Path, on_wait: impl FnOnce(&str)) -> Result<File, Admission
     }
 }
 
-/// A file that another user made must be opened without the wish to create it (proc(5): `protected_regular`).
+/// A file that another user made must be opened without the wish to create it (proc(5): `protected_regular`), and one of ours
+/// must be readable for others whatever our umask.
 fn open_queue(path: &Path) -> io::Result<File> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         opened => return opened,
     }
-    match OpenOptions::new().write(true).create_new(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => File::open(path),
-        opened => opened,
-    }
+    create_for_all(path)
 }
 
 /// What a lock file says.
@@ -490,5 +485,25 @@ mod tests {
         fs::write(&file, b"").unwrap();
         let error = admit_in(&file.join("x"), HOST, "t", need(1, 1), &mut |_| ()).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
+    }
+
+    /// Files of somebody whose umask keeps all to himself are readable for everybody: these are the queue of the whole host.
+    #[test]
+    fn the_queue_is_everybodys_whatever_the_umask_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("vms");
+        let hidden = rustix::fs::Mode::from_raw_mode(0o077);
+        // Of the whole process; what another test makes meanwhile stays its own user's.
+        let before = rustix::process::umask(hidden);
+        let _admission = take(&place, need(1, 1));
+        rustix::process::umask(before);
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&place), 0o1777);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&place).unwrap().flatten() {
+            names.push(entry.file_name());
+            assert_eq!(mode(&entry.path()), 0o644, "{:?}", entry.file_name());
+        }
+        assert_eq!(names.len(), 2, "{names:?}");
     }
 }

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use sha2::{Digest as _, Sha256};
 
-use super::cache::{Cache, Metadata, sha256};
+use super::cache::{Cache, Metadata, WorkDir, sha256};
 use super::config::{FRAGMENT, defines, dropped};
 use super::mirror::{self, Release};
 use super::{IMAGE, Kernel, KernelError, VMLINUX, VMLINUX_DEBUG};
@@ -101,9 +102,7 @@ pub fn build(
         });
     }
     check_space(cache.root(), options.min_free_bytes)?;
-    let work = tempfile::Builder::new()
-        .prefix(".build-")
-        .tempdir_in(cache.root())
+    let work = WorkDir::new_in(cache.root(), ".build-")
         .map_err(io_error("create a build directory in", cache.root()))?;
     let mut steps = Steps {
         options,
@@ -245,6 +244,24 @@ fn git_head(tree: &Path) -> Option<String> {
     ))
 }
 
+/// Ends the command when the thread that starts it ends, killed or not: make passes the signal on to what it has started.
+/// The thread waits for the command, so it does not end before it by itself.
+fn end_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let in_child = move || {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        // It may have ended before this process asked.
+        let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+        if now == Some(parent) {
+            Ok(())
+        } else {
+            Err(std::io::Error::from(rustix::io::Errno::SRCH))
+        }
+    };
+    // SAFETY: prctl and getppid are system calls that are allowed between fork and exec; nothing is allocated or locked.
+    unsafe { command.pre_exec(in_child) };
+}
+
 struct Steps<'a> {
     options: &'a BuildOptions,
     progress: &'a mut dyn Progress,
@@ -276,6 +293,7 @@ impl Steps<'_> {
             .log
             .try_clone()
             .map_err(io_error("share the log", &self.options.log))?;
+        end_with_parent(command);
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,8 +1,8 @@
 //! Built kernels on disk.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -109,6 +109,31 @@ impl Cache {
         keys
     }
 
+    /// What killed builds and removals left: directories that nobody has locked.
+    #[must_use]
+    pub fn leftovers(&self) -> Vec<Leftover> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let leftover = |entry: fs::DirEntry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let is_work = WORK_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+            let path = entry.path();
+            if !is_work || !path.is_dir() {
+                return None;
+            }
+            let lock = File::open(&path).ok()?;
+            flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+            Some(Leftover {
+                bytes: bytes_below(&path),
+                path,
+                _lock: lock,
+            })
+        };
+        let mut found: Vec<Leftover> = entries.filter_map(leftover).collect();
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        found
+    }
+
     /// What the entry says of itself, after its files were compared with that.
     ///
     /// # Errors
@@ -205,6 +230,9 @@ impl Cache {
         if grave.exists() {
             fs::remove_dir_all(&grave).map_err(fail("remove", &grave))?;
         }
+        // Nobody takes it for a leftover meanwhile.
+        let lock = File::open(&dir).map_err(fail("open", &dir))?;
+        let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
         fs::rename(&dir, &grave).map_err(fail("remove", &dir))?;
         fs::remove_dir_all(&grave).map_err(fail("remove", &grave))
     }
@@ -229,13 +257,13 @@ impl Cache {
             let path = path.clone();
             move |source| KernelError::Cache { what, path, source }
         };
-        fs::create_dir_all(&self.root).map_err(fail("create the directory of"))?;
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(fail("open"))?;
+        let file = match open_lock(&self.root, &path) {
+            // Nobody who could remove the entry has ever locked it, and this process cannot.
+            Err(_) if how == FlockOperation::LockShared && !path.exists() => {
+                File::open(self.root.join(key)).map_err(fail("open the entry of"))?
+            }
+            opened => opened.map_err(fail("open"))?,
+        };
         match flock(&file, how) {
             Ok(()) => Ok(Some(Lease { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -282,6 +310,100 @@ impl Cache {
         }
         fs::rename(files, &dir).map_err(fail("publish", &dir))
     }
+}
+
+/// A lock needs no write: a cache may be another user's, or lie on a file system that is read-only.
+fn open_lock(root: &Path, path: &Path) -> io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    fs::create_dir_all(root)?;
+    create_for_all(path)
+}
+
+/// Creates an empty file that every user can open for reading, whatever the umask; one that is there is opened.
+pub(in crate::host::plan) fn create_for_all(path: &Path) -> io::Result<File> {
+    let dir = path.parent().unwrap_or(path);
+    let new = tempfile::NamedTempFile::new_in(dir)?;
+    new.as_file()
+        .set_permissions(fs::Permissions::from_mode(0o644))?;
+    match new.persist_noclobber(path) {
+        Ok(file) => Ok(file),
+        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => File::open(path),
+        Err(error) => Err(error.error),
+    }
+}
+
+/// A directory of the cache in which something is made; it goes away with its maker, and is known as a leftover if that was
+/// killed, because nobody has it locked then.
+#[derive(Debug)]
+pub struct WorkDir {
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+impl WorkDir {
+    /// Makes one in `root`; the prefix begins with a dot and says what is made.
+    ///
+    /// # Errors
+    /// When it cannot be made or locked.
+    pub fn new_in(root: &Path, prefix: &str) -> io::Result<Self> {
+        let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(root)?;
+        let lock = File::open(dir.path())?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// Gives the whole directory its lasting name.
+    ///
+    /// # Errors
+    /// When the rename is refused; then it is removed.
+    pub fn publish(self, name: &Path) -> io::Result<()> {
+        fs::rename(self.dir.path(), name)?;
+        // Nothing is left to remove.
+        let _ = self.dir.keep();
+        Ok(())
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// What a killed process left in a cache.
+#[derive(Debug)]
+pub struct Leftover {
+    /// The directory.
+    pub path: PathBuf,
+    /// What it takes.
+    pub bytes: u64,
+    _lock: File,
+}
+
+impl Leftover {
+    /// Removes it.
+    ///
+    /// # Errors
+    /// When a file of it cannot be removed.
+    pub fn remove(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path)
+    }
+}
+
+/// Prefixes of directories in which something is made or removed.
+const WORK_PREFIXES: [&str; 4] = [".build-", ".clone-", ".extract-", ".removed-"];
+
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_below(&entry.path()),
+        Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |meta| meta.blocks() * 512),
+        _ => 0,
+    };
+    entries.map(size).sum()
 }
 
 /// The entry's metadata if its files are what it says.
@@ -448,5 +570,68 @@ mod tests {
                 .unwrap()
                 .is_some()
         );
+    }
+
+    /// What `act` sees as a user who is neither root nor the owner of anything.
+    fn as_nobody<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+        let nobody = rustix::process::Uid::from_raw(65_534);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                if rustix::process::geteuid().is_root() {
+                    // Of this thread alone.
+                    rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+                }
+                act()
+            });
+            thread.join().unwrap()
+        })
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_serves_its_kernels() {
+        let (dir, cache) = with_entry();
+        set_mode(dir.path(), 0o755);
+        set_mode(cache.root(), 0o555);
+        let lock = cache.lock_path("k");
+        assert_eq!(lock.metadata().unwrap().mode() & 0o777, 0o644);
+        as_nobody(|| {
+            let first = cache.newest().unwrap().unwrap();
+            assert_eq!(first.image, cache.root().join("k/bzImage"));
+            // The shared lock is a real one.
+            let taken = cache.try_lock("k", FlockOperation::NonBlockingLockExclusive);
+            assert!(taken.unwrap().is_none());
+        });
+        // One that was copied without its locks.
+        set_mode(cache.root(), 0o755);
+        fs::remove_file(&lock).unwrap();
+        set_mode(cache.root(), 0o555);
+        as_nobody(|| assert!(cache.entry("k").unwrap().is_some()));
+        set_mode(cache.root(), 0o755);
+    }
+
+    #[test]
+    fn what_a_killed_build_left_is_known_by_its_missing_lock() {
+        let (_dir, cache) = with_entry();
+        let _user = cache.entry("k").unwrap().unwrap();
+        let building = WorkDir::new_in(cache.root(), ".build-").unwrap();
+        assert!(cache.leftovers().is_empty(), "it is being built");
+        // A kernel in use is no reason to keep what a killed build left.
+        let left = cache.root().join(".build-killed");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("object"), vec![1; 100_000]).unwrap();
+        let found = cache.leftovers();
+        let [leftover] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        assert_eq!(leftover.path, left);
+        assert!(leftover.bytes >= 100_000, "{leftover:?}");
+        for leftover in found {
+            leftover.remove().unwrap();
+        }
+        assert!(!left.exists() && building.path().is_dir());
     }
 }

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 use crate::host::plan::config::Variable;
 
 pub use build::{BuildOptions, Progress, Source, build};
-pub use cache::{Cache, Lease, Metadata};
+pub(in crate::host::plan) use cache::create_for_all;
+pub use cache::{Cache, Lease, Leftover, Metadata, WorkDir};
 pub use mirror::{DEFAULT_MIRROR, Release, mirror_base, releases};
 
 /// File of the boot image in a cache entry.
