@@ -180,4 +180,63 @@ mod tests {
         );
         check(Assert::DEFAULT, &report(0, [9, 1]), Outcome::Pass);
     }
+
+    /// One run that breaks every limit; each check alone fails it, and passes it once its limit is moved.
+    #[test]
+    fn each_threshold_alone_fails_a_run_and_moved_passes_it() {
+        let mut report = report(10, [9, 1]);
+        let (mut fallbacks, mut kept) = (0, 0);
+        for sample in &mut report.samples {
+            fallbacks += 100;
+            kept += 50;
+            let events = [
+                ("select_cpu_fallback", fallbacks),
+                ("dispatch_keep_last", kept),
+            ];
+            sample.events = events.map(|(name, count)| (name.to_owned(), count)).into();
+            let [first, second] = sample.cpus.as_mut_slice() else {
+                unreachable!("two CPUs");
+            };
+            first.local_dsq_depth = Some(60);
+            second.rq_clock = 77;
+        }
+        let report = MonitorReport::new(report.samples, 1_000);
+        let none = Assert::NONE.enforce_monitor_thresholds(true);
+        check(none, &report, Outcome::Pass);
+        for (trips, moved) in [
+            (none.max_imbalance_ratio(8.9), none.max_imbalance_ratio(9.0)),
+            (none.max_local_dsq_depth(59), none.max_local_dsq_depth(60)),
+            (
+                none.fail_on_rq_clock_stuck(true),
+                none.fail_on_rq_clock_stuck(false),
+            ),
+            // 100 events in 100 ms on 2 vCPUs are 500 per vCPU-second.
+            (none.max_fallback_rate(499.0), none.max_fallback_rate(501.0)),
+            (
+                none.max_keep_last_rate(249.0),
+                none.max_keep_last_rate(251.0),
+            ),
+        ] {
+            check(trips, &report, Outcome::Fail);
+            check(moved, &report, Outcome::Pass);
+            let told = check(
+                trips.enforce_monitor_thresholds(false),
+                &report,
+                Outcome::Pass,
+            );
+            assert_eq!(told.info_notes.len(), 1, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_breach_counts_when_it_lasts_as_long_as_asked() {
+        let mut report = report(10, [1, 2]);
+        for sample in report.samples.iter_mut().skip(SETTLE_SAMPLES + 3).take(4) {
+            sample.cpus[0].nr_running = 9;
+        }
+        let report = MonitorReport::new(report.samples, 1_000);
+        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
+        check(enforced.sustained_samples(4), &report, Outcome::Fail);
+        check(enforced.sustained_samples(5), &report, Outcome::Pass);
+    }
 }
