@@ -70,8 +70,11 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
             found.extend(check_variables(&name, &text));
         }
     }
-    let readme = fs::read_to_string(root.join("README.md")).context("failed to read README.md")?;
-    found.extend(check_readme(&readme));
+    for page in ["README.md", "book/src/reference.md"] {
+        let text =
+            fs::read_to_string(root.join(page)).with_context(|| format!("failed to read {page}"))?;
+        found.extend(check_table(page, &text));
+    }
     found.extend(knobs::complaints(root, &metadata)?);
     for page in [
         "README.md",
@@ -187,14 +190,14 @@ fn check_variables(name: &str, text: &str) -> Vec<String> {
     found
 }
 
-/// The README's table explains every variable of a user, and no other one.
-fn check_readme(readme: &str) -> Vec<String> {
-    let rows = || readme.lines().filter(|line| line.starts_with("| `"));
+/// The page's table explains every variable of a user, and no other one.
+fn check_table(page: &str, text: &str) -> Vec<String> {
+    let rows = || text.lines().filter(|line| line.starts_with("| `"));
     let explained = |name: &str| rows().any(|row| row.contains(&format!("`{name}")));
     let missing = Variable::ALL.iter().map(|variable| variable.name());
     let mut found: Vec<String> = missing
         .filter(|name| !explained(name))
-        .map(|name| format!("README.md does not explain {name}; add it to the table there"))
+        .map(|name| format!("{page} does not explain {name}; add it to the table there"))
         .collect();
     for row in rows() {
         let cell = row.split('`').nth(1).unwrap_or_default();
@@ -202,7 +205,7 @@ fn check_readme(readme: &str) -> Vec<String> {
         let is_ours = name.starts_with("KTSTR_");
         if is_ours && !Variable::ALL.iter().any(|variable| variable.name() == name) {
             found.push(format!(
-                "README.md explains {name}, which nothing reads; remove the row, or read it"
+                "{page} explains {name}, which nothing reads; remove the row, or read it"
             ));
         }
     }
@@ -272,8 +275,8 @@ mod tests {
             .iter()
             .map(|variable| format!("| `{}=1` | … |\n", variable.name()))
             .collect();
-        assert_eq!(check_readme(&all), Vec::<String>::new());
-        let missing = check_readme(&all.replace("KTSTR_QEMU", "KTSTR_EMULATOR"));
+        assert_eq!(check_table("README.md", &all), Vec::<String>::new());
+        let missing = check_table("README.md", &all.replace("KTSTR_QEMU", "KTSTR_EMULATOR"));
         assert!(
             missing[0].contains("does not explain KTSTR_QEMU"),
             "{missing:?}"

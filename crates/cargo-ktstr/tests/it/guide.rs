@@ -83,7 +83,7 @@ fn links_and_anchors_lead_somewhere() {
 }
 
 #[test]
-fn every_rust_block_compiles() {
+fn every_rust_block_compiles_and_what_is_registered_by_hand_runs() {
     let dir = tempfile::tempdir().unwrap();
     let mut modules = String::new();
     let mut count = 0;
@@ -121,13 +121,19 @@ fn every_rust_block_compiles() {
     )
     .unwrap();
     fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
-    let output = Command::new(env!("CARGO"))
-        .args(["test", "--no-run", "--offline"])
-        .current_dir(dir.path())
-        .env("CARGO_TARGET_DIR", target())
-        .output()
-        .unwrap();
-    Ran::new(output).exits(0);
+    let cargo = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command
+            .args(["test", "--offline", "--test", "blocks"])
+            .args(args)
+            .current_dir(dir.path())
+            .env("CARGO_TARGET_DIR", target());
+        Ran::new(command.output().unwrap())
+    };
+    cargo(&["--no-run"]).exits(0);
+    cargo(&["--", "--exact", "by_hand"])
+        .exits(0)
+        .says(&["test by_hand ... ok", "1 passed"]);
 }
 
 /// Chapters whose commands are run, in this order and in one project, and how many blocks of commands each has.
