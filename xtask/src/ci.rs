@@ -1,6 +1,7 @@
 //! `cargo xtask ci`
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -8,11 +9,11 @@ use crate::{book, kernel, lab_tests, setup, sh, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run() -> Result<()> {
-    kernel::run(&kernel::Options::default())?;
-    setup::for_checks()?;
     let mut done = Steps::default();
-    let mut note = |name: &str, result| done.note(name, result);
-    note("tidy", tidy::run());
+    // Without these nothing else can be judged.
+    done.time("kernel", || kernel::run(&kernel::Options::default()))?;
+    done.time("setup", setup::for_checks)?;
+    done.note("tidy", tidy::run);
     let cargo: [(&str, &[&str]); 5] = [
         ("fmt", &["fmt", "--all", "--check"]),
         (
@@ -40,12 +41,11 @@ pub(crate) fn run() -> Result<()> {
         ("vm-tests", &["test", "-p", "ktstr-tests", "--no-fail-fast"]),
     ];
     for (name, args) in cargo {
-        note(
-            name,
-            sh::logged(name, with_flags(name, &mut sh::cargo(args))),
-        );
+        done.note(name, || {
+            sh::logged(name, with_flags(name, &mut sh::cargo(args)))
+        });
     }
-    done.note("book", book::run());
+    done.note("book", book::run);
     run_in_lab(&mut done);
     done.finish()
 }
@@ -59,31 +59,56 @@ pub(crate) fn lab() -> Result<()> {
 }
 
 fn run_in_lab(steps: &mut Steps) {
-    steps.note("kvm-in-lab", lab_tests::kvm_tests());
-    steps.note("verdicts-in-lab", lab_tests::verdicts());
-    steps.note("faults-in-lab", lab_tests::faults());
+    steps.note("kvm-in-lab", lab_tests::kvm_tests);
+    steps.note("verdicts-in-lab", lab_tests::verdicts);
+    steps.note("faults-in-lab", lab_tests::faults);
 }
 
-/// What has passed and what has failed.
+/// What has passed and what has failed, and how long each took.
 #[derive(Debug, Default)]
 struct Steps {
-    passed: usize,
     failed: Vec<String>,
+    took: Vec<(String, Duration)>,
 }
 
 impl Steps {
-    fn note(&mut self, name: &str, done: Result<()>) {
-        match done {
-            Ok(()) => self.passed += 1,
-            Err(error) => {
-                eprintln!("{name}: {error:#}");
-                self.failed.push(name.to_owned());
-            }
+    fn time<T>(&mut self, name: &str, step: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let done = step();
+        self.took.push((name.to_owned(), started.elapsed()));
+        done
+    }
+
+    fn note(&mut self, name: &str, step: impl FnOnce() -> Result<()>) {
+        if let Err(error) = self.time(name, step) {
+            eprintln!("{name}: {error:#}");
+            self.failed.push(name.to_owned());
         }
     }
 
+    /// One line for each step and one for all.
+    fn summary(&self) -> String {
+        let mut text = String::new();
+        for (name, took) in &self.took {
+            let mark = if self.failed.contains(name) {
+                "  FAILED"
+            } else {
+                ""
+            };
+            text.push_str(&format!("{name:<16} {:>8}{mark}\n", minutes(*took)));
+        }
+        let whole = self.took.iter().map(|(_, took)| *took).sum();
+        let passed = self.took.len() - self.failed.len();
+        let failed = self.failed.len();
+        text.push_str(&format!(
+            "{passed} passed, {failed} failed, in {}",
+            minutes(whole)
+        ));
+        text
+    }
+
     fn finish(self) -> Result<()> {
-        println!("{} passed, {} failed", self.passed, self.failed.len());
+        println!("{}", self.summary());
         if self.failed.is_empty() {
             Ok(())
         } else {
@@ -92,13 +117,44 @@ impl Steps {
     }
 }
 
+fn minutes(took: Duration) -> String {
+    format!("{}:{:02} min", took.as_secs() / 60, took.as_secs() % 60)
+}
+
 fn with_flags<'c>(name: &str, command: &'c mut Command) -> &'c mut Command {
     if name == "doc" {
         command.env("RUSTDOCFLAGS", "-D warnings")
+    } else if name == "unit-tests" && ktstr_vmm::probe().engine != ktstr_vmm::Engine::Kvm {
+        // The steps in the lab run these.
+        command.env("KTSTR_TESTS_LACK", "kvm")
     } else if name == "vm-tests" {
         // Tests that measure share their host with nothing but their own VM.
         command.env("RUST_TEST_THREADS", "1")
     } else {
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_step_is_told_with_its_time_and_its_failure() {
+        let mut steps = Steps::default();
+        steps.note("tidy", || Ok(()));
+        steps.note("clippy", || bail!("no"));
+        steps.took[1].1 = Duration::from_secs(125);
+        assert_eq!(
+            steps.summary(),
+            "tidy             0:00 min\nclippy           2:05 min  FAILED\n1 passed, 1 failed, in 2:05 min"
+        );
+        assert!(
+            steps
+                .finish()
+                .unwrap_err()
+                .to_string()
+                .contains("failed: clippy")
+        );
     }
 }

@@ -9,7 +9,7 @@ use comfy_table::Table;
 use ktstr::host::evidence::sidecar::{Sidecar, collect_pool};
 use ktstr::model::verdict::Outcome;
 
-use crate::{kernel, sh};
+use crate::{kernel, setup, sh};
 
 /// Runs the demo tests and shows a table.
 pub(crate) fn run(scheduler: Option<&str>) -> Result<()> {
@@ -18,7 +18,9 @@ pub(crate) fn run(scheduler: Option<&str>) -> Result<()> {
         "build-demo",
         &mut sh::cargo(&["build", "-p", "ktstr-tests", "-p", "scx-fixture", "--bins"]),
     )?;
-    let third_party = scheduler.map(install).transpose()?;
+    let third_party = scheduler.map(setup::scheduler).transpose()?;
+    // Another demo of this checkout would clear this one's results.
+    let _one_at_a_time = sh::lock("demo")?;
     let dir = sh::target().join("ktstr/demo");
     // Only this run's results belong into the table.
     if dir.exists() {
@@ -89,27 +91,4 @@ fn print_table(dir: &Path) -> Result<()> {
     }
     println!("{table}");
     Ok(())
-}
-
-/// Installs a scheduler from the crates registry into the cache, once.
-fn install(name: &str) -> Result<PathBuf> {
-    if name.is_empty()
-        || !name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-    {
-        bail!("'{name}' is no crate's name; give one such as scx_rusty");
-    }
-    let root = sh::target().join("schedulers");
-    let path = root.join("bin").join(name);
-    if !path.is_file() {
-        let root = root.display().to_string();
-        let mut install = sh::cargo(&["install", "--locked", "--root", &root, name]);
-        install.env("CARGO_TARGET_DIR", sh::target().join("schedulers-build"));
-        if std::env::var_os("BPF_CLANG").is_none() && Path::new("/usr/bin/clang-19").is_file() {
-            install.env("BPF_CLANG", "clang-19");
-        }
-        sh::logged(&format!("install-{name}"), &mut install)?;
-    }
-    Ok(path)
 }

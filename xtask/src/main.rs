@@ -35,7 +35,7 @@ struct Cli {
 enum Command {
     /// Install what is missing (as root on a Debian-like system), or print the one command that does.
     Setup {
-        /// Also what only this repository's own checks need.
+        /// Also what only this repository's own checks need: referees, cargo-nextest, a scheduler of the crates registry.
         #[arg(long)]
         checks: bool,
     },

@@ -1,9 +1,11 @@
 //! `cargo xtask setup`
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use ktstr::host::plan::config::cache_dir;
 
 use crate::sh;
 
@@ -89,18 +91,22 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+const VENV: Need = Need {
+    what: "Python's venv, for drgn",
+    met: has_venv,
+    packages: &["python3-venv"],
+};
+
+const BPFTOOL: Need = Need {
+    what: "bpftool",
+    met: || is_on_path("bpftool") || Path::new("/usr/sbin/bpftool").is_file(),
+    packages: &["bpftool"],
+};
+
 /// Referees of the tests.
 const CHECK_NEEDS: &[Need] = &[
-    Need {
-        what: "Python's venv, for drgn",
-        met: has_venv,
-        packages: &["python3-venv"],
-    },
-    Need {
-        what: "bpftool",
-        met: || is_on_path("bpftool") || Path::new("/usr/sbin/bpftool").is_file(),
-        packages: &["bpftool"],
-    },
+    VENV,
+    BPFTOOL,
     Need {
         what: "Chromium, for reports",
         met: || is_on_path("chromium") || is_on_path("google-chrome"),
@@ -140,15 +146,93 @@ fn major_of(clang: &str) -> Option<u32> {
 
 /// Installs what is missing where that is possible, else says how.
 pub(crate) fn run() -> Result<()> {
+    let _one_at_a_time = sh::lock("set-up")?;
     meet(NEEDS)
 }
 
 /// The same for what only this repository's checks need.
 pub(crate) fn for_checks() -> Result<()> {
+    let _one_at_a_time = sh::lock("set-up")?;
     meet(CHECK_NEEDS)?;
     drgn()?;
     crate::stock_kernel::fetch()?;
-    llvm_tools()
+    llvm_tools()?;
+    nextest()?;
+    scheduler_for_checks().map(drop)
+}
+
+/// The same for what `cargo xtask bench` needs beside [`NEEDS`].
+pub(crate) fn for_bench() -> Result<()> {
+    let _one_at_a_time = sh::lock("set-up")?;
+    meet(&[VENV, BPFTOOL])?;
+    drgn().map(drop)
+}
+
+/// The other runner of `cargo ktstr test`.
+fn nextest() -> Result<()> {
+    let there = sh::cargo(&["nextest", "--version"]).output();
+    if there.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    let install = ["install", "--locked", "--quiet", "cargo-nextest"];
+    sh::logged("install-nextest", &mut sh::cargo(&install))
+}
+
+/// Somebody else's scheduler, for the tests: of those of scx the one that builds fastest and tells its figures.
+const CHECKED_SCHEDULER: (&str, &str) = ("scx_bpfland", "1.1.4");
+
+/// That scheduler in the cache, built without optimisation once: three minutes of CPU time, of which libbpf takes half.
+fn scheduler_for_checks() -> Result<PathBuf> {
+    let (name, version) = CHECKED_SCHEDULER;
+    let root = schedulers().join("checks");
+    let program = root.join("bin").join(name);
+    let found = Command::new(&program).arg("--version").output();
+    if found.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(version)) {
+        return Ok(program);
+    }
+    install(name, &root, &["--debug", "--force", "--version", version])
+}
+
+/// Where schedulers of the crates registry are installed.
+fn schedulers() -> PathBuf {
+    cache_dir().join("schedulers")
+}
+
+/// A scheduler of the crates registry, optimised, installed in the cache once.
+pub(crate) fn scheduler(name: &str) -> Result<PathBuf> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    ensure!(
+        !name.is_empty() && name.chars().all(plain),
+        "'{name}' is not the name of a crate; give one such as scx_rusty"
+    );
+    let _one_at_a_time = sh::lock("set-up")?;
+    let root = schedulers();
+    let program = root.join("bin").join(name);
+    if program.is_file() {
+        return Ok(program);
+    }
+    install(name, &root, &[])
+}
+
+fn install(name: &str, root: &Path, options: &[&str]) -> Result<PathBuf> {
+    fs::create_dir_all(root).with_context(|| format!("failed to create {}", root.display()))?;
+    // A gigabyte that nobody needs afterwards.
+    let build = tempfile::Builder::new()
+        .prefix(".build-")
+        .tempdir_in(root)
+        .with_context(|| format!("failed to make a directory in {}", root.display()))?;
+    let mut command = sh::cargo(&["install", "--locked", name, "--root"]);
+    command
+        .arg(root)
+        .args(options)
+        .current_dir(root)
+        .env("CARGO_TARGET_DIR", build.path())
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    if std::env::var_os("BPF_CLANG").is_none() && is_on_path("clang-19") {
+        command.env("BPF_CLANG", "clang-19");
+    }
+    sh::logged(&format!("install-{name}"), &mut command)?;
+    Ok(root.join("bin").join(name))
 }
 
 /// The version of drgn that the readers of kernel memory are compared with.

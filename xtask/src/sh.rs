@@ -1,12 +1,14 @@
 //! Running commands, with a log and a line of progress each.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use ktstr::host::plan::config::cache_dir;
 
 /// The workspace's root.
 pub(crate) fn root() -> PathBuf {
@@ -24,6 +26,47 @@ pub(crate) fn log_path(name: &str) -> Result<PathBuf> {
     let dir = target().join("xtask-logs");
     fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
     Ok(dir.join(format!("{name}.log")))
+}
+
+/// Makes sure that only one process of this machine does this at a time, as long as the lock lives; says so if it has to wait.
+/// All checkouts and users' own caches share packages, so the lock lies where all of them find it.
+pub(crate) fn lock(what: &str) -> Result<File> {
+    lock_in(&cache_dir(), what, |holder| {
+        eprintln!("  waiting for another {what} to end{holder} …");
+    })
+}
+
+fn lock_in(dir: &Path, what: &str, on_wait: impl FnOnce(&str)) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
+    let path = dir.join(format!(".{what}.lock"));
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("failed to open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = holder.trim();
+            on_wait(&if holder.is_empty() {
+                String::new()
+            } else {
+                format!(" (pid {holder})")
+            });
+            file.lock()
+                .with_context(|| format!("failed to lock {}", path.display()))?;
+        }
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("failed to lock {}", path.display()));
+        }
+    }
+    // Only for people who wait.
+    let _ = file.set_len(0);
+    let _ = writeln!(file, "{}", std::process::id());
+    Ok(file)
 }
 
 /// Cargo, in the workspace.
@@ -101,6 +144,30 @@ const MOST_FAILURES: usize = 60;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two set-ups at once: the second says for whom it waits, and begins when the first has ended.
+    #[test]
+    fn two_of_a_kind_run_one_after_the_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = lock_in(dir.path(), "set-up", |_| panic!("nobody is there")).unwrap();
+        let _other_kind = lock_in(dir.path(), "demo", |_| panic!("nobody is there")).unwrap();
+        let (says, said) = std::sync::mpsc::channel();
+        let path = dir.path().to_owned();
+        let second = std::thread::spawn(move || {
+            let told = says.clone();
+            let _lock = lock_in(&path, "set-up", |holder| {
+                told.send(holder.to_owned()).unwrap()
+            });
+            says.send("has it".into()).unwrap();
+        });
+        let long = Duration::from_secs(30);
+        let holder = format!(" (pid {})", std::process::id());
+        assert_eq!(said.recv_timeout(long).unwrap(), holder);
+        assert!(said.try_recv().is_err(), "it did not wait");
+        drop(first);
+        assert_eq!(said.recv_timeout(long).unwrap(), "has it");
+        second.join().unwrap();
+    }
 
     #[test]
     fn a_test_that_failed_early_is_named() {

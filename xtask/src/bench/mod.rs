@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use comfy_table::Table;
 use ktstr::host::evidence::sidecar::Sidecar;
 
-use crate::{kernel, sh};
+use crate::{kernel, setup, sh};
 
 /// Repeats of each measurement; the median counts.
 const REPEATS: usize = 5;
@@ -19,6 +19,7 @@ const REPEATS: usize = 5;
 /// Prints the budget table for what exists.
 pub(crate) fn run(only_monitor: bool) -> Result<()> {
     kernel::run(&kernel::Options::default())?;
+    setup::for_bench()?;
     if only_monitor {
         return monitor::run();
     }
@@ -50,7 +51,7 @@ pub(crate) fn run(only_monitor: bool) -> Result<()> {
     vmm::rows(&mut table)?;
     capture(&mut table)?;
     framing(&mut table)?;
-    println!("{table}");
+    show(&table);
     monitor::run()
 }
 
@@ -89,7 +90,7 @@ fn framing(table: &mut Table) -> Result<()> {
             what.to_owned(),
             String::from(">= 3 GiB/s"),
             format!("{speed:.2} GiB/s"),
-            format!("{:.2}", 3.0 / speed),
+            ratio(3.0 / speed),
         ];
         table.add_row(row);
     }
@@ -101,11 +102,41 @@ fn add(table: &mut Table, what: &str, bar_ms: u32, measured: Option<Duration>) {
     let (text, ratio) = match measured {
         Some(time) => (
             format!("{:.2} ms", time.as_secs_f64() * 1e3),
-            format!("{:.2}", time.as_secs_f64() / bar.as_secs_f64()),
+            ratio(time.as_secs_f64() / bar.as_secs_f64()),
         ),
         None => ("not measured".into(), "-".into()),
     };
     table.add_row([what.to_owned(), format!("{bar_ms} ms"), text, ratio]);
+}
+
+/// A ratio to a bar; above 1 the bar is missed.
+fn ratio(ratio: f64) -> String {
+    let mark = if ratio > 1.0 { MISSED } else { "" };
+    format!("{ratio:.2}{mark}")
+}
+
+const MISSED: &str = " MISSED";
+
+/// Prints the table, and below it which bars were missed.
+fn show(table: &Table) {
+    println!("{table}\n{}", missed(table));
+}
+
+fn missed(table: &Table) -> String {
+    let cells = |row: &comfy_table::Row| -> Vec<String> {
+        row.cell_iter().map(comfy_table::Cell::content).collect()
+    };
+    let rows: Vec<Vec<String>> = table.row_iter().map(cells).collect();
+    let names: Vec<&str> = rows
+        .iter()
+        .filter(|row| row.iter().any(|cell| cell.ends_with(MISSED)))
+        .filter_map(|row| Some(row.first()?.trim()))
+        .collect();
+    if names.is_empty() {
+        String::from("Every bar that was measured is held.")
+    } else {
+        format!("Bars missed: {}", names.join("; "))
+    }
 }
 
 fn median<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
@@ -163,4 +194,25 @@ fn capture(table: &mut Table) -> Result<()> {
         String::from("-"),
     ]);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_bar_is_told_as_missed() {
+        let mut table = Table::new();
+        add(&mut table, "quick", 10, Some(Duration::from_millis(10)));
+        assert!(missed(&table).contains("Every bar"), "{}", missed(&table));
+        add(
+            &mut table,
+            "initramfs, warm",
+            10,
+            Some(Duration::from_millis(14)),
+        );
+        add(&mut table, "unmeasured", 10, None);
+        assert_eq!(missed(&table), "Bars missed: initramfs, warm");
+        assert!(table.to_string().contains("1.40 MISSED"), "{table}");
+    }
 }

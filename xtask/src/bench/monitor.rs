@@ -12,6 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use comfy_table::Table;
 use serde_json::Value;
 
+use super::{ratio, show};
 use crate::{setup, sh};
 
 /// Boots the guest and leaves its dump below [`guest`].
@@ -141,7 +142,7 @@ pub(super) fn run() -> Result<()> {
         table.add_row(row(job, &drgn));
     }
     table.add_row(share()?);
-    println!("{table}");
+    show(&table);
     if let Some(types) = drgn.get("types").and_then(Value::as_str) {
         println!("drgn had its types from {types}.");
     }
@@ -167,9 +168,8 @@ fn row(job: &Job, drgn: &Value) -> [String; 8] {
             .map_or_else(none, |bar| time(bar.as_secs_f64() * 1e9)),
         rated(job.id, median),
         rated(job.id, best),
-        job.bar.map_or_else(none, |bar| {
-            format!("{:.2}", best / (bar.as_secs_f64() * 1e9))
-        }),
+        job.bar
+            .map_or_else(none, |bar| ratio(best / (bar.as_secs_f64() * 1e9))),
         name.into(),
         theirs.map_or_else(none, time),
         theirs.map_or_else(none, |theirs| format!("{:.1}", theirs / best)),
@@ -186,7 +186,7 @@ fn share() -> Result<[String; 8]> {
         "10 %".into(),
         format!("{:.1} %", percent(median)),
         format!("{:.1} %", percent(best)),
-        format!("{:.2}", percent(best) / 10.0),
+        ratio(percent(best) / 10.0),
         none(),
         none(),
         none(),

@@ -9,7 +9,7 @@ use comfy_table::Table;
 use ktstr_vmm::{EngineChoice, RunningVm, Vm};
 use tempfile::NamedTempFile;
 
-use super::super::median;
+use super::super::{add, median, ratio};
 
 /// Where the guest is loaded and entered.
 const LOAD: u64 = 0x10_0000;
@@ -51,15 +51,14 @@ pub(super) fn rows(table: &mut Table) -> Result<()> {
     plain(table, what, "-", &milliseconds(median(starts)));
     let (vm, _) = start(&image)?;
     let beside = own_memory()?.saturating_sub(before);
-    plain(
-        table,
-        "kvm: memory beside guest pages",
-        "8192 KiB",
-        &format!("{beside} KiB"),
-    );
+    table.add_row([
+        String::from("kvm: memory beside guest pages"),
+        String::from("8192 KiB"),
+        format!("{beside} KiB"),
+        ratio(f64::from(u32::try_from(beside)?) / 8192.0),
+    ]);
     let frozen = median(freezes(&vm)?);
-    let what = "freeze + registers + resume, kvm";
-    plain(table, what, "1 ms", &milliseconds(frozen));
+    add(table, "freeze + registers + resume, kvm", 1, frozen);
     plain(
         table,
         "kvm: exits to the engine",
