@@ -145,6 +145,35 @@ pub fn drgn() -> PathBuf {
     drgn
 }
 
+/// A scheduler that is somebody else's: what `KTSTR_TEST_SCHEDULER` names, else what `cargo xtask setup --checks` has
+/// installed; `None` where `KTSTR_TESTS_LACK` says that this machine cannot have one (CONTRIBUTING.md).
+///
+/// # Panics
+/// When there is none and the variable does not say so.
+#[must_use]
+pub fn strangers_scheduler() -> Option<String> {
+    let named = std::env::var("KTSTR_TEST_SCHEDULER").ok();
+    if let Some(named) = named.filter(|path| !path.is_empty()) {
+        return Some(named);
+    }
+    let installed =
+        ktstr::host::plan::config::cache_dir().join("schedulers/checks/bin/scx_bpfland");
+    if installed.is_file() {
+        return Some(installed.display().to_string());
+    }
+    let why = format!(
+        "{} is missing; `cargo xtask setup --checks` installs it, and KTSTR_TEST_SCHEDULER may name another one",
+        installed.display()
+    );
+    let listed = std::env::var("KTSTR_TESTS_LACK").unwrap_or_default();
+    assert!(
+        listed.split(',').any(|named| named == "scheduler"),
+        "{why}; where this machine cannot have it, set KTSTR_TESTS_LACK=scheduler"
+    );
+    eprintln!("skipped: {why}");
+    None
+}
+
 fn command(exe: &str, case: &str, dir: &tempfile::TempDir) -> Command {
     let mut command = Command::new(exe);
     command

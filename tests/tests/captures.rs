@@ -1,6 +1,6 @@
 //! What the host sees of a guest: captures by name, watches, kernel memory, and the dump of a failure.
 
-use ktstr_tests::CaseRun;
+use ktstr_tests::{CaseRun, strangers_scheduler};
 use serde_json::Value;
 
 #[track_caller]
@@ -296,24 +296,6 @@ print(json.dumps(cpus))
     assert!(cpus.iter().any(is_thread), "{cpus:?}");
 }
 
-/// scx_rusty, which is somebody else's and takes minutes to build: what `KTSTR_TEST_SCHEDULER` names, or what
-/// `cargo xtask demo --scheduler scx_rusty` has installed.
-fn strangers_scheduler() -> Option<String> {
-    let profile = std::path::Path::new(env!("CARGO_BIN_EXE_captures")).parent();
-    let installed = profile
-        .and_then(|profile| Some(profile.parent()?.join("schedulers/bin/scx_rusty")))
-        .filter(|path| path.is_file())
-        .map(|path| path.display().to_string());
-    let found = std::env::var("KTSTR_TEST_SCHEDULER").ok().or(installed);
-    if found.is_none() {
-        eprintln!(
-            "skipped: KTSTR_TEST_SCHEDULER is not set, and no scx_rusty is installed \
-             (`cargo xtask demo --scheduler scx_rusty` does that)"
-        );
-    }
-    found
-}
-
 #[test]
 fn a_strangers_scheduler_that_is_killed_shows_its_maps() {
     let Some(scheduler) = strangers_scheduler() else {
@@ -325,7 +307,7 @@ fn a_strangers_scheduler_that_is_killed_shows_its_maps() {
     check_strangers_maps(&run.dump());
 }
 
-/// scx_rusty's own names, with content.
+/// The scheduler's own names, with content.
 #[track_caller]
 fn check_strangers_maps(dump: &Value) {
     assert_eq!(dump["is_placeholder"], false);

@@ -36,14 +36,10 @@ fn a_guest_has_the_defaults_and_what_is_turned_differs() {
 }
 
 #[test]
-fn callbacks_and_the_clean_up_budget_are_as_declared() {
+fn of_a_failed_guests_callbacks_the_unconditional_one_is_called() {
     let run = run("fails_in_the_guest", &[]);
-    run.exits(1).says(&[
-        "by choice",
-        "the unconditional callback was called",
-        "cleanup took",
-        "budget 1 ms",
-    ]);
+    run.exits(1)
+        .says(&["by choice", "the unconditional callback was called"]);
     run.lacks(&["the ordinary callback was called"]);
 }
 

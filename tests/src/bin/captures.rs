@@ -20,7 +20,7 @@ declare_scheduler!(COUNTING_ELSEWHERE, {
     stats_socket: "/run/elsewhere/figures",
 });
 // Whatever `KTSTR_SCHEDULER` names.
-declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_rusty" });
+declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_bpfland" });
 const HOLD: HoldSpec = HoldSpec::Fixed(Duration::from_millis(300));
 
 fn captures_of(vm: &VmResult) -> Vec<SnapshotEntry> {
@@ -192,14 +192,22 @@ fn kernel_memory(ctx: &Ctx) -> Result<AssertResult> {
             HOLD,
         ),
         Step::new(
-            vec![Op::ReadKernelCold {
-                tag: "cold".into(),
-                target: jiffies("jiffies_64"),
-            }],
+            vec![
+                Op::ReadKernelCold {
+                    tag: "cold".into(),
+                    target: jiffies("jiffies_64"),
+                },
+                Op::WriteKernelHot {
+                    target: KernelTarget::symbol("panic_on_oops", 4),
+                    bytes: vec![7, 0, 0, 0],
+                },
+            ],
             HOLD,
         ),
     ];
     let result = execute_steps(ctx, steps)?;
+    let written = fs::read_to_string("/proc/sys/kernel/panic_on_oops")?;
+    anyhow::ensure!(written.trim() == "7", "written while it ran: {written:?}");
     let seen = fs::read_to_string("/proc/sys/kernel/panic")?;
     anyhow::ensure!(seen.trim() == "42", "the guest sees {seen:?}");
     Ok(result)

@@ -298,3 +298,14 @@ pub(crate) fn files_below(dir: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// What a test needs and this machine has not: a failure, unless `KTSTR_TESTS_LACK` names it (CONTRIBUTING.md).
+#[track_caller]
+pub(crate) fn lacks(what: &str, why: &str) {
+    let listed = std::env::var("KTSTR_TESTS_LACK").unwrap_or_default();
+    assert!(
+        listed.split(',').any(|named| named == what),
+        "{why}; where this machine cannot have it, set KTSTR_TESTS_LACK={what}"
+    );
+    eprintln!("skipped: {why}");
+}

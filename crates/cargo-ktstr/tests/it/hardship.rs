@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, test_kill_process};
 
-use crate::fixture::{Project, Ran, files_below};
+use crate::fixture::{Project, Ran, files_below, lacks};
 use crate::interrupt::{below, interrupt, wait_for};
 use crate::kernels::{Unmount, mini_tree};
 
@@ -76,11 +76,8 @@ fn a_full_disk_for_results_is_told_and_nothing_is_left_on_it() {
         .output()
         .unwrap();
     if !mounted.status.success() {
-        eprintln!(
-            "skipped: a tmpfs cannot be mounted here: {}",
-            String::from_utf8_lossy(&mounted.stderr)
-        );
-        return;
+        let why = String::from_utf8_lossy(&mounted.stderr);
+        return lacks("root", &format!("a tmpfs cannot be mounted here: {why}"));
     }
     let unmount = Unmount(project.runs());
     fs::write(project.runs().join("filler"), vec![0; 2 << 20]).unwrap_err();

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::fixture::{Project, files_below};
+use crate::fixture::{Project, files_below, lacks};
 
 /// A run with every verdict of the fake tests, and a timeline with queue depths for one of them.
 fn project_with_a_run() -> (Project, PathBuf) {
@@ -212,10 +212,10 @@ fn probe(browser: &str, page: &Path, size: &str, dark: bool) -> Value {
 #[test]
 fn a_browser_shows_it_wide_narrow_light_and_dark() {
     let Some(browser) = browser() else {
-        eprintln!(
-            "skipped: there is no Chromium on this host; `apt-get install chromium` installs it"
+        return lacks(
+            "chromium",
+            "there is no Chromium on this host; `cargo xtask setup --checks` installs it",
         );
-        return;
     };
     let (project, dir) = project_with_a_run();
     project.run(&["report"]).exits(0);

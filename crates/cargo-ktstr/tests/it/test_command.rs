@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::fixture::{Project, files_below};
+use crate::fixture::{Project, files_below, lacks};
 
 fn has_nextest() -> bool {
     let output = std::process::Command::new("cargo")
@@ -17,6 +17,10 @@ fn runners() -> Vec<&'static str> {
     if has_nextest() {
         vec!["cargo", "nextest"]
     } else {
+        lacks(
+            "nextest",
+            "there is no cargo-nextest; `cargo xtask setup --checks` installs it",
+        );
         vec!["cargo"]
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ktstr_vmm::{Error, ExitReason, RunningVm, Watch, WatchKind};
 
-use crate::guest::{COUNTER, Guest, LOAD, has_kvm};
+use crate::guest::{COUNTER, Guest, LOAD, has_kvm, skip};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -127,8 +127,7 @@ fn kvm_counts_exits() {
     }
     let exit = Guest::Hello.run();
     let Some(stats) = exit.kvm_stats else {
-        println!("skipped: this host's KVM has no binary statistics");
-        return;
+        return skip("this host's KVM has no binary statistics");
     };
     assert_eq!(stats.len(), 1);
     assert!(stats[0]["exits"] > 0, "{stats:?}");
@@ -157,7 +156,7 @@ fn performance_mode_runs_or_says_what_is_missing() {
             );
             assert_eq!(vm.wait().unwrap().reason, ExitReason::PowerOff);
         }
-        Err(error @ Error::PerfModeUnavailable { .. }) => println!("skipped: {error}"),
+        Err(error @ Error::PerfModeUnavailable { .. }) => println!("without its CPUs: {error}"),
         Err(error) => panic!("{error}"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ktstr_vmm::{EngineChoice, Topology, Vm};
 
-use crate::guest::has_kvm;
+use crate::guest::{has_kvm, skip};
 
 /// Emulation needs about a minute for what takes a CPU milliseconds.
 const DEADLINE: Duration = Duration::from_secs(240);
@@ -44,8 +44,7 @@ fn the_kernel_prints_our_memory_map_and_topology() {
         return;
     }
     let Some(kernel) = kernel() else {
-        println!("skipped: no kernel; run `cargo xtask kernel`, or set KTSTR_TEST_KERNEL");
-        return;
+        return skip("no kernel; run `cargo xtask kernel`, or set KTSTR_TEST_KERNEL");
     };
     let mut vm = Vm::builder()
         .kernel(kernel)
