@@ -71,8 +71,8 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
         }
     }
     for page in ["README.md", "book/src/reference.md"] {
-        let text =
-            fs::read_to_string(root.join(page)).with_context(|| format!("failed to read {page}"))?;
+        let text = fs::read_to_string(root.join(page))
+            .with_context(|| format!("failed to read {page}"))?;
         found.extend(check_table(page, &text));
     }
     found.extend(knobs::complaints(root, &metadata)?);

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
+use anyhow::Context as _;
 use ktstr_vmm::{Engine, EngineChoice, Probe};
 
 use crate::host::boot::archive::Programs;
@@ -19,9 +21,10 @@ use crate::host::evidence::sidecar::Sidecar;
 use crate::host::evidence::text;
 use crate::host::judge::captures::Periodic;
 use crate::host::judge::expectations::{self, Facts, Judged};
-use crate::host::judge::left::{CapturedExit, Left, guest_result};
+use crate::host::judge::left::{CapturedExit, Deadlines, Left, guest_result};
 use crate::host::judge::{self, callbacks, findings, payload};
-use crate::host::plan::config::HostConfig;
+use crate::host::plan::admission::{Pause, Share, admit};
+use crate::host::plan::config::{HostConfig, Variable};
 use crate::host::plan::includes;
 use crate::host::plan::kernel::{Kernel, KernelError, resolve_test_kernel};
 use crate::host::plan::scheduler::resolve_scheduler;
@@ -147,10 +150,10 @@ fn run(
         return Ok(refused(AssertResult::skip(reason)));
     }
     let programs = programs_of(entry, place, evidence)?;
-    let session = Session::prepare(entry, place.config, &kernel, &programs, place.dir)?;
-    let deadlines = session.deadlines();
-    let ran = match session.run() {
-        Ok(ran) => ran,
+    // Only what can run queues for its turn.
+    wait_for_turn(entry, evidence)?;
+    let (deadlines, ran) = match boot(entry, place, &kernel, &programs) {
+        Ok(booted) => booted,
         Err(error) => {
             let reason = unavailable(&error).ok_or(error)?;
             return Ok(refused(AssertResult::skip(reason)));
@@ -184,6 +187,54 @@ fn run(
         periodic,
     };
     Ok(judge_run(entry, place, left, kernel, evidence))
+}
+
+fn wait_for_turn(entry: &KtstrTestEntry, evidence: &mut Evidence) -> anyhow::Result<()> {
+    let Some(need) = Share::of_entry(entry) else {
+        return Ok(());
+    };
+    let began = Instant::now();
+    let mut say = |line: &str| eprintln!("ktstr: {line}");
+    let admission = admit(entry.name, need, &mut say);
+    let admission = admission.with_context(|| {
+        let name = Variable::LockDir.name();
+        format!("no turn for the VM of this test; {name} names a directory for the lock files")
+    })?;
+    evidence.admission = Some(admission);
+    evidence.waited = began.elapsed();
+    Ok(())
+}
+
+/// Boots as soon as no other VM in performance mode holds what this one needs.
+fn boot(
+    entry: &KtstrTestEntry,
+    place: &Place<'_>,
+    kernel: &Kernel,
+    programs: &Programs,
+) -> anyhow::Result<(Deadlines, Ran)> {
+    let mut pause = Pause::new(entry.name);
+    let attempt = || {
+        let session = Session::prepare(entry, place.config, kernel, programs, place.dir)?;
+        Ok((session.deadlines(), session.run()?))
+    };
+    until_free(attempt, |error| {
+        pause.until_a_change(&format!("{error:#}"), &mut |line| {
+            eprintln!("ktstr: {line}");
+        });
+    })
+}
+
+/// The first result that is not that another VM holds something; `pause` is called before each further attempt.
+fn until_free<T>(
+    mut attempt: impl FnMut() -> anyhow::Result<T>,
+    mut pause: impl FnMut(&anyhow::Error),
+) -> anyhow::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if is_resource_contention(&error) => pause(&error),
+            done => return done,
+        }
+    }
 }
 
 fn programs_of(
@@ -324,7 +375,6 @@ fn compose(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::Context as _;
 
     fn probe(engine: Engine) -> Probe {
         Probe {
@@ -385,5 +435,21 @@ mod tests {
         assert!(!is_resource_contention(&lacking));
         assert!(is_resource_contention(&held));
         assert_eq!(unavailable(&held), None);
+    }
+
+    #[test]
+    fn a_vm_waits_for_what_another_holds_and_for_nothing_else() {
+        let held = || {
+            anyhow::Error::from(ktstr_vmm::Error::ResourceContention {
+                resource: String::from("/tmp/ktstr-llc-0.lock"),
+            })
+        };
+        let mut answers = vec![Ok(7), Err(held()), Err(held())];
+        let mut pauses = 0;
+        let done = until_free(|| answers.pop().unwrap(), |_| pauses += 1);
+        assert_eq!((done.unwrap(), pauses), (7, 2));
+        let other = || Err::<(), _>(anyhow::anyhow!("no such file"));
+        let failed = until_free(other, |_| panic!("nobody holds anything"));
+        assert_eq!(failed.unwrap_err().to_string(), "no such file");
     }
 }

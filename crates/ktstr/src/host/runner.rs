@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser as _;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::host::plan::admission::{Share, admit};
 use crate::host::plan::config::{HostConfig, Variable, binary_name};
 use crate::host::run::{Report, run_test};
 use crate::host::tools::describe::{DESCRIBE_ENV, describe, on_presets};
@@ -192,11 +191,6 @@ fn trial(
 ) -> Trial {
     let (config, inconclusive) = (Arc::clone(config), Arc::clone(inconclusive));
     Trial::ignorable_test(entry.name, move || {
-        let mut say = |line: &str| eprintln!("ktstr: {line}");
-        let admission = Share::of_entry(entry).map(|need| admit(entry.name, need, &mut say));
-        let _admission = admission
-            .transpose()
-            .map_err(|error| Failed::from(format!("{error}: {}", error.source)))?;
         let report = run_test(entry, &config, &PathBuf::from(manifest_dir));
         if report.outcome == Outcome::Inconclusive {
             inconclusive.fetch_add(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use ktstr_wire::Message;
 
 use crate::host::boot::archive::{self, GuestFiles, Programs};
 use crate::host::judge::left::Deadlines;
+use crate::host::plan::admission::admission_dir;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::kernel::{Cache, Kernel};
 use crate::host::watch::coordinator::{self, GuestView, Orders, Outcome, Preparation};
@@ -109,7 +110,8 @@ impl Session {
             .port(FRAME_PORT)
             .port(ktstr_init::STATS_PORT)
             .engine(config.engine)
-            .performance_mode(entry.performance_mode);
+            .performance_mode(entry.performance_mode)
+            .lock_dir(admission_dir());
         if let Some(cpus) = entry.cpu_budget {
             builder = builder.cpu_budget(cpus);
         }

@@ -1,18 +1,24 @@
 //! Everything that was gathered on a test's way; record and message are made from it whatever happened.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::host::boot::archive::Programs;
 use crate::host::boot::session::SessionTimes;
 use crate::host::evidence::bug_summary::bug_summary;
 use crate::host::evidence::repro::Repro;
 use crate::host::judge::left::Left;
+use crate::host::plan::admission::Admission;
 use crate::host::plan::scheduler::ResolveSource;
 use crate::host::watch::coordinator::Failure;
 use crate::model::result::VmResult;
 
 #[derive(Debug, Default)]
 pub(in crate::host) struct Evidence {
+    /// The right to run VMs on this host, for a second run, too.
+    pub(in crate::host) admission: Option<Admission>,
+    /// How long the test had to wait for it.
+    pub(in crate::host) waited: Duration,
     /// What the VM left.
     pub(in crate::host) left: Option<Left>,
     pub(in crate::host) times: SessionTimes,

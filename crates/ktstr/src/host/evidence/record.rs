@@ -63,7 +63,7 @@ pub(in crate::host) fn make_sidecar(
             .times
             .standstill
             .and_then(|time| u64::try_from(time.as_micros()).ok()),
-        total_ms: millis(started.monotonic.elapsed()),
+        total_ms: millis(started.monotonic.elapsed().saturating_sub(evidence.waited)),
         exit_reason: vm.map(|vm| vm.exit_reason.to_string()),
         timed_out: vm.is_some_and(|vm| vm.timed_out),
         stage: vm.map(|vm| vm.stages().label.to_owned()),

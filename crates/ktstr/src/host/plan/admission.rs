@@ -219,6 +219,36 @@ fn admit_in(
     Ok(admission)
 }
 
+/// Waiting for a lock in the directory that another VM holds.
+#[derive(Debug)]
+pub(in crate::host) struct Pause {
+    test: &'static str,
+    changes: Option<OwnedFd>,
+    told: bool,
+}
+
+impl Pause {
+    /// For the VM of `test`.
+    pub(in crate::host) fn new(test: &'static str) -> Self {
+        Self {
+            test,
+            changes: watch(&admission_dir()),
+            told: false,
+        }
+    }
+
+    /// Returns when another VM has ended, or may have; `say` is called with one line the first time.
+    pub(in crate::host) fn until_a_change(&mut self, why: &str, say: &mut dyn FnMut(&str)) {
+        if !std::mem::replace(&mut self.told, true) {
+            say(&format!(
+                "{} waits for host CPUs of its own: {why}",
+                self.test
+            ));
+        }
+        await_change(self.changes.as_ref());
+    }
+}
+
 /// For all users of the host, as `/tmp` is: nobody removes what is another's.
 fn make_dir(dir: &Path) -> Result<(), AdmissionError> {
     if dir.is_dir() {
