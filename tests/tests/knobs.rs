@@ -184,6 +184,40 @@ fn a_lock_directory_that_cannot_be_used_is_named() {
     run.exits(1).says(&["/dev/null/x"]);
 }
 
+/// A host that is full; what lacks its kernel or its scheduler has nothing to wait for.
+#[test]
+fn what_cannot_run_does_not_queue() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().to_str().expect("a plain path");
+    let all = dir.path().join("vm-1-0-9999c-10m.lock");
+    let file = std::fs::File::create(&all).expect("a lock file");
+    file.lock().expect("the lock");
+    // If one queues all the same, it must not do so for ever.
+    let giver = std::thread::spawn(move || {
+        std::thread::park_timeout(std::time::Duration::from_secs(120));
+        drop(file);
+    });
+    for (case, env, says) in [
+        (
+            "on_one_host_cpu",
+            ("KTSTR_KERNEL", "/no/kernel"),
+            "/no/kernel",
+        ),
+        (
+            "scheduler_at_a_path",
+            ("KTSTR_KERNEL", ""),
+            "/no/such/place/scx_mine",
+        ),
+    ] {
+        run(case, &[("KTSTR_LOCK_DIR", path), env])
+            .exits(1)
+            .says(&[says])
+            .lacks(&["waits for"]);
+    }
+    giver.thread().unpark();
+    giver.join().expect("the lock's holder ends");
+}
+
 /// What a run is called, and how much is told of a pass.
 #[test]
 fn a_runs_directory_has_the_name_that_is_asked_for() {
