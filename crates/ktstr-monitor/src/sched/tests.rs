@@ -35,7 +35,12 @@ fn types() -> Btf {
     let none = btf.array(u64_, 0);
     btf.enumeration(
         "scx_enable_state",
-        &[("SCX_ENABLING", 0), ("SCX_ENABLED", 1)],
+        &[
+            ("SCX_ENABLING", 0),
+            ("SCX_ENABLED", 1),
+            ("SCX_DISABLING", 2),
+            ("SCX_DISABLED", 3),
+        ],
     );
     let kind = btf.enumeration(
         "scx_exit_kind",
@@ -199,6 +204,7 @@ with_both!(
     the_watchdog_is_the_schedulers,
     a_shorter_watchdog_does_not_find_itself_late,
     the_sampler_follows_a_new_scheduler,
+    the_sampler_follows_the_cpus_that_are_online,
     without_a_scheduler_there_is_still_a_state,
     flags_have_names,
 );
@@ -565,6 +571,27 @@ fn the_sampler_follows_a_new_scheduler(btf: Btf) {
     assert_eq!((sample.exit_kind, sample.events.len()), (None, 0));
     memory.put(root, &sched.to_le_bytes());
     assert_eq!(sampler.sample(2, &[]).unwrap().exit_kind, Some(1025));
+    // Disabled: its counters are freed, though the pointer to it may stay for a while.
+    let state = Gpa(0x308);
+    memory.put(state, &3_u32.to_le_bytes());
+    assert_eq!(sampler.sample(3, &[]).unwrap().events.len(), 0);
+    memory.put(state, &1_u32.to_le_bytes());
+    assert!(!sampler.sample(4, &[]).unwrap().events.is_empty());
+}
+
+fn the_sampler_follows_the_cpus_that_are_online(btf: Btf) {
+    let (memory, kernel) = failed(btf);
+    let online = Gpa(0x108);
+    memory.put(online, &1_u64.to_le_bytes());
+    let mut sampler = Sampler::new(Arc::clone(&kernel)).unwrap();
+    let mut seen = |mask: u64| -> Vec<u32> {
+        memory.put(online, &mask.to_le_bytes());
+        let sample = sampler.sample(0, &[]).unwrap();
+        sample.cpus.iter().map(|cpu| cpu.cpu).collect()
+    };
+    assert_eq!(seen(1), [0]);
+    assert_eq!(seen(3), [0, 1], "one that was switched on later");
+    assert_eq!(seen(2), [1]);
 }
 
 fn without_a_scheduler_there_is_still_a_state(btf: Btf) {
