@@ -15,3 +15,4 @@ mod selection;
 mod shell;
 mod surface;
 mod test_command;
+mod tools;
