@@ -39,9 +39,21 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// The line of the message that says most: the bug summary, else the first finding.
+    /// The line of the message that says most: the bug summary, else the first finding; of a flaky test, what came before.
     pub(crate) fn headline(&self) -> String {
+        if self.is_flaky() {
+            return format!("flaky: {}", self.attempts());
+        }
         headline(&self.message, self.sidecar.as_ref())
+    }
+
+    /// Which attempt passed, and what the ones before it failed with.
+    pub(crate) fn attempts(&self) -> String {
+        format!(
+            "passed at attempt {}; before it: {}",
+            self.failed_before.len() + 1,
+            self.failed_before.join("; ")
+        )
     }
 
     /// The name by which a runner knows the test.

@@ -96,11 +96,10 @@ pub(crate) fn render(finished: &Finished) -> String {
     }
     for case in finished.cases.iter().filter(|case| case.is_flaky()) {
         text.push_str(&format!(
-            "{} {}: passed at attempt {}; before it: {}\n",
+            "{} {}: {}\n",
             word("FLAKY", 33),
             title(case, many),
-            case.failed_before.len() + 1,
-            case.failed_before.join("; ")
+            case.attempts()
         ));
         for path in &case.artifacts {
             text.push_str(&format!("        {}\n", relative(path).display()));

@@ -35,9 +35,10 @@ fn run(args: &[&str]) -> Ran {
     Ran::new(command(args).output().unwrap())
 }
 
-/// `cargo ktstr test` on these targets of the sample.
+/// `cargo ktstr test` on these targets of the sample. Of the whole workspace, whose dependencies are built already with the
+/// features that all of it wants of them.
 fn test(targets: &[&str], args: &[&str]) -> Command {
-    let mut all = vec!["test", "--package", "ktstr-sample", "--features", "sample"];
+    let mut all = vec!["test", "--workspace", "--features", "sample"];
     for target in targets {
         all.extend(["--test", target]);
     }
@@ -159,6 +160,30 @@ fn a_flaky_test_is_told_with_its_first_failure() {
         "host_flaky.attempt-1.failure-dump.json",
         "1 passed (1 flaky)",
     ]);
+    let run_dir = ran
+        .stdout
+        .lines()
+        .last()
+        .map(|line| Path::new(line.trim()).file_name().unwrap());
+    let id = run_dir.unwrap().to_str().unwrap();
+    for tool in [
+        &["stats", "last-run", "--run", id][..],
+        &[
+            "report",
+            "--run",
+            id,
+            "--output",
+            dir.path().join("p.html").to_str().unwrap(),
+        ],
+    ] {
+        run(tool).exits(0);
+    }
+    run(&["stats", "last-run", "--run", id]).says(&["flaky: passed at attempt 2"]);
+    let page = fs::read_to_string(dir.path().join("p.html")).unwrap();
+    assert!(
+        page.contains("flaky: passed at attempt 2"),
+        "the page hides it"
+    );
     let xml = fs::read_to_string(junit).unwrap();
     assert!(
         xml.contains("<flakyFailure") && xml.contains("the first time it fails"),
