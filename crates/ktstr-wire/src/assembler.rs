@@ -7,12 +7,19 @@
 //! ```
 //!
 //! Memory is bounded by one frame of the largest size plus one push. Nothing is allocated for a length that the header
-//! check does not vouch for.
+//! check does not vouch for, and only an intact frame carries its payload, so that no byte is handed out twice. Headers inside
+//! of a damaged frame may be anything that its sender liked: reading their payloads for a checksum is paid from an allowance
+//! that grows with the stream ([`ALLOWANCE`]), so that work is bounded by what was sent, too.
 
 use std::collections::VecDeque;
 
 use crate::frame::{Frame, HEADER_LEN, Header, MAGIC, MAX_PAYLOAD};
 use crate::message::is_known;
+
+/// Bytes of payloads inside of damaged frames that may be summed in vain before any came, and per byte that came. Damage by
+/// accident needs one such sum per damaged frame.
+const ALLOWANCE: u64 = 4 * MAX_PAYLOAD as u64;
+const ALLOWANCE_PER_BYTE: u64 = 8;
 
 /// Why bytes belonged to no frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +35,7 @@ pub enum SkipReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// A frame; its payload is intact only if `crc_ok`.
+    /// A frame; it has its payload only if `crc_ok`.
     Frame(Frame),
     /// Sequence numbers are missing before the next frame.
     Gap {
@@ -80,6 +87,10 @@ pub struct Assembler {
     noise: u64,
     /// Bytes ahead that belong to a damaged frame that was told already.
     excused: usize,
+    /// Bytes of the stream that are done with.
+    done: u64,
+    /// Bytes that were summed in vain inside of damaged frames.
+    summed: u64,
     stats: AssemblerStats,
 }
 
@@ -142,8 +153,23 @@ impl Assembler {
         self.start = 0;
     }
 
-    fn skip(&mut self, bytes: usize) {
+    fn advance(&mut self, bytes: usize) {
         self.start += bytes;
+        self.done = self
+            .done
+            .saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// Whether a payload of that length inside of a damaged frame may be looked at. It depends on the place in the stream alone,
+    /// not on how the stream was cut.
+    fn may_sum(&self, len: usize) -> bool {
+        let allowed = ALLOWANCE.saturating_add(self.done.saturating_mul(ALLOWANCE_PER_BYTE));
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        self.summed.saturating_add(len) <= allowed
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.advance(bytes);
         let excused = bytes.min(self.excused);
         self.excused -= excused;
         let bytes = bytes - excused;
@@ -179,24 +205,37 @@ impl Assembler {
             self.skip(1);
             return Step::Again;
         };
+        let nested = self.excused > 0;
+        if nested && !self.may_sum(header.payload_len()) {
+            self.skip(1);
+            return Step::Again;
+        }
         let Some(payload) = rest.get(HEADER_LEN..HEADER_LEN + header.payload_len()) else {
             return Step::NeedMore;
         };
-        let crc_ok = header.crc_of(payload) == header.crc;
-        let payload = payload.to_vec();
-        self.take(header, payload, crc_ok);
+        if header.crc_of(payload) == header.crc {
+            let payload = payload.to_vec();
+            self.take(header, Some(payload));
+        } else if nested {
+            // Part of a frame that was told as damaged.
+            let summed = u64::try_from(payload.len()).unwrap_or(u64::MAX);
+            self.summed = self.summed.saturating_add(summed);
+            self.skip(1);
+        } else {
+            self.take(header, None);
+        }
         Step::Again
     }
 
-    fn take(&mut self, header: Header, payload: Vec<u8>, crc_ok: bool) {
+    /// `payload` is there if it is intact.
+    fn take(&mut self, header: Header, payload: Option<Vec<u8>>) {
         // A damaged frame may have lost bytes, so that the next one begins inside of what its length claims: only its
         // header is behind us, and its payload is looked through once more without being counted as noise.
-        self.start += HEADER_LEN;
-        if crc_ok {
-            self.start += payload.len();
-        }
+        let crc_ok = payload.is_some();
+        self.advance(HEADER_LEN + payload.as_ref().map_or(0, Vec::len));
         self.flush_noise(SkipReason::NoHeader);
-        self.excused = if crc_ok { 0 } else { payload.len() };
+        self.excused = if crc_ok { 0 } else { header.payload_len() };
+        let payload = payload.unwrap_or_default();
         if let Some(expected) = self.next_seq.filter(|expected| *expected != header.seq) {
             // Half of the number space lies ahead, half behind.
             if header.seq.wrapping_sub(expected) > u32::MAX / 2 {
@@ -322,7 +361,82 @@ mod tests {
         assert_eq!(again.last(), Some(&Event::Repeated { seq: 1 }));
     }
 
+    /// A header whose own check holds, of a payload that is not what it says.
+    fn bad_header(seq: u32, len: usize) -> Vec<u8> {
+        let mut frame = crate::encode_raw(13, 0, seq, 0, &vec![0; len]).unwrap();
+        frame.truncate(HEADER_LEN);
+        // The checksum is not part of the header's own check.
+        frame
+            .iter_mut()
+            .rev()
+            .take(4)
+            .for_each(|byte| *byte ^= 0x5a);
+        frame
+    }
+
+    fn payload_bytes(events: &[Event]) -> usize {
+        let len = |event: &Event| match event {
+            Event::Frame(frame) => frame.payload.len(),
+            _ => 0,
+        };
+        events.iter().map(len).sum()
+    }
+
+    #[test]
+    fn headers_in_a_damaged_frame_are_part_of_it() {
+        let mut bytes: Vec<u8> = (0..100).flat_map(|seq| bad_header(seq, 1000)).collect();
+        bytes.extend(crate::encode_raw(13, 0, 100, 0, &[7; 9]).unwrap());
+        let events = events(&[&bytes]);
+        let damaged = events
+            .iter()
+            .filter(|e| matches!(e, Event::Frame(f) if !f.crc_ok))
+            .count();
+        // 3200 bytes of headers: the first claims 1000 bytes and so do two more behind its end, and one the rest.
+        assert!(damaged <= 4, "{damaged}");
+        assert_eq!(payload_bytes(&events), 9);
+    }
+
+    /// A small damaged frame does not buy many looks at large payloads.
+    #[test]
+    fn sums_in_vain_are_bounded_by_what_was_sent() {
+        const TAIL: usize = 4 << 20;
+        let mut assembler = Assembler::new();
+        let mut bytes = Vec::new();
+        for seq in 0..2000 {
+            bytes.extend(bad_header(seq, HEADER_LEN));
+            bytes.extend(bad_header(seq, TAIL));
+        }
+        bytes.resize(bytes.len() + TAIL, 0);
+        assembler.push(&bytes);
+        let sent = u64::try_from(bytes.len()).unwrap();
+        assert!(assembler.summed > 0, "the case is reached");
+        assert!(
+            assembler.summed <= ALLOWANCE + ALLOWANCE_PER_BYTE * sent,
+            "{}",
+            assembler.summed
+        );
+    }
+
     proptest! {
+        #[test]
+        fn no_byte_is_handed_out_twice(
+            pieces in proptest::collection::vec((any::<bool>(), 0usize..600), 0..60),
+            cut in 1usize..500,
+        ) {
+            let mut bytes = Vec::new();
+            for (seq, (damaged, len)) in (0..).zip(&pieces) {
+                if *damaged {
+                    bytes.extend(bad_header(seq, *len));
+                } else {
+                    bytes.extend(crate::encode_raw(13, 0, seq, 0, &vec![7; *len]).unwrap());
+                }
+            }
+            let chunks: Vec<&[u8]> = bytes.chunks(cut).collect();
+            let found = events(&chunks);
+            prop_assert!(payload_bytes(&found) <= bytes.len());
+            prop_assert_eq!(found, events(&[&bytes]));
+        }
+
         #[test]
         fn any_split_gives_the_same_events(cuts in proptest::collection::vec(0usize..400, 0..12)) {
             let (bytes, _) = stream(6);

@@ -23,9 +23,9 @@ pub struct Frame {
     pub seq: u32,
     /// The sender's monotonic clock in nanoseconds; 0 when sent by a host.
     pub guest_ns: u64,
-    /// The body.
+    /// The body; empty in a damaged frame.
     pub payload: Vec<u8>,
-    /// The checksum held. A damaged frame is kept, because a consumer may want to tell.
+    /// The checksum held. A damaged frame is told, because a consumer may want to know.
     pub crc_ok: bool,
 }
 

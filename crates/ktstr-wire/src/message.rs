@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DecodeError, EncodeError};
+use crate::frame::MAX_PAYLOAD;
 
 /// Largest reply to a kernel operation.
 pub const MAX_KERNEL_REPLY: usize = 1 << 20;
@@ -383,7 +384,7 @@ macro_rules! messages {
                 match self { $(messages!(@bind $name, body $(, $body)?) => messages!(@encode body $(, $body)?),)* }
             }
 
-            pub(crate) fn from_payload(msg_type: u16, payload: &[u8]) -> Result<Self, DecodeError> {
+            fn from_body(msg_type: u16, payload: &[u8]) -> Result<Self, DecodeError> {
                 match msg_type {
                     $($number => messages!(@decode $name, payload $(, $body)?),)*
                     _ => Err(DecodeError::Unknown { msg_type }),
@@ -475,14 +476,49 @@ messages! {
     CgroupProcs(CgroupProcs) = 31,
 }
 
+/// Most bytes of a body. Small values of a batch need more memory than bytes, so a batch is refused by its length alone.
+const fn max_body(msg_type: u16) -> usize {
+    match msg_type {
+        msg_type::SnapshotRequest => 1 << 10,
+        msg_type::KernelOpRequest => 2 * MAX_KERNEL_REPLY,
+        _ => MAX_PAYLOAD,
+    }
+}
+
 impl Message {
+    /// The message of a body, with this protocol's limits checked.
+    pub(crate) fn from_payload(msg_type: u16, payload: &[u8]) -> Result<Self, DecodeError> {
+        let max = max_body(msg_type);
+        if payload.len() > max {
+            let reason = format!("{} bytes, at most {max} are possible", payload.len());
+            let name = "request";
+            return Err(DecodeError::Body {
+                name,
+                msg_type,
+                reason,
+            });
+        }
+        let message = Self::from_body(msg_type, payload)?;
+        message.check_limits().map_err(|error| DecodeError::Body {
+            name: message.name(),
+            msg_type,
+            reason: error.to_string(),
+        })?;
+        Ok(message)
+    }
+
     /// The serialised body, with this protocol's limits checked.
     pub(crate) fn to_payload(&self) -> Result<Vec<u8>, EncodeError> {
         self.check_limits()?;
-        self.body().map_err(|source| EncodeError::Body {
+        let body = self.body().map_err(|source| EncodeError::Body {
             msg_type: self.msg_type(),
             source,
-        })
+        })?;
+        let max = max_body(self.msg_type());
+        if max < MAX_PAYLOAD {
+            limit(self.name(), body.len(), max)?;
+        }
+        Ok(body)
     }
 
     fn check_limits(&self) -> Result<(), EncodeError> {

@@ -1,6 +1,7 @@
 //! Any bytes: the same events for any split, no byte told twice, bodies that never panic. The
 //! first byte says how the rest is cut. Where the fuzzer writes `^` in place of a checksum it gets the right one, so
-//! that it reaches the bodies.
+//! that it reaches the bodies; `~` and two bytes are a header whose own check holds, of a payload that is not there, so that
+//! damaged frames nest.
 //!
 //! `cargo +nightly fuzz run stream` in `crates/ktstr-wire`.
 
@@ -29,6 +30,15 @@ fn mend(input: &[u8]) -> Vec<u8> {
                 seq += 1;
                 rest = tail;
             }
+            [low, high, tail @ ..] if first == b'~' => {
+                let len = usize::from(u16::from_le_bytes([*low, *high]));
+                let mut frame = encode_raw(13, 0, seq, 0, &vec![0; len]).expect("short");
+                frame.truncate(HEADER_LEN);
+                frame[HEADER_LEN - 1] ^= 0x5a;
+                out.extend(frame);
+                seq += 1;
+                rest = tail;
+            }
             _ => {
                 out.push(first);
                 rest = tail;
@@ -46,10 +56,11 @@ fn assemble(stream: &[u8], cut: usize) -> Vec<Event> {
         events.extend(std::iter::from_fn(|| assembler.next_event()));
     }
     events.extend(std::iter::from_fn(|| assembler.finish()));
-    let mut intact = 0;
+    let (mut intact, mut handed_out) = (0, 0);
     for event in &events {
         let Event::Frame(frame) = event else { continue };
         assert!(frame.payload.len() <= MAX_PAYLOAD);
+        handed_out += frame.payload.len();
         if frame.crc_ok {
             intact += HEADER_LEN + frame.payload.len();
         }
@@ -60,6 +71,7 @@ fn assemble(stream: &[u8], cut: usize) -> Vec<Event> {
         }
     }
     let skipped = usize::try_from(assembler.stats().skipped_bytes).expect("short");
+    assert!(handed_out <= stream.len(), "no byte is handed out twice");
     assert!(intact + skipped <= stream.len(), "no byte is told twice");
     events
 }
