@@ -59,6 +59,10 @@ pub struct BulkDrainResult {
     pub skipped_bytes: u64,
     /// Frames with a bad checksum.
     pub bad_crc: u64,
+    /// Frames that were not kept, because the guest sent more than the host keeps: the oldest output, and at last anything.
+    pub dropped: u64,
+    /// Bytes of those frames.
+    pub dropped_bytes: u64,
 }
 
 impl BulkDrainResult {

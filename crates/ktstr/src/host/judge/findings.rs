@@ -36,6 +36,9 @@ pub(in crate::host) fn of(entry: &KtstrTestEntry, left: &Left) -> AssertResult {
     if reported && let Some(text) = damage(left) {
         result.push(AssertDetail::inconclusive(DetailKind::Other, text));
     }
+    if let Some(text) = dropped(left) {
+        result.note(text);
+    }
     if let Some(text) = cleanup_overrun(entry, left.vm.cleanup_duration) {
         result.push(AssertDetail::fail(DetailKind::Other, text));
     }
@@ -241,6 +244,16 @@ fn damage(left: &Left) -> Option<String> {
     })
 }
 
+fn dropped(left: &Left) -> Option<String> {
+    let frames = left.vm.guest_messages.as_ref()?;
+    (frames.dropped > 0).then(|| {
+        format!(
+            "the guest sent more than is kept: {} frames of {} bytes, the oldest output first, are in no artifact",
+            frames.dropped, frames.dropped_bytes
+        )
+    })
+}
+
 fn cleanup_overrun(entry: &KtstrTestEntry, measured: Option<Duration>) -> Option<String> {
     let (budget_ms, measured) = (entry.cleanup_budget_ms?, measured?);
     (measured > Duration::from_millis(budget_ms)).then(|| {
@@ -249,4 +262,34 @@ fn cleanup_overrun(entry: &KtstrTestEntry, measured: Option<Duration>) -> Option
             measured.as_millis()
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::judge::made_up::{left, with_messages};
+
+    #[test]
+    fn what_was_not_kept_is_told_and_moves_no_verdict() {
+        let notes = |dropped| {
+            let mut vm = with_messages(&[]);
+            let frames = vm.guest_messages.as_mut().unwrap();
+            (frames.dropped, frames.dropped_bytes) = (dropped, 7000 * dropped);
+            of(&KtstrTestEntry::DEFAULT, &left(vm))
+        };
+        let (none, some) = (notes(0), notes(2));
+        assert_eq!(none.details, some.details);
+        let text = "2 frames of 14000 bytes";
+        assert!(
+            some.info_notes.iter().any(|note| note.contains(text)),
+            "{:?}",
+            some.info_notes
+        );
+        assert!(
+            !none
+                .info_notes
+                .iter()
+                .any(|note| note.contains("frames of"))
+        );
+    }
 }

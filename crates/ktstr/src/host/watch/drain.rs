@@ -7,12 +7,17 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use ktstr_vmm::PortStream;
-use ktstr_wire::{Assembler, Event, Message, SysReady};
+use ktstr_wire::{Assembler, Event, Message, SchedLog, SysReady};
 
 use crate::model::result::{BulkDrainResult, BulkEntry};
 
 /// How much is read from the port at once.
 const READ_BYTES: usize = 64 * 1024;
+
+/// What is kept of a guest's output; beyond that the oldest goes.
+const MAX_OUTPUT: usize = 64 << 20;
+/// What is kept of all else; beyond that what comes is not kept.
+const MAX_OTHER: usize = 64 << 20;
 
 /// What the stream gave, split into what consumers see and what the coordinator keeps.
 #[derive(Debug, Default)]
@@ -31,6 +36,78 @@ pub(in crate::host) struct Drain {
     started: Instant,
     assembler: Assembler,
     drained: Drained,
+    kept: Kept,
+}
+
+/// Memory of the kept frames.
+#[derive(Debug)]
+struct Kept {
+    output: usize,
+    other: usize,
+    max_output: usize,
+    max_other: usize,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            output: 0,
+            other: 0,
+            max_output: MAX_OUTPUT,
+            max_other: MAX_OTHER,
+        }
+    }
+}
+
+/// What a program or the kernel wrote, of which the end tells most. A log's marks are kept.
+fn is_output(message: &Message) -> bool {
+    matches!(
+        message,
+        Message::Stdout(_)
+            | Message::Stderr(_)
+            | Message::SchedLog(SchedLog::Chunk(_))
+            | Message::Dmesg(_)
+            | Message::ProbeOutput(_)
+    )
+}
+
+fn cost(entry: &BulkEntry) -> usize {
+    size_of::<BulkEntry>() + entry.frame.payload.len()
+}
+
+impl Kept {
+    /// Keeps `entry` in `frames`, at the price of older output or not at all.
+    fn keep(&mut self, frames: &mut BulkDrainResult, entry: BulkEntry, is_output: bool) {
+        let cost = cost(&entry);
+        if is_output {
+            self.output += cost;
+            frames.entries.push(entry);
+            if self.output > self.max_output {
+                self.drop_output(frames);
+            }
+        } else if self.other + cost <= self.max_other {
+            self.other += cost;
+            frames.entries.push(entry);
+        } else {
+            frames.dropped += 1;
+            frames.dropped_bytes += entry.frame.payload.len() as u64;
+        }
+    }
+
+    /// Down to three quarters, so that the list is walked once for many frames.
+    fn drop_output(&mut self, frames: &mut BulkDrainResult) {
+        let goal = self.max_output / 4 * 3;
+        let (dropped, dropped_bytes) = (&mut frames.dropped, &mut frames.dropped_bytes);
+        frames.entries.retain(|entry| {
+            let goes = self.output > goal && entry.message().as_ref().is_some_and(is_output);
+            if goes {
+                self.output -= cost(entry);
+                *dropped += 1;
+                *dropped_bytes += entry.frame.payload.len() as u64;
+            }
+            !goes
+        });
+    }
 }
 
 impl Drain {
@@ -39,6 +116,7 @@ impl Drain {
             started,
             assembler: Assembler::new(),
             drained: Drained::default(),
+            kept: Kept::default(),
         }
     }
 
@@ -101,7 +179,10 @@ impl Drain {
                         self.drained.sys_ready = Some((host_elapsed, ready))
                     }
                     Some(Message::SnapshotRequest(_) | Message::KernelOpRequest(_)) => {}
-                    _ => self.drained.frames.entries.push(entry),
+                    message => {
+                        let is_output = message.as_ref().is_some_and(is_output);
+                        self.kept.keep(frames, entry, is_output);
+                    }
                 }
             }
             _ => {}
@@ -139,6 +220,38 @@ mod tests {
         assert_eq!(drained.sys_ready.unwrap().1, ready);
         let seen: Vec<Message> = drained.frames.messages().map(|(_, m)| m).collect();
         assert_eq!(seen, [Message::ScenarioStart, Message::Exit(0)]);
+    }
+
+    /// With small limits; the real ones are the same code.
+    fn limited(messages: &[Message]) -> BulkDrainResult {
+        let mut drain = Drain::new(Instant::now());
+        (drain.kept.max_output, drain.kept.max_other) = (20_000, 5_000);
+        drain.push(&frames(messages), &mut |_| ());
+        drain.finish().frames
+    }
+
+    #[test]
+    fn of_too_much_output_the_end_is_kept_and_every_mark() {
+        let mut messages = vec![Message::ScenarioStart, Message::SchedLog(SchedLog::Start)];
+        messages.extend((0..100).map(|n| Message::Stdout(vec![n; 1000])));
+        messages.push(Message::Exit(0));
+        let frames = limited(&messages);
+        let kept: usize = frames.entries.iter().map(cost).sum();
+        assert!(kept <= 25_000, "{kept}");
+        let seen: Vec<Message> = frames.messages().map(|(_, m)| m).collect();
+        assert_eq!(seen[..2], messages[..2]);
+        assert_eq!(seen[seen.len() - 10..], messages[messages.len() - 10..]);
+        assert_eq!(frames.dropped as usize + seen.len(), messages.len());
+        assert!(frames.dropped_bytes >= 80_000, "{}", frames.dropped_bytes);
+        assert_eq!((frames.gaps, frames.bad_crc), (0, 0));
+    }
+
+    #[test]
+    fn what_is_no_output_is_bounded_too() {
+        let messages: Vec<Message> = (0..100).map(|n| Message::Crash("x".repeat(n))).collect();
+        let frames = limited(&messages);
+        assert!(frames.dropped > 0 && frames.entries.len() < 100);
+        assert_eq!(frames.dropped as usize + frames.entries.len(), 100);
     }
 
     #[test]
