@@ -108,6 +108,16 @@ const CHECK_NEEDS: &[Need] = &[
     VENV,
     BPFTOOL,
     Need {
+        what: "lstopo",
+        met: || is_on_path("lstopo-no-graphics"),
+        packages: &["hwloc-nox"],
+    },
+    Need {
+        what: "libclang, for scx_utils",
+        met: has_libclang,
+        packages: &["libclang1-19"],
+    },
+    Need {
         what: "Chromium, for reports",
         met: || is_on_path("chromium") || is_on_path("google-chrome"),
         packages: &["chromium"],
@@ -121,6 +131,23 @@ fn has_venv() -> bool {
     output.is_ok_and(|output| output.status.success())
 }
 
+/// What bindgen loads, for clang's versions that do.
+fn has_libclang() -> bool {
+    let lists_it = |dir: &str| {
+        std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| {
+                let name = entry.file_name();
+                name.to_string_lossy().starts_with("libclang-")
+            })
+    };
+    ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"]
+        .into_iter()
+        .any(lists_it)
+}
+
 fn is_on_path(program: &str) -> bool {
     ktstr::host::plan::program::on_path(program).is_some()
 }
@@ -130,8 +157,14 @@ fn header(name: &str) -> bool {
 }
 
 fn has_clang() -> bool {
-    let versioned = (16..30).any(|version| is_on_path(&format!("clang-{version}")));
-    versioned || major_of("clang").is_some_and(|major| major >= 16)
+    versioned_clang().is_some() || major_of("clang").is_some_and(|major| major >= 16)
+}
+
+fn versioned_clang() -> Option<String> {
+    (16..30)
+        .rev()
+        .map(|version| format!("clang-{version}"))
+        .find(|clang| is_on_path(clang))
 }
 
 fn major_of(clang: &str) -> Option<u32> {
@@ -156,6 +189,7 @@ pub(crate) fn for_checks() -> Result<()> {
     meet(CHECK_NEEDS)?;
     drgn()?;
     crate::stock_kernel::fetch()?;
+    scx_topology()?;
     llvm_tools()?;
     nextest()?;
     scheduler_for_checks().map(drop)
@@ -235,6 +269,27 @@ fn install(name: &str, root: &Path, options: &[&str]) -> Result<PathBuf> {
     }
     sh::logged(&format!("install-{name}"), &mut command)?;
     Ok(root.join("bin").join(name))
+}
+
+/// The program that shows what scx_utils makes of a guest's shape, where tests look for it.
+pub(crate) fn scx_topology() -> Result<PathBuf> {
+    let tools = sh::target().join("tools/scx-topology");
+    let mut build = sh::cargo(&["build", "-q", "--locked", "--manifest-path"]);
+    // scx_utils asks for a plain `clang` otherwise, which Debian has not.
+    if std::env::var_os("BPF_CLANG").is_none()
+        && let Some(clang) = versioned_clang()
+    {
+        build.env("BPF_CLANG", clang);
+    }
+    build
+        .arg(sh::root().join("tests/scx-topology/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(tools.join("build"));
+    sh::logged("scx-topology", &mut build)?;
+    let program = tools.join("scx-topology");
+    std::fs::copy(tools.join("build/debug/scx-topology"), &program)
+        .context("failed to copy scx-topology")?;
+    Ok(program)
 }
 
 /// The version of drgn that the readers of kernel memory are compared with.

@@ -39,7 +39,11 @@ pub(crate) fn kernel() -> PathBuf {
 
 /// A guest that runs `script` and powers off.
 pub(crate) fn guest(script: &str) -> VmBuilder {
-    let mut builder = Builder::new();
+    guest_with(Builder::new(), script)
+}
+
+/// The same with what else `builder` holds.
+pub(crate) fn guest_with(mut builder: Builder, script: &str) -> VmBuilder {
     builder
         .file("/bin/busybox", Path::new("/bin/busybox"), 0o755)
         .unwrap();

@@ -13,6 +13,9 @@ mod cards;
 mod control;
 mod guest;
 mod orphan;
+mod shape;
 #[path = "../shared/cards.rs"]
 mod shared_cards;
+#[path = "../shared/shape.rs"]
+mod shared_shape;
 mod virtual_time;

@@ -46,16 +46,8 @@ pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsS
         .flag("-no-user-config")
         .flag("-no-reboot")
         .flag("-S");
-    args.pair("-display", "none");
-    let mut cpu = String::from(if config.nested {
-        "max,+svm,+npt"
-    } else {
-        "max"
-    });
-    if fds.virtual_time.is_some() {
-        cpu.push_str(",-rdrand,-rdseed");
-    }
-    args.pair("-cpu", cpu);
+    args.pair("-display", "none")
+        .pair("-cpu", cpu(config.nested, fds.virtual_time.is_some()));
     args.pair("-smp", smp(&config.topology));
     memory(&mut args, config, fds);
     args.0.push("-kernel".into());
@@ -166,6 +158,15 @@ impl Args {
     fn pair(&mut self, flag: &str, value: impl AsRef<str>) -> &mut Self {
         self.flag(flag).flag(value.as_ref())
     }
+}
+
+/// `max` is an AMD, whose Linux learns of caches from leaves 0x8000001D and 0x8000001E, and only with TOPOEXT. Without it each
+/// CPU has an L3 id of its own, and threads of a core share no L1 and L2. TCG has those leaves but not the flag in its list of
+/// features, so it is forced (QEMU 7.2 to 10.0 say a warning per vCPU).
+fn cpu(nested: bool, virtual_time: bool) -> String {
+    let svm = if nested { ",+svm,+npt" } else { "" };
+    let random = if virtual_time { ",-rdrand,-rdseed" } else { "" };
+    format!("max,+topoext,x-force-features=on,xlevel=0x8000001e{svm}{random}")
 }
 
 /// One LLC is one socket: QEMU's L3 is per socket.
@@ -279,6 +280,12 @@ mod tests {
                 "mem-path=/proc/self/fd/20",
             ],
         );
+    }
+
+    #[test]
+    fn caches_are_told_by_the_leaves_that_name_their_sharers() {
+        check("1n1l1c1t", &["-cpu max,+topoext,x-force-features=on"]);
+        assert!(cpu(true, false).ends_with(",+svm,+npt"));
     }
 
     #[test]
