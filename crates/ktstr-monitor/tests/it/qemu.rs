@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -19,6 +20,8 @@ const BOOT: Duration = Duration::from_secs(240);
 
 pub(crate) struct Qemu {
     child: Child,
+    /// Kills its process group, QEMU's, when its standard input ends: when this process does, however that comes.
+    guard: Child,
     qmp: BufReader<UnixStream>,
     memory: PathBuf,
     /// Lines to the guest; kept open while the guest lives.
@@ -94,6 +97,12 @@ impl Qemu {
         );
         let talk = format!("unix:{},server=on,wait=off", dir.join("talk").display());
         let log = File::create(dir.join("qemu.log")).unwrap();
+        let guard = Command::new("/bin/sh")
+            .args(["-c", "read line; kill -KILL 0"])
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         let child = Command::new("qemu-system-x86_64")
             .args(["-machine", "q35,memory-backend=ram", "-nodefaults"])
             .args(["-cpu", "max", "-accel", "tcg,thread=multi"])
@@ -124,6 +133,7 @@ impl Qemu {
             ])
             .stdin(Stdio::null())
             .stderr(log)
+            .process_group(guard.id().try_into().unwrap())
             .spawn()
             .expect("qemu-system-x86_64 is missing; `cargo xtask setup` installs it");
         let end = Instant::now() + BOOT;
@@ -139,6 +149,7 @@ impl Qemu {
             .unwrap();
         let mut qemu = Self {
             child,
+            guard,
             qmp: BufReader::new(stream),
             memory,
             talk: Vec::new(),
@@ -250,6 +261,9 @@ impl Drop for Qemu {
         // Ours by its handle; a guest that is gone already is fine.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // It ends with its input.
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
         let _ = std::fs::remove_file(&self.memory);
     }
 }

@@ -8,7 +8,9 @@
 //!      +--step over a breakpoint, cont---------------------------------+
 //! ```
 //!
-//! The stub is attached at the first watch. Locks are taken in this order: `still`, then `link`. A pump thread sleeps in `poll`
+//! The stub is attached at the first watch. From then on the guest is let go by `vCont;c`, not by QMP's `cont`: QEMU 8.1 and later
+//! tell of a stop only who let the guest go by the stub. A stop by QMP is told as well, with another signal. No packet is sent
+//! while the guest runs: it would stop it. Locks are taken in this order: `still`, then `link`. A pump thread sleeps in `poll`
 //! without either and handles stops that come by themselves. Replies are not acknowledged: over a socket none is lost, and
 //! QEMU takes the next packet for an acknowledgement (gdbstub.c, `gdb_read_byte`).
 
@@ -302,8 +304,8 @@ fn step_over(link: &mut Link, stop: &Stop) -> Result<()> {
     };
     exchange(link, &point('z', watch))?;
     link.send(&format!("vCont;s:p1.{thread:x}"))?;
-    // The step's own stop.
-    link.receive(REPLY_DEADLINE)?;
+    // The step's own stop; a freeze's may be told before it.
+    while parse_stop(&link.receive(REPLY_DEADLINE)?).is_none_or(|stop| stop.signal != SIGTRAP) {}
     exchange(link, &point('Z', watch)).map(drop)
 }
 
@@ -348,6 +350,7 @@ impl Shared {
     /// Records the hits that came, and lets the guest run on unless something holds it.
     fn settle(&self, still: &mut Still, deadline: Duration) -> Result<()> {
         let mut link = self.link();
+        link.note_ready();
         while let Some(stop) = link.stops.pop_front() {
             let rip = rip(&mut link, &stop).unwrap_or(0);
             still.held |= self.record(&link, &stop, rip);
@@ -361,8 +364,16 @@ impl Shared {
         if let Some(stop) = still.at_breakpoint.take() {
             step_over(&mut link, &stop)?;
         }
+        if !link.attached {
+            drop(link);
+            return self.qmp.execute("cont", &Value::Null, deadline).map(drop);
+        }
+        // The stub answers only at the next stop, so that it went on is seen by QMP's event. What QMP told before is read first.
+        self.qmp.execute("query-status", &Value::Null, deadline)?;
+        let before = self.qmp.resumes();
+        link.send("vCont;c")?;
         drop(link);
-        self.qmp.execute("cont", &Value::Null, deadline).map(drop)
+        self.qmp.wait_resumed(before, deadline)
     }
 
     /// Tells whether the hit holds the guest.
@@ -444,6 +455,19 @@ impl Link {
                     });
                 }
                 Err(_) => {}
+            }
+        }
+    }
+
+    /// Keeps hits that have been told and not yet read: they came before what stopped the guest for good.
+    fn note_ready(&mut self) {
+        if !self.attached {
+            return;
+        }
+        // A connection that has ended is for the pump to see.
+        for packet in self.receive_ready().unwrap_or_default() {
+            if let Some(stop) = parse_stop(&packet) {
+                self.note(stop);
             }
         }
     }

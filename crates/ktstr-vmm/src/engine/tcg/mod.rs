@@ -18,22 +18,23 @@ mod virtual_time;
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
 use self::args::{Fds, VirtualArguments};
 use self::gdb::Gdb;
-use self::process::Inherited;
+use self::process::{Emulator, Inherited};
 use self::qmp::{Qmp, QmpReader};
 use self::virtual_time::Files;
 pub(crate) use self::virtual_time::check_qemu;
@@ -59,6 +60,8 @@ pub(crate) const DEFAULT_QEMU: &str = "qemu-system-x86_64";
 const MAX_APIC_ID: u32 = 254;
 /// How long QEMU may take to answer its first command; it maps and loads the kernel before.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the emulator's streams may stay open once it has ended.
+const LINES_DEADLINE: Duration = Duration::from_secs(5);
 /// How long what a guest wrote last may take to arrive once the emulator is gone.
 const CONSOLE_DEADLINE: Duration = Duration::from_secs(2);
 /// Bytes of QEMU's error output that a report keeps.
@@ -126,6 +129,9 @@ struct Shared {
     exit_event: OwnedFd,
     pidfd: OwnedFd,
     pid: u32,
+    /// Everything that came of the emulator; valid until `state.ended`.
+    group: Pid,
+    lines: Lines,
     deadline: Instant,
     /// Locked for no longer than a look.
     still: Mutex<StandStill>,
@@ -196,15 +202,24 @@ impl TcgVm {
             cpus: budget::host_cpus(config.cpu_budget)
                 .map_err(Error::system("read the host's CPUs"))?,
         };
-        let child = process::spawn(command, inherited).map_err(Error::system("start QEMU"))?;
+        // Dropped on any way out of here, it is killed.
+        let emulator = process::spawn(command, inherited).map_err(Error::system("start QEMU"))?;
         // QEMU's ends must be its alone, so that its end is seen as the end of every stream.
         drop(pairs);
+        // A port is its owner's to close, which the guest must see.
+        let mut lines = Lines::default();
+        for line in [&qmp_host, &com1_host, &com2_host, &gdb_host]
+            .into_iter()
+            .chain(&own.lines)
+        {
+            lines.add(line)?;
+        }
         let (limit, past_limit) = match &config.virtual_time {
             None => (config.deadline, ExitReason::Deadline),
             // The plugin keeps the deadline, which is virtual.
             Some(time) => (time.wall_limit, ExitReason::NotFinished),
         };
-        let shared = Arc::new(Shared::new(&child, started + limit)?);
+        let shared = Arc::new(Shared::new(&emulator, started + limit, lines)?);
         let (qmp, reader) =
             qmp::connect(qmp_host).map_err(Error::system("share the monitor's socket"))?;
         let qmp = Arc::new(qmp);
@@ -228,7 +243,7 @@ impl TcgVm {
         let gdb = Gdb::new(gdb_host, Arc::clone(&qmp));
         let (watcher, hits_end) = (Arc::clone(&shared), gdb.hits_end());
         threads.push(named("ktstr-qemu", move || {
-            watcher.watch(child, reader, stderr, files);
+            watcher.watch(emulator, reader, stderr, files);
             hits_end.end();
         })?);
         let vm = Self {
@@ -444,8 +459,8 @@ impl Drop for TcgVm {
 }
 
 impl Shared {
-    fn new(child: &Child, deadline: Instant) -> Result<Self> {
-        let pid = rustix::process::Pid::from_child(child);
+    fn new(emulator: &Emulator, deadline: Instant, lines: Lines) -> Result<Self> {
+        let pid = emulator.pid();
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| Error::System {
             what: "open a pidfd of QEMU",
             source: errno.into(),
@@ -459,7 +474,9 @@ impl Shared {
             changed: Condvar::new(),
             exit_event,
             pidfd,
-            pid: child.id(),
+            pid: pid.as_raw_nonzero().get().unsigned_abs(),
+            group: emulator.group(),
+            lines,
             deadline,
             still: Mutex::default(),
             com1: ConsoleLog::default(),
@@ -479,36 +496,56 @@ impl Shared {
         let mut state = self.lock();
         if state.ended.is_none() {
             state.told.get_or_insert(reason);
-            // An error means that it has ended already, which the watcher reports.
-            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+            process::kill_group(self.group);
         }
+    }
+
+    /// Once the emulator itself has ended: whatever else it left is ended, too, and whoever hides from that does not keep the
+    /// streams open.
+    fn clean_up(&self) {
+        let mut state = self.lock();
+        if state.ended.is_none() {
+            process::kill_group(self.group);
+        }
+        let until = Instant::now() + LINES_DEADLINE;
+        while state.ended.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            let waited = self.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        self.lines.close();
     }
 
     fn still(&self) -> MutexGuard<'_, StandStill> {
         self.still.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sleeps until the VM ended or its deadline passed.
+    /// Sleeps until the VM ended or its deadline passed, and sees to it that nothing of it stays.
     fn keep_deadline(&self, past: ExitReason) {
         loop {
             let left = self.still().left(self.deadline, Instant::now());
             let Some(left) = left else {
                 self.kill(past);
-                return;
+                break;
             };
             let timeout = Timespec::try_from(left).ok();
             let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) | Err(_) => return,
+                Ok(_) | Err(_) => break,
             }
         }
+        self.clean_up();
     }
 
     /// Follows QMP's events to the end of QEMU, reaps it, and says how it ended.
     fn watch(
         &self,
-        mut child: Child,
+        mut emulator: Emulator,
         mut events: QmpReader,
         stderr: File,
         files: Option<(Files, ConsoleLog)>,
@@ -519,7 +556,7 @@ impl Shared {
             }
         }
         drop(events);
-        let status = child.wait();
+        let status = emulator.wait();
         let ended = Instant::now();
         let virtual_run = files.and_then(|(mut files, com2)| {
             files.consoles_into(&self.com1, &com2);
@@ -588,11 +625,16 @@ fn tail(mut stderr: File) -> String {
     {
         return String::from("(its error output cannot be read)");
     }
-    let start = text.len().saturating_sub(STDERR_TAIL);
-    String::from_utf8_lossy(text.get(start..).unwrap_or_default())
-        .trim()
-        .to_owned()
+    let text = String::from_utf8_lossy(&text);
+    // One such line per vCPU, of what is forced on purpose.
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains(FORCED)).collect();
+    let text = lines.join("\n");
+    let start = text.ceil_char_boundary(text.len().saturating_sub(STDERR_TAIL));
+    text.get(start..).unwrap_or_default().trim().to_owned()
 }
+
+/// QEMU's warning of the feature that [`args`] forces.
+const FORCED: &str = "TCG doesn't support requested feature: CPUID.80000001H:ECX.topoext";
 
 fn memfd(name: &str) -> Result<File> {
     memory_file(name).map_err(Error::system("create a memory file"))
@@ -603,6 +645,26 @@ fn named(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .name(name.to_owned())
         .spawn(body)
         .map_err(Error::system("start a thread"))
+}
+
+/// Our ends of the emulator's streams, to close them where the other end stays open.
+#[derive(Debug, Default)]
+struct Lines(Vec<UnixStream>);
+
+impl Lines {
+    fn add(&mut self, line: &UnixStream) -> Result<()> {
+        let line = line.try_clone();
+        self.0
+            .push(line.map_err(Error::system("share a descriptor"))?);
+        Ok(())
+    }
+
+    fn close(&self) {
+        for line in &self.0 {
+            // What has arrived can still be read. An error means that the other end is closed, as it should be.
+            let _ = line.shutdown(Shutdown::Both);
+        }
+    }
 }
 
 /// QEMU's ends of the socket pairs.
@@ -645,15 +707,21 @@ struct Cards {
     counters: CardCounters,
     /// Names of those that QEMU connects to.
     names: Vec<String>,
+    /// Our ends of their sockets; of a named one, of its guard.
+    lines: Vec<UnixStream>,
 }
 
 impl Cards {
     /// Starts their threads, which end with QEMU's end of their sockets.
     fn serve(config: &Config, memory: &GuestMemory, pairs: &mut Pairs) -> Result<Self> {
         let (cards, counters) = cards(&config.disks, &config.nets)?;
-        let (mut threads, mut names) = (Vec::new(), Vec::new());
+        let (mut threads, mut names, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         for (index, card) in cards.into_iter().enumerate() {
             let ours = pairs.add()?;
+            lines.push(
+                ours.try_clone()
+                    .map_err(Error::system("share a descriptor"))?,
+            );
             let socket = if index < config.disks.len() {
                 Socket::Connected(ours)
             } else {
@@ -667,6 +735,7 @@ impl Cards {
             threads,
             counters,
             names,
+            lines,
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,6 +14,32 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Qmp {
     inner: Mutex<Inner>,
+    resumes: Arc<Resumes>,
+}
+
+/// How often the guest was let go.
+#[derive(Debug, Default)]
+struct Resumes {
+    seen: Mutex<Seen>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    resumes: u64,
+    /// No more will be seen.
+    closed: bool,
+}
+
+impl Resumes {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
 }
 
 #[derive(Debug)]
@@ -28,13 +54,22 @@ struct Inner {
 pub(super) struct QmpReader {
     lines: BufReader<UnixStream>,
     replies: Sender<Value>,
+    resumes: Arc<Resumes>,
+}
+
+impl Drop for QmpReader {
+    fn drop(&mut self) {
+        self.resumes.change(|seen| seen.closed = true);
+    }
 }
 
 /// Both sides of a monitor connection.
 pub(super) fn connect(stream: UnixStream) -> std::io::Result<(Qmp, QmpReader)> {
     let reader = stream.try_clone()?;
     let (sender, replies) = mpsc::channel();
+    let resumes = Arc::<Resumes>::default();
     let qmp = Qmp {
+        resumes: Arc::clone(&resumes),
         inner: Mutex::new(Inner {
             stream,
             replies,
@@ -46,6 +81,7 @@ pub(super) fn connect(stream: UnixStream) -> std::io::Result<(Qmp, QmpReader)> {
         QmpReader {
             lines: BufReader::new(reader),
             replies: sender,
+            resumes,
         },
     ))
 }
@@ -62,7 +98,10 @@ impl QmpReader {
             let Ok(value) = serde_json::from_str::<Value>(&line) else {
                 continue;
             };
-            if value.get("event").is_some() {
+            if let Some(event) = value.get("event") {
+                if event == "RESUME" {
+                    self.resumes.change(|seen| seen.resumes += 1);
+                }
                 return Some(value);
             }
             if value.get("id").is_some() {
@@ -126,6 +165,32 @@ impl Qmp {
             }
             return Ok(reply.get("return").cloned().unwrap_or(Value::Null));
         }
+    }
+
+    /// How often the guest was let go, as far as QEMU's events have been read.
+    pub(super) fn resumes(&self) -> u64 {
+        self.resumes.lock().resumes
+    }
+
+    /// Waits until the guest was let go once more than `before`.
+    pub(super) fn wait_resumed(&self, before: u64, deadline: Duration) -> Result<()> {
+        let waits = |seen: &mut Seen| seen.resumes <= before && !seen.closed;
+        let waited = self
+            .resumes
+            .changed
+            .wait_timeout_while(self.resumes.lock(), deadline, waits);
+        let (seen, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+        let what = String::from("let the guest go");
+        if timed_out.timed_out() {
+            return Err(Error::Timeout {
+                what,
+                waited: deadline,
+            });
+        }
+        if seen.resumes <= before {
+            return Err(Error::Gone { what });
+        }
+        Ok(())
     }
 
     /// Runs one line of the human monitor and returns its text.
