@@ -14,6 +14,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 use vm_memory::GuestMemoryMmap;
 
@@ -77,11 +79,18 @@ fn run(backend: &Arc<Mutex<Backend>>, socket: UnixStream) {
     loop {
         let ready = sleep(&lock(backend), &watched);
         if ready.message {
+            let wants_reply = early_enable_wants_reply(&watched);
             match messages.handle_request() {
                 Ok(()) => {}
                 // QEMU's netdev enables its rings before it sets features (hw/net/vhost_net.c: vhost_net_start), and the message
                 // crate refuses that without telling which. Our cards have one pair of rings, and nobody disables them.
-                Err(VhostError::InactiveFeature(_)) => lock(backend).enable_all(),
+                Err(VhostError::InactiveFeature(_)) => {
+                    lock(backend).enable_all();
+                    if wants_reply && let Err(error) = (&watched).write_all(&ENABLED) {
+                        tracing::warn!(%error, "a device's socket broke");
+                        break;
+                    }
+                }
                 Err(VhostError::Disconnected) => break,
                 Err(error) => {
                     tracing::warn!(%error, "a device's socket broke");
@@ -91,6 +100,32 @@ fn run(backend: &Arc<Mutex<Backend>>, socket: UnixStream) {
         }
         lock(backend).work(&ready.queues, Instant::now());
     }
+}
+
+/// vhost-user.rst, "Header": request, flags, size; all little-endian on the hosts that we have.
+const HEADER: usize = 12;
+const SET_VRING_ENABLE: u32 = 18;
+const NEED_REPLY: u32 = 1 << 3;
+/// The acknowledgement that a ring was enabled: version 1, a reply, eight bytes, zero for success.
+const ENABLED: [u8; 20] = [18, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// Whether the next message enables a ring and waits to hear of it, as QEMU's does from 8.2 on: the message crate sends nothing
+/// for what it refuses.
+fn early_enable_wants_reply(socket: &UnixStream) -> bool {
+    let mut header = [0; HEADER];
+    let read = recv(
+        socket,
+        header.as_mut_slice(),
+        RecvFlags::PEEK | RecvFlags::DONTWAIT,
+    );
+    if !matches!(read, Ok((HEADER, _))) {
+        return false;
+    }
+    let word = |at: usize| {
+        let bytes = header.get(at..).and_then(|tail| tail.first_chunk());
+        u32::from_le_bytes(bytes.copied().unwrap_or_default())
+    };
+    word(0) == SET_VRING_ENABLE && word(4) & NEED_REPLY != 0
 }
 
 /// Sleeps until a message, a kick or the device's timer.

@@ -177,6 +177,33 @@ fn a_ring_that_was_taken_back_goes_on_where_it_stood() {
     bench.end();
 }
 
+/// As QEMU's netdev does from 8.2 on: before it sets features, and it waits for the answer.
+#[test]
+fn a_ring_enabled_early_is_acknowledged() {
+    let (mut theirs, ours) = UnixStream::pair().unwrap();
+    theirs
+        .set_read_timeout(Some(std::time::Duration::from_secs(20)))
+        .unwrap();
+    let (mut cards, _) = cards(&[Disk::new(DiskSource::Memory(1 << 20))], &[]).unwrap();
+    let memory = Driver::new(1, SIZE).memory.clone();
+    let thread = serve(cards.remove(0), memory, Socket::Connected(ours)).unwrap();
+    let message = |flags: u32| {
+        let words = [SET_VRING_ENABLE, flags, 8, 0, 1];
+        words.map(u32::to_le_bytes).concat()
+    };
+    // The first wants no reply and gets none.
+    theirs.write_all(&message(1)).unwrap();
+    theirs.write_all(&message(1 | NEED_REPLY)).unwrap();
+    let mut reply = [0xff; ENABLED.len()];
+    std::io::Read::read_exact(&mut theirs, &mut reply).unwrap();
+    assert_eq!(reply, ENABLED);
+    theirs.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut theirs, &mut rest).unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+    thread.join().unwrap();
+}
+
 #[test]
 fn addresses_outside_of_the_announced_memory_end_the_connection() {
     let mut bench = Bench::new();
