@@ -31,6 +31,24 @@ impl LdCache {
         start.map(|start| Self { file, start }).unwrap_or_default()
     }
 
+    /// A cache of these names and paths.
+    #[cfg(test)]
+    pub(super) fn of(entries: &[(&str, &str)]) -> Self {
+        let mut file = vec![0; HEADER_LEN + ENTRY_LEN * entries.len()];
+        file[..MAGIC.len()].copy_from_slice(MAGIC);
+        file[20..24].copy_from_slice(&u32::try_from(entries.len()).unwrap().to_le_bytes());
+        for (index, (name, path)) in entries.iter().enumerate() {
+            let at = HEADER_LEN + index * ENTRY_LEN;
+            file[at..at + 4].copy_from_slice(&X86_64_LIBC6.to_le_bytes());
+            for (field, text) in [(4, name), (8, path)] {
+                let place = u32::try_from(file.len()).unwrap();
+                file[at + field..at + field + 4].copy_from_slice(&place.to_le_bytes());
+                file.extend(text.bytes().chain([0]));
+            }
+        }
+        Self::parse(file)
+    }
+
     /// The first path of that name for this machine; entries that point outside of the file are passed over.
     pub(super) fn lookup(&self, library: &str) -> Option<&str> {
         let file = self.file.get(self.start..)?;

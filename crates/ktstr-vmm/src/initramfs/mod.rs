@@ -15,6 +15,7 @@ use self::archive::{Archive, Kind, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG};
 use crate::elf::{self, ClosureError, Piece};
 
 mod archive;
+mod script;
 
 pub(crate) use archive::memory_file;
 
@@ -55,6 +56,16 @@ pub enum InitramfsError {
         /// What was given.
         guest_path: String,
         /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A script that could not start in the guest.
+    #[error("script '{script}' wants '{interpreter}': {why}", script = script.display())]
+    Interpreter {
+        /// The script, on the host.
+        script: PathBuf,
+        /// What its first line names.
+        interpreter: String,
+        /// What is wrong with that, and what to do.
         why: &'static str,
     },
     /// The archive itself cannot be written.
@@ -215,8 +226,8 @@ impl Builder {
         )
     }
 
-    /// Adds a program with its loader and libraries; a script's interpreter comes along with its own. A file that is
-    /// neither is added as it is.
+    /// Adds a program with its loader and libraries; a script's interpreter comes along with its own, and what `env` is to
+    /// start. A file that is neither is added as it is.
     ///
     /// # Errors
     /// When the file or a library cannot be read or found, or a path is taken by another file.
@@ -239,14 +250,24 @@ impl Builder {
                     mode,
                 },
             )?;
-            for (path, library) in elf::closure(host)? {
+            for (path, library) in elf::closure_at(host, guest_path)? {
                 self.file(&path, &library, 0o755)?;
             }
             return Ok(self);
         }
         self.file(guest_path, host, mode)?;
-        if let Some(interpreter) = interpreter_of(head) {
-            self.binary(&interpreter, Path::new(&interpreter))?;
+        for interpreter in script::interpreters(head) {
+            let refused = |why| InitramfsError::Interpreter {
+                script: host.to_owned(),
+                interpreter: interpreter.clone(),
+                why,
+            };
+            let path = script::find(&interpreter).map_err(refused)?;
+            let guest = script::place(&interpreter, &path);
+            if self.nodes.contains_key(guest.trim_start_matches('/')) {
+                continue;
+            }
+            self.binary(&guest, &path)?;
         }
         Ok(self)
     }
@@ -411,16 +432,6 @@ fn checked_size(path: &Path, len: u64) -> Result<u32, InitramfsError> {
     })
 }
 
-/// The program of a `#!` line.
-fn interpreter_of(head: &[u8]) -> Option<String> {
-    let line = head
-        .strip_prefix(b"#!")?
-        .split(|byte| *byte == b'\n')
-        .next()?;
-    let line = std::str::from_utf8(line).ok()?;
-    Some(line.split_whitespace().next()?.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -518,6 +529,52 @@ mod tests {
         builder.binary("/s", &script).unwrap();
         let listing = cpio(&builder.build().unwrap(), &["-t", "--quiet"], dir.path());
         assert!(listing.lines().any(|line| line == "bin/sh"), "{listing}");
+    }
+
+    #[test]
+    fn what_env_is_to_start_comes_along() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("s");
+        std::fs::write(&script, "#!/usr/bin/env -S LANG=C sh -e\ntrue\n").unwrap();
+        let mut builder = Builder::new();
+        builder.binary("/s", &script).unwrap();
+        let listing = cpio(&builder.build().unwrap(), &["-t", "--quiet"], dir.path());
+        for wanted in ["usr/bin/env", "bin/sh"] {
+            assert!(
+                listing.lines().any(|line| line.ends_with(wanted)),
+                "{listing}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_script_that_could_not_start_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("s");
+        for (line, needle) in [
+            (
+                "#!/no/such/shell\n",
+                "'/no/such/shell': it is not on this host",
+            ),
+            (
+                "#!/usr/bin/env no-such-shell\n",
+                "'no-such-shell': it is not on this host",
+            ),
+            ("#!/usr/bin/env python3\n", "'python3': its own library"),
+        ] {
+            std::fs::write(&script, line).unwrap();
+            check_error(Builder::new().binary("/s", &script), needle);
+        }
+    }
+
+    /// It would be its own interpreter for ever.
+    #[test]
+    fn a_script_that_interprets_itself_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = dir.path().join("s");
+        std::fs::write(&script, format!("#!{}\n", script.display())).unwrap();
+        let mut builder = Builder::new();
+        builder.binary("/s", &script).unwrap();
     }
 
     #[track_caller]

@@ -15,7 +15,7 @@ fn shown(topology: &Topology) -> VmBuilder {
     guest_with(builder, SCRIPT)
         .topology(topology.clone())
         .memory_mib(256 + 64 * nodes)
-        .deadline(Duration::from_secs(400))
+        .deadline(Duration::from_secs(1500))
 }
 
 #[track_caller]
@@ -49,7 +49,7 @@ fn programs_see_the_declared_shape_of_presets_without_smt() {
 
 #[test]
 fn programs_see_the_declared_shape_of_presets_with_smt() {
-    check_presets(&["8cpu-2llc-smt", "12cpu-3llc-smt", "2numa-32cpu-2llc-smt"]);
+    check_presets(&["8cpu-2llc-smt", "12cpu-3llc-smt"]);
 }
 
 /// A node without CPUs, and distances of one's own.
@@ -71,6 +71,7 @@ fn programs_see_the_declared_nodes() {
 #[ignore = "minutes of emulation"]
 fn programs_see_the_declared_shape_of_large_presets() {
     check_presets(&[
+        "2numa-32cpu-2llc-smt",
         "4numa-32cpu-8llc-nosmt",
         "32cpu-4llc-smt",
         "64cpu-8llc-smt",

@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ktstr_vmm::initramfs::{Builder, InitramfsError};
@@ -79,19 +80,23 @@ impl Include {
         is_elf(&self.host)
     }
 
-    /// Puts it into an initramfs: a program with its libraries, anything else as it is.
+    /// Puts it into an initramfs: a program with its libraries, a script with its interpreter, anything else as it is.
     ///
     /// # Errors
-    /// When it cannot be read, or a library is missing.
+    /// When it cannot be read, or a library or an interpreter is missing.
     pub(in crate::host) fn add_to(&self, builder: &mut Builder) -> Result<(), InitramfsError> {
-        if is_elf(&self.host) {
+        if is_elf(&self.host) || is_executable(&self.host) {
             builder.binary(&self.guest, &self.host)?;
         } else {
-            // A script wants to be executed as well.
+            // What is no program here may be one there.
             builder.file(&self.guest, &self.host, 0o755)?;
         }
         Ok(())
     }
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0)
 }
 
 fn is_elf(path: &Path) -> bool {
