@@ -336,6 +336,19 @@ fn a_missing_kernel_names_the_command_that_mends_it() {
     run.dump();
 }
 
+/// At once, with what was measured: a kernel would be emulated for minutes.
+#[test]
+fn kvm_is_refused_where_no_kernel_survives_it() {
+    if ktstr_vmm::probe().engine == ktstr_vmm::Engine::Kvm {
+        let run = run_with("smallest", &[("KTSTR_ENGINE", "kvm")]);
+        run.exits(0);
+        return;
+    }
+    let run = run_with("smallest", &[("KTSTR_ENGINE", "kvm")]);
+    run.exits(1)
+        .says(&["engine kvm: it was asked for, and ", "use auto or tcg"]);
+}
+
 #[test]
 fn a_wrong_engine_name_lists_the_right_ones() {
     run_with("smallest", &[("KTSTR_ENGINE", "vmware")])

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use self::timing::Times;
+use crate::error::{BuildError, BuildFault};
 
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +69,29 @@ impl EngineChoice {
             Self::Tcg => asked(Engine::Tcg),
         }
     }
+
+    /// Refuses kvm where it was asked for and no stock kernel survives it, with what was measured. Building a VM does not ask this:
+    /// a guest of a few instructions runs there.
+    ///
+    /// # Errors
+    /// [`BuildFault::Engine`] with the probe's reason.
+    pub fn check(self) -> Result<(), BuildError> {
+        match self {
+            Self::Kvm => fit_for_kvm(probe()),
+            Self::Auto | Self::Tcg => Ok(()),
+        }
+    }
+}
+
+fn fit_for_kvm(found: Probe) -> Result<(), BuildError> {
+    if found.engine == Engine::Kvm {
+        return Ok(());
+    }
+    let what = format!("it was asked for, and {}; use auto or tcg", found.why);
+    let engine = Engine::Kvm;
+    Err(BuildError {
+        faults: vec![BuildFault::Engine { engine, what }],
+    })
 }
 
 /// Text that names no engine.
@@ -160,6 +184,19 @@ mod tests {
             (none.engine, none.why.as_str()),
             (Engine::Tcg, "/dev/kvm does not open: no")
         );
+    }
+
+    #[test]
+    fn kvm_is_refused_where_it_emulates_with_what_was_measured() {
+        let error = fit_for_kvm(judge(Ok(Duration::from_nanos(1900)))).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("1900 ns") && text.contains("use auto or tcg"),
+            "{text}"
+        );
+        assert!(fit_for_kvm(judge(Ok(Duration::from_nanos(1)))).is_ok());
+        // Asked for only by those who want kvm and nothing else.
+        assert!(EngineChoice::Tcg.check().is_ok() && EngineChoice::Auto.check().is_ok());
     }
 
     /// What waits for guests in the lab must have patience.

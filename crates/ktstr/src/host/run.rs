@@ -55,7 +55,7 @@ pub fn run_test(entry: &KtstrTestEntry, config: &HostConfig, manifest_dir: &Path
         verbose: config.verbose,
         ..Evidence::default()
     };
-    if config.engine == EngineChoice::Auto && !entry.host_only {
+    if config.engine != EngineChoice::Tcg && !entry.host_only {
         // Measured once per process; here while kernel, programs and archive are gathered.
         thread::spawn(ktstr_vmm::probe);
     }
@@ -144,6 +144,7 @@ fn run(
     if entry.host_only {
         return Ok(refused(on_host::run(entry)));
     }
+    place.config.engine.check()?;
     let kernel = kernel?;
     evidence.kernel_image = Some(kernel.image.clone());
     if let Some(reason) = kernel_refused(entry, kernel.release().as_deref()) {

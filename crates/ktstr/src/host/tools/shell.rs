@@ -93,6 +93,7 @@ pub fn run(entry: &KtstrTestEntry, order: &ShellOrder, manifest_dir: &Path) -> R
         Some(_) => Duration::from_secs(order.exec_timeout_s) + headroom,
         None => INTERACTIVE_DEADLINE,
     };
+    config.engine.check()?;
     let mut builder = Vm::builder()
         .kernel(&kernel.image)
         .initrd(Initrd::Archive(initramfs))
