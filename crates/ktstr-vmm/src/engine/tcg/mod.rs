@@ -185,25 +185,7 @@ impl TcgVm {
         });
         let mut threads = own.threads;
         let stderr = memfd("ktstr-qemu-stderr")?;
-        let mut command = Command::new(&config.qemu);
-        command
-            .args(args::arguments(config, &fds, &own.names))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(
-                stderr
-                    .try_clone()
-                    .map_err(Error::system("share a descriptor"))?,
-            );
-        let mut inherited = all(&fds);
-        inherited.extend(files.iter().flat_map(Files::fds));
-        let inherited = Inherited {
-            fds: inherited,
-            cpus: budget::host_cpus(config.cpu_budget)
-                .map_err(Error::system("read the host's CPUs"))?,
-        };
-        // Dropped on any way out of here, it is killed.
-        let emulator = process::spawn(command, inherited).map_err(Error::system("start QEMU"))?;
+        let emulator = spawn(config, &fds, &own.names, files.as_ref(), &stderr)?;
         // QEMU's ends must be its alone, so that its end is seen as the end of every stream.
         drop(pairs);
         // A port is its owner's to close, which the guest must see.
@@ -214,11 +196,7 @@ impl TcgVm {
         {
             lines.add(line)?;
         }
-        let (limit, past_limit) = match &config.virtual_time {
-            None => (config.deadline, ExitReason::Deadline),
-            // The plugin keeps the deadline, which is virtual.
-            Some(time) => (time.wall_limit, ExitReason::NotFinished),
-        };
+        let (limit, past_limit) = limit(config);
         let shared = Arc::new(Shared::new(&emulator, started + limit, lines)?);
         let (qmp, reader) =
             qmp::connect(qmp_host).map_err(Error::system("share the monitor's socket"))?;
@@ -226,15 +204,12 @@ impl TcgVm {
         let consoles = [shared.com1.clone(), ConsoleLog::default()];
         let is_virtual = files.is_some();
         let files = files.map(|files| (files, consoles[1].clone()));
-        for (name, stream, log) in [
-            ("ktstr-com1", com1_host, consoles[0].clone()),
-            ("ktstr-com2", com2_host, consoles[1].clone()),
-        ] {
-            if is_virtual {
-                // The console comes out of a file at the end; nobody holds this stream's other end.
-                continue;
+        // In virtual time the consoles come out of files at the end; nobody holds the streams' other ends.
+        if !is_virtual {
+            let logs = consoles.clone().into_iter();
+            for (stream, log) in [com1_host, com2_host].into_iter().zip(logs) {
+                threads.push(named("ktstr-console", move || log.follow(stream))?);
             }
-            threads.push(named(name, move || log.follow(stream))?);
         }
         let deadline_keeper = Arc::clone(&shared);
         threads.push(named("ktstr-deadline", move || {
@@ -665,6 +640,41 @@ impl Lines {
             let _ = line.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// How long the host waits, and how the VM has ended then. In virtual time the deadline is the plugin's.
+fn limit(config: &Config) -> (Duration, ExitReason) {
+    match &config.virtual_time {
+        None => (config.deadline, ExitReason::Deadline),
+        Some(time) => (time.wall_limit, ExitReason::NotFinished),
+    }
+}
+
+/// Starts QEMU with what it inherits. Dropped on any way out of here, it is killed.
+fn spawn(
+    config: &Config,
+    fds: &Fds,
+    names: &[String],
+    files: Option<&Files>,
+    stderr: &File,
+) -> Result<Emulator> {
+    let stderr = stderr
+        .try_clone()
+        .map_err(Error::system("share a descriptor"))?;
+    let mut command = Command::new(&config.qemu);
+    command
+        .args(args::arguments(config, fds, names))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(stderr);
+    let mut inherited = all(fds);
+    inherited.extend(files.into_iter().flat_map(Files::fds));
+    let inherited = Inherited {
+        fds: inherited,
+        cpus: budget::host_cpus(config.cpu_budget)
+            .map_err(Error::system("read the host's CPUs"))?,
+    };
+    process::spawn(command, inherited).map_err(Error::system("start QEMU"))
 }
 
 /// QEMU's ends of the socket pairs.
