@@ -22,7 +22,7 @@ const BANNER: &[u8] = b"Linux version ";
 pub(crate) struct Image {
     pub(crate) span: ImageSpan,
     /// Where the copy begins.
-    start: Kva,
+    pub(crate) start: Kva,
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -58,6 +58,11 @@ impl ImageMap {
             true
         });
         found
+    }
+
+    /// The image's place, as far as it is mapped without gaps.
+    pub(super) fn span(&self) -> ImageSpan {
+        self.span
     }
 
     fn add(&mut self, distance: u64, page: Mapping) {
@@ -131,8 +136,10 @@ fn copy(memory: &dyn PhysMem, gpa: Gpa, len: u64) -> Vec<u8> {
     buffer
 }
 
-/// Magic, version 1, no flags, a header of 24 bytes, types at its end.
-const BTF_HEAD: &[u8] = &[0x9f, 0xeb, 1, 0, 24, 0, 0, 0, 0, 0, 0, 0];
+/// Magic, version 1, no flags.
+const BTF_HEAD: &[u8] = &[0x9f, 0xeb, 1, 0];
+/// Up to 7.0 a header has 24 bytes; with a layout section 32, and room for what may come.
+const BTF_HEADER: std::ops::RangeInclusive<u64> = 24..=64;
 /// A module's BTF is smaller than this, a kernel's larger.
 const MIN_KERNEL_BTF: u64 = 256 << 10;
 
@@ -145,12 +152,21 @@ pub(crate) fn find_btf(image: &[u8]) -> Option<std::ops::Range<usize>> {
     })
 }
 
+/// The length of the BTF with this header, if it can be a kernel's.
 fn btf_len(head: &[u8]) -> Option<u64> {
     let word = |at| bytes::u32_at(head, at).map(u64::from);
-    let (type_len, string_at, string_len) = (word(12)?, word(16)?, word(20)?);
-    let len = 24 + string_at + string_len;
-    let plausible = type_len <= string_at
+    let header = word(4)?;
+    let (type_at, type_len, string_at, string_len) = (word(8)?, word(12)?, word(16)?, word(20)?);
+    let layout_end = if header >= 32 { word(24)? + word(28)? } else { 0 };
+    let end = (type_at + type_len)
+        .max(string_at + string_len)
+        .max(layout_end);
+    let len = header + end;
+    let plausible = BTF_HEADER.contains(&header)
+        && type_at % 4 == 0
+        && type_len > 0
         && string_len > 0
+        && type_at + type_len <= string_at
         && (MIN_KERNEL_BTF..=crate::btf::MAX_BTF as u64).contains(&len);
     plausible.then_some(len)
 }
@@ -203,4 +219,42 @@ pub(super) fn window(memory: &dyn PhysMem, btf: Gpa) -> Option<(Gpa, Vec<u8>)> {
     let start = (btf.0.saturating_sub(REACH) & !4095).max(range.gpa.0);
     let end = btf.0.saturating_add(REACH).min(range.end().0);
     Some((Gpa(start), copy(memory, Gpa(start), end - start)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(words: &[u32]) -> Vec<u8> {
+        let mut head = BTF_HEAD.to_vec();
+        head.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+        head
+    }
+
+    #[test]
+    fn headers_of_both_lengths_are_btf() {
+        let (types, strings) = (300 << 10, 100 << 10);
+        let short = head(&[24, 0, types, types, strings]);
+        assert_eq!(btf_len(&short), Some(u64::from(24 + types + strings)));
+        // With a layout section between types and strings, and one behind all.
+        let between = head(&[32, 0, types, types + 80, strings, types, 80]);
+        let len = 32 + types + 80 + strings;
+        assert_eq!(btf_len(&between), Some(u64::from(len)));
+        let end = types + strings;
+        let behind = head(&[32, 0, types, types, strings, end, 80]);
+        assert_eq!(btf_len(&behind), Some(u64::from(len)));
+        let mut image = vec![0; 100];
+        image.extend(&between);
+        image.resize(1 << 20, 7);
+        let len = usize::try_from(len).unwrap();
+        assert_eq!(find_btf(&image), Some(100..100 + len));
+        for wrong in [
+            head(&[23, 0, types, types, strings]),
+            head(&[24, 0, types, 0, strings]),
+            head(&[24, 0, 9, 9, 9]),
+            head(&[24, 0, types, types, u32::MAX]),
+        ] {
+            assert_eq!(btf_len(&wrong), None);
+        }
+    }
 }

@@ -7,13 +7,43 @@ use super::*;
 /// In which order the tables lie.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Order {
+    Since7_0,
     Since6_5,
     Since6_2,
     Before6_2,
 }
 
+impl Order {
+    fn pad(self, image: &mut Vec<u8>) {
+        let align = if self == Self::Since7_0 { 4 } else { 8 };
+        image.resize(image.len().next_multiple_of(align), 0);
+    }
+}
+
 fn pad(image: &mut Vec<u8>) {
     image.resize(image.len().next_multiple_of(8), 0);
+}
+
+/// The address of the image that the tables lie in.
+const START: u64 = 0xffff_ffff_9a00_0000;
+
+/// Offsets from their own places, to where `offsets` has the same symbols.
+fn places(image: &mut Vec<u8>, symbols: &[(&str, i32)], base: u64) {
+    for (_, offset) in symbols {
+        let value = base.wrapping_add_signed(-1 - i64::from(*offset));
+        let place = START + u64::try_from(image.len()).unwrap();
+        let distance = i32::try_from(value.wrapping_sub(place).cast_signed()).unwrap();
+        image.extend(distance.to_le_bytes());
+    }
+}
+
+fn sequences(image: &mut Vec<u8>, count: usize) {
+    for number in 0..count {
+        // The kernel writes the most significant of the three bytes first.
+        let sequence = u32::try_from(number * 7 % count).unwrap();
+        let [low, middle, high, _] = sequence.to_le_bytes();
+        image.extend([high, middle, low]);
+    }
 }
 
 fn offsets(image: &mut Vec<u8>, symbols: &[(&str, i32)], base: u64) {
@@ -31,11 +61,12 @@ fn tables(prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u8> {
 
 fn ordered(order: Order, prefix: usize, symbols: &[(&str, i32)], base: u64) -> Vec<u8> {
     let mut image = vec![0xcc; prefix];
-    pad(&mut image);
-    if order != Order::Since6_5 {
+    order.pad(&mut image);
+    if matches!(order, Order::Since6_2 | Order::Before6_2) {
         offsets(&mut image, symbols, base);
     }
-    image.extend(u64::try_from(symbols.len()).unwrap().to_le_bytes());
+    image.extend(u32::try_from(symbols.len()).unwrap().to_le_bytes());
+    order.pad(&mut image);
     let mut markers = Vec::new();
     let start = image.len();
     for (number, (name, _)) in symbols.iter().enumerate() {
@@ -45,19 +76,14 @@ fn ordered(order: Order, prefix: usize, symbols: &[(&str, i32)], base: u64) -> V
         image.push(u8::try_from(name.len()).unwrap());
         image.extend(name.as_bytes());
     }
-    pad(&mut image);
+    order.pad(&mut image);
     for marker in markers {
         image.extend(marker.to_le_bytes());
     }
-    pad(&mut image);
+    order.pad(&mut image);
     if order == Order::Since6_2 {
-        for number in 0..symbols.len() {
-            // The kernel writes the most significant of the three bytes first.
-            let sequence = u32::try_from(number * 7 % symbols.len()).unwrap();
-            let [low, middle, high, _] = sequence.to_le_bytes();
-            image.extend([high, middle, low]);
-        }
-        pad(&mut image);
+        sequences(&mut image, symbols.len());
+        order.pad(&mut image);
     }
     let mut index = Vec::new();
     let start = image.len();
@@ -70,13 +96,18 @@ fn ordered(order: Order, prefix: usize, symbols: &[(&str, i32)], base: u64) -> V
         }
         image.push(0);
     }
-    pad(&mut image);
+    order.pad(&mut image);
     for start in index {
         image.extend(start.to_le_bytes());
     }
-    pad(&mut image);
-    if order == Order::Since6_5 {
-        offsets(&mut image, symbols, base);
+    order.pad(&mut image);
+    match order {
+        Order::Since7_0 => places(&mut image, symbols, base),
+        Order::Since6_5 => offsets(&mut image, symbols, base),
+        Order::Since6_2 | Order::Before6_2 => {}
+    }
+    if matches!(order, Order::Since7_0 | Order::Since6_5) {
+        sequences(&mut image, symbols.len());
     }
     image.extend([0xcc; 100]);
     image
@@ -94,7 +125,7 @@ fn tables_without_header_are_found_and_decoded() {
     symbols[0] = ("T_text", -1);
     symbols[1] = ("Arunqueues", 0x2cc00);
     for order in [Order::Since6_5, Order::Since6_2, Order::Before6_2] {
-        let found = find_kallsyms(&ordered(order, 1000, &symbols, BASE));
+        let found = find_kallsyms(&ordered(order, 1000, &symbols, BASE), Kva(START));
         let found = found.unwrap_or_else(|| panic!("{order:?}"));
         assert_eq!(found.len(), 600);
         assert_eq!(found.find("_text"), Some(BASE));
@@ -105,10 +136,49 @@ fn tables_without_header_are_found_and_decoded() {
     }
 }
 
+/// The base is gone, every offset counts from its own place, and tables begin at any multiple of 4.
+#[test]
+fn offsets_that_count_from_their_own_place_are_followed() {
+    let names: Vec<String> = (0..600).map(|number| format!("tsym_{number}")).collect();
+    let mut symbols: Vec<(&str, i32)> = (0..)
+        .zip(&names)
+        .map(|(n, name)| (&name[..], -1 - n * 16))
+        .collect();
+    symbols[0] = ("T_text", -1);
+    for prefix in [1000, 1004] {
+        let image = ordered(Order::Since7_0, prefix, &symbols, BASE);
+        let found = find_kallsyms(&image, Kva(START)).expect("the tables are found");
+        assert_eq!(found.len(), 600);
+        assert_eq!(found.find("_text"), Some(BASE));
+        assert_eq!(found.find("sym_599"), Some(BASE + 599 * 16));
+        // In a window of memory whose address nobody knows, distances are right.
+        let moved = find_kallsyms(&image, Kva(START + 0x1230_0000)).unwrap();
+        assert_eq!(moved.find("sym_599"), Some(BASE + 599 * 16 + 0x1230_0000));
+    }
+    // Numbers that lead nowhere near an image are no such offsets.
+    let far = ordered(Order::Since7_0, 8, &symbols, START + (1 << 30));
+    assert!(find_kallsyms(&far, Kva(START)).is_none());
+}
+
+/// Ascending numbers before a token table, as a guest would lay them out to keep us busy.
+#[test]
+fn a_search_for_markers_ends() {
+    let mut image: Vec<u8> = (1..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    let tables = tables(8, &[("T_text", -1)], BASE);
+    let at = tables.windows(4).position(|part| part == b"qz\0q").unwrap();
+    pad(&mut image);
+    let tokens = image.len();
+    image.extend(&tables[at..]);
+    assert!(image.len() > tokens);
+    let start = std::time::Instant::now();
+    assert!(find_kallsyms(&image, Kva(START)).is_none());
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+}
+
 #[test]
 fn offsets_without_absolute_percpu_are_unsigned() {
     let symbols = [("T_text", 0), ("Drunqueues", 0x100)];
-    let found = find_kallsyms(&tables(8, &symbols, BASE)).unwrap();
+    let found = find_kallsyms(&tables(8, &symbols, BASE), Kva(START)).unwrap();
     assert_eq!(found.find("runqueues"), Some(BASE + 0x100));
 }
 
@@ -120,7 +190,7 @@ proptest! {
             let at = place.index(image.len());
             image[at] = value;
         }
-        if let Some(found) = find_kallsyms(&image) {
+        if let Some(found) = find_kallsyms(&image, Kva(START)) {
             let _ = (found.find("_text"), found.symbolize(Kva(BASE)), found.iter().count());
         }
     }

@@ -1,5 +1,6 @@
 //! Where the kernel is, by every way to find it.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use ktstr_monitor::locate::SlideEvidence;
@@ -7,7 +8,7 @@ use ktstr_monitor::phys::{Hints, Vmcore};
 use ktstr_monitor::{Attach, Error, Gpa, PhysMem, Range, Result};
 
 use crate::lab::lab;
-use crate::qemu::kernel;
+use crate::qemu::vmlinux;
 
 /// A dump that has forgotten its notes.
 #[derive(Debug)]
@@ -62,7 +63,8 @@ fn damaged_types_are_taken_from_the_vmlinux() {
         "{refusal}"
     );
     assert!(refusal.contains("give its vmlinux"), "{refusal}");
-    let kernel = attach().vmlinux(kernel().1).attach().unwrap();
+    let Some(vmlinux) = vmlinux() else { return };
+    let kernel = attach().vmlinux(vmlinux).attach().unwrap();
     assert_eq!(kernel.runqueues(), lab.kernel.runqueues());
 }
 
@@ -75,7 +77,7 @@ fn symbols_and_build_id_are_the_guests() {
         "prb",
         "runqueues",
         "map_idr",
-        "scx_exit_kind",
+        "init_top_pgt",
     ] {
         let found = lab.kernel.symbol(name).unwrap().0;
         assert_eq!(found, lab.facts.symbol(name), "{name}");
@@ -167,7 +169,7 @@ fn a_vmcoreinfo_leads_to_the_page_tables() {
 fn a_vmlinux_agrees_with_what_memory_says() {
     let lab = lab();
     let core = || Arc::new(Vmcore::open(&lab.vmcore).unwrap());
-    let (_, vmlinux) = kernel();
+    let Some(vmlinux) = vmlinux() else { return };
     let found = Attach::new(core()).vmlinux(vmlinux).attach().unwrap();
     assert_eq!(found.slide().evidence, SlideEvidence::Vmlinux);
     assert_eq!(found.slide().bytes, lab.kernel.slide().bytes);
@@ -187,7 +189,7 @@ fn a_vmlinux_agrees_with_what_memory_says() {
 #[test]
 fn a_vmlinux_of_another_build_is_refused_by_name() {
     let lab = lab();
-    let (_, vmlinux) = kernel();
+    let Some(vmlinux) = vmlinux() else { return };
     let bytes = std::fs::read(vmlinux).unwrap();
     let id = lab.kernel.build_id().unwrap();
     let at = memchr::memmem::find(&bytes, id).unwrap();
@@ -202,17 +204,79 @@ fn a_vmlinux_of_another_build_is_refused_by_name() {
     assert!(text.contains(&format!("{:02x}", id[0])), "{text}");
 }
 
+/// A process's table is freed with it; the kernel's own stays.
+#[test]
+fn the_page_tables_are_the_kernels_own_whatever_cr3_led_there() {
+    let lab = lab();
+    let core = Vmcore::open(&lab.vmcore).unwrap();
+    let own = lab.kernel.symbol("init_top_pgt").unwrap();
+    let (own, _) = lab.kernel.translate(own).unwrap();
+    let hints = core.hints().cr3;
+    assert!(hints.iter().any(|cr3| cr3 & !0xfff != own.0), "{hints:x?}");
+    for cr3 in hints {
+        let memory = NoHints(Vmcore::open(&lab.vmcore).unwrap());
+        let kernel = Attach::new(Arc::new(memory)).cr3(cr3).attach().unwrap();
+        assert_eq!(kernel.address_space().root, own, "{cr3:#x}");
+    }
+}
+
+/// With an image that has no kallsyms the vmlinux leads to the page tables, and its build id proves it.
+#[test]
+fn a_vmlinux_alone_leads_to_the_kernel() {
+    let lab = lab();
+    let memory = NoHints(Vmcore::open(&lab.vmcore).unwrap());
+    let tokens = lab.kernel.symbol("kallsyms_token_table").unwrap();
+    let (gpa, _) = lab.kernel.translate(tokens.wrapping_add(300)).unwrap();
+    let memory = Arc::new(Blind(memory, gpa));
+    let refusal = Attach::new(Arc::clone(&memory) as _).attach().unwrap_err();
+    assert!(matches!(refusal, Error::NoKernel { .. }), "{refusal}");
+    let Some(vmlinux) = vmlinux() else { return };
+    let found = Attach::new(memory).vmlinux(vmlinux).attach().unwrap();
+    assert_eq!(found.text(), lab.kernel.text());
+    assert_eq!(found.tasks().found, lab.kernel.tasks().found);
+}
+
+/// Memory in which one page is lost.
+#[derive(Debug)]
+struct Blind(NoHints, Gpa);
+
+impl PhysMem for Blind {
+    fn read(&self, gpa: Gpa, buffer: &mut [u8]) -> Result<()> {
+        self.0.read(gpa, buffer)?;
+        let page = self.1.0 & !4095;
+        for (at, byte) in (gpa.0..).zip(buffer) {
+            if (page..page + 4096).contains(&at) {
+                *byte = 0;
+            }
+        }
+        Ok(())
+    }
+
+    fn ranges(&self) -> Vec<Range> {
+        self.0.ranges()
+    }
+}
+
+/// Types come from a vmlinux, are kept, and are there for who has none; what memory says is not kept.
 #[test]
 fn the_btf_cache_is_used_and_right() {
     let lab = lab();
     let dir = tempfile::tempdir().unwrap();
-    let attach = || {
+    let attach = |vmlinux: Option<&Path>| {
         let core = Arc::new(Vmcore::open(&lab.vmcore).unwrap());
-        Attach::new(core).btf_cache(dir.path()).attach().unwrap()
+        let mut attach = Attach::new(core).btf_cache(dir.path());
+        if let Some(vmlinux) = vmlinux {
+            attach = attach.vmlinux(vmlinux);
+        }
+        attach.attach().unwrap()
     };
-    let first = attach();
+    let of_memory = attach(None);
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let Some(vmlinux) = vmlinux() else { return };
+    let first = attach(Some(&vmlinux));
+    assert_eq!(first.btf().bytes(), of_memory.btf().bytes());
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-    let second = attach();
+    let second = attach(None);
     assert_eq!(first.btf().bytes(), second.btf().bytes());
     assert_eq!(
         first.btf().member_of("rq", "scx.local_dsq.nr"),
