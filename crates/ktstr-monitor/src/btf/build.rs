@@ -104,6 +104,33 @@ impl Builder {
         self.add(name, (6, false, count), 4, &body)
     }
 
+    /// As a writer of 7.1 and later has it: fixed bytes and bytes per part for each kind, from 0 on.
+    pub(crate) fn finish_with_layout(self, layout: &[(u8, u8)]) -> Vec<u8> {
+        let len = |part: usize| u32::try_from(part).unwrap();
+        let types = len(self.types.len());
+        let layout: Vec<u8> = layout
+            .iter()
+            .flat_map(|&(fixed, each)| [fixed, each, 0, 0])
+            .collect();
+        let mut blob = vec![0x9f, 0xeb, 1, 0];
+        let strings = types + len(layout.len());
+        for word in [
+            32,
+            0,
+            types,
+            strings,
+            len(self.strings.len()),
+            types,
+            len(layout.len()),
+        ] {
+            blob.extend(word.to_le_bytes());
+        }
+        for part in [self.types, layout, self.strings] {
+            blob.extend(part);
+        }
+        blob
+    }
+
     pub(crate) fn finish(self) -> Vec<u8> {
         let len = |part: &[u8]| u32::try_from(part.len()).unwrap();
         let mut blob = vec![0x9f, 0xeb, 1, 0];

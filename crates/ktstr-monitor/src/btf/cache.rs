@@ -4,8 +4,7 @@
 //! magic 8 | types u32 | slots u32 | BTF length u64 | check u64 | offsets 4*types | slots 4*slots | BTF
 //! ```
 //!
-//! All numbers are little-endian. `check` covers the numbers and both tables, not the BTF: that one is only ever read
-//! with bounds. A file that does not fit is ignored and replaced.
+//! All numbers are little-endian. `check` covers the tables and the BTF. A file that does not fit is ignored and replaced.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +12,7 @@ use super::blob::Blob;
 use super::index::{Btf, Index};
 use crate::{Error, Result, bytes};
 
-const MAGIC: &[u8; 8] = b"KTBTF\0\x02\0";
+const MAGIC: &[u8; 8] = b"KTBTF\0\x03\0";
 const HEAD: usize = 32;
 
 fn path(dir: &Path, build_id: &[u8]) -> PathBuf {
@@ -31,12 +30,15 @@ pub fn load_cached(dir: &Path, build_id: &[u8]) -> Option<Btf> {
     let types = bytes::u32_at(file, 8)? as usize;
     let slots = bytes::u32_at(file, 12)? as usize;
     let btf_len = bytes::size(bytes::u64_at(file, 16)?);
-    let tables_end = HEAD + (types + slots) * 4;
+    let tables_end = types
+        .checked_add(slots)?
+        .checked_mul(4)?
+        .checked_add(HEAD)?;
     if file.len() != tables_end.checked_add(btf_len)? || !slots.is_power_of_two() {
         return None;
     }
     let tables = file.get(HEAD..tables_end)?;
-    if bytes::u64_at(file, 24)? != check(tables) {
+    if bytes::u64_at(file, 24)? != check(file.get(HEAD..)?) {
         return None;
     }
     let words = |part: &[u8]| -> Vec<u32> {
@@ -66,15 +68,15 @@ pub fn store_cached(dir: &Path, build_id: &[u8], btf: &Btf) -> Result<()> {
         file.extend(u32::try_from(count).unwrap_or(0).to_le_bytes());
     }
     file.extend((btf.bytes().len() as u64).to_le_bytes());
-    let tables: Vec<u8> = index
+    let mut body: Vec<u8> = index
         .offsets
         .iter()
         .chain(&index.slots)
         .flat_map(|word| word.to_le_bytes())
         .collect();
-    file.extend(check(&tables).to_le_bytes());
-    file.extend(tables);
-    file.extend_from_slice(btf.bytes());
+    body.extend_from_slice(btf.bytes());
+    file.extend(check(&body).to_le_bytes());
+    file.extend(body);
     std::fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     let target = path(dir, build_id);
     let temporary = target.with_extension(format!("{}.tmp", std::process::id()));
@@ -82,13 +84,13 @@ pub fn store_cached(dir: &Path, build_id: &[u8], btf: &Btf) -> Result<()> {
     std::fs::rename(&temporary, &target).map_err(Error::io("rename into", &target))
 }
 
-fn check(tables: &[u8]) -> u64 {
-    let (words, tail) = tables.as_chunks::<8>();
+fn check(body: &[u8]) -> u64 {
+    let (words, tail) = body.as_chunks::<8>();
     words
         .iter()
         .map(|word| u64::from_le_bytes(*word))
         .chain([bytes::uint(tail)])
-        .fold(tables.len() as u64, |state, word| {
+        .fold(body.len() as u64, |state, word| {
             (state ^ word)
                 .wrapping_mul(0x9e37_79b9_7f4a_7c15)
                 .rotate_left(23)

@@ -9,6 +9,7 @@ use crate::{Error, Result, bytes};
 const MAGIC: u16 = 0xeb9f;
 /// Head of every type: name, info, size or type.
 pub(super) const TYPE_HEAD: usize = 12;
+const TYPE_HEAD_BYTE: u8 = 12;
 /// `BTF_MAX_NAME_OFFSET` bounds a kernel's strings to 16 MiB; its types are not larger.
 pub(crate) const MAX_BTF: usize = 64 << 20;
 /// Typedef and qualifier chains longer than this are cycles.
@@ -26,6 +27,8 @@ pub struct Btf {
     first_id: u32,
     /// Offset of our first string: 0, or the length of the base's strings.
     first_string: u32,
+    /// How long types of each kind are, those included that only the blob itself describes.
+    shapes: Box<[Shape; KINDS]>,
 }
 
 /// Offsets of the types in the type section, and a hash table of names: power of two, linear probing, 0 is empty.
@@ -74,7 +77,16 @@ impl Btf {
     }
 
     fn unindexed(blob: Blob, base: Option<Arc<Btf>>) -> Result<Self> {
-        let (types, strings) = sections(blob.bytes())?;
+        let Sections {
+            types,
+            strings,
+            layout,
+        } = sections(blob.bytes())?;
+        let mut shapes = match &base {
+            Some(base) => base.shapes.clone(),
+            None => Box::new(SHAPES),
+        };
+        describe(&mut shapes, blob.bytes().get(layout).unwrap_or_default());
         let first_id = base.as_ref().map_or(1, |base| base.end_id());
         let first_string = base.as_ref().map_or(0, |base| base.end_string());
         Ok(Self {
@@ -88,6 +100,7 @@ impl Btf {
             },
             first_id,
             first_string,
+            shapes,
         })
     }
 
@@ -111,15 +124,16 @@ impl Btf {
                 .and_then(|head| head.as_chunks::<4>().0.first_chunk::<2>())
                 .map(|words| words.map(u32::from_le_bytes))
                 .ok_or_else(|| bad("a type's head is cut off"))?;
-            let shape = SHAPES
-                .get((info >> 24 & 0x1f) as usize)
+            let shape = self
+                .shapes
+                .get((info >> 24 & KIND_MASK) as usize)
                 .copied()
                 .unwrap_or(UNKNOWN);
             if shape.head == 0 {
                 return Err(bad("a kind this code predates"));
             }
-            let vlen = info & 0xffff;
-            let next = at + (u32::from(shape.head) + u32::from(shape.each) * vlen) as usize;
+            let vlen = (info & VLEN_MASK) as usize;
+            let next = at + usize::from(shape.head) + usize::from(shape.each) * vlen;
             if next > types.len() {
                 return Err(bad("a type's body is cut off"));
             }
@@ -341,8 +355,19 @@ impl Btf {
     }
 }
 
-/// The type and string sections that a BTF header describes.
-fn sections(blob: &[u8]) -> Result<(std::ops::Range<usize>, std::ops::Range<usize>)> {
+/// The parts that a BTF header describes.
+struct Sections {
+    types: std::ops::Range<usize>,
+    strings: std::ops::Range<usize>,
+    /// `struct btf_layout` for each kind that the writer knew (7.1 and later), else empty.
+    layout: std::ops::Range<usize>,
+}
+
+/// The shortest header, and the shortest with a layout section.
+const HEADER: usize = 24;
+const HEADER_WITH_LAYOUT: usize = 32;
+
+fn sections(blob: &[u8]) -> Result<Sections> {
     let bad = |offset, what| Error::BadBtf { offset, what };
     if blob.len() > MAX_BTF {
         return Err(bad(0, "it is absurdly large"));
@@ -359,6 +384,9 @@ fn sections(blob: &[u8]) -> Result<(std::ops::Range<usize>, std::ops::Range<usiz
             .ok_or(bad(at, "the header is cut off"))
     };
     let header = word(4)?;
+    if header < HEADER {
+        return Err(bad(4, "the header is shorter than any"));
+    }
     let section = |at: usize| -> Result<std::ops::Range<usize>> {
         let start = header + word(at)?;
         let end = start + word(at + 4)?;
@@ -367,19 +395,46 @@ fn sections(blob: &[u8]) -> Result<(std::ops::Range<usize>, std::ops::Range<usiz
         }
         Ok(start..end)
     };
-    Ok((section(8)?, section(16)?))
+    Ok(Sections {
+        types: section(8)?,
+        strings: section(16)?,
+        layout: if header < HEADER_WITH_LAYOUT {
+            0..0
+        } else {
+            section(24)?
+        },
+    })
 }
 
+/// `BTF_INFO_KIND` and `BTF_INFO_VLEN`; up to 7.0 the bits that came in addition are zero.
+const KIND_MASK: u32 = 0x7f;
+const VLEN_MASK: u32 = 0xff_ffff;
+const KINDS: usize = KIND_MASK as usize + 1;
+
 fn split_info(info: u32) -> Option<(Kind, usize)> {
-    let kind = Kind::from_number(info >> 24 & 0x1f).filter(|&kind| kind != Kind::Void)?;
-    Some((kind, (info & 0xffff) as usize))
+    let kind = Kind::from_number(info >> 24 & KIND_MASK).filter(|&kind| kind != Kind::Void)?;
+    Some((kind, (info & VLEN_MASK) as usize))
+}
+
+/// Adds what a layout section says of kinds that this code predates: they can be stepped over.
+fn describe(shapes: &mut [Shape; KINDS], layout: &[u8]) {
+    for (shape, said) in shapes.iter_mut().zip(layout.as_chunks::<4>().0).skip(1) {
+        let [fixed, each, ..] = *said;
+        if shape.head == 0 {
+            *shape = Shape {
+                head: TYPE_HEAD_BYTE.saturating_add(fixed),
+                each,
+                is_indexed: false,
+            };
+        }
+    }
 }
 
 /// How long a kind's types are, and whether names of the kind are filed.
 ///
 /// Each step of the first pass waits for the one before, from the type's head through this table to the next head, so
 /// an entry is small enough to be loaded at once.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Shape {
     /// The head and the fixed part behind it; 0 for kinds that this code predates.
     head: u8,
@@ -399,8 +454,8 @@ const UNKNOWN: Shape = Shape {
     clippy::cast_possible_truncation,
     reason = "a kind's parts are a few words; what does not fit would not compile"
 )]
-const SHAPES: [Shape; 32] = {
-    let mut shapes = [UNKNOWN; 32];
+const SHAPES: [Shape; KINDS] = {
+    let mut shapes = [UNKNOWN; KINDS];
     let mut kinds = Kind::ALL.as_slice();
     let mut number = 0;
     while let [kind, rest @ ..] = kinds {

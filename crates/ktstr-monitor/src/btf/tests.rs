@@ -135,6 +135,61 @@ fn the_cache_gives_back_what_was_stored() {
     assert!(load_cached(dir.path(), &[1, 2]).is_none());
 }
 
+/// A blob that was damaged on its way, tables and all sizes whole.
+#[test]
+fn a_damaged_blob_in_the_cache_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let btf = Btf::from_bytes(good()).unwrap();
+    store_cached(dir.path(), &[1, 2], &btf).unwrap();
+    let file = dir.path().join("0102.btf");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let strings = bytes.len() - 9;
+    bytes[strings..].fill(0);
+    std::fs::write(&file, bytes).unwrap();
+    assert!(load_cached(dir.path(), &[1, 2]).is_none());
+}
+
+/// A kind that came later, described by the layout section: what lies behind it is found.
+#[test]
+fn kinds_of_later_kernels_are_stepped_over() {
+    const KNOWN: usize = 20;
+    let build = || {
+        let mut btf = Builder::new();
+        let int = btf.int("int", 4, true);
+        btf.add("location", (21, false, 3), 0, &[1, 2, 3, 4, 5, 6, 7]);
+        btf.add("", (100, false, 0), 0, &[9]);
+        btf.structure("behind", 8, &[("x", int, 32, 0)]);
+        btf
+    };
+    let mut layout = vec![(0, 0); KNOWN];
+    layout.extend([(0, 0), (4, 8)]);
+    layout.resize(100, (0, 0));
+    layout.push((4, 0));
+    let btf = Btf::from_bytes(build().finish_with_layout(&layout)).unwrap();
+    assert_eq!(btf.member_of("behind", "x").unwrap().offset, 4);
+    assert_eq!(btf.end_id(), 5);
+    assert!(btf.ty(TypeId(2)).is_none() && btf.size_of(TypeId(3)).is_none());
+    assert_eq!(btf.types().count(), 2);
+    exercise(&btf);
+    // Without a description nobody knows where the next type begins.
+    let refusal = Btf::from_bytes(build().finish_with_layout(&layout[..KNOWN]));
+    assert!(refusal.unwrap_err().to_string().contains("predates"));
+    let short = vec![0x9f, 0xeb, 1, 0, 23, 0, 0, 0];
+    assert!(Btf::from_bytes(short).unwrap_err().to_string().contains("shorter"));
+}
+
+#[test]
+fn types_with_many_parts_are_whole() {
+    let mut btf = Builder::new();
+    let values: Vec<(String, u32)> = (0..70_000).map(|n| (format!("V{n}"), n)).collect();
+    let named: Vec<(&str, u32)> = values.iter().map(|(name, n)| (&name[..], *n)).collect();
+    btf.enumeration("many", &named);
+    btf.int("int", 4, true);
+    let btf = Btf::from_bytes(btf.finish()).unwrap();
+    assert_eq!(btf.enumerator("many", "V69999"), Some(69_999));
+    assert!(btf.find("int", Kind::Int).is_some());
+}
+
 /// Everything that can be asked of a BTF.
 pub(crate) fn exercise(btf: &Btf) {
     for ty in btf.types().take(200) {
