@@ -46,6 +46,8 @@ pub mod render;
 pub mod sampler;
 pub mod sched;
 mod symbols;
+#[cfg(test)]
+mod testing;
 
 pub use addr::{Gpa, Kva};
 pub use dump::{

@@ -48,6 +48,8 @@ const FINALIZED: u64 = 2;
 const REUSABLE: u64 = 3;
 const STATE_SHIFT: u32 = 62;
 const ID_MASK: u64 = (1 << STATE_SHIFT) - 1;
+/// A block begins with its descriptor's id (`struct prb_data_block`).
+const BLOCK_HEAD: u64 = 8;
 
 struct Ring<'k> {
     kernel: &'k Kernel,
@@ -179,6 +181,9 @@ impl<'k> Ring<'k> {
         let Some(text) = self.text(id, (begin, next), len)? else {
             return Ok(None);
         };
+        if desc.uint("state_var")? & ID_MASK != id {
+            return Ok(None);
+        }
         let byte = |value: u64| u8::try_from(value & 0xff).unwrap_or(0);
         Ok(Some(LogRecord {
             seq: info.uint("seq")?,
@@ -197,21 +202,31 @@ impl<'k> Ring<'k> {
             return Ok((len == 0).then(String::new));
         }
         let mask = self.data_size - 1;
-        // A block that would cross the ring's end lies at its start.
-        for start in [begin & mask, 0] {
-            let room = self.data_size - start;
-            if room < 8 {
-                continue;
-            }
-            let block = self.data.wrapping_add(start);
-            if self.kernel.read_u64(block)? & ID_MASK == id {
-                let len = len.min(room - 8).min(MAX_TEXT);
-                let raw =
-                    self.kernel
-                        .read_bytes(block.wrapping_add(8), len, bytes::size(MAX_TEXT))?;
-                return Ok(Some(String::from_utf8_lossy(&raw).into_owned()));
-            }
+        // A block that would cross the ring's end lies at its start; its id then stands in both places. One that ends
+        // with the ring stays where it is since 6.18, and its end belongs to the next round.
+        let is_wrapped = (begin ^ next.wrapping_sub(1)) & !mask != 0;
+        let (start, size) = if is_wrapped {
+            (0, next & mask)
+        } else {
+            (begin & mask, next.wrapping_sub(begin))
+        };
+        let block = self.data.wrapping_add(start);
+        let Some(room) = size.checked_sub(BLOCK_HEAD) else {
+            return Ok(None);
+        };
+        if start + size > self.data_size || self.kernel.read_u64(block)? & ID_MASK != id {
+            return Ok(None);
         }
-        Ok(None)
+        let len = len.min(room).min(MAX_TEXT);
+        let at = block.wrapping_add(BLOCK_HEAD);
+        let raw = self.kernel.read_bytes(at, len, bytes::size(MAX_TEXT))?;
+        // A writer that came by meanwhile has left its own id.
+        if self.kernel.read_u64(block)? & ID_MASK != id {
+            return Ok(None);
+        }
+        Ok(Some(String::from_utf8_lossy(&raw).into_owned()))
     }
 }
+
+#[cfg(test)]
+mod tests;
