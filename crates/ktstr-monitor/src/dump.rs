@@ -3,7 +3,8 @@
 //! A report is real or a placeholder. A placeholder says why nothing was captured; tools tell the two apart by
 //! `is_placeholder` alone. Every part that could not be read is named in `problems`, and the rest stands.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -14,6 +15,9 @@ use crate::{Kernel, Kva, LogRecord, Problems};
 
 /// Names the form of the JSON; a change that breaks readers changes it.
 pub const DUMP_SCHEMA: &str = "ktstr.failure-dump/1";
+
+/// How long a capture takes at most where nobody says; the guest stands still meanwhile.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One vCPU's registers at the moment of capture, as the machine's owner reads them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -41,7 +45,8 @@ pub struct DumpOptions {
     pub log_lines: usize,
     /// Bounds on each map's rendered values.
     pub limits: Limits,
-    /// When to stop: sections and maps that are not begun by then are left out and named.
+    /// When to stop: sections and maps that are not begun by then are left out and named. Without one, twenty
+    /// seconds after the capture began.
     pub deadline: Option<Instant>,
 }
 
@@ -93,6 +98,10 @@ pub struct FailureDumpReport {
     pub truncated: Vec<String>,
     /// What could not be read, and why.
     pub problems: Problems,
+    /// Types, members and symbols that were looked for and that this kernel does not have: what was renamed or left out
+    /// is absent from the sections without being wrong.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub absent: BTreeSet<String>,
 }
 
 /// Which kernel.
@@ -146,6 +155,10 @@ impl FailureDumpReport {
     /// Reads everything; the guest should be stopped meanwhile.
     #[must_use]
     pub fn capture(kernel: &Kernel, registers: &[VcpuRegisters], options: &DumpOptions) -> Self {
+        let options = &DumpOptions {
+            deadline: options.deadline.or(Instant::now().checked_add(PATIENCE)),
+            ..*options
+        };
         let mut report = Self {
             schema: DUMP_SCHEMA.to_owned(),
             kernel: Some(kernel_section(kernel)),
@@ -161,6 +174,7 @@ impl FailureDumpReport {
         if report.has_time("maps and programs", options) {
             report.capture_bpf(kernel, options);
         }
+        report.absent.extend(report.problems.absent().clone());
         report
     }
 
@@ -181,6 +195,9 @@ impl FailureDumpReport {
         self.dispatch_queues = self.take(kernel.dispatch_queues());
         let scx = kernel.scx();
         self.scx = self.problems.keep("sched_ext", scx).flatten();
+        if let Some(scx) = &self.scx {
+            self.absent.extend(scx.problems.absent().clone());
+        }
         self.vcpus = registers
             .iter()
             .map(|&registers| VcpuSection {
@@ -208,13 +225,15 @@ impl FailureDumpReport {
     fn capture_bpf(&mut self, kernel: &Kernel, options: &DumpOptions) {
         self.programs = self.take(kernel.programs());
         let maps = self.take(kernel.maps());
+        let mut problems = Problems::new();
         for map in maps {
             if !self.has_time(&format!("map {}", map.name), options) {
-                return;
+                break;
             }
             // One more than is shown, to know whether there are more.
             let walk = map.contents(kernel, options.map_entries + 1, options.limits);
-            let mut contents = self.take(walk);
+            problems.extend(walk.problems);
+            let mut contents = walk.found;
             if let MapContents::Entries(entries) = &mut contents
                 && entries.len() > options.map_entries
             {
@@ -223,6 +242,7 @@ impl FailureDumpReport {
             }
             self.maps.push(MapSection { map, contents });
         }
+        self.problems.append(problems);
     }
 
     fn capture_log(&mut self, kernel: &Kernel, options: &DumpOptions) {
@@ -239,7 +259,7 @@ impl FailureDumpReport {
     }
 
     fn take<T>(&mut self, walk: crate::Walk<T>) -> T {
-        self.problems.extend(walk.problems);
+        self.problems.append(walk.problems);
         walk.found
     }
 }

@@ -142,10 +142,17 @@ impl Error {
     /// Whether the kernel simply lacks the thing asked for (a type, member or symbol), so that its value is absent.
     #[must_use]
     pub fn is_absence(&self) -> bool {
-        matches!(
-            self,
-            Self::NoType { .. } | Self::NoField { .. } | Self::NoSymbol { .. }
-        )
+        self.absent().is_some()
+    }
+
+    /// The name of what the kernel lacks: `struct scx_rq.pnt_seq`, `symbol scx_root`.
+    pub(crate) fn absent(&self) -> Option<String> {
+        match self {
+            Self::NoType { name } => Some(name.clone()),
+            Self::NoField { ty, path } => Some(format!("{ty}.{path}")),
+            Self::NoSymbol { name } => Some(format!("symbol {name}")),
+            _ => None,
+        }
     }
 
     /// Wraps an I/O error.

@@ -9,7 +9,6 @@ mod radix;
 
 pub(crate) use object::write_number;
 pub use object::{Object, Optional};
-pub(crate) use percpu::bits;
 pub use problems::{Problem, Problems};
 
 use std::collections::HashMap;

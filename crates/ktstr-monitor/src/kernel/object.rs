@@ -53,6 +53,18 @@ impl<'k> Object<'k> {
         Ok(self.kva.wrapping_add(self.field(path)?.offset))
     }
 
+    /// The first address behind it.
+    ///
+    /// # Errors
+    /// [`Error::NoType`] when its type has no size.
+    pub(crate) fn behind(&self) -> Result<Kva> {
+        let btf = self.kernel.btf();
+        let size = btf.size_of(self.ty).ok_or_else(|| Error::NoType {
+            name: format!("{} with a size", btf.type_name(self.ty)),
+        })?;
+        Ok(self.kva.wrapping_add(size))
+    }
+
     /// A member as a number of at most 8 bytes; a bit field is cut out.
     ///
     /// # Errors
@@ -137,6 +149,29 @@ impl<'k> Object<'k> {
             kva: Kva(0),
             why: "the pointer is null",
         })
+    }
+
+    /// The CPUs of a `cpumask_var_t` member, which is a pointer with `CONFIG_CPUMASK_OFFSTACK` and the mask itself
+    /// without, or of a pointer to a mask; none for null.
+    ///
+    /// # Errors
+    /// As [`Object::uint`].
+    pub fn cpus(&self, path: &'static str) -> Result<Vec<u32>> {
+        let field = self.field(path)?;
+        let place = self.kva.wrapping_add(field.offset);
+        let is_pointer = self
+            .kernel
+            .btf()
+            .resolve(field.ty)
+            .is_some_and(|ty| ty.kind() == Kind::Ptr);
+        let mask = match is_pointer {
+            true => Kva(self.kernel.read_u64(place)?),
+            false => place,
+        };
+        if mask.is_null() {
+            return Ok(Vec::new());
+        }
+        self.kernel.cpus_of_mask(mask)
     }
 
     /// A struct member.

@@ -7,17 +7,27 @@ use crate::{Error, Kva, Result, bytes};
 const MAX_CPUS: u32 = 8192;
 
 impl Kernel {
-    /// How many CPU numbers this kernel uses.
+    /// How many CPU numbers this kernel uses: `nr_cpu_ids`, which `CONFIG_FORCE_NR_CPUS` makes a constant. The masks
+    /// then have a bit for each.
     #[must_use]
     pub fn nr_cpu_ids(&self) -> u32 {
-        let stated = self.global("nr_cpu_ids", 4).map_or(1, bytes::low32);
+        let stated = match self.global("nr_cpu_ids", 4) {
+            Ok(stated) => bytes::low32(stated),
+            Err(_) => self.field_of("cpumask", "bits").map_or(1, |bits| {
+                u32::try_from(bits.size.saturating_mul(8)).unwrap_or(MAX_CPUS)
+            }),
+        };
         stated.clamp(1, MAX_CPUS)
     }
 
-    fn mask(&self, symbol: &str) -> Vec<u32> {
-        self.symbol(symbol)
-            .and_then(|kva| self.cpus_of_mask(kva))
-            .unwrap_or_else(|_| vec![0])
+    /// The CPUs of a mask that every kernel with more than one has.
+    fn mask(&self, symbol: &str) -> Result<Vec<u32>> {
+        match self.symbol(symbol) {
+            Ok(kva) => self.cpus_of_mask(kva),
+            // Without CONFIG_SMP there are no masks.
+            Err(_) if self.symbol("__per_cpu_offset").is_err() => Ok(vec![0]),
+            Err(error) => Err(error),
+        }
     }
 
     /// The CPUs of a `struct cpumask`.
@@ -29,14 +39,18 @@ impl Kernel {
     }
 
     /// CPUs that may ever be there (`cpu_possible_mask`).
-    #[must_use]
-    pub fn possible_cpus(&self) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// When the mask cannot be read.
+    pub fn possible_cpus(&self) -> Result<Vec<u32>> {
         self.mask("__cpu_possible_mask")
     }
 
     /// CPUs that run (`cpu_online_mask`).
-    #[must_use]
-    pub fn online_cpus(&self) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// When the mask cannot be read.
+    pub fn online_cpus(&self) -> Result<Vec<u32>> {
         self.mask("__cpu_online_mask")
     }
 
@@ -81,7 +95,7 @@ impl Kernel {
 }
 
 /// Numbers of the bits that are set.
-pub(crate) fn bits(raw: &[u8]) -> Vec<u32> {
+fn bits(raw: &[u8]) -> Vec<u32> {
     (0_u32..)
         .zip(raw)
         .flat_map(|(number, &byte)| {
