@@ -3,13 +3,16 @@
 use serde::Serialize;
 
 use super::BpfMap;
-use crate::{Kernel, Kva, Result, bytes};
+use crate::paging::WalkEnd;
+use crate::{Gpa, Kernel, Kva, Result, bytes};
 
 /// Half of `GUARD_SZ`: a signed 16-bit offset reaches this far beyond either end.
 const GUARD: u64 = 32 << 10;
 /// `SZ_4G`: an arena is addressed by 32 bits.
 const SPAN: u64 = 1 << 32;
 const PAGE: u64 = 4096;
+/// Where `struct page`s begin without `CONFIG_DYNAMIC_MEMORY_LAYOUT` (`__VMEMMAP_BASE_L4`).
+const VMEMMAP: u64 = 0xffff_ea00_0000_0000;
 /// Pages listed at most.
 const MAX_PAGES: usize = 4096;
 /// Tables read at most: all of 4 GiB by small pages.
@@ -24,9 +27,11 @@ pub struct Arena {
     pub user_vm_end: u64,
     /// Where the kernel has it.
     pub kern_vm_start: Kva,
-    /// Pages that exist, ascending.
+    /// Pages that exist, ascending; the first of them.
     pub pages: Vec<ArenaPage>,
-    /// Whether there are more.
+    /// How many exist.
+    pub count: u64,
+    /// Whether there are more than are listed, or more than could be counted.
     pub truncated: bool,
 }
 
@@ -50,26 +55,44 @@ impl BpfMap {
         let user_base = found.user_vm_start & !(SPAN - 1);
         let user_low = found.user_vm_start & (SPAN - 1);
         let end = start.wrapping_add(SPAN);
+        let scratch = self.scratch_page(kernel);
         let mut pages = Vec::new();
-        kernel.address_space().walk_range(
+        let mut count = 0_u64;
+        let walked = kernel.address_space().walk_range(
             &**kernel.memory(),
             (start, end),
             TABLE_BUDGET,
             &mut |page| {
-                // The kernel's mapping is indexed by the low half of the user's address.
-                let low = page.kva.0.wrapping_sub(start.0);
-                let carry = if low < user_low { SPAN } else { 0 };
-                pages.push(ArenaPage {
-                    user: user_base.wrapping_add(carry).wrapping_add(low),
-                    kva: page.kva,
-                });
-                pages.len() <= MAX_PAGES
+                if Some(page.gpa) == scratch {
+                    return true;
+                }
+                count += page.page_bytes / PAGE;
+                if pages.len() < MAX_PAGES {
+                    // The kernel's mapping is indexed by the low half of the user's address.
+                    let low = page.kva.0.wrapping_sub(start.0);
+                    let carry = if low < user_low { SPAN } else { 0 };
+                    pages.push(ArenaPage {
+                        user: user_base.wrapping_add(carry).wrapping_add(low),
+                        kva: page.kva,
+                    });
+                }
+                true
             },
         );
-        found.truncated = pages.len() > MAX_PAGES;
-        pages.truncate(MAX_PAGES);
+        found.truncated = count > pages.len() as u64 || walked != WalkEnd::Complete;
+        found.count = count;
         found.pages = pages;
         Ok(found)
+    }
+
+    /// The page that stands wherever a program touched memory that it never allocated (7.2 and later): none of its own.
+    fn scratch_page(&self, kernel: &Kernel) -> Option<Gpa> {
+        let arena = kernel.object("bpf_arena", self.kva).ok()?;
+        let page = arena.pointer("scratch_page").ok().filter(|page| !page.is_null())?;
+        let first = kernel.global("vmemmap_base", 8).unwrap_or(VMEMMAP);
+        let size = kernel.btf().size_of(kernel.type_id("page").ok()?)?;
+        let number = page.0.checked_sub(first)?.checked_div(size)?;
+        number.checked_mul(PAGE).map(Gpa)
     }
 
     /// Where an arena map lies.
@@ -112,6 +135,6 @@ impl Arena {
     /// Bytes that exist.
     #[must_use]
     pub fn allocated_bytes(&self) -> u64 {
-        self.pages.len() as u64 * PAGE
+        self.count.saturating_mul(PAGE)
     }
 }

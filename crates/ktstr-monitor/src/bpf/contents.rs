@@ -147,12 +147,10 @@ impl BpfMap {
                     why: "a section per CPU".to_owned(),
                 });
             };
-            let raw = self.read_value(kernel, at)?;
-            let value = reader.render(btf, self.value_type, &raw, limits);
-            return Ok(MapContents::Section(value));
+            return Ok(MapContents::Section(reader.section(btf, at, limits)));
         }
         let copies = if self.map_type.contains("percpu") {
-            kernel.possible_cpus().len()
+            kernel.possible_cpus()?.len()
         } else {
             1
         };

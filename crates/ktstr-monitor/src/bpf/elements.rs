@@ -39,14 +39,16 @@ impl BpfMap {
         match self.map_type.as_str() {
             "array" | "percpu_array" | "array_of_maps" | "prog_array" => {
                 let count = (self.max_entries as usize).min(limit);
-                (0..u32::try_from(count).unwrap_or(u32::MAX))
-                    .map(|index| {
-                        Ok(RawEntry {
+                let entries = (0..u32::try_from(count).unwrap_or(u32::MAX))
+                    .filter_map(|index| {
+                        let element = self.array_element(kernel, index, problems);
+                        Some(RawEntry {
                             key: index.to_le_bytes().to_vec(),
-                            value: self.array_element(kernel, index, problems)?,
+                            value: problems.need("an array's element", element)?,
                         })
                     })
-                    .collect()
+                    .collect();
+                Ok(entries)
             }
             "hash" | "percpu_hash" | "lru_hash" | "lru_percpu_hash" | "hash_of_maps" => {
                 self.hash_elements(kernel, limit, problems)
@@ -105,9 +107,9 @@ impl BpfMap {
 
 /// All CPUs' copies behind a per-CPU pointer.
 pub(super) fn per_cpu(kernel: &Kernel, pointer: Kva, problems: &mut Problems) -> RawValue {
+    let cpus = problems.need("the possible CPUs", kernel.possible_cpus());
     RawValue::PerCpu(
-        kernel
-            .possible_cpus()
+        cpus.unwrap_or_default()
             .into_iter()
             .filter_map(|cpu| {
                 let at = problems.need("a per-CPU value", kernel.per_cpu(pointer, cpu))?;

@@ -44,14 +44,15 @@ impl Buckets {
         })
     }
 
-    /// Calls `visit` with each chain's entries until `visit` says no or the table ends.
+    /// Calls `visit` with each chain's entries until `visit` says no or the table ends. Buckets that cannot be read cost
+    /// their own entries.
     fn chains(
         &self,
         kernel: &Kernel,
         what: &'static str,
         problems: &mut Problems,
         mut visit: impl FnMut(Vec<Kva>, &mut Problems) -> bool,
-    ) -> Result<()> {
+    ) {
         // Heads are read a page at a time: most buckets are empty.
         let per_read = (4096 / self.stride).max(1);
         let mut visits = MAX_VISITS;
@@ -59,7 +60,11 @@ impl Buckets {
         while number < self.count {
             let batch = per_read.min(self.count - number);
             let start = self.first.wrapping_add(number * self.stride);
-            let raw = kernel.read_bytes(start, batch * self.stride, 1 << 16)?;
+            number += batch;
+            let raw = kernel.read_bytes(start, batch * self.stride, 1 << 16);
+            let Some(raw) = problems.need("buckets of a hash table", raw) else {
+                continue;
+            };
             let stride = crate::bytes::size(self.stride);
             for (index, bucket) in (0..).zip(raw.chunks_exact(stride)) {
                 let head = crate::bytes::u64_at(bucket, 0).unwrap_or(0);
@@ -69,19 +74,19 @@ impl Buckets {
                 let at = start.wrapping_add(index * self.stride);
                 let chain = kernel.walk_hlist(what, at, MAX_CHAIN.min(visits), problems);
                 visits = visits.saturating_sub(chain.len().max(1));
+                if !visit(chain, problems) {
+                    return;
+                }
                 if visits == 0 {
-                    return Err(Error::TooLong {
+                    let error = Error::TooLong {
                         what,
                         limit: MAX_VISITS,
-                    });
-                }
-                if !visit(chain, problems) {
-                    return Ok(());
+                    };
+                    problems.note(what, &error);
+                    return;
                 }
             }
-            number += batch;
         }
-        Ok(())
     }
 }
 
@@ -119,7 +124,7 @@ impl BpfMap {
                 entries.push(RawEntry { key, value });
             }
             true
-        })?;
+        });
         Ok(entries)
     }
 
@@ -159,7 +164,7 @@ impl BpfMap {
                 });
             }
             true
-        })?;
+        });
         Ok(entries)
     }
 }

@@ -20,3 +20,6 @@ pub use map::BpfMap;
 pub use program::{BpfProgram, ProgVerifierStats};
 pub use scalar::MapField;
 pub use symbols::{BpfSymbol, SourceLine};
+
+#[cfg(test)]
+mod tests;

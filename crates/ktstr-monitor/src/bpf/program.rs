@@ -95,7 +95,7 @@ impl Kernel {
             MAX_PROGRAMS,
             &mut Problems::new(),
         )?;
-        let cpus = self.possible_cpus();
+        let cpus = self.possible_cpus()?;
         let mut found = Vec::new();
         for (_, kva) in entries {
             let prog = self.object("bpf_prog", kva)?;
@@ -179,7 +179,7 @@ impl Kernel {
         if pointer.is_null() {
             return Ok(sums);
         }
-        for cpu in self.possible_cpus() {
+        for cpu in self.possible_cpus()? {
             let stats = self.object("bpf_prog_stats", self.per_cpu(pointer, cpu)?)?;
             for (sum, path) in sums.iter_mut().zip(["cnt", "nsecs", "misses"]) {
                 *sum = sum.wrapping_add(stats.uint(path)?);

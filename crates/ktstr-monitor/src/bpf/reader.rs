@@ -12,6 +12,17 @@ use crate::{Kernel, Kva, bytes};
 /// Bytes of an object in an arena that are read.
 const MAX_OBJECT: u64 = 16 << 10;
 
+/// Bytes of one section that are read.
+const MAX_SECTION: usize = 16 << 20;
+/// Values that every variable of a section may have, however many there are.
+const MIN_SHARE: usize = 64;
+
+/// What may still be read and shown of a section.
+struct Budget {
+    bytes: usize,
+    values: usize,
+}
+
 /// Renders the values of a map.
 pub(super) struct Reader<'a> {
     pub(super) kernel: &'a Kernel,
@@ -37,6 +48,17 @@ impl<'a> Reader<'a> {
         raw: &[u8],
         limits: Limits,
     ) -> RenderedValue {
+        self.render_counted(btf, ty, raw, limits).0
+    }
+
+    /// The same, and how many values that took.
+    fn render_counted(
+        &self,
+        btf: &Btf,
+        ty: TypeId,
+        raw: &[u8],
+        limits: Limits,
+    ) -> (RenderedValue, usize) {
         let raw = raw.get(..raw.len().min(MAX_VALUE)).unwrap_or_default();
         let resolve = |address: u64| {
             let (name, offset) = self.kernel.symbolize(Kva(address))?;
@@ -46,10 +68,118 @@ impl<'a> Reader<'a> {
             })
         };
         let follow = |address: u64, target: &Type<'_>| self.follow(btf, address, target);
-        Decoder::new(btf, limits)
+        let decoder = Decoder::new(btf, limits)
             .resolver(&resolve)
-            .follower(&follow)
-            .decode(ty, raw)
+            .follower(&follow);
+        let value = decoder.decode(ty, raw);
+        let used = decoder.used();
+        (value, used)
+    }
+
+    /// The variables of the section that the map holds at `at`, one by one: each has a share of the limits, and one that
+    /// is large or cannot be read costs no other.
+    pub(super) fn section(&self, btf: &Btf, at: Kva, limits: Limits) -> RenderedValue {
+        let section = btf.ty(self.map.value_type);
+        let vars: Vec<_> = section.iter().flat_map(|ty| ty.section_vars()).collect();
+        let mut left = Budget {
+            bytes: MAX_SECTION,
+            values: limits.values,
+        };
+        let mut members = Vec::new();
+        for (number, var) in vars.iter().enumerate() {
+            let Some((variable, ty)) = btf.ty(var.var).and_then(|ty| Some((ty, ty.target()?)))
+            else {
+                continue;
+            };
+            let end = u64::from(var.offset) + u64::from(var.size);
+            let value = if end > u64::from(self.map.value_size) {
+                RenderedValue::Unreadable("it lies outside of its section".to_owned())
+            } else {
+                let mut share = Budget {
+                    bytes: left.bytes,
+                    values: (left.values / (vars.len() - number)).max(MIN_SHARE),
+                };
+                let given = share.values;
+                let at = at.wrapping_add(var.offset.into());
+                let value = self.place(btf, (ty, at), limits, &mut share);
+                left.bytes = share.bytes;
+                left.values = left.values.saturating_sub(given - share.values);
+                value
+            };
+            members.push((variable.name().to_owned(), value));
+        }
+        RenderedValue::Struct {
+            type_name: section.map_or_else(String::new, |ty| ty.name().to_owned()),
+            members,
+        }
+    }
+
+    /// The value at an address; a large one by its parts, so that only what is shown is read.
+    fn place(
+        &self,
+        btf: &Btf,
+        (id, at): (TypeId, Kva),
+        limits: Limits,
+        left: &mut Budget,
+    ) -> RenderedValue {
+        let size = bytes::size(btf.size_of(id).unwrap_or(0));
+        if size <= MAX_VALUE {
+            let limits = Limits {
+                values: left.values,
+                ..limits
+            };
+            let Some(rest) = left.bytes.checked_sub(size).filter(|_| limits.values > 0) else {
+                return RenderedValue::Unreadable(format!("{size} bytes, not shown"));
+            };
+            left.bytes = rest;
+            return match self.kernel.read_bytes(at, size as u64, MAX_VALUE) {
+                Ok(raw) => {
+                    let (value, used) = self.render_counted(btf, id, &raw, limits);
+                    left.values = left.values.saturating_sub(used);
+                    value
+                }
+                Err(error) => RenderedValue::Unreadable(error.to_string()),
+            };
+        }
+        let deeper = limits.depth.checked_sub(1).zip(btf.resolve(id));
+        let Some((depth, ty)) = deeper.filter(|_| left.values > 0) else {
+            return RenderedValue::Unreadable(format!("{size} bytes, not shown"));
+        };
+        let limits = Limits { depth, ..limits };
+        left.values -= 1;
+        if let Some((element, count)) = ty.array() {
+            let stride = btf.size_of(element).unwrap_or(0);
+            let shown = u64::from(count).min(limits.elements as u64);
+            let elements = (0..shown)
+                .map(|number| {
+                    let at = at.wrapping_add(number.wrapping_mul(stride));
+                    self.place(btf, (element, at), limits, left)
+                })
+                .collect();
+            return RenderedValue::Array {
+                elements,
+                omitted: u64::from(count) - shown,
+            };
+        }
+        let members = ty
+            .members()
+            .filter_map(|member| {
+                let field = btf.place(0, 0, &member)?;
+                let at = at.wrapping_add(field.offset);
+                let value = match field.bits {
+                    None => self.place(btf, (field.ty, at), limits, left),
+                    Some(_) => match self.kernel.read_bytes(at, field.size, 9) {
+                        Ok(raw) => RenderedValue::Unsigned(field.decode(&raw)),
+                        Err(error) => RenderedValue::Unreadable(error.to_string()),
+                    },
+                };
+                Some((member.name.to_owned(), value))
+            })
+            .collect();
+        RenderedValue::Struct {
+            type_name: ty.name().to_owned(),
+            members,
+        }
     }
 
     fn follow(&self, btf: &Btf, address: u64, target: &Type<'_>) -> Option<Pointee> {

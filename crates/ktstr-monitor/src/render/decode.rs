@@ -94,6 +94,11 @@ impl<'a> Decoder<'a> {
         self
     }
 
+    /// How many values the last [`decode`](Self::decode) made.
+    pub(crate) fn used(&self) -> usize {
+        self.limits.values - self.left.get().min(self.limits.values)
+    }
+
     /// The value of type `ty` in `raw`. Bytes that are missing make the parts unreadable that need them.
     #[must_use]
     pub fn decode(&self, ty: TypeId, raw: &[u8]) -> RenderedValue {
@@ -131,6 +136,17 @@ impl<'a> Decoder<'a> {
             }
             Kind::Void => RenderedValue::Unreadable("void".to_owned()),
             _ => RenderedValue::Unreadable(format!("no values of {}", self.btf.type_name(id))),
+        }
+    }
+
+    /// A flexible array: what the bytes behind the struct hold of it. How many there are, its type does not say.
+    fn flexible(&self, ty: &Type<'_>, raw: &[u8], depth: usize) -> RenderedValue {
+        let (element, _) = ty.array().unwrap_or_default();
+        let size = bytes::size(self.btf.size_of(element).unwrap_or(0));
+        let count = raw.len().checked_div(size).unwrap_or(0);
+        match u32::try_from(count) {
+            Ok(count) if count > 0 => self.elements(element, count, raw, depth),
+            _ => RenderedValue::Unreadable("a flexible array of unknown length".to_owned()),
         }
     }
 
@@ -175,7 +191,14 @@ impl<'a> Decoder<'a> {
             return missing();
         };
         let Some(span) = field.bits else {
-            return self.value(field.ty, rest, depth);
+            let flexible = self
+                .btf
+                .resolve(field.ty)
+                .filter(|ty| ty.array().is_some_and(|(_, count)| count == 0));
+            return match flexible {
+                Some(ty) => self.flexible(&ty, rest, depth),
+                None => self.value(field.ty, rest, depth),
+            };
         };
         let (Some(part), Some(ty)) = (
             rest.get(..bytes::size(field.size)),
@@ -211,6 +234,10 @@ impl<'a> Decoder<'a> {
 
     fn array(&self, ty: &Type<'_>, raw: &[u8], depth: usize) -> RenderedValue {
         let (element, count) = ty.array().unwrap_or_default();
+        self.elements(element, count, raw, depth)
+    }
+
+    fn elements(&self, element: TypeId, count: u32, raw: &[u8], depth: usize) -> RenderedValue {
         let is_char = self
             .btf
             .resolve(element)

@@ -36,6 +36,26 @@ fn sample() -> (Btf, TypeId) {
     (Btf::from_bytes(btf.finish()).unwrap(), TypeId(id))
 }
 
+/// `struct sdt { u64 id; u64 payload[]; }`: an empty array would look like a struct with nothing in it.
+#[test]
+fn a_flexible_array_is_what_lies_behind_or_of_unknown_length() {
+    let mut btf = Builder::new();
+    let word = btf.int("unsigned long", 8, false);
+    let rest = btf.array(word, 0);
+    let id = btf.structure("sdt", 8, &[("id", word, 0, 0), ("payload", rest, 64, 0)]);
+    let btf = Btf::from_bytes(btf.finish()).unwrap();
+    let raw: Vec<u8> = [3_u64, 5, 0, 7].iter().flat_map(|n| n.to_le_bytes()).collect();
+    let decode = |len: usize| {
+        let value = Decoder::new(&btf, Limits::default()).decode(TypeId(id), &raw[..len]);
+        value.to_string()
+    };
+    assert_eq!(decode(32), "{id=3, payload=[5, 0, 7]}");
+    assert_eq!(
+        decode(8),
+        "{id=3, payload=<a flexible array of unknown length>}"
+    );
+}
+
 fn raw() -> Vec<u8> {
     let mut raw = vec![0; 40];
     raw[..4].copy_from_slice(&(-5_i32).to_le_bytes());

@@ -67,7 +67,8 @@ fn array(f: &mut fmt::Formatter<'_>, elements: &[RenderedValue], omitted: u64) -
         }
     }
     if omitted > 0 {
-        write!(f, ", {omitted} more")?;
+        let comma = if elements.is_empty() { "" } else { ", " };
+        write!(f, "{comma}{omitted} more")?;
     }
     f.write_str("]")
 }
