@@ -98,7 +98,8 @@ fn main() -> ExitCode {
             for problem in problems.iter().take(SHOWN) {
                 complain(&format!("{}: {}", problem.what, problem.why));
             }
-            let more = problems.iter().count().saturating_sub(SHOWN);
+            let kept = problems.iter().count() as u64;
+            let more = (kept + problems.dropped()).saturating_sub(SHOWN as u64);
             if more > 0 {
                 complain(&format!("and {more} more problems"));
             }

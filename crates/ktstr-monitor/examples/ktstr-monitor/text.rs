@@ -117,10 +117,15 @@ fn dsqs(kernel: &Kernel) -> String {
             DsqKind::Local { cpu } => format!("local of CPU {cpu}"),
             DsqKind::Global { node } => format!("global of node {node}"),
             DsqKind::Bypass { cpu } => format!("bypass of CPU {cpu}"),
+            DsqKind::Reject { cpu } => format!("rejected on CPU {cpu}"),
+            DsqKind::Rescue { cpu } => format!("to be rescued on CPU {cpu}"),
             DsqKind::User => "user".to_owned(),
         };
+        let owner = dsq
+            .scheduler
+            .map_or_else(String::new, |id| format!(" of scheduler {id}"));
         let id = dsq.id.map(|id| format!("{id:#x}"));
-        let _ = writeln!(text, "{} {kind}: {} tasks", number(id), number(dsq.nr));
+        let _ = writeln!(text, "{} {kind}{owner}: {} tasks", number(id), number(dsq.nr));
         for queued in dsq.tasks {
             let _ = writeln!(
                 text,

@@ -126,7 +126,7 @@ impl Sampler {
     /// # Errors
     /// When runqueues cannot be found, as before the guest has set its per-CPU areas up: try again later.
     pub fn new(kernel: Arc<Kernel>) -> Result<Self> {
-        let cpus = plans_of(&kernel, &kernel.online_cpus())?;
+        let cpus = plans_of(&kernel, &kernel.online_cpus()?)?;
         let scx = ScxPlan::resolve(&kernel)?;
         Ok(Self {
             kernel,
@@ -235,7 +235,7 @@ impl Sampler {
 
     /// Samples the CPUs that are online now: one that was switched on later is seen from then on.
     fn follow_cpus(&mut self) -> Result<()> {
-        let online = self.kernel.online_cpus();
+        let online = self.kernel.online_cpus()?;
         if !self
             .cpus
             .iter()
@@ -382,7 +382,7 @@ impl ScxPlan {
         ) else {
             return Ok(plan);
         };
-        let cpus = kernel.possible_cpus();
+        let cpus = kernel.possible_cpus()?;
         for member in ty.members() {
             let places = cpus
                 .iter()

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Walk;
-use crate::{Error, Kernel, Object, Problems, Result};
+use crate::{Error, Kernel, Object, Optional as _, Problems, Result};
 
 /// SMT, cluster, MC, PKG and NUMA levels; a real machine has at most eight.
 const MAX_LEVELS: usize = 16;
@@ -44,7 +44,8 @@ impl Kernel {
         let mut problems = Problems::new();
         let mut found = Vec::new();
         let flags = self.domain_flag_names();
-        for cpu in self.online_cpus() {
+        let cpus = problems.need("the online CPUs", self.online_cpus());
+        for cpu in cpus.unwrap_or_default() {
             let tree = self.sched_domains_of(cpu, &flags, &mut problems);
             found.extend(problems.need("sched domains", tree).unwrap_or_default());
         }
@@ -91,19 +92,14 @@ impl Kernel {
         (cpu, depth): (u32, u32),
         problems: &mut Problems,
     ) -> SchedDomain {
-        let all = self.nr_cpu_ids();
-        let span = domain
-            .address_of("span")
-            .and_then(|kva| self.read_bytes(kva, u64::from(all.div_ceil(64)) * 8, 1024));
-        let span = problems.keep("sched_domain.span", span).unwrap_or_default();
+        let span = problems
+            .keep("sched_domain.span", self.domain_span(domain))
+            .unwrap_or_default();
         let mut read = |path| problems.keep(path, domain.uint(path));
         SchedDomain {
             cpu,
             depth,
-            span: crate::kernel::bits(&span)
-                .into_iter()
-                .filter(|&cpu| cpu < all)
-                .collect(),
+            span,
             min_interval: read("min_interval"),
             max_interval: read("max_interval"),
             imbalance_pct: read("imbalance_pct"),
@@ -116,6 +112,15 @@ impl Kernel {
             flags: problems.keep("sched_domain.flags", domain.uint("flags")),
             flag_names: Vec::new(),
         }
+    }
+
+    /// CPUs of `sched_domain_span()`: a member up to 7.0; later the mask lies behind the structure, without a name.
+    fn domain_span(&self, domain: &Object<'_>) -> Result<Vec<u32>> {
+        let mask = match domain.address_of("span").optional()? {
+            Some(mask) => mask,
+            None => domain.behind()?,
+        };
+        self.cpus_of_mask(mask)
     }
 
     /// The flags' names: `enum` of `include/linux/sched/topology.h`, which has no name of its own.

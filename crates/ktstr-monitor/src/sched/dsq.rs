@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{ScxPlaces, TaskRef, Walk};
+use super::{ScxLayout, ScxPlaces, TaskRef, Walk};
 use crate::{Error, Kernel, Kva, Object, Problems, Result};
 
 const MAX_QUEUES: usize = 4096;
@@ -33,6 +33,16 @@ pub enum DsqKind {
         /// The CPU.
         cpu: u32,
     },
+    /// Where tasks wait that a scheduler may not have on this CPU (7.1 and later).
+    Reject {
+        /// The CPU.
+        cpu: u32,
+    },
+    /// Where tasks wait that the kernel runs itself because no scheduler does (7.2 and later).
+    Rescue {
+        /// The CPU.
+        cpu: u32,
+    },
     /// Made by the BPF scheduler.
     User,
 }
@@ -42,6 +52,10 @@ pub enum DsqKind {
 pub struct DispatchQueue {
     /// Which.
     pub kind: DsqKind,
+    /// [Number](crate::sched::ScxScheduler::id) of the scheduler that it belongs to, where the kernel numbers them; a
+    /// CPU's own queues belong to none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheduler: Option<u64>,
     /// Its id.
     pub id: Option<u64>,
     /// How many tasks it says it holds.
@@ -65,39 +79,65 @@ pub struct QueuedTask {
 }
 
 impl Kernel {
-    /// All dispatch queues: local ones of online CPUs, global ones, and those that the scheduler made.
+    /// All dispatch queues: those of online CPUs, and of each scheduler the global ones and those that it made.
     #[must_use]
     pub fn dispatch_queues(&self) -> Walk<Vec<DispatchQueue>> {
         let mut problems = Problems::new();
         let mut found = Vec::new();
         let mut room = MAX_QUEUED_TOTAL;
-        for cpu in self.online_cpus() {
-            let local = self
+        let mut take = |kind, owner: Option<&Object<'_>>, dsq: &Object<'_>, problems: &mut _| {
+            found.push(self.dispatch_queue(kind, owner, dsq, &mut room, problems));
+        };
+        let cpus = problems.need("the online CPUs", self.online_cpus());
+        let cpus = cpus.unwrap_or_default();
+        for &cpu in &cpus {
+            let rq = self
                 .per_cpu_symbol("runqueues", cpu)
-                .and_then(|kva| self.object("rq", kva)?.member("scx.local_dsq"));
+                .and_then(|kva| self.object("rq", kva));
+            let Some(rq) = problems.keep("a runqueue", rq) else {
+                continue;
+            };
+            let local = rq.member("scx.local_dsq");
             if let Some(dsq) = problems.keep("a local DSQ", local) {
-                let kind = DsqKind::Local { cpu };
-                found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
+                take(DsqKind::Local { cpu }, None, &dsq, &mut problems);
+            }
+            let others = [
+                (DsqKind::Reject { cpu }, "scx.reject_dsq"),
+                (DsqKind::Rescue { cpu }, "scx.rescue.dsq"),
+            ];
+            for (kind, path) in others {
+                if let Some(dsq) = problems.keep("a CPU's DSQ", rq.member(path)) {
+                    take(kind, None, &dsq, &mut problems);
+                }
             }
         }
-        if let Some(places) = problems
-            .keep("sched_ext state", ScxPlaces::find(self))
-            .flatten()
-        {
-            let globals = self.global_queues(&places);
-            let globals = problems.keep("global DSQs", globals).unwrap_or_default();
-            for (node, dsq) in globals {
-                let kind = DsqKind::Global { node };
-                found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
-            }
-            let bypass = self.bypass_queues(&places);
-            for (cpu, dsq) in problems.keep("bypass DSQs", bypass).unwrap_or_default() {
-                let kind = DsqKind::Bypass { cpu };
-                found.push(self.dispatch_queue(kind, &dsq, &mut room, &mut problems));
-            }
-            let user = self.user_queues(&places, &mut problems);
-            for dsq in problems.keep("user DSQs", user).unwrap_or_default() {
-                found.push(self.dispatch_queue(DsqKind::User, &dsq, &mut room, &mut problems));
+        let places = problems.keep("sched_ext state", ScxPlaces::find(self));
+        if let Some(places) = places.flatten() {
+            let owners = match places.layout {
+                ScxLayout::Globals => vec![None],
+                ScxLayout::Root => {
+                    let all = places.schedulers(self, &mut problems);
+                    all.into_iter().map(Some).collect()
+                }
+            };
+            for owner in &owners {
+                let owner = owner.as_ref();
+                let globals = self.global_queues(owner, &mut problems);
+                let globals = problems.keep("global DSQs", globals).unwrap_or_default();
+                for (node, dsq) in globals {
+                    take(DsqKind::Global { node }, owner, &dsq, &mut problems);
+                }
+                for &cpu in &cpus {
+                    let bypass = owner.map(|sched| self.bypass_queue(sched, cpu));
+                    let bypass = bypass.and_then(|dsq| problems.keep("a bypass DSQ", dsq));
+                    if let Some(dsq) = bypass {
+                        take(DsqKind::Bypass { cpu }, owner, &dsq, &mut problems);
+                    }
+                }
+                let user = self.user_queues(owner, &mut problems);
+                for dsq in problems.keep("user DSQs", user).unwrap_or_default() {
+                    take(DsqKind::User, owner, &dsq, &mut problems);
+                }
             }
         }
         Walk { found, problems }
@@ -106,6 +146,7 @@ impl Kernel {
     fn dispatch_queue(
         &self,
         kind: DsqKind,
+        owner: Option<&Object<'_>>,
         dsq: &Object<'_>,
         room: &mut usize,
         problems: &mut Problems,
@@ -115,6 +156,7 @@ impl Kernel {
         *room = room.saturating_sub(tasks.len());
         DispatchQueue {
             kind,
+            scheduler: owner.and_then(|sched| problems.keep("scx_sched.id", sched.uint("id"))),
             id: problems.keep("dsq.id", dsq.uint("id")),
             nr: problems.keep("dsq.nr", dsq.uint("nr")),
             tasks,
@@ -151,11 +193,13 @@ impl Kernel {
         Ok(tasks)
     }
 
-    /// One per node: an array of pointers, in one of three places. The kernel makes the table with its first scheduler; and a
-    /// node that cannot be has no queue.
-    fn global_queues(&self, places: &ScxPlaces) -> Result<Vec<(u32, Object<'_>)>> {
-        let nodes = self.global("nr_node_ids", 4).unwrap_or(1).clamp(1, 1024);
-        let (table, is_pnode) = match places.sched(self)? {
+    /// One per node: an array of pointers, in one of three places. None before a scheduler was ever attached.
+    fn global_queues(
+        &self,
+        owner: Option<&Object<'_>>,
+        problems: &mut Problems,
+    ) -> Result<Vec<(u32, Object<'_>)>> {
+        let (table, is_pnode) = match owner {
             // 6.19: sched_ext: Use a single-purpose struct per node.
             Some(sched) => match sched.pointer("pnode") {
                 Ok(table) => (table, true),
@@ -163,50 +207,37 @@ impl Kernel {
             },
             None => (Kva(self.global("global_dsqs", 8)?), false),
         };
-        let mut queues = Vec::new();
-        if table.is_null() {
-            return Ok(queues);
-        }
-        for (number, node) in (0_u32..).zip(0..nodes) {
-            let pointer = Kva(self.read_u64(table.wrapping_add(node * 8))?);
-            if pointer.is_null() {
-                continue;
-            }
-            let queue = if is_pnode {
-                self.object("scx_sched_pnode", pointer)?
-                    .member("global_dsq")?
-            } else {
-                self.object("scx_dispatch_q", pointer)?
-            };
-            queues.push((number, queue));
-        }
-        Ok(queues)
-    }
-
-    /// One per CPU: in `struct rq` at first, in the scheduler's part of a CPU's area later.
-    fn bypass_queues(&self, places: &ScxPlaces) -> Result<Vec<(u32, Object<'_>)>> {
-        let Some(sched) = places.sched(self)? else {
-            return Ok(Vec::new());
-        };
-        let later = self.field_of("scx_sched_pcpu", "bypass_dsq").is_ok();
-        self.online_cpus()
+        self.by_node(table, problems)
             .into_iter()
-            .map(|cpu| {
-                let dsq = if later {
-                    let area = self.per_cpu(sched.pointer("pcpu")?, cpu)?;
-                    self.object("scx_sched_pcpu", area)?.member("bypass_dsq")
+            .map(|(node, pointer)| {
+                let dsq = if is_pnode {
+                    self.object("scx_sched_pnode", pointer)?
+                        .member("global_dsq")?
                 } else {
-                    let rq = self.per_cpu_symbol("runqueues", cpu)?;
-                    self.object("rq", rq)?.member("scx.bypass_dsq")
+                    self.object("scx_dispatch_q", pointer)?
                 };
-                Ok((cpu, dsq?))
+                Ok((node, dsq))
             })
             .collect()
     }
 
+    /// In `struct rq` at first, in the scheduler's part of a CPU's area later.
+    fn bypass_queue(&self, sched: &Object<'_>, cpu: u32) -> Result<Object<'_>> {
+        if self.field_of("scx_sched_pcpu", "bypass_dsq").is_ok() {
+            let area = self.per_cpu(sched.pointer("pcpu")?, cpu)?;
+            return self.object("scx_sched_pcpu", area)?.member("bypass_dsq");
+        }
+        let rq = self.per_cpu_symbol("runqueues", cpu)?;
+        self.object("rq", rq)?.member("scx.bypass_dsq")
+    }
+
     /// The members of `dsq_hash`.
-    fn user_queues(&self, places: &ScxPlaces, problems: &mut Problems) -> Result<Vec<Object<'_>>> {
-        let table = match places.sched(self)? {
+    fn user_queues(
+        &self,
+        owner: Option<&Object<'_>>,
+        problems: &mut Problems,
+    ) -> Result<Vec<Object<'_>>> {
+        let table = match owner {
             Some(sched) => sched.address_of("dsq_hash")?,
             None => self.symbol("dsq_hash")?,
         };
@@ -216,7 +247,8 @@ impl Kernel {
             .collect()
     }
 
-    /// Addresses of the `struct rhash_head`s of a table, those being moved to its successor included.
+    /// Addresses of the `struct rhash_head`s of a table, those being moved to its successor included. A bucket that
+    /// cannot be read costs its own entries.
     fn walk_rhashtable(&self, table: Kva, problems: &mut Problems) -> Result<Vec<Kva>> {
         let mut entries = Vec::new();
         let mut next = self.object("rhashtable", table)?.follow("tbl")?;
@@ -234,9 +266,13 @@ impl Kernel {
             for number in 0..size {
                 let head = first.wrapping_add(number * 8);
                 let room = MAX_QUEUES.saturating_sub(entries.len());
-                entries.extend(self.walk_bucket(head, room, problems)?);
+                let bucket = self.walk_bucket(head, room, problems);
+                let bucket = problems.need("a bucket of a hash table", bucket);
+                entries.extend(bucket.unwrap_or_default());
             }
-            next = buckets.follow("future_tbl")?;
+            next = problems
+                .keep("a hash table's successor", buckets.follow("future_tbl"))
+                .flatten();
         }
         Ok(entries)
     }

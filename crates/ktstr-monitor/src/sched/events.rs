@@ -3,25 +3,31 @@
 use std::collections::BTreeMap;
 
 use super::ScxPlaces;
-use crate::{Kernel, Kva, Result};
+use crate::{Kernel, Kva, Object, Result};
 
 /// Event counters by name without `SCX_EV_`, lower case.
 pub type EventCounters = BTreeMap<String, i64>;
 
 impl Kernel {
-    /// Sums over all possible CPUs; none on a kernel without counters.
+    /// The root scheduler's counters, summed over all possible CPUs; none on a kernel without counters.
     ///
     /// # Errors
     /// When they are there and cannot be read.
     pub fn scx_events(&self) -> Result<Option<EventCounters>> {
+        let root = self.root_scheduler()?;
+        self.scx_events_of(root.as_ref())
+    }
+
+    /// The same of one scheduler; the machine's where the kernel keeps them in one place.
+    pub(super) fn scx_events_of(&self, sched: Option<&Object<'_>>) -> Result<Option<EventCounters>> {
         let Some(ty) = self.btf().find_struct("scx_event_stats") else {
             return Ok(None);
         };
-        let Some(pointer) = self.event_pointer()? else {
+        let Some(pointer) = self.event_pointer_of(sched)? else {
             return Ok(None);
         };
         let mut sums = EventCounters::new();
-        for cpu in self.possible_cpus() {
+        for cpu in self.possible_cpus()? {
             let stats = self.per_cpu(pointer, cpu)?;
             for member in ty.members() {
                 let at = stats.wrapping_add(u64::from(member.bit_offset / 8));
@@ -33,12 +39,20 @@ impl Kernel {
         Ok(Some(sums))
     }
 
-    /// The per-CPU pointer to the counters.
+    fn root_scheduler(&self) -> Result<Option<Object<'_>>> {
+        match ScxPlaces::find(self)? {
+            Some(places) => places.sched(self),
+            None => Ok(None),
+        }
+    }
+
+    /// The per-CPU pointer to the root scheduler's counters.
     pub(crate) fn event_pointer(&self) -> Result<Option<Kva>> {
-        let sched = match ScxPlaces::find(self)? {
-            Some(places) => places.sched(self)?,
-            None => None,
-        };
+        let root = self.root_scheduler()?;
+        self.event_pointer_of(root.as_ref())
+    }
+
+    fn event_pointer_of(&self, sched: Option<&Object<'_>>) -> Result<Option<Kva>> {
         if let Some(sched) = sched {
             // 6.18: in struct scx_sched_pcpu; before, a per-CPU pointer of the scheduler's.
             if let Ok(pcpu) = sched.pointer("pcpu") {

@@ -11,8 +11,8 @@ mod watchdog;
 pub use domain::SchedDomain;
 pub use dsq::{DispatchQueue, DsqKind, QueuedTask};
 pub use events::EventCounters;
-pub use runqueue::{Runqueue, RunqueueScx, SchedStat};
-pub use scx::{ScxExit, ScxLayout, ScxState};
+pub use runqueue::{KickMasks, RunnableTask, Runqueue, RunqueueScx, SchedStat};
+pub use scx::{ScxExit, ScxIdle, ScxLayout, ScxScheduler, ScxState};
 pub use task::{Task, TaskRef, TaskScx};
 pub use watchdog::{WatchdogHold, WatchdogOverride};
 

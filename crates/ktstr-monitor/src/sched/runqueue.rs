@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::{TaskRef, Walk};
+use super::scx::sched_pcpu;
+use super::{ScxPlaces, TaskRef, Walk};
 use crate::{Kernel, Object, Problems, Result};
 
 /// One CPU's runqueue.
@@ -55,9 +56,41 @@ pub struct RunqueueScx {
     pub cpu_released: Option<bool>,
     /// Target of `scx_bpf_cpuperf_set`.
     pub cpuperf_target: Option<u64>,
-    /// Counts the CPU's pick-next-task operations.
+    /// Counts the CPU's pick-next-task operations (`kick_sync` since 6.19).
     pub pnt_seq: Option<u64>,
+    /// CPUs that this one has yet to kick.
+    pub kick: KickMasks,
+    /// Tasks that wait for this CPU or run on it, the one that became runnable first in front: what the watchdog looks at.
+    pub runnable: Vec<RunnableTask>,
 }
+
+/// CPUs in `scx_rq::cpus_to_*`; in the scheduler's part of a CPU's area since 7.2.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct KickMasks {
+    /// To be kicked.
+    pub kick: Vec<u32>,
+    /// To be kicked if they are idle.
+    pub kick_if_idle: Vec<u32>,
+    /// Whose running task is to be preempted.
+    pub preempt: Vec<u32>,
+    /// To be waited for.
+    pub wait: Vec<u32>,
+}
+
+/// A task on `scx_rq::runnable_list`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RunnableTask {
+    /// The task.
+    #[serde(flatten)]
+    pub task: TaskRef,
+    /// For how long it has been runnable, jiffies.
+    pub runnable_for: Option<u64>,
+    /// Id of the dispatch queue that it is in; none while the BPF scheduler has it.
+    pub dsq_id: Option<u64>,
+}
+
+/// Runnable tasks that are read per CPU.
+const MAX_RUNNABLE: usize = 4096;
 
 /// A CPU's line of `/proc/schedstat`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -91,8 +124,9 @@ impl Kernel {
             cpu,
             nr_running: problems.keep("rq.nr_running", rq.uint("nr_running")),
             cfs_nr_running: problems.keep("rq.cfs", {
-                // 6.14: 736c55a02c47 renamed it.
-                rq.uint("cfs.h_nr_queued")
+                // 6.14: 736c55a02c47 renamed it, and set those apart that sleep and were not dequeued yet.
+                rq.uint("cfs.h_nr_runnable")
+                    .or_else(|_| rq.uint("cfs.h_nr_queued"))
                     .or_else(|_| rq.uint("cfs.h_nr_running"))
             }),
             rt_nr_running: problems.keep("rq.rt", rq.uint("rt.rt_nr_running")),
@@ -109,7 +143,7 @@ impl Kernel {
                 .flatten()
                 .and_then(|task| problems.keep("rq.curr", TaskRef::read(&task))),
             is_idle: is_idle(&rq, problems),
-            scx: self.runqueue_scx(&rq, problems),
+            scx: self.runqueue_scx(&rq, cpu, problems),
             schedstat: schedstat(&rq, self.counts_schedstats(), problems),
         })
     }
@@ -118,8 +152,9 @@ impl Kernel {
     #[must_use]
     pub fn runqueues(&self) -> Walk<Vec<Runqueue>> {
         let mut problems = Problems::new();
-        let found = self
-            .online_cpus()
+        let cpus = problems.need("the online CPUs", self.online_cpus());
+        let found = cpus
+            .unwrap_or_default()
             .into_iter()
             .filter_map(|cpu| {
                 let result = self.runqueue(cpu, &mut problems);
@@ -129,8 +164,13 @@ impl Kernel {
         Walk { found, problems }
     }
 
-    fn runqueue_scx(&self, rq: &Object<'_>, problems: &mut Problems) -> Option<RunqueueScx> {
-        let scx = rq.member("scx").ok()?;
+    fn runqueue_scx(
+        &self,
+        rq: &Object<'_>,
+        cpu: u32,
+        problems: &mut Problems,
+    ) -> Option<RunqueueScx> {
+        let scx = problems.keep("rq.scx", rq.member("scx"))?;
         let flags = problems.keep("rq.scx.flags", scx.uint("flags"));
         Some(RunqueueScx {
             nr_running: problems.keep("rq.scx.nr_running", scx.uint("nr_running")),
@@ -143,7 +183,12 @@ impl Kernel {
                 .keep("rq.scx.cpu_released", scx.uint("cpu_released"))
                 .map(|value| value & 1 != 0),
             cpuperf_target: problems.keep("rq.scx.cpuperf_target", scx.uint("cpuperf_target")),
-            pnt_seq: problems.keep("rq.scx.pnt_seq", scx.uint("pnt_seq")),
+            pnt_seq: problems.keep("rq.scx.pnt_seq", {
+                // 6.19: renamed, and it counts what kicks wait for.
+                scx.uint("kick_sync").or_else(|_| scx.uint("pnt_seq"))
+            }),
+            kick: self.kick_masks(&scx, cpu, problems),
+            runnable: self.runnable_tasks(&scx, problems),
         })
     }
 
@@ -161,6 +206,64 @@ impl Kernel {
     fn static_key(&self, name: &str) -> Option<bool> {
         let key = self.symbol(name).ok()?;
         Some(self.read_u32(key).ok()? != 0)
+    }
+
+    /// The masks of a CPU, of all schedulers together where each has its own.
+    fn kick_masks(&self, scx: &Object<'_>, cpu: u32, problems: &mut Problems) -> KickMasks {
+        let mut holders = vec![*scx];
+        if scx.field("cpus_to_kick").is_err() {
+            let places = problems.keep("sched_ext state", ScxPlaces::find(self));
+            let schedulers = places
+                .flatten()
+                .map_or_else(Vec::new, |places| places.schedulers(self, problems));
+            holders = schedulers
+                .iter()
+                .filter_map(|sched| problems.keep("scx_sched.pcpu", sched_pcpu(sched, cpu)))
+                .collect();
+        }
+        let mut union = |path: &'static str| {
+            let mut cpus: Vec<u32> = Vec::new();
+            for holder in &holders {
+                cpus.extend(problems.keep(path, holder.cpus(path)).unwrap_or_default());
+            }
+            cpus.sort_unstable();
+            cpus.dedup();
+            cpus
+        };
+        KickMasks {
+            kick: union("cpus_to_kick"),
+            kick_if_idle: union("cpus_to_kick_if_idle"),
+            preempt: union("cpus_to_preempt"),
+            wait: union("cpus_to_wait"),
+        }
+    }
+
+    fn runnable_tasks(&self, scx: &Object<'_>, problems: &mut Problems) -> Vec<RunnableTask> {
+        let head = scx.address_of("runnable_list");
+        let Some(head) = problems.keep("rq.scx.runnable_list", head) else {
+            return Vec::new();
+        };
+        let now = self.jiffies().ok();
+        self.walk_list("a runnable list", head, MAX_RUNNABLE, problems)
+            .into_iter()
+            .filter_map(|node| {
+                let task = self.container_of(node, "task_struct", "scx.runnable_node");
+                let task = problems.keep("a runnable task", task)?;
+                let since = problems.keep("task.scx.runnable_at", task.uint("scx.runnable_at"));
+                let dsq = problems.keep("task.scx.dsq", task.follow("scx.dsq"));
+                Some(RunnableTask {
+                    task: problems.need("a runnable task", TaskRef::read(&task))?,
+                    // A task may have become runnable after the time was read.
+                    runnable_for: now
+                        .zip(since)
+                        .map(|(now, since)| now.wrapping_sub(since))
+                        .filter(|&age| age <= u64::MAX / 2),
+                    dsq_id: dsq
+                        .flatten()
+                        .and_then(|dsq| problems.keep("task.scx.dsq.id", dsq.uint("id"))),
+                })
+            })
+            .collect()
     }
 
     /// Names of the bits of `flags` that an enum knows, without their common prefix.
@@ -186,7 +289,7 @@ fn is_idle(rq: &Object<'_>, problems: &mut Problems) -> Option<bool> {
 
 fn schedstat(rq: &Object<'_>, counts: bool, problems: &mut Problems) -> Option<SchedStat> {
     // Without CONFIG_SCHEDSTATS the members are not there.
-    rq.field("sched_count").ok()?;
+    problems.keep("rq.sched_count", rq.field("sched_count"))?;
     let mut read = |path| problems.keep(path, rq.uint(path));
     // What is not counted is unknown, not 0.
     let mut counted = |path| counts.then(|| read(path)).flatten();

@@ -2,23 +2,30 @@
 //!
 //! Up to 6.15 it is global: `scx_exit_kind`, `scx_exit_info`, `scx_watchdog_timeout`, …. Later (48e12672 "sched_ext:
 //! Introduce scx_sched", 6.16) it hangs off `scx_root`, a pointer to `struct scx_sched`. Which one it is, symbols say.
+//! From 7.1 on there may be a tree of those, one for a cgroup each: `scx_sched_all` lists them.
 
 use serde::Serialize;
 
 use super::EventCounters;
+use crate::btf::Kind;
 use crate::{Error, Kernel, Kva, Object, Optional as _, Problems, Result};
 
-/// `SCX_EXIT_MSG_LEN` and `SCX_EXIT_DUMP_DFL_LEN`.
+/// `SCX_EXIT_MSG_LEN`, and eight times `SCX_EXIT_DUMP_DFL_LEN`: a scheduler may want more than that.
 const MAX_MESSAGE: usize = 1024;
-const MAX_DUMP: usize = 64 << 10;
+const MAX_DUMP: usize = 256 << 10;
 /// `SCX_EXIT_BT_LEN`.
 const MAX_BACKTRACE: u64 = 64;
+/// One for each cgroup that wants one.
+const MAX_SCHEDULERS: usize = 1024;
+/// `MAX_NUMNODES`.
+const MAX_NODES: u32 = 1024;
 
 /// Where this kernel keeps its state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScxLayout {
     /// In global variables.
+    #[default]
     Globals,
     /// Behind `scx_root`.
     Root,
@@ -62,6 +69,28 @@ impl ScxPlaces {
         kernel.object("scx_sched", sched).map(Some)
     }
 
+    /// All schedulers, the root first; none in the old layout.
+    pub(crate) fn schedulers<'k>(
+        &self,
+        kernel: &'k Kernel,
+        problems: &mut Problems,
+    ) -> Vec<Object<'k>> {
+        let root = problems
+            .keep("the root scheduler", self.sched(kernel))
+            .flatten();
+        let mut found: Vec<_> = root.into_iter().collect();
+        let Ok(head) = kernel.symbol("scx_sched_all") else {
+            return found;
+        };
+        let nodes = kernel.walk_list("sched_ext schedulers", head, MAX_SCHEDULERS, problems);
+        for node in nodes {
+            let sched = kernel.container_of(node, "scx_sched", "all");
+            let sched = problems.keep("a sched_ext scheduler", sched);
+            found.extend(sched.filter(|sched| root.is_none_or(|root| root.kva() != sched.kva())));
+        }
+        found
+    }
+
     /// Address and value of `scx_root`; none in the old layout.
     pub(crate) fn root_pointer(&self, kernel: &Kernel) -> Result<Option<(Kva, u64)>> {
         match self.layout {
@@ -86,8 +115,42 @@ impl ScxPlaces {
     }
 }
 
-/// sched_ext as a whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// The part of a scheduler that belongs to one CPU.
+pub(super) fn sched_pcpu<'k>(sched: &Object<'k>, cpu: u32) -> Result<Object<'k>> {
+    let kernel = sched.kernel();
+    let area = kernel.per_cpu(sched.pointer("pcpu")?, cpu)?;
+    kernel.object("scx_sched_pcpu", area)
+}
+
+/// One scheduler of a tree.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ScxScheduler {
+    /// Address of its `struct scx_sched`.
+    pub kva: Kva,
+    /// Number of this instance, never used again (7.2 and later).
+    pub id: Option<u64>,
+    /// 0 for the root, one more than its parent's for others.
+    pub level: Option<i64>,
+    /// Path of the cgroup that it schedules.
+    pub cgroup: Option<String>,
+    /// Its name.
+    pub ops_name: Option<String>,
+    /// How many reasons there are to bypass it now.
+    pub bypass_depth: Option<i64>,
+    /// How long a runnable task of its may wait, jiffies.
+    pub watchdog_timeout: Option<u64>,
+    /// `enum scx_exit_kind` while and after it leaves.
+    pub exit_kind: Option<u64>,
+    /// The same in words: `error_stall`.
+    pub exit_kind_name: Option<String>,
+    /// What it left behind.
+    pub exit: Option<ScxExit>,
+    /// Its event counters.
+    pub events: Option<EventCounters>,
+}
+
+/// sched_ext as a whole. What belongs to one scheduler is the root's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ScxState {
     /// Where the kernel keeps it.
     pub layout: ScxLayout,
@@ -117,9 +180,23 @@ pub struct ScxState {
     pub jiffies: Option<u64>,
     /// Event counters, where the kernel has them.
     pub events: Option<EventCounters>,
+    /// All schedulers, the root first, where the kernel keeps them in objects (6.16 and later).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schedulers: Vec<ScxScheduler>,
+    /// CPUs that sched_ext takes for idle.
+    pub idle: ScxIdle,
     /// What could not be read.
     #[serde(skip_serializing_if = "Problems::is_empty")]
     pub problems: Problems,
+}
+
+/// The built-in masks of idle CPUs; empty while a scheduler keeps its own (`SCX_OPS_KEEP_BUILTIN_IDLE` unset).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ScxIdle {
+    /// Idle CPUs.
+    pub cpus: Vec<u32>,
+    /// CPUs of cores that are idle as a whole.
+    pub smt: Vec<u32>,
 }
 
 /// `struct scx_exit_info`.
@@ -179,6 +256,12 @@ impl Kernel {
         );
         let events = self.scx_events();
         let exit = self.scx_exit(&places, sched, &mut problems);
+        let schedulers: Vec<_> = places
+            .schedulers(self, &mut problems)
+            .iter()
+            .map(|sched| self.scx_scheduler(&places, sched, &mut problems))
+            .collect();
+        let idle = self.scx_idle(&mut problems);
         let mut global = |name: &str, size| problems.keep(name, self.global(name, size));
         Ok(Some(ScxState {
             layout: places.layout,
@@ -195,8 +278,107 @@ impl Kernel {
             ops_name: self.scx_ops_name(sched, &mut problems),
             exit,
             events: problems.keep("event counters", events).flatten(),
+            schedulers,
+            idle,
             problems,
         }))
+    }
+
+    fn scx_scheduler(
+        &self,
+        places: &ScxPlaces,
+        sched: &Object<'_>,
+        problems: &mut Problems,
+    ) -> ScxScheduler {
+        let exit_kind = problems.keep("scx_sched.exit_kind", sched.uint("exit_kind"));
+        let cgroup = sched.text_behind("cgrp_path", MAX_MESSAGE);
+        let timeout = sched.uint("watchdog_timeout");
+        let name = problems.keep("ops.name", sched.text("ops.name"));
+        ScxScheduler {
+            kva: sched.kva(),
+            id: problems.keep("scx_sched.id", sched.uint("id")),
+            level: problems.keep("scx_sched.level", sched.int("level")),
+            cgroup: problems.keep("scx_sched.cgrp_path", cgroup).flatten(),
+            ops_name: name.filter(|name| !name.is_empty()),
+            bypass_depth: problems.keep("scx_sched.bypass_depth", sched.int("bypass_depth")),
+            watchdog_timeout: problems.keep("scx_sched.watchdog_timeout", timeout),
+            exit_kind,
+            exit_kind_name: exit_kind.map(|kind| exit_kind_name(self, kind)),
+            exit: self.scx_exit(places, Some(*sched), problems),
+            events: problems
+                .keep("event counters", self.scx_events_of(Some(sched)))
+                .flatten(),
+        }
+    }
+
+    /// One pair of masks for the machine, or one for each node as well.
+    fn scx_idle(&self, problems: &mut Problems) -> ScxIdle {
+        // 6.15: in `struct scx_idle_cpus`; before, in an anonymous struct of the same two members.
+        let mut idle = ScxIdle::default();
+        let mut holders = Vec::new();
+        if let Ok(global) = self.symbol("scx_idle_global_masks") {
+            holders.extend(problems.keep("idle masks", self.object("scx_idle_cpus", global)));
+            let nodes = self.global("scx_idle_node_masks", 8).map(Kva);
+            for node in self.node_pointers(nodes.unwrap_or_default(), problems) {
+                holders.extend(problems.keep("idle masks", self.object("scx_idle_cpus", node)));
+            }
+        }
+        if let Ok(masks) = self.symbol("idle_masks") {
+            let [cpus, smt] = self.idle_masks_without_type(masks, problems);
+            idle = ScxIdle { cpus, smt };
+        }
+        for holder in holders {
+            let mut read = |path| problems.keep(path, holder.cpus(path)).unwrap_or_default();
+            idle.cpus.extend(read("cpu"));
+            idle.smt.extend(read("smt"));
+        }
+        for cpus in [&mut idle.cpus, &mut idle.smt] {
+            cpus.sort_unstable();
+            cpus.dedup();
+        }
+        idle
+    }
+
+    /// Two `cpumask_var_t` in a row, pointers or masks as everywhere in this kernel.
+    fn idle_masks_without_type(&self, at: Kva, problems: &mut Problems) -> [Vec<u32>; 2] {
+        let sample = self.field_of("scx_rq", "cpus_to_kick");
+        let Some(sample) = problems.keep("cpumask_var_t", sample) else {
+            return Default::default();
+        };
+        let is_pointer = self
+            .btf()
+            .resolve(sample.ty)
+            .is_some_and(|ty| ty.kind() == Kind::Ptr);
+        [at, at.wrapping_add(sample.size)].map(|place| {
+            let mask = match is_pointer {
+                true => self.read_u64(place).map(Kva),
+                false => Ok(place),
+            };
+            let cpus = mask.and_then(|mask| self.cpus_of_mask(mask));
+            problems.keep("idle masks", cpus).unwrap_or_default()
+        })
+    }
+
+    /// The pointers in a table with one for each node; nodes without one are left out.
+    fn node_pointers(&self, table: Kva, problems: &mut Problems) -> Vec<Kva> {
+        let found = self.by_node(table, problems);
+        found.into_iter().map(|(_, pointer)| pointer).collect()
+    }
+
+    /// Nodes and their pointers in a table; none without a table.
+    pub(super) fn by_node(&self, table: Kva, problems: &mut Problems) -> Vec<(u32, Kva)> {
+        if table.is_null() {
+            return Vec::new();
+        }
+        let nodes = self.global("nr_node_ids", 4).unwrap_or(1);
+        let nodes = u32::try_from(nodes).unwrap_or(1).clamp(1, MAX_NODES);
+        (0..nodes)
+            .filter_map(|node| {
+                let at = table.wrapping_add(u64::from(node) * 8);
+                let pointer = problems.need("a node's pointer", self.read_u64(at))?;
+                (pointer != 0).then_some((node, Kva(pointer)))
+            })
+            .collect()
     }
 
     fn number_at(&self, (kva, size): (Kva, u64)) -> Result<u64> {
@@ -277,7 +459,8 @@ impl Kernel {
             dump: problems
                 .keep("exit_info.dump", info.text_behind("dump", MAX_DUMP))
                 .flatten()
-                .filter(|text| !text.is_empty()),
+                .filter(|text| !text.is_empty())
+                .map(cut),
             backtrace: problems
                 .keep("exit_info.bt", self.scx_backtrace(&info))
                 .unwrap_or_default(),
@@ -306,18 +489,19 @@ impl Kernel {
     }
 }
 
+/// Says so where a dump is longer than what is read of it.
+fn cut(mut dump: String) -> String {
+    if dump.len() >= MAX_DUMP {
+        dump.push_str("\n(cut here; the kernel has more)");
+    }
+    dump
+}
+
 /// `SCX_EXIT_ERROR_STALL` is `error_stall`.
 fn exit_kind_name(kernel: &Kernel, kind: u64) -> String {
-    let known = kernel.btf().find_enum("scx_exit_kind").and_then(|ty| {
-        ty.enumerators()
-            .find(|entry| entry.value == kind)
-            .map(|entry| entry.name)
-    });
-    match known {
-        Some(name) => name
-            .strip_prefix("SCX_EXIT_")
-            .unwrap_or(name)
-            .to_ascii_lowercase(),
-        None => format!("unknown ({kind})"),
+    let name = kernel.lower_name("scx_exit_kind", "SCX_EXIT_", kind);
+    match name == kind.to_string() {
+        true => format!("unknown ({kind})"),
+        false => name,
     }
 }

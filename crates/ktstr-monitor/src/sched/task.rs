@@ -206,8 +206,7 @@ impl Kernel {
     }
 
     fn cpus_allowed(&self, task: &Object<'_>, problems: &mut Problems) -> Option<Vec<u32>> {
-        let mask = problems.keep("task.cpus_ptr", task.pointer("cpus_ptr"))?;
-        problems.keep("task.cpus_ptr", self.cpus_of_mask(mask))
+        problems.keep("task.cpus_ptr", task.cpus("cpus_ptr"))
     }
 }
 

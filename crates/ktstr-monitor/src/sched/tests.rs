@@ -9,13 +9,10 @@ use std::time::Duration;
 use super::*;
 use crate::btf::Btf;
 use crate::btf::build::Builder;
-use crate::locate::{ImageSpan, Located, Slide, SlideEvidence};
-use crate::paging::{AddressSpace, PagingMode};
 use crate::phys::SparseMem;
-use crate::{Gpa, Kernel, Kva, PhysMem as _, Sampler, Symbols};
+use crate::testing::{DIRECT, TEXT};
+use crate::{Gpa, Kernel, Kva, PhysMem as _, Sampler};
 
-const TEXT: u64 = 0xffff_ffff_8100_0000;
-const DIRECT: u64 = 0xffff_8880_0000_0000;
 const PER_CPU: u64 = 0x10_0000;
 /// The scheduler's part of a CPU's area.
 const PCPU: u64 = 0x8000;
@@ -209,6 +206,184 @@ with_both!(
     flags_have_names,
 );
 
+/// Members that came with the tree of schedulers, in the types of 7.3 only.
+mod tree {
+    use super::*;
+
+    /// The root, and one below it that has failed.
+    fn two() -> (Arc<SparseMem>, Arc<Kernel>, u64) {
+        let mut world = World::new(shipped());
+        let root = world.scheduler();
+        let child = world.scheduler();
+        let path = world.text("/sub.slice");
+        let name = Gpa(world.of("scx_sched", child, "ops.name") - DIRECT);
+        world.memory.put(name, b"child\0");
+        for (sched, id, level, kind) in [(root, 7, 0, 0), (child, 9, 1, 1025)] {
+            world.set("scx_sched", sched, "id", id);
+            world.set("scx_sched", sched, "level", level);
+            world.set("scx_sched", sched, "exit_kind", kind);
+        }
+        world.set("scx_sched", root, "exit_info", 0);
+        world.set("scx_sched", child, "cgrp_path", path);
+        world.put(0x300, root);
+        let links = [root, child].map(|sched| world.of("scx_sched", sched, "all"));
+        let head = DIRECT + 0x320;
+        world.link(head, &links);
+        // A list's head is known by its place in the image.
+        for at in [0x320, links[1] - DIRECT] {
+            let next = world.memory.read_u64(Gpa(at)).unwrap();
+            if next == head {
+                world.put(at, TEXT + 0x320);
+            }
+        }
+        world.runqueues();
+        let rq = DIRECT + PER_CPU + 0x400;
+        let rejected = world.task(71, "rejected");
+        let stranded = world.task(72, "stranded");
+        let reject = world.of("rq", rq, "scx.reject_dsq");
+        world.dsq(reject, 1 << 63 | 5, &[rejected]);
+        let rescue = world.of("rq", rq, "scx.rescue.dsq");
+        world.dsq(rescue, 1 << 63 | 6, &[stranded]);
+        world.set("task_struct", stranded, "scx.runnable_at", 4_300);
+        let node = world.of("task_struct", stranded, "scx.runnable_node");
+        let list = world.of("rq", rq, "scx.runnable_list");
+        world.link(list, &[node]);
+        let (memory, kernel) = world.kernel();
+        (memory, kernel, child)
+    }
+
+    #[test]
+    fn every_scheduler_has_its_own_story() {
+        let (_, kernel, child) = two();
+        let scx = kernel.scx().unwrap().unwrap();
+        assert!(scx.problems.is_empty(), "{:?}", scx.problems);
+        assert_eq!((scx.exit_kind, scx.exit), (Some(0), None));
+        let [root, below] = &scx.schedulers[..] else {
+            panic!("{:?}", scx.schedulers);
+        };
+        assert_eq!((root.id, root.level, root.exit.as_ref()), (Some(7), Some(0), None));
+        assert_eq!((below.id, below.level, below.kva), (Some(9), Some(1), Kva(child)));
+        assert_eq!(below.cgroup.as_deref(), Some("/sub.slice"));
+        assert_eq!(below.ops_name.as_deref(), Some("child"));
+        assert_eq!(below.exit_kind_name.as_deref(), Some("error_bpf"));
+        let exit = below.exit.as_ref().unwrap();
+        assert_eq!(exit.msg.as_deref(), Some("fixture says no"));
+        assert_eq!(below.events.as_ref().unwrap()["select_cpu_fallback"], 21);
+    }
+
+    #[test]
+    fn queues_of_all_schedulers_are_listed_with_their_owner() {
+        let (_, kernel, _) = two();
+        let walk = kernel.dispatch_queues();
+        assert!(walk.problems.is_empty(), "{:?}", walk.problems);
+        let owners = |kind: DsqKind| -> Vec<Option<u64>> {
+            let of_kind = walk.found.iter().filter(|dsq| dsq.kind == kind);
+            of_kind.map(|dsq| dsq.scheduler).collect()
+        };
+        assert_eq!(owners(DsqKind::User), [Some(7), Some(9)]);
+        assert_eq!(owners(DsqKind::Global { node: 0 }), [Some(7), Some(9)]);
+        assert_eq!(owners(DsqKind::Bypass { cpu: 1 }), [Some(7), Some(9)]);
+        assert_eq!(owners(DsqKind::Local { cpu: 1 }), [None]);
+        let waiting = |kind| {
+            let dsq = walk.found.iter().find(|dsq| dsq.kind == kind).unwrap();
+            dsq.tasks[0].task.pid
+        };
+        assert_eq!(waiting(DsqKind::Reject { cpu: 0 }), 71);
+        assert_eq!(waiting(DsqKind::Rescue { cpu: 0 }), 72);
+    }
+
+    #[test]
+    fn tasks_that_wait_are_listed_by_cpu_with_the_time_they_waited() {
+        let (_, kernel, _) = two();
+        let walk = kernel.runqueues();
+        assert!(walk.problems.is_empty(), "{:?}", walk.problems);
+        let scx = walk.found[0].scx.as_ref().unwrap();
+        let [task] = &scx.runnable[..] else {
+            panic!("{:?}", scx.runnable);
+        };
+        assert_eq!((task.task.pid, task.runnable_for, task.dsq_id), (72, Some(21), None));
+        assert!(walk.found[1].scx.as_ref().unwrap().runnable.is_empty());
+        // These types are of a configuration without it; all else is there.
+        let absent: Vec<_> = walk.problems.absent().iter().collect();
+        assert_eq!(absent, ["struct rq.avg_irq.util_avg"]);
+    }
+
+    /// A task waits for as long as its own scheduler says.
+    #[test]
+    fn the_watchdogs_of_all_schedulers_are_held() {
+        let (memory, kernel, child) = two();
+        let offset = kernel.field_of("scx_sched", "watchdog_timeout").unwrap().offset;
+        let at = Gpa(child + offset - DIRECT);
+        assert_eq!(memory.read_u64(at).unwrap(), 30_000);
+        let mut hold = WatchdogHold::new(Duration::from_secs(60), 1000).unwrap();
+        assert_eq!(hold.apply(&kernel).unwrap().unwrap().observed, 60_000);
+        assert_eq!(memory.read_u64(at).unwrap(), 60_000);
+        // One that is given back before the kernel looked is given back to each.
+        let mut shorter = WatchdogHold::new(Duration::from_secs(3), 1000).unwrap();
+        shorter.apply(&kernel).unwrap();
+        assert_eq!(memory.read_u64(at).unwrap(), 3_000);
+        shorter.let_go(&kernel).unwrap();
+        assert_eq!(memory.read_u64(at).unwrap(), 60_000);
+    }
+}
+
+/// From 7.1 on the mask lies behind the structure, and no member names it.
+#[test]
+fn a_span_without_a_member_lies_behind_its_domain() {
+    for has_member in [true, false] {
+        let mut btf = Builder::new();
+        let u32_ = btf.int("unsigned int", 4, false);
+        let u64_ = btf.int("unsigned long", 8, false);
+        let none = btf.array(u64_, 0);
+        let mut members = vec![("parent", u64_, 0, 0), ("flags", u32_, 64, 0)];
+        if has_member {
+            members.push(("span", none, 128, 0));
+        }
+        let domain = btf.structure("sched_domain", 16, &members);
+        let pointer = btf.ptr(domain);
+        btf.structure("rq", 8, &[("sd", pointer, 0, 0)]);
+        let btf = Btf::from_bytes(btf.finish()).unwrap();
+        let mut world = World::new(btf);
+        let domain = world.alloc(64);
+        world.put(domain + 16 - DIRECT, 0b11);
+        for cpu in 0..2 {
+            world.put(PER_CPU + cpu * 0x1_0000 + 0x400, domain);
+        }
+        let (_, kernel) = world.kernel();
+        let walk = kernel.sched_domains();
+        assert!(walk.problems.is_empty(), "{:?}", walk.problems);
+        let spans: Vec<_> = walk.found.iter().map(|domain| &domain.span[..]).collect();
+        assert_eq!(spans, [[0, 1], [0, 1]], "member {has_member}");
+    }
+}
+
+/// `CONFIG_FORCE_NR_CPUS` makes `nr_cpu_ids` a constant: there is no variable of that name.
+#[test]
+fn a_kernel_without_nr_cpu_ids_has_more_than_one_cpu() {
+    let mut btf = Builder::new();
+    let u64_ = btf.int("unsigned long", 8, false);
+    let bits = btf.array(u64_, 2);
+    btf.structure("cpumask", 16, &[("bits", bits, 0, 0)]);
+    let world = World::new(Btf::from_bytes(btf.finish()).unwrap());
+    let named = |names: &[(&str, u64)], memory: &Arc<SparseMem>, btf: &Btf| {
+        let btf = Btf::from_bytes(btf.bytes().to_vec()).unwrap();
+        crate::testing::kernel(Arc::clone(memory), btf, names)
+    };
+    let masks = ("__cpu_online_mask", TEXT + 0x108);
+    let areas = ("__per_cpu_offset", TEXT + 0x200);
+    let kernel = named(&[masks, areas], &world.memory, &world.btf);
+    assert_eq!(kernel.nr_cpu_ids(), 128);
+    assert_eq!(kernel.online_cpus().unwrap(), [0, 1]);
+    // A mask that cannot be found is no machine of one CPU, unless there is but one.
+    assert!(kernel.possible_cpus().is_err());
+    let single = named(&[], &world.memory, &world.btf);
+    assert_eq!(single.possible_cpus().unwrap(), [0]);
+    let lost = named(&[("__cpu_online_mask", TEXT + (1 << 30)), areas], &world.memory, &world.btf);
+    assert!(lost.online_cpus().is_err());
+    let walk = lost.runqueues();
+    assert!(walk.problems.iter().any(|problem| problem.what == "the online CPUs"));
+}
+
 /// Memory, and a heap in it.
 struct World {
     memory: Arc<SparseMem>,
@@ -229,6 +404,8 @@ impl World {
         for cpu in 0..2 {
             world.put(0x200 + cpu * 8, DIRECT + PER_CPU + cpu * 0x1_0000);
         }
+        // Nothing is in the list of schedulers.
+        world.put(0x320, TEXT + 0x320);
         // A state of 1 is "enabled"; the watchdog's stamp and the time are jiffies.
         for (at, value) in [(0x300, 0), (0x308, 1), (0x310, 4_000), (0x318, 4_321)] {
             world.put(at, value);
@@ -368,6 +545,30 @@ impl World {
         table
     }
 
+    /// Two CPUs with one and two tasks, whose queues are empty.
+    fn runqueues(&mut self) {
+        for cpu in 0..2 {
+            let rq = DIRECT + PER_CPU + cpu * 0x1_0000 + 0x400;
+            self.set("rq", rq, "nr_running", cpu + 1);
+            self.set("rq", rq, "clock", 1000 + cpu);
+            self.set("rq", rq, "scx.flags", 33);
+            for (path, id) in [
+                ("scx.local_dsq", 1 << 63 | 2),
+                ("scx.reject_dsq", 1 << 63 | 5),
+                ("scx.rescue.dsq", 1 << 63 | 6),
+            ] {
+                if self.btf.member_of("rq", path).is_some() {
+                    let dsq = self.of("rq", rq, path);
+                    self.dsq(dsq, id, &[]);
+                }
+            }
+            if self.btf.member_of("rq", "scx.runnable_list").is_some() {
+                let list = self.of("rq", rq, "scx.runnable_list");
+                self.link(list, &[]);
+            }
+        }
+    }
+
     fn kernel(self) -> (Arc<SparseMem>, Arc<Kernel>) {
         let symbols = [
             ("_text", TEXT),
@@ -377,33 +578,16 @@ impl World {
             ("__per_cpu_offset", TEXT + 0x200),
             ("runqueues", 0x400),
             ("scx_root", TEXT + 0x300),
+            ("scx_sched_all", TEXT + 0x320),
             ("scx_enable_state_var", TEXT + 0x308),
             ("scx_watchdog_timestamp", TEXT + 0x310),
             ("jiffies_64", TEXT + 0x318),
         ];
-        let slide = Slide {
-            bytes: 0,
-            evidence: SlideEvidence::DefaultLinkAddress,
-        };
-        let located = Located {
-            space: AddressSpace::from_cr3(0, PagingMode::X86FourLevel),
-            text: Kva(TEXT),
-            image: ImageSpan {
-                kva: Kva(TEXT),
-                gpa: Gpa(0),
-                len: 0x4000,
-            },
-            slide,
-            build_id: None,
-            symbols: Symbols::collect(
-                symbols
-                    .iter()
-                    .map(|(name, at)| (b'd', name.as_bytes(), *at)),
-            ),
-            btf: self.btf,
-        };
         let memory = Arc::clone(&self.memory);
-        (memory, Arc::new(Kernel::from_located(self.memory, located)))
+        (
+            memory,
+            crate::testing::kernel(self.memory, self.btf, &symbols),
+        )
     }
 }
 
@@ -411,14 +595,7 @@ fn failed(btf: Btf) -> (Arc<SparseMem>, Arc<Kernel>) {
     let mut world = World::new(btf);
     let sched = world.scheduler();
     world.put(0x300, sched);
-    for cpu in 0..2 {
-        let rq = DIRECT + PER_CPU + cpu * 0x1_0000 + 0x400;
-        world.set("rq", rq, "nr_running", cpu + 1);
-        world.set("rq", rq, "clock", 1000 + cpu);
-        world.set("rq", rq, "scx.flags", 33);
-        let local = world.of("rq", rq, "scx.local_dsq");
-        world.dsq(local, 1 << 63 | 2, &[]);
-    }
+    world.runqueues();
     world.kernel()
 }
 

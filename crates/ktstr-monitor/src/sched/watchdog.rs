@@ -1,11 +1,12 @@
 //! A scheduler's watchdog, given another time-out from outside (kernel/sched/ext.c, `scx_watchdog_workfn` and `scx_tick`).
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::scx::{ScxLayout, ScxPlaces};
-use crate::{Error, Kernel, Kva, Optional as _, Result};
+use crate::{Error, Kernel, Kva, Optional as _, Problems, Result};
 
 /// What an override of the watchdog did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,8 @@ pub struct WatchdogHold {
     wanted: u64,
     /// The scheduler's own, once it was replaced.
     own: Option<u64>,
+    /// The same of the schedulers below it: a task waits for as long as its own scheduler says.
+    below: HashMap<Kva, u64>,
     last_look: LastLook,
 }
 
@@ -54,6 +57,7 @@ impl WatchdogHold {
         Ok(Self {
             wanted,
             own: None,
+            below: HashMap::new(),
             last_look: LastLook::Kernels,
         })
     }
@@ -87,6 +91,13 @@ impl WatchdogHold {
                 kernel.write(interval, &(self.wanted / 2).to_le_bytes())?;
             }
         }
+        for below in timeouts_below(kernel, &places, kva) {
+            let own = kernel.read_u64(below)?;
+            if own != self.wanted {
+                self.below.insert(below, own);
+                kernel.write(below, &self.wanted.to_le_bytes())?;
+            }
+        }
         Ok(Some(WatchdogOverride {
             previous,
             wanted: self.wanted,
@@ -103,6 +114,11 @@ impl WatchdogHold {
             self.renew(kernel, &places)?;
             if let (LastLook::Ours { .. }, Some(own)) = (self.last_look, self.own) {
                 kernel.write(kva, &own.to_le_bytes())?;
+                for below in timeouts_below(kernel, &places, kva) {
+                    if let Some(own) = self.below.get(&below) {
+                        kernel.write(below, &own.to_le_bytes())?;
+                    }
+                }
             }
         }
         self.last_look = LastLook::Kernels;
@@ -147,6 +163,16 @@ fn timeout_of_attached(kernel: &Kernel) -> Result<Option<(ScxPlaces, Kva)>> {
     }
     let place = places.number(kernel, "scx_watchdog_timeout", ("watchdog_timeout", 8))?;
     Ok(place.map(|(kva, _)| (places, kva)))
+}
+
+/// Where the time-outs of all schedulers but the root lie, whose is at `root`.
+fn timeouts_below(kernel: &Kernel, places: &ScxPlaces, root: Kva) -> Vec<Kva> {
+    places
+        .schedulers(kernel, &mut Problems::new())
+        .iter()
+        .filter_map(|sched| sched.address_of("watchdog_timeout").ok())
+        .filter(|&kva| kva != root)
+        .collect()
 }
 
 impl Kernel {

@@ -286,7 +286,7 @@ fn cut(line: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ktstr_monitor::sched::{Runqueue, ScxLayout, ScxState};
+    use ktstr_monitor::sched::{Runqueue, ScxState};
 
     #[test]
     fn a_placeholder_shows_its_reason() {
@@ -394,12 +394,8 @@ mod tests {
     #[test]
     fn an_exit_has_its_words() {
         let scx = ScxState {
-            layout: ScxLayout::Globals,
             state: Some("disabling".into()),
             ops_name: Some("fixture".into()),
-            switch_all: None,
-            enable_seq: None,
-            nr_rejected: None,
             bypass_depth: Some(0),
             exit_kind: Some(1025),
             exit_kind_name: Some("error_bpf".into()),
@@ -413,11 +409,7 @@ mod tests {
                 dump: None,
                 backtrace: vec!["f+0x1".into()],
             }),
-            watchdog_timeout: None,
-            watchdog_timestamp: None,
-            jiffies: None,
-            events: None,
-            problems: ktstr_monitor::Problems::default(),
+            ..ScxState::default()
         };
         let report = FailureDumpReport {
             scx: Some(scx),

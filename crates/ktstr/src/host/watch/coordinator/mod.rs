@@ -148,21 +148,8 @@ impl Failure {
     /// One whose scheduler left in this way.
     pub(in crate::host) fn of_exit_for_tests(kind: u64) -> Self {
         let scx = ktstr_monitor::sched::ScxState {
-            layout: ktstr_monitor::sched::ScxLayout::Globals,
-            state: None,
-            ops_name: None,
-            switch_all: None,
-            enable_seq: None,
-            nr_rejected: None,
-            bypass_depth: None,
             exit_kind: Some(kind),
-            exit_kind_name: None,
-            exit: None,
-            watchdog_timeout: None,
-            watchdog_timestamp: None,
-            jiffies: None,
-            events: None,
-            problems: ktstr_monitor::Problems::new(),
+            ..Default::default()
         };
         Self {
             trigger: String::from("a test"),
