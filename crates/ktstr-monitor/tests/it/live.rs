@@ -75,8 +75,7 @@ fn map_members_are_read_and_written_by_name() {
 #[test]
 fn the_watchdog_took_the_new_limit() {
     let change = lab().live.watchdog.unwrap();
-    assert_eq!(
-        (change.previous, change.wanted, change.observed),
-        (5000, 9000, 9000)
-    );
+    assert_eq!((change.wanted, change.observed), (9000, 9000));
+    // Five seconds, at the kernel's own rate of ticks.
+    assert!([500, 1250, 1500, 5000].contains(&change.previous), "{change:?}");
 }

@@ -19,6 +19,13 @@ fn runqueues_hold_the_tasks_that_were_pinned_there() {
     assert!(queues[0].nr_running.unwrap() >= 2, "{:?}", queues[0]);
     assert!(queues[1].nr_running.unwrap() >= 1, "{:?}", queues[1]);
     assert!(queues[0].scx.as_ref().unwrap().nr_running.unwrap() >= 2);
+    for (cpu, least) in [(0, 2), (1, 1)] {
+        let scx = queues[cpu].scx.as_ref().unwrap();
+        assert_eq!(Some(scx.runnable.len() as u64), scx.nr_running, "{scx:?}");
+        let shells = scx.runnable.iter().filter(|task| task.task.comm == "sh");
+        assert!(shells.count() >= least, "{scx:?}");
+        assert!(scx.runnable.iter().all(|task| task.runnable_for.is_some()));
+    }
     for rq in &queues {
         assert!(rq.clock.unwrap() > 1_000_000_000, "{rq:?}");
         assert_eq!(rq.is_idle.unwrap(), rq.curr.as_ref().unwrap().pid == 0);
@@ -191,7 +198,16 @@ fn sched_ext_state_is_that_of_sysfs() {
         .lines()
         .filter_map(|line| line.trim().split_once(' '))
         .collect();
-    assert_eq!(scx.layout, ScxLayout::Globals);
+    let expected = match lab.kernel.btf().find_struct("scx_sched") {
+        Some(_) => ScxLayout::Root,
+        None => ScxLayout::Globals,
+    };
+    assert_eq!(scx.layout, expected);
+    let roots = usize::from(expected == ScxLayout::Root);
+    assert_eq!(scx.schedulers.len(), roots, "{:?}", scx.schedulers);
+    // Two CPUs are busy for ever.
+    let idle = &scx.idle.cpus;
+    assert!(!idle.contains(&0) && !idle.contains(&1), "{idle:?}");
     assert_eq!(scx.state.as_deref(), Some(said["state"]));
     assert_eq!(scx.ops_name.as_deref(), Some(said["ops"]));
     assert_eq!(scx.enable_seq.unwrap().to_string(), said["enable_seq"]);

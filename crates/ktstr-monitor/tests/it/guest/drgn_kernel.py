@@ -5,7 +5,7 @@ from drgn.helpers.linux.bpf import bpf_map_for_each, bpf_prog_for_each
 from drgn.helpers.linux.cgroup import cgroup_path
 from drgn.helpers.linux.cpumask import for_each_cpu, for_each_online_cpu, for_each_possible_cpu
 from drgn.helpers.linux.list import hlist_for_each_entry, list_for_each_entry
-from drgn.helpers.linux.percpu import per_cpu
+from drgn.helpers.linux.percpu import per_cpu, per_cpu_ptr
 from drgn.helpers.linux.pid import for_each_task
 from drgn.helpers.linux.printk import get_printk_records
 from drgn.helpers.linux.sched import task_cpu, task_state_to_char
@@ -46,11 +46,14 @@ def read_runqueues(prog):
 def read_domains(prog):
     domains = []
     # CONFIG_SCHED_DEBUG up to 6.14.
-    has_name = prog.type("struct sched_domain").has_member("name")
+    domain_type = prog.type("struct sched_domain")
+    has_name, has_span = domain_type.has_member("name"), domain_type.has_member("span")
     for cpu in for_each_online_cpu(prog):
         domain, depth = per_cpu(prog["runqueues"], cpu).sd, 0
         while domain:
-            span = Object(prog, "struct cpumask", address=int(domain.span.address_of_()))
+            # From 7.1 on the mask lies behind the structure, and no member names it.
+            at = int(domain.span.address_of_()) if has_span else int(domain) + domain_type.size
+            span = Object(prog, "struct cpumask", address=at)
             domains.append({
                 "cpu": cpu,
                 "depth": depth,
@@ -73,12 +76,8 @@ def read_dsq(dsq, kind):
     return {"kind": kind, "id": int(dsq.id), "nr": int(dsq.nr), "tasks": tasks}
 
 
-def read_dsqs(prog):
-    dsqs = [read_dsq(per_cpu(prog["runqueues"], cpu).scx.local_dsq, {"local": {"cpu": cpu}})
-            for cpu in for_each_online_cpu(prog)]
-    for node in range(int(prog["nr_node_ids"])):
-        dsqs.append(read_dsq(prog["global_dsqs"][node], {"global": {"node": node}}))
-    table = prog["dsq_hash"].tbl
+def read_user_dsqs(prog, table):
+    dsqs = []
     while table:
         buckets = int(table.buckets.address_of_())
         for number in range(int(table.size)):
@@ -88,6 +87,28 @@ def read_dsqs(prog):
                 dsqs.append(read_dsq(container_of(head, "struct scx_dispatch_q", "hash_node"), "user"))
                 node = int(head.next)
         table = table.future_tbl
+    return dsqs
+
+
+def read_dsqs(prog):
+    dsqs = []
+    cpus = list(for_each_online_cpu(prog))
+    for cpu in cpus:
+        scx = per_cpu(prog["runqueues"], cpu).scx
+        dsqs.append(read_dsq(scx.local_dsq, {"local": {"cpu": cpu}}))
+        if prog.type("struct scx_rq").has_member("reject_dsq"):
+            dsqs.append(read_dsq(scx.reject_dsq, {"reject": {"cpu": cpu}}))
+            dsqs.append(read_dsq(scx.rescue.dsq, {"rescue": {"cpu": cpu}}))
+    nodes = range(int(prog["nr_node_ids"]))
+    try:
+        schedulers = list(list_for_each_entry("struct scx_sched", prog["scx_sched_all"].address_of_(), "all"))
+    except KeyError:
+        dsqs += [read_dsq(prog["global_dsqs"][node], {"global": {"node": node}}) for node in nodes]
+        return dsqs + read_user_dsqs(prog, prog["dsq_hash"].tbl)
+    for sched in schedulers:
+        dsqs += [read_dsq(sched.pnode[node].global_dsq, {"global": {"node": node}}) for node in nodes]
+        dsqs += [read_dsq(per_cpu_ptr(sched.pcpu, cpu).bypass_dsq, {"bypass": {"cpu": cpu}}) for cpu in cpus]
+        dsqs += read_user_dsqs(prog, sched.dsq_hash.tbl)
     return dsqs
 
 
