@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::bpf::{BpfMap, BpfProgram, MapContents, SourceLine};
 use crate::render::Limits;
-use crate::sched::{DispatchQueue, Runqueue, SchedDomain, ScxState, Task};
+use crate::sched::{DispatchQueue, Runqueue, SchedDomain, ScxState, Task, TaskGroup};
 use crate::{Kernel, Kva, LogRecord, Problems};
 
 /// Names the form of the JSON; a change that breaks readers changes it.
@@ -88,6 +88,8 @@ pub struct FailureDumpReport {
     pub sched_domains: Vec<SchedDomain>,
     /// Threads.
     pub tasks: Vec<Task>,
+    /// cgroups with a `cpu` controller.
+    pub task_groups: Vec<TaskGroup>,
     /// BPF maps with contents.
     pub maps: Vec<MapSection>,
     /// BPF programs.
@@ -215,6 +217,7 @@ impl FailureDumpReport {
     }
 
     fn capture_tasks(&mut self, kernel: &Kernel, options: &DumpOptions) {
+        self.task_groups = self.take(kernel.task_groups());
         self.tasks = self.take(kernel.tasks());
         if self.tasks.len() > options.tasks {
             self.note_cut("tasks", self.tasks.len());

@@ -125,7 +125,12 @@ fn dsqs(kernel: &Kernel) -> String {
             .scheduler
             .map_or_else(String::new, |id| format!(" of scheduler {id}"));
         let id = dsq.id.map(|id| format!("{id:#x}"));
-        let _ = writeln!(text, "{} {kind}{owner}: {} tasks", number(id), number(dsq.nr));
+        let _ = writeln!(
+            text,
+            "{} {kind}{owner}: {} tasks",
+            number(id),
+            number(dsq.nr)
+        );
         for queued in dsq.tasks {
             let _ = writeln!(
                 text,

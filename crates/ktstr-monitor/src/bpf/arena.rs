@@ -88,7 +88,10 @@ impl BpfMap {
     /// The page that stands wherever a program touched memory that it never allocated (7.2 and later): none of its own.
     fn scratch_page(&self, kernel: &Kernel) -> Option<Gpa> {
         let arena = kernel.object("bpf_arena", self.kva).ok()?;
-        let page = arena.pointer("scratch_page").ok().filter(|page| !page.is_null())?;
+        let page = arena
+            .pointer("scratch_page")
+            .ok()
+            .filter(|page| !page.is_null())?;
         let first = kernel.global("vmemmap_base", 8).unwrap_or(VMEMMAP);
         let size = kernel.btf().size_of(kernel.type_id("page").ok()?)?;
         let number = page.0.checked_sub(first)?.checked_div(size)?;

@@ -10,6 +10,7 @@ mod program;
 mod reader;
 mod scalar;
 mod stacks;
+mod stream;
 mod symbols;
 mod types;
 
@@ -21,5 +22,7 @@ pub use program::{BpfProgram, ProgVerifierStats};
 pub use scalar::MapField;
 pub use symbols::{BpfSymbol, SourceLine};
 
+#[cfg(test)]
+mod payload_tests;
 #[cfg(test)]
 mod tests;

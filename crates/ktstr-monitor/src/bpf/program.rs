@@ -36,6 +36,12 @@ pub struct BpfProgram {
     pub run_time_ns: Option<u64>,
     /// Runs refused because of recursion.
     pub recursion_misses: Option<u64>,
+    /// What it printed to its standard output stream (6.17 and later).
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stdout: String,
+    /// The same of standard error, where the kernel reports the program's faults.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
 }
 
 /// What loading a program cost the verifier.
@@ -125,7 +131,10 @@ impl Kernel {
         let run_cnt = counted.map(|[runs, ..]| runs);
         let run_time_ns = counted.map(|[_, time, _]| time);
         let recursion_misses = stats.map(|[.., misses]| misses);
+        let [stdout, stderr] = BpfProgram::read_streams(self, &aux, problems);
         Ok(BpfProgram {
+            stdout,
+            stderr,
             id: aux.u32("id")?,
             prog_type: self.lower_name("bpf_prog_type", "BPF_PROG_TYPE_", prog.uint("type")?),
             name,

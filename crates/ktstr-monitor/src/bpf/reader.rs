@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 
 use super::elements::MAX_VALUE;
 use super::{Arena, BpfMap};
-use crate::btf::{Btf, Type, TypeId};
+use crate::btf::{Btf, Kind, Type, TypeId};
 use crate::render::{Decoder, Limits, Pointee, RenderedValue};
 use crate::{Kernel, Kva, bytes};
 
@@ -21,6 +21,16 @@ const MIN_SHARE: usize = 64;
 struct Budget {
     bytes: usize,
     values: usize,
+}
+
+/// Values of a context behind a header.
+const MAX_PAYLOAD_VALUES: usize = 512;
+
+/// The name of the flexible array that a struct ends with.
+fn flexible_end(btf: &Btf, ty: &Type<'_>) -> Option<String> {
+    let last = ty.members().last()?;
+    let (_, count) = btf.resolve(last.ty)?.array()?;
+    (count == 0).then(|| last.name.to_owned())
 }
 
 /// Renders the values of a map.
@@ -197,12 +207,108 @@ impl<'a> Reader<'a> {
         let size = btf
             .size_of(target.id())
             .filter(|size| (1..=MAX_OBJECT).contains(size))?;
+        if let Some(payload) = flexible_end(btf, target) {
+            return self.with_payload(btf, address, target, (size, &payload));
+        }
         let arena = self.arenas().iter().find(|arena| arena.contains(address))?;
         let raw = self
             .kernel
             .read_bytes(arena.kva_of(address), size, bytes::size(MAX_OBJECT))
             .ok()?;
         Some(Pointee::Bytes(raw))
+    }
+
+    /// An object of the allocator that scx schedulers share (`struct sdt_data`): its header, and the task's or cgroup's
+    /// context behind it, whose length the allocator knows and whose type nobody states.
+    fn with_payload(
+        &self,
+        btf: &Btf,
+        address: u64,
+        target: &Type<'_>,
+        (head, payload): (u64, &str),
+    ) -> Option<Pointee> {
+        let arena = self.arenas().iter().find(|arena| arena.contains(address))?;
+        let kva = arena.kva_of(address);
+        let read = |len| {
+            self.kernel
+                .read_bytes(kva, len, bytes::size(MAX_OBJECT))
+                .ok()
+        };
+        let whole = self.element_size(btf).filter(|&whole| {
+            target.name() == "sdt_data" && (head + 1..=MAX_OBJECT).contains(&whole)
+        });
+        let Some(whole) = whole else {
+            return Some(Pointee::Bytes(read(head)?));
+        };
+        let raw = read(whole)?;
+        let Some(ty) = self.only_type_of(btf, whole - head) else {
+            return Some(Pointee::Bytes(raw));
+        };
+        let limits = Limits {
+            values: MAX_PAYLOAD_VALUES,
+            ..Limits::default()
+        };
+        let decoder = Decoder::new(btf, limits);
+        let mut value = decoder.decode(target.id(), raw.get(..bytes::size(head))?);
+        let context = decoder.decode(ty, raw.get(bytes::size(head)..)?);
+        if let RenderedValue::Struct { members, .. } = &mut value {
+            members.retain(|(name, _)| name != payload);
+            members.push((payload.to_owned(), context));
+        }
+        Some(Pointee::Value(value))
+    }
+
+    /// `pool.elem_size` of the allocator among the variables of the map's own object; of several, the one whose name
+    /// has the map's first word.
+    fn element_size(&self, btf: &Btf) -> Option<u64> {
+        let maps = self.kernel.maps().found;
+        let mut found = Vec::new();
+        for map in maps.iter().filter(|map| map.btf == self.map.btf) {
+            let Some(section) = btf.ty(map.value_type) else {
+                continue;
+            };
+            for var in section.section_vars() {
+                let Some(variable) = btf.ty(var.var) else {
+                    continue;
+                };
+                let is_allocator = btf.resolve(var.var).is_some_and(|ty| {
+                    matches!(ty.name(), "scx_allocator" | "sdt_allocator" | "scx_alloc")
+                });
+                if is_allocator {
+                    let path = format!("{}.pool.elem_size", variable.name());
+                    let size = map
+                        .field(self.kernel, 0, &path)
+                        .ok()?
+                        .read(self.kernel)
+                        .ok()?;
+                    found.push((variable.name().to_owned(), size));
+                }
+            }
+        }
+        let word = self.map.name.split('_').find(|word| *word != "scx")?;
+        match &found[..] {
+            [(_, size)] => Some(*size),
+            several => several
+                .iter()
+                .find(|(name, _)| name.contains(word))
+                .map(|(_, size)| *size),
+        }
+    }
+
+    /// The only struct of this size that a program brought along and that is not the kernel's.
+    fn only_type_of(&self, btf: &Btf, size: u64) -> Option<TypeId> {
+        let mut fitting = btf.types().filter(|ty| {
+            let own = ty.stated_size().map(u64::from);
+            ty.kind() == Kind::Struct
+                && own.is_some_and(|own| own.next_multiple_of(8) == size)
+                && !ty.name().is_empty()
+                && !["bpf_", "sdt_", "scx_"]
+                    .iter()
+                    .any(|prefix| ty.name().starts_with(prefix))
+                && self.kernel.btf().find_struct(ty.name()).is_none()
+        });
+        let first = fitting.next()?.id();
+        fitting.next().is_none().then_some(first)
     }
 
     /// Every scheduler may have its arena at the same address: maps that were made together have ids next to each other.

@@ -31,7 +31,11 @@ fn types() -> (Btf, TypeId) {
     btf.structure(
         "btf",
         32,
-        &[("kernel_btf", u8_, 0, 0), ("base_btf", u64_, 64, 0), ("id", u32_, 128, 0)],
+        &[
+            ("kernel_btf", u8_, 0, 0),
+            ("base_btf", u64_, 64, 0),
+            ("id", u32_, 128, 0),
+        ],
     );
     let counters = btf.array(u64_, LAYER / 8 - 2);
     let layer = btf.structure(
@@ -109,7 +113,10 @@ fn variables_of_a_large_section_are_shown_one_by_one() {
     let Some(RenderedValue::Array { elements, omitted }) = value.member("layers.1.counters") else {
         panic!("{value:?}");
     };
-    assert_eq!((elements.len(), *omitted), (64, u64::from(LAYER / 8 - 2 - 64)));
+    assert_eq!(
+        (elements.len(), *omitted),
+        (64, u64::from(LAYER / 8 - 2 - 64))
+    );
     let outside = value.member("outside").unwrap().to_string();
     assert_eq!(outside, "<it lies outside of its section>");
 }
@@ -127,5 +134,60 @@ fn a_variable_of_many_values_takes_nothing_from_the_next() {
     let MapContents::Section(value) = map.contents(&kernel, 1, limits).found else {
         panic!("no section");
     };
-    assert_eq!(value.member("last").and_then(RenderedValue::as_u64), Some(99));
+    assert_eq!(
+        value.member("last").and_then(RenderedValue::as_u64),
+        Some(99)
+    );
+}
+
+/// `{ node, total_len, consumed_len, str[] }` in two lists: what is being read, in order, and what came since, newest first.
+#[test]
+fn a_programs_streams_are_read_in_order() {
+    let mut btf = Builder::new();
+    let u32_ = btf.int("unsigned int", 4, false);
+    let u64_ = btf.int("unsigned long", 8, false);
+    let character = btf.int("char", 1, true);
+    let none = btf.array(character, 0);
+    let node = btf.structure("llist_node", 8, &[("next", u64_, 0, 0)]);
+    btf.structure(
+        "bpf_stream_elem",
+        16,
+        &[
+            ("node", node, 0, 0),
+            ("total_len", u32_, 64, 0),
+            ("consumed_len", u32_, 96, 0),
+            ("str", none, 128, 0),
+        ],
+    );
+    let stream = btf.structure(
+        "bpf_stream",
+        24,
+        &[("log", u64_, 64, 0), ("backlog_head", u64_, 128, 0)],
+    );
+    let streams = btf.array(stream, 2);
+    btf.structure("bpf_prog_aux", 48, &[("stream", streams, 0, 0)]);
+    let btf = Btf::from_bytes(btf.finish()).unwrap();
+    let memory = Arc::new(SparseMem::new());
+    memory.populate(Gpa(0), 0x1_0000);
+    let put = |at: u64, value: u64| memory.put(Gpa(at), &value.to_le_bytes());
+    let piece = |at: u64, next: u64, consumed: u64, text: &str| {
+        put(at, next);
+        put(at + 8, text.len() as u64 | consumed << 32);
+        memory.put(Gpa(at + 16), text.as_bytes());
+    };
+    piece(0x8000, 0, 4, "old: arena ");
+    piece(0x8100, DIRECT + 0x8200, 0, "at 0x10\n");
+    piece(0x8200, 0, 0, "fault ");
+    let stderr = 0x9000 + 24;
+    put(stderr + 8, DIRECT + 0x8100);
+    put(stderr + 16, DIRECT + 0x8000);
+    let kernel = kernel(memory, btf, &[("_text", TEXT)]);
+    let aux = kernel.object("bpf_prog_aux", Kva(DIRECT + 0x9000)).unwrap();
+    let mut problems = crate::Problems::new();
+    let [stdout, stderr] = BpfProgram::read_streams(&kernel, &aux, &mut problems);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(
+        (stdout.as_str(), stderr.as_str()),
+        ("", " arena fault at 0x10\n")
+    );
 }

@@ -175,7 +175,12 @@ fn kinds_of_later_kernels_are_stepped_over() {
     let refusal = Btf::from_bytes(build().finish_with_layout(&layout[..KNOWN]));
     assert!(refusal.unwrap_err().to_string().contains("predates"));
     let short = vec![0x9f, 0xeb, 1, 0, 23, 0, 0, 0];
-    assert!(Btf::from_bytes(short).unwrap_err().to_string().contains("shorter"));
+    assert!(
+        Btf::from_bytes(short)
+            .unwrap_err()
+            .to_string()
+            .contains("shorter")
+    );
 }
 
 #[test]

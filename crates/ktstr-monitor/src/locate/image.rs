@@ -157,7 +157,11 @@ fn btf_len(head: &[u8]) -> Option<u64> {
     let word = |at| bytes::u32_at(head, at).map(u64::from);
     let header = word(4)?;
     let (type_at, type_len, string_at, string_len) = (word(8)?, word(12)?, word(16)?, word(20)?);
-    let layout_end = if header >= 32 { word(24)? + word(28)? } else { 0 };
+    let layout_end = if header >= 32 {
+        word(24)? + word(28)?
+    } else {
+        0
+    };
     let end = (type_at + type_len)
         .max(string_at + string_len)
         .max(layout_end);

@@ -105,8 +105,7 @@ impl Ring {
             start = 0;
         }
         self.put(DATA + start, self.id);
-        self.memory
-            .put(Gpa(DATA + start + 8), text.as_bytes());
+        self.memory.put(Gpa(DATA + start + 8), text.as_bytes());
         let index = self.id & 7;
         for (at, value) in [
             (0, self.id | FINALIZED << STATE_SHIFT),

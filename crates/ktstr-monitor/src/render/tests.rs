@@ -44,7 +44,10 @@ fn a_flexible_array_is_what_lies_behind_or_of_unknown_length() {
     let rest = btf.array(word, 0);
     let id = btf.structure("sdt", 8, &[("id", word, 0, 0), ("payload", rest, 64, 0)]);
     let btf = Btf::from_bytes(btf.finish()).unwrap();
-    let raw: Vec<u8> = [3_u64, 5, 0, 7].iter().flat_map(|n| n.to_le_bytes()).collect();
+    let raw: Vec<u8> = [3_u64, 5, 0, 7]
+        .iter()
+        .flat_map(|n| n.to_le_bytes())
+        .collect();
     let decode = |len: usize| {
         let value = Decoder::new(&btf, Limits::default()).decode(TypeId(id), &raw[..len]);
         value.to_string()

@@ -121,26 +121,39 @@ impl Kernel {
                 }
             };
             for owner in &owners {
-                let owner = owner.as_ref();
-                let globals = self.global_queues(owner, &mut problems);
-                let globals = problems.keep("global DSQs", globals).unwrap_or_default();
-                for (node, dsq) in globals {
-                    take(DsqKind::Global { node }, owner, &dsq, &mut problems);
-                }
-                for &cpu in &cpus {
-                    let bypass = owner.map(|sched| self.bypass_queue(sched, cpu));
-                    let bypass = bypass.and_then(|dsq| problems.keep("a bypass DSQ", dsq));
-                    if let Some(dsq) = bypass {
-                        take(DsqKind::Bypass { cpu }, owner, &dsq, &mut problems);
-                    }
-                }
-                let user = self.user_queues(owner, &mut problems);
-                for dsq in problems.keep("user DSQs", user).unwrap_or_default() {
-                    take(DsqKind::User, owner, &dsq, &mut problems);
+                let queues = self.queues_of(owner.as_ref(), &cpus, &mut problems);
+                for (kind, dsq) in queues {
+                    take(kind, owner.as_ref(), &dsq, &mut problems);
                 }
             }
         }
         Walk { found, problems }
+    }
+
+    /// A scheduler's own: one for each node, one for each CPU while it is bypassed, and those that it made.
+    fn queues_of<'k>(
+        &'k self,
+        owner: Option<&Object<'k>>,
+        cpus: &[u32],
+        problems: &mut Problems,
+    ) -> Vec<(DsqKind, Object<'k>)> {
+        let globals = self.global_queues(owner, problems);
+        let globals = problems.keep("global DSQs", globals).unwrap_or_default();
+        let mut queues: Vec<_> = globals
+            .into_iter()
+            .map(|(node, dsq)| (DsqKind::Global { node }, dsq))
+            .collect();
+        for (sched, &cpu) in owner
+            .iter()
+            .flat_map(|sched| cpus.iter().map(move |cpu| (sched, cpu)))
+        {
+            let bypass = problems.keep("a bypass DSQ", self.bypass_queue(sched, cpu));
+            queues.extend(bypass.map(|dsq| (DsqKind::Bypass { cpu }, dsq)));
+        }
+        let user = self.user_queues(owner, problems);
+        let user = problems.keep("user DSQs", user).unwrap_or_default();
+        queues.extend(user.into_iter().map(|dsq| (DsqKind::User, dsq)));
+        queues
     }
 
     fn dispatch_queue(

@@ -19,7 +19,10 @@ impl Kernel {
     }
 
     /// The same of one scheduler; the machine's where the kernel keeps them in one place.
-    pub(super) fn scx_events_of(&self, sched: Option<&Object<'_>>) -> Result<Option<EventCounters>> {
+    pub(super) fn scx_events_of(
+        &self,
+        sched: Option<&Object<'_>>,
+    ) -> Result<Option<EventCounters>> {
         let Some(ty) = self.btf().find_struct("scx_event_stats") else {
             return Ok(None);
         };

@@ -3,16 +3,21 @@
 mod domain;
 mod dsq;
 mod events;
+mod group;
 mod runqueue;
 mod scx;
+mod server;
+mod stack;
 mod task;
 mod watchdog;
 
 pub use domain::SchedDomain;
 pub use dsq::{DispatchQueue, DsqKind, QueuedTask};
 pub use events::EventCounters;
+pub use group::TaskGroup;
 pub use runqueue::{KickMasks, RunnableTask, Runqueue, RunqueueScx, SchedStat};
 pub use scx::{ScxExit, ScxIdle, ScxLayout, ScxScheduler, ScxState};
+pub use server::DlServer;
 pub use task::{Task, TaskRef, TaskScx};
 pub use watchdog::{WatchdogHold, WatchdogOverride};
 
@@ -28,5 +33,7 @@ pub struct Walk<T> {
     pub problems: crate::Problems,
 }
 
+#[cfg(test)]
+mod readers;
 #[cfg(test)]
 mod tests;

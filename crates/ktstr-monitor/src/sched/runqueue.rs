@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::scx::sched_pcpu;
-use super::{ScxPlaces, TaskRef, Walk};
+use super::{DlServer, ScxPlaces, TaskRef, Walk};
 use crate::{Kernel, Object, Problems, Result};
 
 /// One CPU's runqueue.
@@ -35,6 +35,10 @@ pub struct Runqueue {
     pub curr: Option<TaskRef>,
     /// Whether the running task is the idle task.
     pub is_idle: Option<bool>,
+    /// The server that runs fair tasks when real-time ones would starve them (6.8 and later).
+    pub fair_server: Option<DlServer>,
+    /// The same of sched_ext's tasks (7.0 and later).
+    pub ext_server: Option<DlServer>,
     /// sched_ext's part.
     pub scx: Option<RunqueueScx>,
     /// Counters of `/proc/schedstat` (`CONFIG_SCHEDSTATS`).
@@ -60,7 +64,7 @@ pub struct RunqueueScx {
     pub pnt_seq: Option<u64>,
     /// CPUs that this one has yet to kick.
     pub kick: KickMasks,
-    /// Tasks that wait for this CPU or run on it, the one that became runnable first in front: what the watchdog looks at.
+    /// Tasks that wait for this CPU, the one that became runnable first in front: what the watchdog looks at.
     pub runnable: Vec<RunnableTask>,
 }
 
@@ -143,6 +147,8 @@ impl Kernel {
                 .flatten()
                 .and_then(|task| problems.keep("rq.curr", TaskRef::read(&task))),
             is_idle: is_idle(&rq, problems),
+            fair_server: DlServer::read(&rq, "fair_server", problems),
+            ext_server: DlServer::read(&rq, "ext_server", problems),
             scx: self.runqueue_scx(&rq, cpu, problems),
             schedstat: schedstat(&rq, self.counts_schedstats(), problems),
         })

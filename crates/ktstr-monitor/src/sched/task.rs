@@ -74,6 +74,10 @@ pub struct Task {
     pub start_boottime: Option<u64>,
     /// Path of its cgroup in the unified hierarchy.
     pub cgroup: Option<String>,
+    /// Return addresses on its kernel stack, the innermost first, while it waits for a CPU or sleeps uninterruptibly;
+    /// left-overs of earlier calls are among them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stack: Vec<String>,
     /// sched_ext's part.
     pub scx: Option<TaskScx>,
 }
@@ -95,10 +99,24 @@ pub struct TaskScx {
     pub holding_cpu: Option<i32>,
     /// When it became runnable, jiffies.
     pub runnable_at: Option<u64>,
-    /// Flags below the task's state.
+    /// Flags as the kernel keeps them, the task's state included.
     pub flags: Option<u64>,
+    /// Names of the flags that are set: `queued`.
+    pub flag_names: Vec<String>,
+    /// The task's state in sched_ext: none, init, ready, enabled.
+    pub state: Option<String>,
     /// `ops_state` as the kernel keeps it, sequence number included.
     pub ops_state: Option<u64>,
+    /// Who has it: none (the kernel), queueing, queued (the BPF scheduler), dispatching.
+    pub ops_state_name: Option<String>,
+    /// [Number](crate::sched::ScxScheduler::id) of its scheduler, where the kernel numbers them.
+    pub scheduler: Option<u64>,
+    /// The queue that it was dispatched to directly, until it gets there; 0 for none.
+    pub ddsp_dsq_id: Option<u64>,
+    /// The CPU that `ops.select_cpu` chose (6.15 and later).
+    pub selected_cpu: Option<i32>,
+    /// The CPU that it is runnable on, -1 for none (6.19 and later).
+    pub runnable_cpu: Option<i32>,
 }
 
 impl Kernel {
@@ -192,8 +210,22 @@ impl Kernel {
             cgroup: problems
                 .keep("task.cgroup", self.task_cgroup(task))
                 .flatten(),
-            scx: task.member("scx").ok().map(|scx| read_scx(&scx, problems)),
+            stack: self.stack_of_waiting(task, problems),
+            scx: problems
+                .keep("task.scx", task.member("scx"))
+                .map(|scx| read_scx(&scx, problems)),
         })
+    }
+
+    /// Of a task that wants to run or sleeps uninterruptibly, and does not run: those that somebody waits for.
+    fn stack_of_waiting(&self, task: &Object<'_>, problems: &mut Problems) -> Vec<String> {
+        let flag = |path| task.uint(path).is_ok_and(|value| value != 0);
+        let sleeps = task.uint("__state").is_ok_and(|state| state & 0x407 == 2);
+        if flag("on_cpu") || !(flag("on_rq") || sleeps) {
+            return Vec::new();
+        }
+        let stack = self.task_stack(task);
+        problems.keep("task.stack", stack).unwrap_or_default()
     }
 
     /// The class whose symbol has this address; `__sched_class_highest` and the like are other names for some.
@@ -235,8 +267,25 @@ fn state(task: &Object<'_>, problems: &mut Problems) -> Option<char> {
 }
 
 fn read_scx(scx: &Object<'_>, problems: &mut Problems) -> TaskScx {
+    let kernel = scx.kernel();
     let dsq = problems.keep("task.scx.dsq", scx.follow("dsq")).flatten();
+    let sched = problems.keep("task.scx.sched", scx.follow("sched"));
+    let flags = problems.keep("task.scx.flags", scx.uint("flags"));
+    let ops_state = problems.keep("task.scx.ops_state", scx.uint("ops_state"));
     TaskScx {
+        state: flags.and_then(|flags| scx_state(kernel, flags)),
+        flag_names: flags.map_or_else(Vec::new, |flags| scx_flag_names(kernel, flags)),
+        flags,
+        // The low two bits; the rest is a sequence number (`SCX_OPSS_STATE_MASK`).
+        ops_state_name: ops_state
+            .map(|state| kernel.lower_name("scx_ops_state", "SCX_OPSS_", state & 3)),
+        ops_state,
+        scheduler: sched
+            .flatten()
+            .and_then(|sched| problems.keep("scx_sched.id", sched.uint("id"))),
+        ddsp_dsq_id: problems.keep("task.scx.ddsp_dsq_id", scx.uint("ddsp_dsq_id")),
+        selected_cpu: problems.keep("task.scx.selected_cpu", scx.i32("selected_cpu")),
+        runnable_cpu: problems.keep("task.scx.runnable_cpu", scx.i32("runnable_cpu")),
         dsq_id: dsq.and_then(|dsq| problems.keep("task.scx.dsq.id", dsq.uint("id"))),
         weight: problems.keep("task.scx.weight", scx.uint("weight")),
         slice: problems.keep("task.scx.slice", scx.uint("slice")),
@@ -244,7 +293,50 @@ fn read_scx(scx: &Object<'_>, problems: &mut Problems) -> TaskScx {
         sticky_cpu: problems.keep("task.scx.sticky_cpu", scx.i32("sticky_cpu")),
         holding_cpu: problems.keep("task.scx.holding_cpu", scx.i32("holding_cpu")),
         runnable_at: problems.keep("task.scx.runnable_at", scx.uint("runnable_at")),
-        flags: problems.keep("task.scx.flags", scx.uint("flags")),
-        ops_state: problems.keep("task.scx.ops_state", scx.uint("ops_state")),
     }
+}
+
+/// The bits of `scx.flags` that are a state, and how far up they stand.
+fn scx_state_bits(kernel: &Kernel) -> Option<(u64, u64)> {
+    let value = |name| kernel.btf().enumerator("scx_ent_flags", name);
+    let (shift, bits) = (
+        value("SCX_TASK_STATE_SHIFT")?,
+        value("SCX_TASK_STATE_BITS")?,
+    );
+    let mask = (1_u64.checked_shl(u32::try_from(bits).ok()?)?).checked_sub(1)?;
+    (shift < 32).then_some((mask << shift, shift))
+}
+
+/// A task's state by name: among the flags in new kernels, an enum of its own in old ones.
+fn scx_state(kernel: &Kernel, flags: u64) -> Option<String> {
+    let (mask, shift) = scx_state_bits(kernel)?;
+    if kernel.btf().find_enum("scx_task_state").is_some() {
+        return Some(kernel.lower_name("scx_task_state", "SCX_TASK_", (flags & mask) >> shift));
+    }
+    let named = ["NONE", "INIT_BEGIN", "INIT", "READY", "ENABLED", "DEAD"];
+    named
+        .into_iter()
+        .find(|name| {
+            let name = format!("SCX_TASK_{name}");
+            kernel.btf().enumerator("scx_ent_flags", &name) == Some(flags & mask)
+        })
+        .map(str::to_ascii_lowercase)
+}
+
+/// Names of single bits below the state; above it are a reason for another enqueue and a cursor's mark.
+fn scx_flag_names(kernel: &Kernel, flags: u64) -> Vec<String> {
+    let Some((mask, shift)) = scx_state_bits(kernel) else {
+        return Vec::new();
+    };
+    let own = flags & !mask & ((1 << shift) - 1);
+    let Some(ty) = kernel.btf().find_enum("scx_ent_flags") else {
+        return Vec::new();
+    };
+    ty.enumerators()
+        .filter(|entry| entry.value.is_power_of_two() && own & entry.value != 0)
+        // A count of bits, or of places, is no flag.
+        .filter(|entry| !entry.name.ends_with("_SHIFT") && !entry.name.ends_with("_BITS"))
+        .filter_map(|entry| entry.name.strip_prefix("SCX_TASK_"))
+        .map(str::to_ascii_lowercase)
+        .collect()
 }

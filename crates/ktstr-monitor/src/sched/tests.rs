@@ -261,8 +261,14 @@ mod tree {
         let [root, below] = &scx.schedulers[..] else {
             panic!("{:?}", scx.schedulers);
         };
-        assert_eq!((root.id, root.level, root.exit.as_ref()), (Some(7), Some(0), None));
-        assert_eq!((below.id, below.level, below.kva), (Some(9), Some(1), Kva(child)));
+        assert_eq!(
+            (root.id, root.level, root.exit.as_ref()),
+            (Some(7), Some(0), None)
+        );
+        assert_eq!(
+            (below.id, below.level, below.kva),
+            (Some(9), Some(1), Kva(child))
+        );
         assert_eq!(below.cgroup.as_deref(), Some("/sub.slice"));
         assert_eq!(below.ops_name.as_deref(), Some("child"));
         assert_eq!(below.exit_kind_name.as_deref(), Some("error_bpf"));
@@ -301,7 +307,10 @@ mod tree {
         let [task] = &scx.runnable[..] else {
             panic!("{:?}", scx.runnable);
         };
-        assert_eq!((task.task.pid, task.runnable_for, task.dsq_id), (72, Some(21), None));
+        assert_eq!(
+            (task.task.pid, task.runnable_for, task.dsq_id),
+            (72, Some(21), None)
+        );
         assert!(walk.found[1].scx.as_ref().unwrap().runnable.is_empty());
         // These types are of a configuration without it; all else is there.
         let absent: Vec<_> = walk.problems.absent().iter().collect();
@@ -312,7 +321,10 @@ mod tree {
     #[test]
     fn the_watchdogs_of_all_schedulers_are_held() {
         let (memory, kernel, child) = two();
-        let offset = kernel.field_of("scx_sched", "watchdog_timeout").unwrap().offset;
+        let offset = kernel
+            .field_of("scx_sched", "watchdog_timeout")
+            .unwrap()
+            .offset;
         let at = Gpa(child + offset - DIRECT);
         assert_eq!(memory.read_u64(at).unwrap(), 30_000);
         let mut hold = WatchdogHold::new(Duration::from_secs(60), 1000).unwrap();
@@ -378,10 +390,18 @@ fn a_kernel_without_nr_cpu_ids_has_more_than_one_cpu() {
     assert!(kernel.possible_cpus().is_err());
     let single = named(&[], &world.memory, &world.btf);
     assert_eq!(single.possible_cpus().unwrap(), [0]);
-    let lost = named(&[("__cpu_online_mask", TEXT + (1 << 30)), areas], &world.memory, &world.btf);
+    let lost = named(
+        &[("__cpu_online_mask", TEXT + (1 << 30)), areas],
+        &world.memory,
+        &world.btf,
+    );
     assert!(lost.online_cpus().is_err());
     let walk = lost.runqueues();
-    assert!(walk.problems.iter().any(|problem| problem.what == "the online CPUs"));
+    assert!(
+        walk.problems
+            .iter()
+            .any(|problem| problem.what == "the online CPUs")
+    );
 }
 
 /// Memory, and a heap in it.

@@ -114,10 +114,9 @@ impl WatchdogHold {
             self.renew(kernel, &places)?;
             if let (LastLook::Ours { .. }, Some(own)) = (self.last_look, self.own) {
                 kernel.write(kva, &own.to_le_bytes())?;
-                for below in timeouts_below(kernel, &places, kva) {
-                    if let Some(own) = self.below.get(&below) {
-                        kernel.write(below, &own.to_le_bytes())?;
-                    }
+                let below = timeouts_below(kernel, &places, kva).into_iter();
+                for (below, own) in below.filter_map(|kva| Some((kva, self.below.get(&kva)?))) {
+                    kernel.write(below, &own.to_le_bytes())?;
                 }
             }
         }

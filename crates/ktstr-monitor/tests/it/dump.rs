@@ -1,5 +1,7 @@
 //! The whole dump of a healthy guest.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 use ktstr_monitor::{DUMP_SCHEMA, DumpOptions, FailureDumpReport, VcpuRegisters};
@@ -46,6 +48,30 @@ fn every_section_is_there_and_nothing_went_wrong() {
             > 0,
         "{bss}"
     );
+}
+
+/// What this kernel lacks of all that readers look for. A name that is not listed was renamed, or moved: its column is
+/// empty from then on, and nothing else would say so.
+#[test]
+fn nothing_is_absent_but_what_is_known_to_be() {
+    let kernel = &lab().kernel;
+    let name = match kernel.btf().find_struct("scx_sched") {
+        Some(_) => "absent-7.3.txt",
+        None => "absent-6.12.txt",
+    };
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let list = std::fs::read_to_string(data.join(name)).unwrap();
+    let known: BTreeSet<&str> = list
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
+    let report = FailureDumpReport::capture(kernel, &[], &DumpOptions::default());
+    let unknown: Vec<&String> = report
+        .absent
+        .iter()
+        .filter(|name| !known.contains(name.as_str()))
+        .collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
 #[test]

@@ -77,5 +77,8 @@ fn the_watchdog_took_the_new_limit() {
     let change = lab().live.watchdog.unwrap();
     assert_eq!((change.wanted, change.observed), (9000, 9000));
     // Five seconds, at the kernel's own rate of ticks.
-    assert!([500, 1250, 1500, 5000].contains(&change.previous), "{change:?}");
+    assert!(
+        [500, 1250, 1500, 5000].contains(&change.previous),
+        "{change:?}"
+    );
 }

@@ -30,6 +30,9 @@ fn runqueues_hold_the_tasks_that_were_pinned_there() {
         assert!(scx.runnable.iter().all(|task| task.runnable_for.is_some()));
     }
     for rq in &queues {
+        let server = rq.fair_server.as_ref().unwrap();
+        let (budget, period) = (server.dl_runtime, server.dl_period);
+        assert_eq!((budget, period), (Some(50_000_000), Some(1_000_000_000)));
         assert!(rq.clock.unwrap() > 1_000_000_000, "{rq:?}");
         assert_eq!(rq.is_idle.unwrap(), rq.curr.as_ref().unwrap().pid == 0);
         let flags = &rq.scx.as_ref().unwrap().flag_names;
@@ -157,6 +160,23 @@ fn what_the_guest_arranged_is_seen() {
         (pinned.sched_class.as_deref(), pinned.cpu),
         (Some("ext"), Some(1))
     );
+    let scx = pinned.scx.as_ref().unwrap();
+    assert_eq!(scx.state.as_deref(), Some("enabled"), "{scx:?}");
+    assert!(
+        scx.flag_names.iter().any(|flag| flag == "queued"),
+        "{scx:?}"
+    );
+    // Of the two on CPU 0 one waits, and was taken off the CPU by the scheduler.
+    let waiting =
+        find(&|task| task.on_cpu == Some(false) && task.on_rq == Some(true) && task.comm == "sh");
+    let has_schedule = waiting
+        .stack
+        .iter()
+        .any(|frame| frame.contains("schedule+"));
+    assert!(has_schedule, "{waiting:?}");
+    let groups = lab.kernel.task_groups();
+    assert!(groups.problems.is_empty(), "{:?}", groups.problems);
+    assert_eq!(groups.found[0].cgroup.as_deref(), Some("/"), "{groups:?}");
 }
 
 /// /proc/schedstat lists each CPU's domains with the CPUs they span.
