@@ -214,7 +214,7 @@ impl<'k> Ring<'k> {
         let Some(room) = size.checked_sub(BLOCK_HEAD) else {
             return Ok(None);
         };
-        if start + size > self.data_size || self.kernel.read_u64(block)? & ID_MASK != id {
+        if size > self.data_size - start || self.kernel.read_u64(block)? & ID_MASK != id {
             return Ok(None);
         }
         let len = len.min(room).min(MAX_TEXT);

@@ -182,3 +182,18 @@ fn a_block_of_another_record_is_none_of_ours() {
     let (texts, incomplete) = ring.texts();
     assert_eq!((texts, incomplete), (vec!["two".to_owned()], 1));
 }
+
+/// A descriptor whose block has no end: nothing overflows, and the others are read.
+#[test]
+fn positions_that_make_no_sense_cost_one_record() {
+    for (begin, next) in [(8, u64::MAX - 7), (u64::MAX - 15, 16), (16, 8), (8, 8)] {
+        let mut ring = Ring::new(0, true);
+        ring.log("one");
+        ring.log("two");
+        let index = 101 & 7;
+        ring.put(DESCS + index * 24 + 8, begin);
+        ring.put(DESCS + index * 24 + 16, next);
+        let (texts, incomplete) = ring.texts();
+        assert_eq!((texts, incomplete), (vec!["one".to_owned()], 1));
+    }
+}
