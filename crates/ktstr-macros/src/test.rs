@@ -382,6 +382,10 @@ fn topology(args: &Args) -> Result<TokenStream> {
     if own.is_empty() {
         return Ok(base);
     }
+    let all = ["numa_nodes", "llcs", "cores", "threads"];
+    if all.iter().all(|name| args.get(name).is_some()) {
+        return Ok(quote!(::ktstr::TopologySpec { #own }));
+    }
     Ok(quote!(::ktstr::TopologySpec { #own ..#base }))
 }
 

@@ -356,7 +356,7 @@ fn check_changes(changes: &BTreeMap<String, Vec<Option<Seen>>>) -> Result<()> {
         let mut rest = found.iter().flatten();
         for (what, is_it) in states {
             ensure!(
-                rest.any(|seen| is_it(seen)),
+                rest.any(is_it),
                 "{name} never had the state of {what}: {found:#?}"
             );
         }

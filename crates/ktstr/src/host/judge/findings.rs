@@ -270,6 +270,21 @@ mod tests {
     use crate::host::judge::made_up::{left, with_messages};
 
     #[test]
+    fn a_clean_up_is_held_to_its_budget() {
+        let within = |cleanup_budget_ms| {
+            let entry = KtstrTestEntry {
+                cleanup_budget_ms,
+                ..KtstrTestEntry::DEFAULT
+            };
+            cleanup_overrun(&entry, Some(Duration::from_millis(900)))
+        };
+        assert_eq!(within(None), None);
+        assert_eq!(within(Some(900)), None);
+        let text = within(Some(500)).unwrap();
+        assert!(text.contains("900 ms, budget 500 ms"), "{text}");
+    }
+
+    #[test]
     fn what_was_not_kept_is_told_and_moves_no_verdict() {
         let notes = |dropped| {
             let mut vm = with_messages(&[]);
