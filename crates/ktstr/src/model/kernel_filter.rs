@@ -70,7 +70,7 @@ fn version_of(release: &str) -> Vec<u32> {
 #[must_use]
 pub fn refusal(filters: &[&str], release: &str) -> Option<String> {
     let meant = |text: &&str| KernelFilter::parse(text).is_ok_and(|filter| filter.admits(release));
-    (!filters.is_empty() && !filters.iter().any(|text| meant(&text))).then(|| filters.join(", "))
+    (!filters.is_empty() && !filters.iter().any(meant)).then(|| filters.join(", "))
 }
 
 #[cfg(test)]

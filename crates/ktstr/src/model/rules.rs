@@ -93,6 +93,7 @@ mod tests {
     };
 
     /// One entry for each rule, in the order of the table.
+    #[expect(clippy::too_many_lines, reason = "one entry for each rule")]
     fn wrong() -> Vec<KtstrTestEntry> {
         let above = |constraints| KtstrTestEntry {
             constraints,

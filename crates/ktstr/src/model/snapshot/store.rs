@@ -310,8 +310,10 @@ mod tests {
     /// These rules can be broken by a mistake in here only; then it is told.
     #[test]
     fn broken_rules_are_told() {
-        let mut store = Store::default();
-        store.entries = std::iter::repeat_n(entry("a", false), MAX_REPORTS + 1).collect();
+        let mut store = Store {
+            entries: std::iter::repeat_n(entry("a", false), MAX_REPORTS + 1).collect(),
+            ..Store::default()
+        };
         let _ = store.drain();
         let events = store.drain_events();
         assert_eq!(events[0], BridgeEvent::CapInvariantViolation { found: 65 });

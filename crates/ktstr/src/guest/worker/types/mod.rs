@@ -83,10 +83,6 @@ fn body<'a>(run: impl FnOnce(&mut Meter<'_>) + 'a) -> Result<Body<'a>, Errno> {
 ///
 /// # Errors
 /// With the system's answer, when it refuses something.
-#[expect(
-    clippy::too_many_lines,
-    reason = "one line for each work type, and the compiler says which is missing"
-)]
 pub(super) fn prepare<'a>(work: &'a WorkType, place: &Place<'a>) -> Result<Body<'a>, Errno> {
     let (leader, member) = group_of(work, place.index);
     match work {

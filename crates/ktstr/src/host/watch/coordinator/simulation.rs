@@ -174,7 +174,7 @@ enum Step {
     Start,
     Pause,
     Resume,
-    Step(u16),
+    Begin(u16),
     End,
     Result,
     Planned,
@@ -327,7 +327,7 @@ impl Run {
                 elapsed_ms: 1,
                 total_iterations: 1,
             })),
-            Step::Step(index) => self.message(Message::StepBegin(index)),
+            Step::Begin(index) => self.message(Message::StepBegin(index)),
             Step::Planned => self.request(SnapshotKind::PlannedExit, ""),
             Step::Attached => self.message(Message::Lifecycle(ktstr_wire::Lifecycle {
                 stage: Stage::SchedulerAttached,
@@ -640,7 +640,7 @@ fn captures_carry_the_step_and_the_scenario_that_asked() {
         run.step(Step::Start);
         run.step(Step::Capture(format!("{scenario}0")));
         for step in 1..=2 {
-            run.step(Step::Step(step));
+            run.step(Step::Begin(step));
             run.step(Step::Wait(1_000));
             run.step(Step::Capture(format!("{scenario}{step}")));
         }
