@@ -1,5 +1,10 @@
 //! How a run ends after its verdict, and what its callbacks may do: cases for `tests/endings.rs`.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "the cases print for the message to show"
+)]
+
 use std::fs;
 use std::process::{Command, Stdio};
 

@@ -62,6 +62,10 @@ fn metric(list: &Value, name: &str) -> Option<Value> {
 /// One boot: its figures are in the record, in `stats`, on the page and in the trace; a comparison of the same test later is
 /// no run of its own.
 #[test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one boot, looked at through every tool"
+)]
 fn what_one_run_measured_is_in_every_tool() {
     let here = tempfile::tempdir().unwrap();
     let here = here.path();
