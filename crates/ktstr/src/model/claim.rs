@@ -245,7 +245,7 @@ impl<T: Into<f64> + Copy> Claimed<'_, T> {
 }
 
 /// Begins a claim whose label is the expression's source text: `claim!(v, stats.rate).at_least(3.0)`. It goes into a
-/// [`Verdict`](crate::Verdict), or straight into an [`AssertResult`](crate::AssertResult).
+/// [`Verdict`](crate::Verdict), or straight into an [`AssertResult`](crate::prelude::AssertResult).
 #[macro_export]
 macro_rules! claim {
     ($verdict:expr, $value:expr $(,)?) => {
