@@ -121,9 +121,24 @@ fn not_attached(outbox: &mut Outbox, stage: Stage, text: String) -> Result<Sched
     Err(StartFault::NotAttached(text))
 }
 
+/// An ignored signal stays ignored across exec, so whoever started this process could have made the scheduler deaf to
+/// [`STOP_SIGNAL`].
+fn hear_the_request(command: &mut Command) {
+    let reset = || {
+        // SAFETY: signal has no preconditions, and SIG_DFL is no handler of ours.
+        match unsafe { libc::signal(STOP_SIGNAL.as_raw(), libc::SIG_DFL) } {
+            libc::SIG_ERR => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    };
+    // SAFETY: `reset` runs between fork and exec and makes one system call, which is async-signal-safe.
+    unsafe { command.pre_exec(reset) };
+}
+
 fn spawn(command: &mut Command) -> io::Result<Scheduler> {
     let (log, write) = Output::new()?;
     with_output(command, write)?;
+    hear_the_request(command);
     // Its helpers are known by its group, also when they have lost their parent.
     let process = Process::spawn(command.process_group(0))?;
     // The command still holds the pipe's writing end, and with it the log's end.
