@@ -1,6 +1,7 @@
 //! QEMU as the plugin sees it: the plugin API of 7.2 (`include/qemu/qemu-plugin.h`), and the few symbols beyond it that an
 //! emulator built with exported symbols has.
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 pub(crate) type PluginId = u64;
@@ -132,12 +133,16 @@ pub(crate) struct Private {
     deadline: extern "C" fn(c_int, c_int) -> i64,
     /// `timers_state.qemu_icount_bias`.
     bias: *mut i64,
+    /// `current_cpu` of the vCPUs' thread: thread-local, so looked up at that thread's first turn.
+    current: OnceCell<*mut *mut c_void>,
 }
 
 impl Private {
     /// Finds the symbols and proves that the clock lies where this expects it.
     pub(crate) fn find() -> Result<Self, String> {
         let timers = symbol(c"timers_state")?.cast::<u8>();
+        // Each thread has its own; that there is one is known here.
+        symbol(c"current_cpu")?;
         // SAFETY: each symbol is a function of this signature in 7.2 (include/hw/core/cpu.h, include/sysemu/cpu-timers.h,
         // include/qemu/timer.h).
         let private = unsafe {
@@ -159,6 +164,7 @@ impl Private {
                     symbol(c"qemu_clock_deadline_ns_all")?,
                 ),
                 bias: timers.add(BIAS_AT).cast(),
+                current: OnceCell::new(),
             }
         };
         // SAFETY: within the object that `timers_state` names.
@@ -220,10 +226,13 @@ impl Private {
     /// QEMU refuses to read the clock inside a block ("Bad icount read") because the running vCPU's instructions are not
     /// counted yet. Without a current vCPU it reads what is counted.
     pub(crate) fn time(&self) -> (u64, Option<u64>) {
-        let Ok(current) = symbol(c"current_cpu") else {
+        let current = *self.current.get_or_init(|| {
+            // `find` has seen it; a null pointer is never followed.
+            symbol(c"current_cpu").map_or(std::ptr::null_mut(), <*mut c_void>::cast)
+        });
+        if current.is_null() {
             return (0, None);
-        };
-        let current = current.cast::<*mut c_void>();
+        }
         // SAFETY: `current_cpu` is this thread's own pointer; it is put back before anything of QEMU's runs but the two calls.
         let cpu = unsafe { current.replace(std::ptr::null_mut()) };
         let now = (self.icount_get)();
