@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use ktstr::host::plan::kernel::{
-    BuildOptions, Cache, Progress, Release, Source, build, mirror_base,
-};
+use ktstr::host::plan::kernel::{default_cache, mirror_base};
+use ktstr_kernel::{BuildOptions, Progress, Release, Source, build};
 
 use crate::{setup, sh};
 
@@ -69,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         min_free_bytes: BuildOptions::MIN_FREE_BYTES,
     };
     let mut bar = Bar::new();
-    let kernel = build(&Cache::open_default(), &source, &options, &mut bar)?;
+    let kernel = build(&default_cache(), &source, &options, &mut bar)?;
     bar.0.finish_and_clear();
     println!("{}", kernel.image.display());
     Ok(())

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ktstr-plugin", &[]),
     ("ktstr-vmm", &["ktstr-plugin"]),
     ("ktstr-monitor", &[]),
+    ("ktstr-kernel", &[]),
     ("ktstr-macros", &[]),
     ("ktstr-init", &["ktstr-wire"]),
     (
@@ -29,9 +30,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ktstr-monitor",
             "ktstr-macros",
             "ktstr-init",
+            "ktstr-kernel",
         ],
     ),
-    ("cargo-ktstr", &["ktstr"]),
+    ("cargo-ktstr", &["ktstr", "ktstr-kernel"]),
     ("scx-fixture", &[]),
 ];
 /// Rooms inside ktstr and the words that a file there must not use.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ktstr::host::plan::admission::admission_dir;
-use ktstr::host::plan::kernel::Cache;
+use ktstr::host::plan::kernel::default_cache;
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -41,7 +41,7 @@ struct Holder {
 /// Prints them.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     let held = held(&fs::read_to_string("/proc/locks").unwrap_or_default());
-    let cache = Cache::open_default();
+    let cache = default_cache();
     let places = [
         ("VM", admission_dir()),
         ("kernel", cache.root().to_owned()),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ktstr::host::plan::kernel::Progress;
+use ktstr_kernel::Progress;
 
 use crate::interrupt;
 

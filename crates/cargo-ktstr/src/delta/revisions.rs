@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::plan::kernel::Cache;
+use ktstr_kernel::Cache;
 
 use crate::project::{Project, git};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use ktstr::host::plan::kernel::Cache;
+use ktstr_kernel::Cache;
 use serde::Serialize;
 
 use super::{FORMS, KernelSpec, resolve};

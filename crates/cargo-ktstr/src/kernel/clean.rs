@@ -1,7 +1,7 @@
 //! `cargo ktstr kernel clean`
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::plan::kernel::{Cache, Lease};
+use ktstr_kernel::{Cache, Lease};
 
 use super::list::{Entry, entries};
 use super::{packages_dir, repositories_dir};

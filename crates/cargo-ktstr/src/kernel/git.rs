@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::plan::kernel::{Cache, WorkDir, sanitize_kernel_label};
+use ktstr_kernel::{Cache, WorkDir, sanitize_kernel_label};
 use sha2::{Digest as _, Sha256};
 
 use super::repositories_dir;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use ktstr::host::plan::kernel::{Cache, Metadata};
+use ktstr_kernel::{Cache, Metadata};
 use serde::Serialize;
 
 use super::{packages_dir, repositories_dir};

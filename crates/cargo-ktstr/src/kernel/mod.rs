@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
-use ktstr::host::plan::kernel::Cache;
+use ktstr::host::plan::kernel::default_cache;
+use ktstr_kernel::Cache;
 
 use crate::exit::Exit;
 
@@ -39,7 +40,7 @@ enum Action {
 
 /// Does it.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
-    let cache = Cache::open_default();
+    let cache = default_cache();
     match &options.action {
         Action::List(options) => list::run(options, &cache),
         Action::Build(options) => build::run(options, &cache),

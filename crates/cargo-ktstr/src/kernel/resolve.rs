@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use ktstr::host::plan::kernel::{
-    BuildOptions, Cache, Kernel, KernelError, Release, Source, build, mirror_base, releases,
-    resolve_test_kernel, sanitize_kernel_label, wanted_kernel,
+use ktstr::host::plan::kernel::{mirror_base, resolve_test_kernel, wanted_kernel};
+use ktstr_kernel::{
+    BuildOptions, Cache, Kernel, KernelError, Release, Source, build, releases,
+    sanitize_kernel_label,
 };
 
 use super::spec::{Bound, KernelSpec, Series};

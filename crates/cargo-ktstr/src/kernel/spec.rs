@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ktstr::host::plan::kernel::Release;
+use ktstr_kernel::Release;
 
 /// For `--help` and messages.
 pub(crate) const FORMS: &str = "a version (6.12.30), a series (6.12: its newest release), a range (6.12..6.14), \

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use clap::error::ErrorKind;
 use ktstr::host::evidence::artifacts::write_atomic;
-use ktstr::host::plan::kernel::Cache;
+use ktstr::host::plan::kernel::default_cache;
 use ktstr::model::verdict::Outcome;
 
 use crate::engine::{self, EngineChoice};
@@ -150,7 +150,7 @@ pub(crate) fn kernels(named: &[String]) -> Result<Vec<Resolved>> {
     if named.is_empty() {
         return Ok(vec![kernel::resolve_default()?]);
     }
-    let cache = Cache::open_default();
+    let cache = default_cache();
     let specs: Vec<KernelSpec> = named
         .iter()
         .map(|text| KernelSpec::parse(text))

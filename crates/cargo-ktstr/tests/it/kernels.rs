@@ -11,7 +11,8 @@ use crate::interrupt::wait_for;
 pub(crate) fn mini_tree(dir: &Path, name: &str) -> PathBuf {
     let tree = dir.join(name);
     fs::create_dir_all(&tree).unwrap();
-    let fragment = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ktstr/assets/ktstr.kconfig");
+    let fragment =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../ktstr-kernel/assets/ktstr.kconfig");
     let kept: String = fs::read_to_string(fragment)
         .unwrap()
         .lines()

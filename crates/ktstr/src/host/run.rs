@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::Context as _;
+use ktstr_kernel::{Kernel, KernelError};
 use ktstr_vmm::{Engine, EngineChoice, Probe};
 
 use crate::host::boot::archive::Programs;
@@ -26,7 +27,7 @@ use crate::host::judge::{self, callbacks, findings, payload};
 use crate::host::plan::admission::{Pause, Share, admit};
 use crate::host::plan::config::{HostConfig, Variable};
 use crate::host::plan::includes;
-use crate::host::plan::kernel::{Kernel, KernelError, resolve_test_kernel};
+use crate::host::plan::kernel::resolve_test_kernel;
 use crate::host::plan::scheduler::resolve_scheduler;
 use crate::host::tools::coverage;
 use crate::model::entry::KtstrTestEntry;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ktstr_init::FRAME_PORT;
+use ktstr_kernel::Kernel;
 use ktstr_vmm::{Engine, ExitReason, Initrd, Vm, VmExit};
 use ktstr_wire::Message;
 
@@ -13,7 +14,7 @@ use crate::host::boot::archive::{self, GuestFiles, Programs};
 use crate::host::judge::left::Deadlines;
 use crate::host::plan::admission::admission_dir;
 use crate::host::plan::config::HostConfig;
-use crate::host::plan::kernel::{Cache, Kernel};
+use crate::host::plan::kernel::default_cache;
 use crate::host::watch::coordinator::{self, GuestView, Orders, Outcome, Preparation};
 use crate::host::watch::drain::Drained;
 use crate::host::watch::lost_time::{LostTime, Watch};
@@ -142,7 +143,7 @@ impl Session {
         let view = GuestView {
             preparation,
             vmlinux: kernel.vmlinux.clone(),
-            btf_cache: Some(Cache::open_default().root().with_file_name("btf")),
+            btf_cache: Some(default_cache().root().with_file_name("btf")),
             vmcore: config
                 .vmcore
                 .then(|| crate::host::evidence::leave::vmcore_of(entry, dir)),

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ktstr_kernel::with_debug_information;
+
 use crate::host::evidence::artifacts::{ArtifactError, artifact_path, write_atomic};
 use crate::host::evidence::dump::{
     CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump,
@@ -9,7 +11,6 @@ use crate::host::evidence::dump::{
 use crate::host::evidence::gathered::Evidence;
 use crate::host::evidence::repro::repro_path;
 use crate::host::evidence::timeline::Timeline;
-use crate::host::plan::kernel::with_debug_information;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::result::VmResult;
 use crate::model::verdict::AssertResult;

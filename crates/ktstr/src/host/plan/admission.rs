@@ -22,12 +22,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use ktstr_kernel::create_for_all;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock, inotify};
 use rustix::io::Errno;
 
 use crate::host::plan::config::Variable;
-use crate::host::plan::kernel::create_for_all;
 use crate::model::entry::KtstrTestEntry;
 
 /// A CPU beside the vCPUs: for the engine's other threads and our own.

@@ -13,7 +13,7 @@ const VERSION_AT: usize = 0x20e;
 const MAX_NAME: usize = 256;
 
 /// `uname -r` of a boot image; `None` when the file is none, or tells nothing.
-pub(in crate::host) fn release_of(image: &Path) -> Option<String> {
+pub(crate) fn release_of(image: &Path) -> Option<String> {
     let mut file = File::open(image).ok()?;
     let mut head = [0; 0x210];
     file.read_exact(&mut head).ok()?;

@@ -8,9 +8,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use ktstr::host::plan::kernel::{
-    BuildOptions, Cache, Kernel, KernelError, Progress, Release, Source, build,
-};
+use ktstr_kernel::{BuildOptions, Cache, Kernel, KernelError, Progress, Release, Source, build};
 use sha2::{Digest as _, Sha256};
 
 const ARCHIVE: &str = "/v6.x/linux-6.12.30.tar.xz";

@@ -1,7 +1,7 @@
 //! Released kernels from a kernel.org-style mirror.
 //!
 //! Layout: `<base>/v6.x/linux-6.12.tar.xz`, and beside it `sha256sums.asc`, which lists the checksum of every archive of
-//! that major version. An archive is kept under `<cache>/ktstr/sources` once its checksum held.
+//! that major version. An archive is kept under `sources` beside the cache's directory, once its checksum held.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -10,11 +10,8 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{KernelError, Progress};
-use crate::host::plan::config::Variable;
+use crate::{KernelError, Progress};
 
-/// Where released kernels come from, unless told otherwise.
-pub const DEFAULT_MIRROR: &str = "https://cdn.kernel.org/pub/linux/kernel";
 /// List of checksums in a directory of the mirror.
 const SUMS: &str = "sha256sums.asc";
 /// Largest list that is read.
@@ -25,15 +22,6 @@ const MAX_ARCHIVE: u64 = 1 << 30;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a whole archive may take.
 const FETCH_DEADLINE: Duration = Duration::from_secs(30 * 60);
-
-/// The base address to use: `KTSTR_KERNEL_MIRROR`, else kernel.org's.
-#[must_use]
-pub fn mirror_base() -> String {
-    Variable::KernelMirror
-        .value()
-        .and_then(|base| base.into_string().ok())
-        .unwrap_or_else(|| String::from(DEFAULT_MIRROR))
-}
 
 /// A released version: `6.12` or `6.12.30`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +81,7 @@ impl Release {
 }
 
 /// The archive of `release`, from `sources` when it is there, else fetched from `base` and checked.
-pub(super) fn fetch(
+pub(crate) fn fetch(
     base: &str,
     release: &Release,
     sources: &Path,

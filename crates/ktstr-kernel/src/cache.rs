@@ -10,8 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{IMAGE, Kernel, KernelError, VMLINUX};
-use crate::host::plan::config::cache_dir;
+use crate::{IMAGE, Kernel, KernelError, VMLINUX};
 
 /// The file that makes an entry complete.
 const METADATA: &str = "metadata.json";
@@ -49,12 +48,6 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// `kernels` below [`cache_dir`].
-    #[must_use]
-    pub fn open_default() -> Self {
-        Self::at(cache_dir().join("kernels"))
-    }
-
     /// A cache in this directory.
     #[must_use]
     pub fn at(root: PathBuf) -> Self {
@@ -68,13 +61,9 @@ impl Cache {
     }
 
     /// Where fetched archives are kept: beside the kernels.
-    pub(super) fn sources(&self) -> PathBuf {
+    #[cfg(feature = "build")]
+    pub(crate) fn sources(&self) -> PathBuf {
         self.root.with_file_name("sources")
-    }
-
-    /// Whether the entry is there and whole; for a caller that holds its exclusive lock.
-    pub(super) fn is_good(&self, key: &str) -> bool {
-        check(&self.root.join(key)).is_ok()
     }
 
     /// Keys of all complete entries.
@@ -323,7 +312,10 @@ fn open_lock(root: &Path, path: &Path) -> io::Result<File> {
 }
 
 /// Creates an empty file that every user can open for reading, whatever the umask; one that is there is opened.
-pub(in crate::host::plan) fn create_for_all(path: &Path) -> io::Result<File> {
+///
+/// # Errors
+/// When the file can be neither created nor opened.
+pub fn create_for_all(path: &Path) -> io::Result<File> {
     let dir = path.parent().unwrap_or(path);
     let new = tempfile::NamedTempFile::new_in(dir)?;
     new.as_file()
@@ -460,7 +452,7 @@ fn remember(stamp: &Path, identity: &str) {
 }
 
 /// SHA-256 in hex.
-pub(super) fn sha256(path: &Path) -> io::Result<String> {
+pub(crate) fn sha256(path: &Path) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut file = File::open(path)?;
     let mut buffer = vec![0; 1 << 20];

@@ -1,35 +1,43 @@
-//! Test kernels: found, built, cached.
+//! Linux kernels for tests: found, fetched, built, cached.
 //!
-//! An entry of the cache is a directory `<cache>/ktstr/kernels/<key>` with `bzImage`, `vmlinux`, `vmlinux.debug`, `config` and
-//! `metadata.json`.
-//! It appears by rename, whole. Whoever uses one holds a shared lock on its `.lock` file, whoever builds or removes one
-//! an exclusive lock.
+//! An entry of the [`Cache`] is a directory `<cache>/<key>` with `bzImage`, `vmlinux`, `vmlinux.debug`, `config` and
+//! `metadata.json`. It appears by rename, whole. Whoever uses one holds a shared lock on its `.lock` file, whoever builds or
+//! removes one an exclusive lock.
+//!
+//! [`find`] needs no more than a few crates. Fetching and building are the feature `build`, on by default. This crate reads no
+//! environment and knows nothing of tests or VMs.
 
+#[cfg(feature = "build")]
 mod build;
 mod cache;
+#[cfg(feature = "build")]
 mod config;
+#[cfg(feature = "build")]
 mod mirror;
 mod release;
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::host::plan::config::Variable;
-
+#[cfg(feature = "build")]
 pub use build::{BuildOptions, Progress, Source, build};
-pub(in crate::host::plan) use cache::create_for_all;
-pub use cache::{Cache, Lease, Leftover, Metadata, WorkDir};
-pub use mirror::{DEFAULT_MIRROR, Release, mirror_base, releases};
+pub use cache::{Cache, Lease, Leftover, Metadata, WorkDir, create_for_all};
+#[cfg(feature = "build")]
+pub use mirror::{Release, releases};
+
+/// Where released kernels come from, unless the user names another mirror.
+pub const DEFAULT_MIRROR: &str = "https://cdn.kernel.org/pub/linux/kernel";
 
 /// File of the boot image in a cache entry.
-pub(in crate::host) const IMAGE: &str = "bzImage";
+const IMAGE: &str = "bzImage";
 /// File of the kernel's ELF with BTF in a cache entry.
-pub(in crate::host) const VMLINUX: &str = "vmlinux";
+const VMLINUX: &str = "vmlinux";
 /// File of the same ELF with its DWARF in a cache entry.
-pub(in crate::host) const VMLINUX_DEBUG: &str = "vmlinux.debug";
+const VMLINUX_DEBUG: &str = "vmlinux.debug";
 
 /// The ELF with DWARF beside a cached boot image, for those who open a vmcore.
-pub(in crate::host) fn with_debug_information(image: &Path) -> Option<PathBuf> {
+#[must_use]
+pub fn with_debug_information(image: &Path) -> Option<PathBuf> {
     let vmlinux = image.with_file_name(VMLINUX_DEBUG);
     vmlinux.is_file().then_some(vmlinux)
 }
@@ -177,27 +185,18 @@ pub enum KernelError {
     },
 }
 
-/// The kernel for this run: `KTSTR_KERNEL` (or `KTSTR_TEST_KERNEL`), else the newest good entry of the cache. Never builds.
+/// The kernel that `wanted` names (a boot image, a built source tree or a key of the cache), else the newest good entry of the
+/// cache. Never builds.
 ///
 /// # Errors
 /// When there is none; the message names the command that builds one.
-pub fn resolve_test_kernel() -> Result<Kernel, KernelError> {
-    let cache = Cache::open_default();
-    match wanted_kernel() {
-        Some(value) => resolve_override(&cache, &value.to_string_lossy()),
+pub fn find(cache: &Cache, wanted: Option<&OsStr>) -> Result<Kernel, KernelError> {
+    match wanted {
+        Some(value) => resolve_override(cache, &value.to_string_lossy()),
         None => cache.newest()?.ok_or_else(|| KernelError::None {
             cache: cache.root().to_owned(),
         }),
     }
-}
-
-/// What the environment names as the test kernel, if anything.
-#[must_use]
-pub fn wanted_kernel() -> Option<OsString> {
-    // An empty variable does not hide the other one.
-    Variable::TestKernel
-        .value()
-        .or_else(|| Variable::Kernel.value())
 }
 
 fn resolve_override(cache: &Cache, value: &str) -> Result<Kernel, KernelError> {
@@ -273,14 +272,6 @@ pub fn sanitize_kernel_label(label: &str) -> String {
     }
 }
 
-/// Whether an error, or any of its causes, is that no kernel could be had.
-#[must_use]
-pub fn is_kernel_unavailable(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<KernelError>().is_some())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -310,14 +301,5 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(tree.contains("bzImage"), "{tree}");
-    }
-
-    #[test]
-    fn the_whole_chain_is_searched() {
-        let inner = KernelError::None { cache: "/c".into() };
-        assert!(is_kernel_unavailable(
-            &anyhow::Error::from(inner).context("outer")
-        ));
-        assert!(!is_kernel_unavailable(&anyhow::anyhow!("other")));
     }
 }

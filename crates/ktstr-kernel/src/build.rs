@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 
 use sha2::{Digest as _, Sha256};
 
-use super::cache::{Cache, Metadata, WorkDir, sha256};
-use super::config::{FRAGMENT, defines, dropped};
-use super::mirror::{self, Release};
-use super::{IMAGE, Kernel, KernelError, VMLINUX, VMLINUX_DEBUG};
+use crate::cache::{Cache, Metadata, WorkDir, sha256};
+use crate::config::{FRAGMENT, defines, dropped};
+use crate::mirror::{self, Release};
+use crate::{IMAGE, Kernel, KernelError, VMLINUX, VMLINUX_DEBUG};
 
 /// Where a kernel's source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,7 +95,7 @@ pub fn build(
         progress.step("waiting for another build of the same kernel")
     })?;
     // Another builder may have been faster.
-    if cache.is_good(&key) {
+    if cache.inspect(&key).is_ok() {
         drop(lock);
         return cache.entry(&key)?.ok_or_else(|| KernelError::None {
             cache: cache.root().to_owned(),
@@ -219,7 +219,7 @@ fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
     let digest = format!("{:x}", hash.finalize());
     Ok(format!(
         "{}-{}",
-        super::sanitize_kernel_label(&name),
+        crate::sanitize_kernel_label(&name),
         digest.get(..16).unwrap_or_default()
     ))
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 /// The fragment.
-pub(super) const FRAGMENT: &str = include_str!("../../../../assets/ktstr.kconfig");
+pub(crate) const FRAGMENT: &str = include_str!("../assets/ktstr.kconfig");
 
 /// What a fragment's lines are for; a line `#@ <need>` holds until the next one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Need {
 
 /// The lines of `fragment` that `config` does not fulfil and that the build cannot do without. `defines` says whether the
 /// source defines an option, by its name without `CONFIG_`.
-pub(super) fn dropped(fragment: &str, config: &str, defines: impl Fn(&str) -> bool) -> Vec<String> {
+pub(crate) fn dropped(fragment: &str, config: &str, defines: impl Fn(&str) -> bool) -> Vec<String> {
     let has = |line: &str| config.lines().any(|have| have == line);
     let is_set = |name: &str| {
         config
@@ -71,7 +71,7 @@ fn option_of(line: &str) -> Option<&str> {
 }
 
 /// Whether a Kconfig file below `tree` defines `option`. An unreadable directory defines nothing.
-pub(super) fn defines(tree: &Path, option: &str) -> bool {
+pub(crate) fn defines(tree: &Path, option: &str) -> bool {
     let Ok(entries) = fs::read_dir(tree) else {
         return false;
     };
