@@ -110,6 +110,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         #visibility const #ident: ::ktstr::Scheduler = ::ktstr::Scheduler {
             name: #name,
             place: ::core::concat!(::core::file!(), ":", ::core::line!()),
+            manifest_dir: ::core::env!("CARGO_MANIFEST_DIR"),
             spec: #spec,
             assert: ::ktstr::Assert::NONE #asserts,
             #fields

@@ -19,7 +19,6 @@ const FIELDS: &[(&str, Kind)] = &[
     ("no_perf_mode", Kind::Flag),
     ("kaslr", Kind::Flag),
     ("host_only", Kind::Flag),
-    ("ignore", Kind::Flag),
     ("num_snapshots", Kind::Int),
     ("settle_ms", Kind::Int),
     ("bpf_map_write", Kind::Path),
@@ -84,6 +83,7 @@ const CONSTRAINTS: &[(&str, Kind)] = &[
 
 /// Attributes handled one by one.
 const OTHERS: &[&str] = &[
+    "ignore",
     "scheduler",
     "staged_schedulers",
     "payload",
@@ -134,7 +134,7 @@ const WANTED: &str = "a ktstr test is `fn name(ctx: &Ctx) -> Result<AssertResult
 
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let args: Args = syn::parse2(attribute)?;
-    let Item::Fn(function) = syn::parse2(item)? else {
+    let Item::Fn(mut function) = syn::parse2(item)? else {
         return Err(Error::new(
             Span::call_site(),
             format!("#[ktstr_test] goes on a function; {WANTED}"),
@@ -163,21 +163,32 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
         None => quote!(::core::option::Option::None),
     };
     let constraints = constraints(&args)?;
+    if let Some(arg) = args.get("ignore") {
+        // The entry gets it together with the test.
+        Kind::Flag.tokens(arg)?;
+    }
+    let ignored = ignored(&args, &mut function);
+    let entry_ignored = ignored.as_ref().map(|_| quote!(ignore: true,));
+    // It is inside of the entry from now on; outside, its name is that of the test.
+    function.vis = syn::Visibility::Inherited;
     let name = &function.sig.ident;
     let text = name.to_string();
     let text = text.trim_start_matches("r#");
     // As it is: `a_b` and `A_B` are two tests.
     let entry = format_ident!("__KTSTR_TEST_{text}");
     Ok(quote! {
-        #function
-
         #[::ktstr::__private::linkme::distributed_slice(::ktstr::KTSTR_TESTS)]
         #[linkme(crate = ::ktstr::__private::linkme)]
         #[allow(non_upper_case_globals, reason = "it carries the function's name")]
         static #entry: &'static ::ktstr::KtstrTestEntry = &::ktstr::KtstrTestEntry {
             name: ::ktstr::__private::test_name(::core::concat!(::core::module_path!(), "::", #text)),
             place: ::core::concat!(::core::file!(), ":", ::core::line!()),
-            func: #name,
+            manifest_dir: ::core::env!("CARGO_MANIFEST_DIR"),
+            package: ::core::env!("CARGO_PKG_NAME"),
+            func: {
+                #function
+                #name
+            },
             scheduler: #scheduler,
             staged_schedulers: #staged,
             payload: #payload,
@@ -186,12 +197,36 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
             constraints: #constraints,
             assert: ::ktstr::Assert::NONE #asserts,
             #fields
+            #entry_ignored
             ..::ktstr::KtstrTestEntry::DEFAULT
         };
+
+        // Dropped by the compiler wherever Rust's own harness is not linked, and what is in it with it.
+        #[::core::prelude::v1::test]
+        #ignored
+        fn #name() {
+            #[::ktstr::__private::linkme::distributed_slice(::ktstr::__private::LIBTEST_TESTS)]
+            #[linkme(crate = ::ktstr::__private::linkme)]
+            static LISTED: &'static ::ktstr::KtstrTestEntry = #entry;
+            ::ktstr::__private::run_in_libtest(LISTED);
+        }
 
         // What constants hide from the macro, the compiler sees.
         const _: () = #entry.assert_sound();
     })
+}
+
+/// `#[ignore]` for the test, from the attribute's `ignore` or from the function, which loses it.
+fn ignored(args: &Args, function: &mut ItemFn) -> Option<TokenStream> {
+    let at = function
+        .attrs
+        .iter()
+        .position(|attribute| attribute.path().is_ident("ignore"));
+    let own = at.map(|at| function.attrs.remove(at));
+    match own {
+        Some(attribute) => Some(quote!(#attribute)),
+        None => args.is_on("ignore").then(|| quote!(#[ignore])),
+    }
 }
 
 fn check_signature(function: &ItemFn) -> Result<()> {

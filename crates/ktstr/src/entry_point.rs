@@ -1,8 +1,11 @@
-//! The `main` of every test binary: finds out which part this process plays, and plays it.
+//! What a test binary does first: finds out which part this process plays, and plays it.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::panic::catch_unwind;
 use std::process::ExitCode;
 
+use crate::host::libtest;
+use crate::model::entry::{KTSTR_SCHEDULERS, KTSTR_TESTS, TEST_MAINS};
 use crate::model::role::{Role, role_of};
 
 /// What `ktstr::test_main!()` calls. `manifest_dir` is where the tests' package lies, `package` its name.
@@ -15,12 +18,16 @@ pub fn test_main(manifest_dir: &'static str, package: &str) -> ExitCode {
 #[must_use]
 pub fn guest_main() -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let role = role_of(std::process::id(), &args);
+    guest_part(&args).map(ExitCode::from)
+}
+
+fn guest_part(args: &[OsString]) -> Option<u8> {
+    let role = role_of(std::process::id(), args);
     // A container's own PID 1 may run tests on a host; only a ktstr guest has a plan.
     if role == Role::Init && ktstr_init::is_pid1() {
         ktstr_init::run(started_by_init);
     }
-    play(&role).map(ExitCode::from)
+    play(&role)
 }
 
 /// The test's process, which init made of itself.
@@ -42,4 +49,56 @@ fn play(role: &Role) -> Option<u8> {
         Role::GuestShell => Some(crate::guest::shell::run()),
         Role::Init | Role::Host => None,
     }
+}
+
+/// Called by the C library before `main`, which is libtest's in a test binary of the default harness and knows nothing of guests.
+///
+/// It stands among the constructors without a priority, behind those with one, so that the standard library has the arguments.
+// SAFETY: `.init_array` holds pointers to C functions, and this is one; glibc calls each once, on the main thread, with three
+// arguments in registers that a function without parameters leaves alone.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = before_main;
+
+extern "C" fn before_main() {
+    // Nothing to do in any other program that has this library, and none of our business where `test_main!` is the main.
+    if (KTSTR_TESTS.is_empty() && KTSTR_SCHEDULERS.is_empty()) || !TEST_MAINS.is_empty() {
+        return;
+    }
+    // An unwinding panic must not reach the C library; its message was printed by the hook.
+    match catch_unwind(instead_of_main) {
+        Ok(None) => {}
+        Ok(Some(code)) => std::process::exit(i32::from(code)),
+        Err(_) => std::process::exit(PANICKED),
+    }
+}
+
+/// As Rust's own runtime ends after a panic of the main thread.
+const PANICKED: i32 = 101;
+
+/// The exit status of a process that is not libtest's; `None` for one that is.
+fn instead_of_main() -> Option<u8> {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if is_guest(&args) {
+        ignore_sigpipe();
+        return guest_part(&args);
+    }
+    let args: Vec<String> = args.iter().map(|arg| lossy(arg)).collect();
+    libtest::before(&args)
+}
+
+fn lossy(arg: &OsStr) -> String {
+    arg.to_string_lossy().into_owned()
+}
+
+fn is_guest(args: &[OsString]) -> bool {
+    let role = role_of(std::process::id(), args);
+    matches!(role, Role::GuestTest(_) | Role::GuestShell)
+        || role == Role::Init && ktstr_init::is_pid1()
+}
+
+/// What Rust's runtime does ahead of every `main`: a pipe whose reader has gone is an error of `write`, not the process's death.
+fn ignore_sigpipe() {
+    // SAFETY: SIG_IGN is a disposition, not a handler: no code runs on the signal. No other thread exists yet.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }

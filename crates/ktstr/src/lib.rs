@@ -16,8 +16,9 @@
 //!     ])
 //! }
 //!
-//! ktstr::test_main!();
 //! ```
+//!
+//! Each `#[ktstr_test]` is an ordinary `#[test]` of Rust's own harness; [`test_main!`] is there for binaries without that.
 
 mod entry_point;
 pub mod guest;
@@ -67,6 +68,8 @@ pub mod prelude {
 /// For the macros' output alone.
 #[doc(hidden)]
 pub mod __private {
+    pub use crate::host::libtest::run_in_libtest;
+    pub use crate::model::entry::{LIBTEST_TESTS, TEST_MAINS};
     pub use crate::model::names::test_name;
     pub use linkme;
 
@@ -101,10 +104,17 @@ macro_rules! register_test {
     };
 }
 
-/// The `main` of a test binary (`harness = false`): host runner, PID 1 of the guest, or the process of one test in it.
+/// The `main` of a test binary with `harness = false`, for whoever wants what Rust's own harness has not: exit code 2 for what
+/// could not be judged, and skips that are counted as such. Without it, `#[ktstr_test]` functions are ordinary `#[test]`s.
 #[macro_export]
 macro_rules! test_main {
     () => {
+        const _: () = {
+            #[$crate::__private::linkme::distributed_slice($crate::__private::TEST_MAINS)]
+            #[linkme(crate = $crate::__private::linkme)]
+            static TAKEN: &'static str = ::core::env!("CARGO_MANIFEST_DIR");
+        };
+
         fn main() -> ::std::process::ExitCode {
             $crate::test_main(
                 ::core::env!("CARGO_MANIFEST_DIR"),

@@ -21,6 +21,7 @@ mod right {
 
 /// Its files would have the names of `left::same`'s.
 #[ktstr_test(host_only)]
+#[allow(non_snake_case, reason = "as a path's file is called")]
 fn left__same(_: &Ctx) -> Result<AssertResult> {
     Ok(AssertResult::pass())
 }

@@ -204,7 +204,13 @@ impl Project {
 /// The binary as cargo calls it, in an environment without the caller's choices.
 pub(crate) fn ktstr(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-ktstr"));
-    command.arg("ktstr").args(args).stdin(Stdio::null());
+    command.arg("ktstr").args(args);
+    bare(command)
+}
+
+/// In an environment without the caller's choices.
+pub(crate) fn bare(mut command: Command) -> Command {
+    command.stdin(Stdio::null());
     for name in [
         "KTSTR_KERNEL",
         "KTSTR_TEST_KERNEL",

@@ -1,6 +1,7 @@
 //! The real binary, as its users call it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod authors;
 mod end_to_end;
 mod fixture;
 mod flags;

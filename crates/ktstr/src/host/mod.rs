@@ -14,6 +14,7 @@
 mod boot;
 pub mod evidence;
 mod judge;
+pub(crate) mod libtest;
 pub mod plan;
 pub mod run;
 pub mod runner;

@@ -1,7 +1,7 @@
 //! The main of a test binary: which of its three parts it plays, and the host runner.
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser as _;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
+use crate::host::libtest::home_of;
 use crate::host::plan::config::{HostConfig, Variable, binary_name};
 use crate::host::run::{Report, run_test};
 use crate::host::tools::describe::{DESCRIBE_ENV, describe, on_presets};
@@ -72,7 +73,7 @@ pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
     let filters = args.filters();
     let mut args = args.libtest;
     if args.list && std::env::var_os(DESCRIBE_ENV).is_some() {
-        return describe(manifest_dir);
+        return ExitCode::from(describe(manifest_dir));
     }
     // A name that means two tests would run one of them twice and tell of both.
     let faults = registry_faults(&KTSTR_TESTS, &KTSTR_SCHEDULERS);
@@ -83,7 +84,7 @@ pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
         return ExitCode::from(EXIT_FAIL);
     }
     let first = filters.first().map(String::as_str).unwrap_or_default();
-    if let Some(done) = other_duty(first, manifest_dir) {
+    if let Some(done) = other_duty(first) {
         return match done {
             Ok(code) => ExitCode::from(code),
             Err(error) => {
@@ -104,30 +105,53 @@ pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
             return ExitCode::from(EXIT_FAIL);
         }
     };
-    let inconclusive = Arc::new(AtomicU64::new(0));
-    let gauntlet = wants_presets(&filters);
-    let mut trials = Vec::new();
-    for entry in KTSTR_TESTS.iter().copied() {
-        trials.push(trial(entry, manifest_dir, &config, &inconclusive));
-        if gauntlet {
-            let at_presets = on_presets(entry).into_iter();
-            trials
-                .extend(at_presets.map(|entry| trial(entry, manifest_dir, &config, &inconclusive)));
+    let mut entries: Vec<_> = KTSTR_TESTS.iter().copied().collect();
+    entries.extend(cells_and_presets(&filters));
+    entries.retain(|entry| is_wanted(entry.name, &filters, args.exact));
+    ExitCode::from(run_all(args, entries, &config))
+}
+
+/// Tests on presets and cells of the verifier's sweep, if the filters or the environment ask for them.
+pub(in crate::host) fn cells_and_presets(filters: &[String]) -> Vec<&'static KtstrTestEntry> {
+    let mut entries = Vec::new();
+    if wants_presets(filters) {
+        entries.extend(KTSTR_TESTS.iter().flat_map(|entry| on_presets(entry)));
+    }
+    if wants_cells(filters) {
+        entries.extend(cells());
+    }
+    entries
+}
+
+/// Runs those tests beside libtest's, with the rest of its arguments; an exit code.
+pub(in crate::host) fn run_extras(
+    entries: Vec<&'static KtstrTestEntry>,
+    config: &Arc<HostConfig>,
+) -> u8 {
+    match HostArguments::read() {
+        Ok(mut args) => {
+            args.libtest.test_threads = args.libtest.test_threads.or(Some(1));
+            run_all(args.libtest, entries, config)
         }
+        Err(_) => EXIT_USAGE,
     }
-    if wants_cells(&filters) {
-        let cells = cells().into_iter();
-        trials.extend(cells.map(|entry| trial(entry, manifest_dir, &config, &inconclusive)));
-    }
-    trials.retain(|trial| is_wanted(trial.name(), &filters, args.exact));
-    // All of them have just been applied; libtest-mimic knows one only.
+}
+
+/// `entries` are what the filters left.
+fn run_all(
+    mut args: Arguments,
+    mut entries: Vec<&'static KtstrTestEntry>,
+    config: &Arc<HostConfig>,
+) -> u8 {
+    let inconclusive = Arc::new(AtomicU64::new(0));
+    // All of them have been applied; libtest-mimic knows one only.
     args.filter = None;
-    trials.sort_by(|a, b| a.name().cmp(b.name()));
-    let conclusion = libtest_mimic::run(&args, trials);
-    ExitCode::from(exit_code(
-        conclusion.num_failed,
-        inconclusive.load(Ordering::Relaxed),
-    ))
+    entries.sort_by_key(|entry| entry.name);
+    let trials = entries
+        .into_iter()
+        .map(|entry| trial(entry, config, &inconclusive));
+    let conclusion = libtest_mimic::run(&args, trials.collect());
+    exit_code(conclusion.num_failed, inconclusive.load(Ordering::Relaxed))
 }
 
 /// The worst of all: whatever ended without a verdict, a panic of ours or a place that could not be had, is a failure.
@@ -149,18 +173,20 @@ fn find_any(name: &str) -> anyhow::Result<&'static KtstrTestEntry> {
 }
 
 /// What is asked for by a variable instead of a test run: a shell in the test's VM, or the test as a file.
-fn other_duty(name: &str, manifest_dir: &str) -> Option<anyhow::Result<u8>> {
-    let manifest_dir = Path::new(manifest_dir);
+pub(in crate::host) fn other_duty(name: &str) -> Option<anyhow::Result<u8>> {
     if let Some(order) = ShellOrder::from_env() {
         return Some(
             order
                 .map_err(|error| anyhow::anyhow!(error))
-                .and_then(|order| shell::run(find_any(name)?, &order, manifest_dir)),
+                .and_then(|order| {
+                    let entry = find_any(name)?;
+                    shell::run(entry, &order, &home_of(entry))
+                }),
         );
     }
     let path = std::env::var_os(EXPORT_ENV).filter(|path| !path.is_empty())?;
     Some(find_any(name).and_then(|entry| {
-        export::run(entry, manifest_dir, Path::new(&path))?;
+        export::run(entry, &home_of(entry), Path::new(&path))?;
         Ok(EXIT_PASS)
     }))
 }
@@ -172,7 +198,7 @@ fn wants_presets(filters: &[String]) -> bool {
 }
 
 /// As libtest has it: one fitting filter is enough.
-fn is_wanted(name: &str, filters: &[String], exact: bool) -> bool {
+pub(in crate::host) fn is_wanted(name: &str, filters: &[String], exact: bool) -> bool {
     let fits = |filter: &String| {
         if exact {
             name == filter
@@ -185,13 +211,12 @@ fn is_wanted(name: &str, filters: &[String], exact: bool) -> bool {
 
 fn trial(
     entry: &'static KtstrTestEntry,
-    manifest_dir: &'static str,
     config: &Arc<HostConfig>,
     inconclusive: &Arc<AtomicU64>,
 ) -> Trial {
     let (config, inconclusive) = (Arc::clone(config), Arc::clone(inconclusive));
     Trial::ignorable_test(entry.name, move || {
-        let report = run_test(entry, &config, &PathBuf::from(manifest_dir));
+        let report = run_test(entry, &config, &home_of(entry));
         if report.outcome == Outcome::Inconclusive {
             inconclusive.fetch_add(1, Ordering::Relaxed);
         }
@@ -200,18 +225,24 @@ fn trial(
     .with_ignored_flag(entry.ignore)
 }
 
+/// One line of where the time went.
+pub(in crate::host) fn timings(report: &Report) -> String {
+    let side = &report.sidecar;
+    format!(
+        "ktstr: {}: {} on {} (boot {} ms, VM {} ms, total {} ms)",
+        side.test,
+        side.verdict,
+        side.engine.as_deref().unwrap_or("no engine"),
+        side.boot_ms.unwrap_or(0),
+        side.vm_ms.unwrap_or(0),
+        side.total_ms
+    )
+}
+
 fn conclude(report: &Report, config: &HostConfig) -> Result<Completion, Failed> {
     let side = &report.sidecar;
     if config.verbose {
-        eprintln!(
-            "ktstr: {}: {} on {} (boot {} ms, VM {} ms, total {} ms)",
-            side.test,
-            side.verdict,
-            side.engine.as_deref().unwrap_or("no engine"),
-            side.boot_ms.unwrap_or(0),
-            side.vm_ms.unwrap_or(0),
-            side.total_ms
-        );
+        eprintln!("{}", timings(report));
     }
     for warning in &report.warnings {
         eprintln!("ktstr: warning: {}: {warning}", side.test);
@@ -227,7 +258,7 @@ fn conclude(report: &Report, config: &HostConfig) -> Result<Completion, Failed> 
 }
 
 /// Logs go to standard error, at the level that `RUST_LOG` asks for, warnings by default.
-fn init_tracing() {
+pub(in crate::host) fn init_tracing() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     // A second call in one process keeps the first subscriber.

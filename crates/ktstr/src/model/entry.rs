@@ -140,6 +140,8 @@ pub struct Scheduler {
     pub stats_socket: Option<&'static str>,
     /// `file:line` of the declaration, for messages; empty for one that was made by hand.
     pub place: &'static str,
+    /// Directory of the package that declares it; empty for one that was made by hand.
+    pub manifest_dir: &'static str,
 }
 
 impl Scheduler {
@@ -158,6 +160,7 @@ impl Scheduler {
         env: &[],
         stats_socket: None,
         place: "",
+        manifest_dir: "",
     };
 }
 
@@ -324,6 +327,11 @@ pub struct KtstrTestEntry {
     pub networks: &'static [NetConfig],
     /// `file:line` of the test, for messages; empty for an entry that was made by hand.
     pub place: &'static str,
+    /// Directory of the package that the test belongs to: its scheduler is built in that workspace. Empty for an entry that was
+    /// made by hand, which takes the one that it runs in.
+    pub manifest_dir: &'static str,
+    /// Name of that package.
+    pub package: &'static str,
 }
 
 fn no_body(_: &Ctx) -> anyhow::Result<AssertResult> {
@@ -382,6 +390,8 @@ impl KtstrTestEntry {
         disk: None,
         networks: &[],
         place: "",
+        manifest_dir: "",
+        package: "",
     };
 
     /// Checks what the compiler checked of a `#[ktstr_test]`, once more for entries built by hand, and what it cannot check.
@@ -530,6 +540,14 @@ impl KtstrTestEntry {
 /// Every test of this binary.
 #[linkme::distributed_slice]
 pub static KTSTR_TESTS: [&'static KtstrTestEntry];
+
+/// Those of them that Rust's own test harness runs; empty where it is not linked.
+#[linkme::distributed_slice]
+pub static LIBTEST_TESTS: [&'static KtstrTestEntry];
+
+/// Where `test_main!` is the main, the directory of its package; empty elsewhere.
+#[linkme::distributed_slice]
+pub static TEST_MAINS: [&'static str];
 
 /// Every scheduler that this binary declares.
 #[linkme::distributed_slice]

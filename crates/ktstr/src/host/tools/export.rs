@@ -118,6 +118,8 @@ impl Carried {
             watchdog_timeout_s: _,
             override_watchdog: _,
             place: _,
+            manifest_dir: _,
+            package: _,
         } = *entry;
         let mut refused = refused(entry);
         let mut carried = Self {
@@ -156,6 +158,7 @@ impl Carried {
             // For the host's questions.
             stats_socket: _,
             place: _,
+            manifest_dir: _,
         } = *scheduler;
         self.sched_args.extend(sched_args);
         self.sysctls = sysctls;

@@ -8,7 +8,7 @@ use crate::model::entry::{
 use crate::model::role::VERIFIER_CELL;
 
 /// Asks for the cells of the verifier's sweep.
-const VERIFIER_ENV: &str = "KTSTR_VERIFIER";
+pub(in crate::host) const VERIFIER_ENV: &str = "KTSTR_VERIFIER";
 /// The kernel's watchdog in a cell; it looks every half of that.
 const WATCHDOG_S: u32 = 5;
 /// How long the workers of a cell run: a task that is lost at their start is found by the watchdog before their end.

@@ -1,0 +1,161 @@
+//! The package `ktstr-authors` under `tests/authors`: tests as scheduler authors have them, in Rust's own harness, under each of
+//! the three runners.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::fixture::{Ran, bare, ktstr};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
+}
+
+/// Where this test was built, so that the package's dependencies are built already.
+fn target() -> PathBuf {
+    let here = Path::new(env!("CARGO_BIN_EXE_cargo-ktstr"));
+    here.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// On this target of the package; of the whole workspace, whose dependencies are built already with the features that all of it
+/// wants of them.
+const PACKAGE: [&str; 4] = ["--workspace", "--features", "ktstr-tests", "--test"];
+
+fn at_home(mut command: Command, records: &Path) -> Command {
+    command
+        .current_dir(repository())
+        .env("CARGO_TARGET_DIR", target())
+        .env("KTSTR_SIDECAR_DIR", records);
+    command
+}
+
+/// `cargo test` or `cargo nextest run` on a target of the package, and then `args`.
+fn cargo(words: &[&str], test: &str, args: &[&str], records: &Path) -> Ran {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = bare(Command::new(program));
+    command.args(words).args(PACKAGE).arg(test).args(args);
+    Ran::new(at_home(command, records).output().unwrap())
+}
+
+/// `cargo ktstr test` on a target of the package: the verdict of each test by its name.
+fn verdicts(test: &str, args: &[&str], records: &Path, code: i32) -> Vec<(String, String)> {
+    let mut command = ktstr(&["test", "--json"]);
+    command.args(PACKAGE).arg(test).args(args);
+    let ran = Ran::new(at_home(command, records).output().unwrap());
+    let json = ran.exits(code).json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let tests = json["tests"].as_array().unwrap().iter();
+    tests
+        .map(|test| (text(&test["name"]), text(&test["verdict"])))
+        .collect()
+}
+
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(name, verdict)| ((*name).to_owned(), (*verdict).to_owned()))
+        .collect()
+}
+
+/// libtest runs them: its names, its filters, its words; and what it has no word for is said.
+#[test]
+fn cargo_test_runs_ktstr_tests_beside_plain_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let test = |args: &[&str]| cargo(&["test"], "default_harness", args, dir.path());
+    test(&["--no-fail-fast"]).exits(101).says(&[
+        "running 9 tests",
+        "test a_plain_test_comes_first ... ok",
+        "test guest_runs_the_body ... ok",
+        "test host_passes ... ok",
+        "test host_skips ... ok",
+        "ktstr: SKIP: host_skips: no such device",
+        "test host_ignored ... ignored",
+        "test host_ignored_by_rusts_own_attribute ... ignored, takes long",
+        "test host_fails ... FAILED",
+        "test host_unsure ... FAILED",
+        "test inner::plain_fails ... FAILED",
+        "test host_fails returned an error: queue seven is gone",
+        "ktstr_test 'host_unsure' [topo=1n1l2c1t] inconclusive:",
+        "inconclusive: it could not be measured, which is no pass",
+        "the plain one is wrong",
+        "4 passed; 3 failed; 2 ignored; 0 measured; 0 filtered out",
+        // The one that was registered by hand, which libtest cannot know.
+        "test host_by_hand ... ok",
+    ]);
+    let one = test(&["host_passes", "--", "--nocapture", "--test-threads=1"]);
+    one.exits(0).says(&[
+        "said by a passing test",
+        "1 passed; 0 failed",
+        "8 filtered out",
+    ]);
+    assert!(!one.stdout.contains("host_by_hand"), "{}", one.stdout);
+    let quiet = test(&["host_passes"]);
+    assert!(!quiet.stdout.contains("said by"), "{}", quiet.stdout);
+    test(&["a_plain_test"])
+        .exits(0)
+        .says(&["1 passed", "a_plain_test_comes_first ... ok"]);
+    test(&["--", "--ignored"])
+        .exits(0)
+        .says(&["2 passed", "host_ignored ... ok"]);
+    test(&["--", "--exact", "host_by_hand"])
+        .exits(0)
+        .says(&["running 1 test", "host_by_hand ... ok"]);
+    let list = test(&["--", "--list", "host_p", "by_hand"]);
+    list.exits(0).says(&[
+        "host_passes: test",
+        "host_by_hand: test",
+        "1 test, 0 benchmarks",
+    ]);
+}
+
+/// A process for each test, which nextest lists and calls by its name.
+#[test]
+fn nextest_runs_them_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let ran = cargo(
+        &["nextest", "run", "--no-fail-fast"],
+        "default_harness",
+        &[],
+        dir.path(),
+    );
+    ran.exits(100).says(&[
+        "8 tests run: 5 passed, 3 failed, 2 skipped",
+        "queue seven is gone",
+        "inconclusive: it could not be measured",
+    ]);
+}
+
+/// Nothing of the verdicts is lost to libtest, which knows two.
+#[test]
+fn cargo_ktstr_knows_their_verdicts() {
+    let all = owned(&[
+        ("a_plain_test_comes_first", "pass"),
+        ("guest_runs_the_body", "pass"),
+        ("host_by_hand", "pass"),
+        ("host_fails", "fail"),
+        ("host_passes", "pass"),
+        ("host_skips", "skip"),
+        ("host_unsure", "inconclusive"),
+        ("inner::plain_fails", "fail"),
+    ]);
+    for runner in ["cargo", "nextest"] {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["--runner", runner];
+        assert_eq!(
+            verdicts("default_harness", &args, dir.path(), 1),
+            all,
+            "{runner}"
+        );
+        let args = ["--runner", runner, "host_unsure"];
+        let unsure = verdicts("default_harness", &args, dir.path(), 2);
+        assert_eq!(
+            unsure,
+            owned(&[("host_unsure", "inconclusive")]),
+            "{runner}"
+        );
+    }
+}

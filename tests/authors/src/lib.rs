@@ -1,0 +1,1 @@
+//! Where an author's scheduler would be.
