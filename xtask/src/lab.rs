@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use comfy_table::Table;
 use ktstr::host::plan::kernel::resolve_test_kernel;
-use ktstr_vmm::initramfs::{Builder, Initramfs};
+use ktstr_initramfs::{Builder, Initramfs};
 use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmExit};
 
 /// Two remedies for a clock that is emulated:
@@ -162,7 +162,7 @@ pub(crate) fn once(options: &Options, archive: &Initramfs) -> Result<(Outcome, D
     let deadline = Duration::from_secs(options.deadline);
     let mut builder = Vm::builder()
         .kernel(kernel.image.clone())
-        .initrd(Initrd::Archive(archive.clone()))
+        .initrd(Initrd::Opened(archive.file()))
         .cmdline(CMDLINE)
         .engine(EngineChoice::Tcg)
         .nested(true)

@@ -25,7 +25,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ktstr_vmm::initramfs::{Builder, Initramfs};
+use ktstr_initramfs::{Builder, Initramfs};
 use ktstr_vmm::{Disk, DiskSource, EngineChoice, Initrd, Net, Vm};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
@@ -108,7 +108,7 @@ const CMDLINE: &str = "console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr";
 fn our_guest(kernel: &str, disk: &Path) -> Option<Rates> {
     let exit = Vm::builder()
         .kernel(kernel)
-        .initrd(Initrd::Archive(initramfs("eth0", "eth0")))
+        .initrd(Initrd::Opened(initramfs("eth0", "eth0").file()))
         .cmdline(CMDLINE)
         .engine(EngineChoice::Kvm)
         .memory_mib(256)

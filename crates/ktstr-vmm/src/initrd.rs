@@ -2,9 +2,19 @@
 
 use std::fs::File;
 use std::io::{self, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::initramfs::{Initramfs, memory_file};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+/// A file of memory that outlives nothing.
+///
+/// # Errors
+/// When the system gives none.
+pub(crate) fn memory_file(name: &str) -> io::Result<File> {
+    Ok(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?))
+}
 
 /// The initial RAM file system.
 #[derive(Debug, Clone)]
@@ -13,8 +23,8 @@ pub enum Initrd {
     File(PathBuf),
     /// An archive in memory.
     Bytes(Vec<u8>),
-    /// An archive that was built here; no byte of it is copied.
-    Archive(Initramfs),
+    /// An open file, such as a file of memory; no byte of it is copied, and its position stays.
+    Opened(Arc<File>),
 }
 
 impl Initrd {
@@ -25,7 +35,7 @@ impl Initrd {
     pub(crate) fn open(&self) -> io::Result<File> {
         match self {
             Self::File(path) => File::open(path),
-            Self::Archive(archive) => archive.open(),
+            Self::Opened(file) => File::open(format!("/proc/self/fd/{}", file.as_raw_fd())),
             Self::Bytes(bytes) => {
                 let mut file = memory_file("ktstr-initrd")?;
                 file.write_all(bytes)?;
@@ -42,7 +52,7 @@ impl Initrd {
     pub(crate) fn size(&self) -> io::Result<u64> {
         match self {
             Self::File(path) => Ok(File::open(path)?.metadata()?.len()),
-            Self::Archive(archive) => Ok(archive.len()),
+            Self::Opened(file) => Ok(file.metadata()?.len()),
             Self::Bytes(bytes) => Ok(u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
         }
     }

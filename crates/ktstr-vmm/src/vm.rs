@@ -429,7 +429,7 @@ fn check_initrd(initrd: Option<&Initrd>, faults: &mut Vec<BuildFault>) -> u64 {
     initrd.size().unwrap_or_else(|source| {
         let path = match initrd {
             Initrd::File(path) => path.clone(),
-            Initrd::Bytes(_) | Initrd::Archive(_) => PathBuf::from("in memory"),
+            Initrd::Bytes(_) | Initrd::Opened(_) => PathBuf::from("in memory"),
         };
         faults.push(BuildFault::Unreadable {
             what: "initrd",

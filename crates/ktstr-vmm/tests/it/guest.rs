@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ktstr_vmm::initramfs::Builder;
+use ktstr_initramfs::Builder;
 use ktstr_vmm::{EngineChoice, Initrd, Vm, VmBuilder};
 
 /// What every script begins with.
@@ -54,7 +54,7 @@ pub(crate) fn guest_with(mut builder: Builder, script: &str) -> VmBuilder {
         .expect("busybox-static is installed; run `cargo xtask setup`");
     Vm::builder()
         .kernel(kernel())
-        .initrd(Initrd::Archive(initramfs))
+        .initrd(Initrd::Opened(initramfs.file()))
         .cmdline("console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr")
         .engine(EngineChoice::Tcg)
         .memory_mib(192)

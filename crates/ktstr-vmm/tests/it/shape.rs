@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ktstr_vmm::initramfs::Builder;
+use ktstr_initramfs::Builder;
 use ktstr_vmm::{ExitReason, NumaDistance, NumaNode, PRESETS, Topology, VmBuilder};
 
 use crate::guest::guest_with;

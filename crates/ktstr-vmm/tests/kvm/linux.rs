@@ -5,7 +5,7 @@ use std::io::{BufRead as _, Read as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ktstr_vmm::initramfs::Builder;
+use ktstr_initramfs::Builder;
 use ktstr_vmm::{
     Engine, EngineChoice, ExitReason, Initrd, RunningVm, Topology, Vm, VmBuilder, Watch, WatchKind,
     probe,
@@ -43,7 +43,7 @@ pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
     let initramfs = builder.build().unwrap();
     let vm = Vm::builder()
         .kernel(kernel)
-        .initrd(Initrd::Archive(initramfs))
+        .initrd(Initrd::Opened(initramfs.file()))
         .cmdline(CMDLINE)
         .engine(EngineChoice::Kvm)
         .topology(topology.parse::<Topology>().unwrap())

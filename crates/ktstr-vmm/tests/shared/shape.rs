@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use ktstr_initramfs::Builder;
 use ktstr_vmm::Topology;
-use ktstr_vmm::initramfs::Builder;
 
 /// Every CPU must be online. Few processes: each costs an emulated guest milliseconds.
 pub(crate) const SCRIPT: &str = "cd /sys/devices/system/cpu; for c in cpu[0-9]*; do t=$c/topology\n\

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, ProbePlan, SchedulerPlan};
-use ktstr_vmm::initramfs::{Builder, Initramfs};
+use ktstr_initramfs::{Builder, Initramfs};
 use ktstr_vmm::{Topology, VmBuilder};
 
 use crate::host::plan::busybox;

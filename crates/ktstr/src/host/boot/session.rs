@@ -104,7 +104,7 @@ impl Session {
         };
         let mut builder = Vm::builder()
             .kernel(&kernel.image)
-            .initrd(Initrd::Archive(initramfs))
+            .initrd(Initrd::Opened(initramfs.file()))
             .cmdline(archive::command_line(entry))
             .topology(archive::topology(entry)?)
             .memory_mib(memory_mib)

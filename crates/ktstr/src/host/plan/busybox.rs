@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use ktstr_vmm::initramfs::Builder;
+use ktstr_initramfs::Builder;
 
 /// Puts busybox and all of its commands into a guest's `/bin`.
 ///

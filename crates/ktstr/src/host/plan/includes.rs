@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use ktstr_vmm::initramfs::{Builder, InitramfsError};
+use ktstr_initramfs::{Builder, InitramfsError};
 
 use crate::host::plan::program::{ProgramError, ResolveSource, checked, find_program, on_path};
 use crate::model::entry::{KtstrTestEntry, Scheduler};

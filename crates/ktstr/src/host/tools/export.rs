@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use ktstr_vmm::elf::closure;
+use ktstr_initramfs::elf::closure;
 use liblzma::write::XzEncoder;
 
 use crate::host::boot::session;

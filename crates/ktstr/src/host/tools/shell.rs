@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use ktstr_init::{FRAME_PORT, PLAN_PATH, Plan, STATS_PORT};
-use ktstr_vmm::initramfs::{Builder, Initramfs};
+use ktstr_initramfs::{Builder, Initramfs};
 use ktstr_vmm::{Initrd, PortStream, Vm};
 use ktstr_wire::{Message, Stage};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -96,7 +96,7 @@ pub fn run(entry: &KtstrTestEntry, order: &ShellOrder, manifest_dir: &Path) -> R
     config.engine.check()?;
     let mut builder = Vm::builder()
         .kernel(&kernel.image)
-        .initrd(Initrd::Archive(initramfs))
+        .initrd(Initrd::Opened(initramfs.file()))
         .cmdline(archive::command_line(entry))
         .topology(archive::topology(entry)?)
         .memory_mib(entry.memory_mib)

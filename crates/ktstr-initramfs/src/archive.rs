@@ -36,14 +36,6 @@ impl Kind {
     }
 }
 
-/// A file of memory that outlives nothing.
-///
-/// # Errors
-/// When the system gives none.
-pub(crate) fn memory_file(name: &str) -> io::Result<File> {
-    Ok(File::from(memfd_create(name, MemfdFlags::CLOEXEC)?))
-}
-
 /// Another view of an open file with a position of its own.
 ///
 /// # Errors
@@ -66,7 +58,7 @@ pub(super) struct Archive {
 impl Archive {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            file: memory_file("ktstr-initramfs")?,
+            file: File::from(memfd_create("ktstr-initramfs", MemfdFlags::CLOEXEC)?),
             buffer: vec![0; BUFFER],
             pending: 0,
             len: 0,

@@ -1,6 +1,9 @@
 //! The guest's first file system: an uncompressed newc cpio archive (kernel Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
 //! Copying is cheaper than any compression here, for the host and for the guest's kernel.
+//!
+//! A [`Builder`] collects files and programs; a program brings its loader and libraries ([`elf::closure`]). The finished
+//! [`Initramfs`] is a file of memory. This crate knows no VM.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -12,12 +15,11 @@ use std::sync::Arc;
 use object::read::ReadCache;
 
 use self::archive::{Archive, Kind, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG};
-use crate::elf::{self, ClosureError, Piece};
+use crate::elf::{ClosureError, Piece};
 
 mod archive;
+pub mod elf;
 mod script;
-
-pub(crate) use archive::memory_file;
 
 /// Largest file that a newc header can tell.
 const MAX_FILE: u64 = u32::MAX as u64;
@@ -130,6 +132,12 @@ impl Initramfs {
     )]
     pub fn len(&self) -> u64 {
         self.len
+    }
+
+    /// The archive's file of memory. Whoever reads it shares its position; see [`open`](Self::open).
+    #[must_use]
+    pub fn file(&self) -> Arc<File> {
+        Arc::clone(&self.file)
     }
 
     /// The archive as a file with a position of its own, at its beginning.
