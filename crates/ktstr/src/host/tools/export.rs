@@ -1,28 +1,23 @@
-//! One test as a file that runs it on bare metal: a shell script with the programs behind it.
+//! One test as a file that runs it on bare metal: a shell script and the programs that go behind it.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use ktstr_initramfs::elf::closure;
-use liblzma::write::XzEncoder;
+use serde::{Deserialize, Serialize};
 
 use crate::host::boot::session;
-use crate::host::evidence::artifacts::write_atomic;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::includes::{self, Include};
 use crate::host::plan::scheduler::resolve_scheduler;
 use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
 use crate::model::payload::OutputFormat;
 
-/// Names the file to write: a test binary that has it exports the test that its filter names.
+/// Names the file to write an [`Export`] to: a test binary that has it describes the test that its filter names.
 pub const EXPORT_ENV: &str = "KTSTR_EXPORT";
 const SCRIPT: &str = include_str!("export.sh");
-/// Fast, and half as large as nothing: most of it is code.
-const XZ_LEVEL: u32 = 1;
 /// Parts of the C library: the machine's own belong to its loader and kernel.
 const OF_LIBC: [&str; 7] = [
     "ld-linux",
@@ -34,7 +29,18 @@ const OF_LIBC: [&str; 7] = [
     "libgcc_s.so",
 ];
 
-/// Writes the test as a self-extracting script.
+/// What goes into the file; `cargo ktstr export` packs it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Export {
+    /// What the file begins with. An xz-compressed tar archive of the rest follows it.
+    pub script: String,
+    /// Names in the archive and the files of this host that go there.
+    pub files: BTreeMap<String, PathBuf>,
+    /// Content of the archive's `plan.json`.
+    pub plan: String,
+}
+
+/// Writes what the exported test consists of, as JSON.
 ///
 /// # Errors
 /// When it cannot run outside of a VM, a program is missing, or the file cannot be written.
@@ -44,13 +50,14 @@ pub fn run(entry: &KtstrTestEntry, manifest_dir: &Path, path: &Path) -> Result<(
     let spec = entry.scheduler_spec();
     let (scheduler, _) = resolve_scheduler(spec, &HostConfig::from_env()?, manifest_dir)?;
     let includes = includes::of_entry(entry, manifest_dir)?;
-    let script = script(entry, &carried, scheduler.is_some());
-    let mut bytes = script.into_bytes();
-    bytes.extend(payload(entry, scheduler.as_deref(), &includes)?);
-    write_atomic(path, &bytes)
-        .with_context(|| format!("the export cannot be written to {}", path.display()))?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
-        .with_context(|| format!("failed to make {} executable", path.display()))
+    let export = Export {
+        script: script(entry, &carried, scheduler.is_some()),
+        files: files(scheduler.as_deref(), &includes)?,
+        plan: plan(entry)?,
+    };
+    let json = serde_json::to_vec(&export).context("failed to serialise the export")?;
+    fs::write(path, json)
+        .with_context(|| format!("the export cannot be written to {}", path.display()))
 }
 
 /// What of a test goes along, besides its programs, its plan and its shape.
@@ -317,17 +324,17 @@ fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn payload(
-    entry: &KtstrTestEntry,
-    scheduler: Option<&Path>,
-    includes: &[Include],
-) -> Result<Vec<u8>> {
-    let exe = std::env::current_exe().context("failed to find this test binary")?;
+fn plan(entry: &KtstrTestEntry) -> Result<String> {
     let mut plan = session::test_plan(entry);
     // No host looks in.
     plan.answers_requests = false;
     plan.waits_for_host = false;
-    let plan = serde_json::to_vec(&plan).context("failed to serialise the plan")?;
+    serde_json::to_string(&plan).context("failed to serialise the plan")
+}
+
+/// The test binary, the scheduler and all that they need but the C library.
+fn files(scheduler: Option<&Path>, includes: &[Include]) -> Result<BTreeMap<String, PathBuf>> {
+    let exe = std::env::current_exe().context("failed to find this test binary")?;
     let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
     let mut programs: Vec<(String, &Path)> = vec![(String::from("bin/test"), &exe)];
     programs.extend(scheduler.map(|path| (String::from("bin/scheduler"), path)));
@@ -352,23 +359,7 @@ fn payload(
             }
         }
     }
-    pack(&files, &plan).context("failed to pack the programs")
-}
-
-fn pack(files: &BTreeMap<String, PathBuf>, plan: &[u8]) -> io::Result<Vec<u8>> {
-    let mut archive = tar::Builder::new(XzEncoder::new(Vec::new(), XZ_LEVEL));
-    for (name, path) in files {
-        let mut file = fs::File::open(path)?;
-        let mut header = tar::Header::new_gnu();
-        header.set_size(file.metadata()?.len());
-        header.set_mode(0o755);
-        archive.append_data(&mut header, name, &mut file)?;
-    }
-    let mut header = tar::Header::new_gnu();
-    header.set_size(u64::try_from(plan.len()).unwrap_or(u64::MAX));
-    header.set_mode(0o644);
-    archive.append_data(&mut header, "plan.json", plan)?;
-    archive.into_inner()?.finish()
+    Ok(files)
 }
 
 #[cfg(test)]
