@@ -5,7 +5,8 @@ use std::process::Command;
 
 use libbpf_cargo::SkeletonBuilder;
 
-const SOURCE: &str = "src/bpf/fixture.bpf.c";
+/// Files of `src/bpf`, without `.bpf.c`.
+const OBJECTS: [&str; 2] = ["fixture", "tree"];
 /// The oldest clang whose BPF backend the sched_ext headers build with.
 const OLDEST: u32 = 16;
 
@@ -38,14 +39,16 @@ fn find_clang() -> String {
 fn main() {
     println!("cargo:rerun-if-changed=src/bpf");
     println!("cargo:rerun-if-env-changed=BPF_CLANG");
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"))
-        .join("fixture.skel.rs");
-    let built = SkeletonBuilder::new()
-        .source(SOURCE)
-        .clang(find_clang())
-        .clang_args(["-Wall"])
-        .build_and_generate(&out);
-    if let Err(error) = built {
-        panic!("{SOURCE} does not build: {error:#}");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    for name in OBJECTS {
+        let source = format!("src/bpf/{name}.bpf.c");
+        let built = SkeletonBuilder::new()
+            .source(&source)
+            .clang(find_clang())
+            .clang_args(["-Wall"])
+            .build_and_generate(out.join(format!("{name}.skel.rs")));
+        if let Err(error) = built {
+            panic!("{source} does not build: {error:#}");
+        }
     }
 }

@@ -217,6 +217,52 @@ fn everything_else_works_without_a_vmlinux() {
     }
 }
 
+/// Whether the test kernel has schedulers below schedulers (7.3 and later), by its own types.
+fn has_trees_of_schedulers() -> bool {
+    let kernel = ktstr::host::plan::kernel::resolve_test_kernel().expect("a test kernel");
+    let vmlinux = kernel.vmlinux.clone().expect("its vmlinux");
+    let types = std::fs::read(&vmlinux).expect("vmlinux is read");
+    let name = b"\0sched_ext_ops_cid\0";
+    types.windows(name.len()).any(|window| window == name)
+}
+
+/// The root goes on; what is shown is the child's. Where the kernel has no such schedulers, that is what is said.
+#[test]
+fn a_childs_scheduler_that_fails_is_named() {
+    let run = run("child_with_state", &[]);
+    if !has_trees_of_schedulers() {
+        run.exits(1).says(&["sched_ext_ops_cid"]);
+        return;
+    }
+    run.exits(1).says(&[
+        "captured at the scheduler's exit",
+        "sched_ext: fixture_root is enabled",
+        "sched_ext: fixture_child schedules /scx-fixture-child",
+        "exit of fixture_child: error_bpf (scx_bpf_error: the child gives up)",
+        "queue User 0x7 of fixture_child: 2 waiting: scx-fixture",
+    ]);
+    let dump = run.dump();
+    let schedulers = dump["scx"]["schedulers"].as_array().expect("a list");
+    let of = |name: &str| {
+        let mut found = schedulers.iter().filter(|one| one["ops_name"] == name);
+        found.next().unwrap_or_else(|| panic!("{schedulers:#?}"))
+    };
+    let (root, child) = (of("fixture_root"), of("fixture_child"));
+    assert_eq!((&root["level"], &root["exit_kind"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&child["level"], &child["exit_kind"], &child["cgroup"]),
+        (&1.into(), &1025.into(), &"/scx-fixture-child".into())
+    );
+    assert_eq!(child["exit"]["msg"], "the child gives up");
+    let queues = dump["dispatch_queues"].as_array().expect("a list");
+    let its: Vec<&Value> = queues
+        .iter()
+        .filter(|queue| queue["scheduler"] == child["id"] && queue["id"] == 7)
+        .collect();
+    assert_eq!(its.len(), 1, "{queues:#?}");
+    assert_eq!(its[0]["nr"], 2, "{its:#?}");
+}
+
 /// The test kernel's boot image with nothing beside it.
 fn bare_image() -> (tempfile::TempDir, String) {
     let kernel = ktstr::host::plan::kernel::resolve_test_kernel().expect("a test kernel");

@@ -18,6 +18,10 @@ pub(crate) struct Args {
     /// Call scx_bpf_error with this text (63 bytes at most).
     #[arg(long, value_name = "TEXT")]
     pub(crate) error: Option<String>,
+    /// Be two schedulers, a root and one for a child cgroup; the child calls scx_bpf_error with this text at its third task
+    /// (Linux 7.3 and later). Of the faults only --fault-after-ms counts then.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["stall", "starve_pct", "error", "ignore_cpusets", "slow_pct"])]
+    pub(crate) child_error: Option<String>,
     /// Dispatch tasks to CPUs that their cpuset forbids: the kernel ejects the scheduler.
     #[arg(long)]
     pub(crate) ignore_cpusets: bool,

@@ -19,6 +19,8 @@ declare_scheduler!(COUNTING_ELSEWHERE, {
     sched_args: ["--stats-socket", "/run/elsewhere/figures", "--starve-pct", "1"],
     stats_socket: "/run/elsewhere/figures",
 });
+// Two of a tree, where the kernel has such.
+declare_scheduler!(TREE, { name: "tree", binary: "scx-fixture", sched_args: ["--child-error", "the child gives up", "--fault-after-ms", "1000"] });
 // Whatever `KTSTR_SCHEDULER` names.
 declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_bpfland" });
 const HOLD: HoldSpec = HoldSpec::Fixed(Duration::from_millis(300));
@@ -298,6 +300,11 @@ fn unprepared(ctx: &Ctx) -> Result<AssertResult> {
 
 #[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 6, auto_repro = false, ignore)]
 fn error_with_state(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
+}
+
+#[ktstr_test(scheduler = TREE, topology = "1n1l2c1t", duration_s = 6, auto_repro = false, ignore)]
+fn child_with_state(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
 }
 

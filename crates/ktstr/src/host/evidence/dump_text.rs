@@ -2,6 +2,7 @@
 
 use ktstr_monitor::bpf::{MapContents, MapEntry, MapValue};
 use ktstr_monitor::render::RenderedValue;
+use ktstr_monitor::sched::{DispatchQueue, ScxScheduler};
 use ktstr_monitor::{FailureDumpReport, MapSection};
 
 /// Lines of one part before the rest is only counted.
@@ -79,19 +80,37 @@ fn sched_ext(report: &FailureDumpReport) -> Vec<String> {
             .filter(|depth| *depth > 0)
             .map_or_else(String::new, |depth| format!(", bypassed {depth} times")),
     )];
-    if let Some(exit) = scx.exit.as_ref().filter(|exit| exit.kind != 0) {
+    for child in scx.schedulers.iter().filter(|one| one.level != Some(0)) {
+        lines.push(format!(
+            "sched_ext: {} schedules {}",
+            word(&child.ops_name),
+            word(&child.cgroup),
+        ));
+    }
+    let Some(leaving) = scx.leaving() else {
+        return lines;
+    };
+    let who = leaving.child.map_or_else(String::new, |child| {
+        format!(" of {}", word(&child.ops_name))
+    });
+    if let Some(exit) = leaving.exit.filter(|exit| exit.kind != 0) {
         let said = [&exit.reason, &exit.msg].into_iter().flatten();
         let said: Vec<&str> = said
             .map(String::as_str)
             .filter(|text| !text.is_empty())
             .collect();
-        lines.push(format!("exit: {} ({})", exit.kind_name, said.join(": ")));
+        lines.push(format!(
+            "exit{who}: {} ({})",
+            exit.kind_name,
+            said.join(": ")
+        ));
         lines.extend(exit.backtrace.iter().map(|frame| format!("  {frame}")));
-    } else if let Some(kind) = scx.exit_kind.filter(|kind| *kind != 0) {
+    } else {
         // The kernel fills in the words of an exit without an error only after this moment.
-        lines.push(match &scx.exit_kind_name {
-            Some(name) => format!("exit: {name} ({kind})"),
-            None => format!("exit kind: {kind}"),
+        let kind = leaving.kind;
+        lines.push(match leaving.kind_name {
+            Some(name) => format!("exit{who}: {name} ({kind})"),
+            None => format!("exit kind{who}: {kind}"),
         });
     }
     lines
@@ -132,7 +151,7 @@ fn queues(report: &FailureDumpReport) -> impl Iterator<Item = String> {
         .dispatch_queues
         .iter()
         .filter(|queue| queue.nr.is_some_and(|nr| nr > 0) || !queue.tasks.is_empty());
-    waiting.map(|queue| {
+    waiting.map(move |queue| {
         let tasks: Vec<String> = queue
             .tasks
             .iter()
@@ -141,9 +160,10 @@ fn queues(report: &FailureDumpReport) -> impl Iterator<Item = String> {
             .collect();
         let more = queue.tasks.len().saturating_sub(MAX_ENTRIES);
         format!(
-            "queue {:?} {:#x}: {} waiting: {}{}",
+            "queue {:?} {:#x}{}: {} waiting: {}{}",
             queue.kind,
             queue.id.unwrap_or(0),
+            owner(report, queue),
             queue.nr.unwrap_or(0),
             tasks.join(" "),
             if more > 0 {
@@ -153,6 +173,20 @@ fn queues(report: &FailureDumpReport) -> impl Iterator<Item = String> {
             }
         )
     })
+}
+
+/// ` of NAME` where there are several schedulers, each with ids of its own.
+fn owner(report: &FailureDumpReport, queue: &DispatchQueue) -> String {
+    let schedulers = report.scx.as_ref().map_or(&[][..], |scx| &scx.schedulers);
+    let is_its = |one: &&ScxScheduler| one.id.is_some() && one.id == queue.scheduler;
+    let name = schedulers
+        .iter()
+        .find(is_its)
+        .and_then(|one| one.ops_name.as_deref());
+    match name {
+        Some(name) if schedulers.len() > 1 => format!(" of {name}"),
+        _ => String::new(),
+    }
 }
 
 /// Tasks that the kernel has handed to the BPF scheduler and not got back (`SCX_OPSS_QUEUED`): in no queue of the kernel's,
@@ -422,6 +456,51 @@ mod tests {
                 "sched_ext: fixture is disabling",
                 "exit: error_bpf (scx_bpf_error: queue seven)",
                 "  f+0x1"
+            ]
+        );
+    }
+
+    /// The root is in charge while a scheduler below it is thrown out.
+    #[test]
+    fn a_childs_exit_and_queues_have_its_name() {
+        let scheduler = |id, level, name: &str, cgroup: &str| ScxScheduler {
+            id: Some(id),
+            level: Some(level),
+            ops_name: Some(name.into()),
+            cgroup: Some(cgroup.into()),
+            ..ScxScheduler::default()
+        };
+        let child = ScxScheduler {
+            exit_kind: Some(1025),
+            exit_kind_name: Some("error_bpf".into()),
+            ..scheduler(2, 1, "inner", "/left")
+        };
+        let scx = ScxState {
+            state: Some("enabled".into()),
+            ops_name: Some("outer".into()),
+            schedulers: vec![scheduler(1, 0, "outer", "/"), child],
+            ..ScxState::default()
+        };
+        let queue = DispatchQueue {
+            kind: ktstr_monitor::sched::DsqKind::User,
+            scheduler: Some(2),
+            id: Some(7),
+            nr: Some(1),
+            tasks: Vec::new(),
+        };
+        let report = FailureDumpReport {
+            scx: Some(scx),
+            dispatch_queues: vec![queue],
+            ..FailureDumpReport::default()
+        };
+        let lines = lines("t", &report);
+        assert_eq!(
+            lines[1..],
+            [
+                "sched_ext: outer is enabled",
+                "sched_ext: inner schedules /left",
+                "exit of inner: error_bpf (1025)",
+                "queue User 0x7 of inner: 1 waiting: "
             ]
         );
     }

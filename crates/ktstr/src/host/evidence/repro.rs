@@ -91,16 +91,16 @@ pub(in crate::host) struct ExitFacts {
 impl ExitFacts {
     /// None unless the kernel threw the scheduler out, by the captured state alone: texts may lie.
     fn of(failure: Option<&Failure>) -> Option<Self> {
-        let scx = failure?.report.scx.as_ref()?;
-        let kind = scx.exit_kind.filter(|kind| *kind >= EXIT_ERROR)?;
-        let words = scx.exit.as_ref().map(|exit| {
+        let leaving = failure?.report.scx.as_ref()?.leaving()?;
+        let kind = Some(leaving.kind).filter(|kind| *kind >= EXIT_ERROR)?;
+        let words = leaving.exit.map(|exit| {
             let said = [&exit.reason, &exit.msg].into_iter().flatten();
             let said: Vec<&str> = said.map(String::as_str).collect();
             said.join(": ")
         });
         Some(Self {
             kind,
-            kind_name: scx.exit_kind_name.clone().unwrap_or_default(),
+            kind_name: leaving.kind_name.unwrap_or_default().to_owned(),
             words: words.unwrap_or_default(),
         })
     }
@@ -232,7 +232,7 @@ fn run_again(
     let kernel = resolve_test_kernel()?;
     let exit = first
         .failure
-        .and_then(|failure| failure.report.scx.as_ref()?.exit.as_ref());
+        .and_then(|failure| failure.report.scx.as_ref()?.leaving()?.exit);
     let programs = Programs {
         probes: Some(probe_plan(entry, &wanted, exit)),
         ..first.programs.cloned().unwrap_or_default()

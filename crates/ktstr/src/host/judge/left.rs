@@ -54,12 +54,13 @@ pub(in crate::host) struct CapturedExit {
 impl CapturedExit {
     /// The exit in a captured state, if there was one.
     pub(in crate::host) fn of(failure: Option<&Failure>) -> Option<Self> {
-        let scx = failure?.report.scx.as_ref()?;
-        let exit = scx.exit.as_ref();
-        let texts = exit.map(|exit| exit.reason.iter().chain(&exit.msg).cloned().collect());
+        let leaving = failure?.report.scx.as_ref()?.leaving()?;
+        let texts = leaving
+            .exit
+            .map(|exit| exit.reason.iter().chain(&exit.msg).cloned().collect());
         Some(Self {
-            kind: scx.exit_kind.filter(|kind| *kind != 0)?,
-            name: scx.exit_kind_name.clone().unwrap_or_default(),
+            kind: leaving.kind,
+            name: leaving.kind_name.unwrap_or_default().to_owned(),
             texts: texts.unwrap_or_default(),
         })
     }

@@ -275,7 +275,8 @@ impl Machine for Live<'_> {
     }
 
     fn exit_kind(&mut self) -> Option<u64> {
-        self.kernel().ok()?.scx().ok()??.exit_kind
+        let scx = self.kernel().ok()?.scx().ok()??;
+        Some(scx.leaving().map_or(0, |leaving| leaving.kind))
     }
 
     fn unwatch(&mut self, token: WatchToken) {

@@ -188,7 +188,8 @@ impl Worth {
         if report.is_placeholder {
             return Some(Self::Placeholder);
         }
-        let kind = report.scx.as_ref().and_then(|scx| scx.exit_kind);
+        let leaving = report.scx.as_ref().and_then(|scx| scx.leaving());
+        let kind = leaving.map(|leaving| leaving.kind);
         match kind {
             Some(EXIT_DONE) if is_exit => None,
             Some(EXIT_ERROR..) if is_exit => Some(Self::Error),
