@@ -1,5 +1,5 @@
 //! A second kernel, for tests that need two: Debian's own of the series that we build, as its cloud image, which has the
-//! virtio drivers built in.
+//! virtio drivers built in. Its package is kept, too: `--kernel` takes one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +12,13 @@ use crate::sh;
 /// Fetches it once, to where tests look for it; its image.
 pub(crate) fn fetch() -> Result<PathBuf> {
     let home = sh::target().join("tools/stock-kernel");
-    if let Some(image) = image_in(&home) {
+    let package_home = sh::target().join("tools/stock-package");
+    let is_deb = |name: &str| name.ends_with(".deb");
+    if let (Some(image), Some(_)) = (image_in(&home), entry_that(&package_home, is_deb)) {
         return Ok(image);
     }
+    fs::create_dir_all(&package_home)
+        .with_context(|| format!("failed to create {}", package_home.display()))?;
     fs::create_dir_all(&home).with_context(|| format!("failed to create {}", home.display()))?;
     let work = tempfile::tempdir_in(&home).context("failed to create a directory")?;
     let package = newest_package()?;
@@ -23,7 +27,7 @@ pub(crate) fn fetch() -> Result<PathBuf> {
         .args(["download", &package])
         .current_dir(work.path());
     sh::logged("stock-kernel-download", &mut download)?;
-    let deb = entry_that(work.path(), |name| name.ends_with(".deb"))
+    let deb = entry_that(work.path(), is_deb)
         .with_context(|| format!("apt-get left no package {package}"))?;
     let mut unpack = Command::new("dpkg-deb");
     unpack.arg("-x").arg(&deb).arg(work.path().join("out"));
@@ -33,6 +37,9 @@ pub(crate) fn fetch() -> Result<PathBuf> {
     let image = home.join(unpacked.file_name().unwrap_or_default());
     fs::rename(&unpacked, &image)
         .with_context(|| format!("failed to move {} into place", image.display()))?;
+    let kept = package_home.join(deb.file_name().unwrap_or_default());
+    fs::rename(&deb, &kept)
+        .with_context(|| format!("failed to move {} into place", kept.display()))?;
     Ok(image)
 }
 

@@ -323,7 +323,11 @@ fn cells_of_the_gauntlet_run_their_test_on_their_preset() {
 
 /// Debian's own kernel, which `cargo xtask setup --checks` fetches.
 fn stock_kernel() -> PathBuf {
-    let home = target().join("tools/stock-kernel");
+    stock("stock-kernel")
+}
+
+fn stock(dir: &str) -> PathBuf {
+    let home = target().join("tools").join(dir);
     let images = fs::read_dir(&home).into_iter().flatten().flatten();
     let mut images = images
         .map(|entry| entry.path())
@@ -384,6 +388,32 @@ fn kernels_that_are_named_are_those_that_run() {
     );
     assert_ne!(releases[0], releases[1]);
     assert_ne!(tests[0]["kernel"], tests[1]["kernel"]);
+}
+
+/// Debian's cloud image as a package: what needs no sched_ext passes, and what does says what that kernel lacks.
+#[test]
+fn a_distributions_package_runs_what_it_has_the_options_for() {
+    let package = stock("stock-package");
+    let args = |name| {
+        let package = package.to_str().unwrap();
+        ["--runner", "cargo", "-k", package, "--exact", name]
+    };
+    let passed = json(test(&["sched"], &args("left::same")), 0);
+    assert_eq!(
+        verdicts(&passed),
+        [(String::from("left::same"), String::from("pass"))]
+    );
+    let mut lacking = test(&["sched"], &args("scheduler_by_name"));
+    // It does not come to its start.
+    lacking.env("KTSTR_SCHEDULER", "/bin/true");
+    let failed = json(lacking, 1);
+    let message = case(&failed, "scheduler_by_name")["message"].as_str();
+    let message = message.unwrap();
+    assert!(
+        message.contains("this kernel has no sched_ext")
+            && message.contains("CONFIG_SCHED_CLASS_EXT=y"),
+        "{message}"
+    );
 }
 
 /// What is asked for and cannot be is refused, not ignored.

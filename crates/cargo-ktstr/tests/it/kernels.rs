@@ -262,7 +262,7 @@ fn a_package_without_what_guests_need_is_refused_by_option() {
         return lacks("dpkg-deb", "there is no dpkg-deb on this host");
     }
     let good = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_DEVTMPFS=y\nCONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_VIRTIO_CONSOLE=y\n\
-                CONFIG_VIRTIO_PCI=y\nCONFIG_SCHED_CLASS_EXT=y\n";
+                CONFIG_VIRTIO_PCI=y\n";
     let package = debian("good", good);
     let built = project.run(&["kernel", "build", &package]);
     built.exits(0);
