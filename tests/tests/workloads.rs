@@ -24,7 +24,7 @@ fn every_work_type(case: &str) {
     let sidecar = run.sidecar.as_ref().expect("a pass leaves a sidecar");
     println!("{case} on {:?}", sidecar.engine);
     println!("work type               workers iterations   wakes     p50 us     p99 us");
-    for work in WorkType::ALL {
+    for work in WorkType::all() {
         let (name, info) = (work.name(), work.info());
         let cgroups = &sidecar.result.stats.cgroups;
         let figures = cgroups.iter().find(|cgroup| cgroup.name == name);

@@ -11,8 +11,8 @@
 //! #[ktstr_test(scheduler = MY_SCHED, topology = "1n2l2c1t", duration_s = 5, not_stuck)]
 //! fn two_groups(ctx: &Ctx) -> Result<AssertResult> {
 //!     execute_defs(ctx, vec![
-//!         CgroupDef::named("left").workers(2).cpuset(CpusetSpec::Llc(0)),
-//!         CgroupDef::named("right").workers(2).cpuset(CpusetSpec::Llc(1)),
+//!         CgroupDef::named("left").workers(2).cpuset(CpusetSpec::llc(0)),
+//!         CgroupDef::named("right").workers(2).cpuset(CpusetSpec::llc(1)),
 //!     ])
 //! }
 //!
@@ -39,7 +39,7 @@ pub mod prelude {
     pub use anyhow::{self, Result};
 
     pub use crate::guest::scenario::{
-        execute_defs, execute_scenario, execute_steps, execute_steps_with,
+        execute_defs, execute_scenario, execute_scenario_with, execute_steps, execute_steps_with,
     };
     pub use crate::guest::scenarios;
     pub use crate::model::checks::Assert;
@@ -50,17 +50,22 @@ pub mod prelude {
         Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
         PayloadReport, Polarity,
     };
+    pub use crate::model::phase::Phase;
     pub use crate::model::post_vm::{IntoPostVm, PostVmSkip, post_vm_skip};
+    pub use crate::model::report::WorkerReport;
     pub use crate::model::result::{KVM_INTERESTING_STATS, KvmStatsTotals, VmResult};
     pub use crate::model::scenario::{
-        Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelPlace, KernelTarget, Op, Step,
+        Backdrop, CgroupDef, CpuLimits, CpusetSpec, HoldSpec, KernelPlace, KernelTarget,
+        MemoryLimits, Op, PidsLimits, Setup, SpawnPlacement, Step,
     };
     pub use crate::model::series::{Column, Sample, SampleSeries};
     pub use crate::model::snapshot::{MissingStatsReason, Snapshot, SnapshotBridge, SnapshotEntry};
+    pub use crate::model::stats::{CgroupStats, PhaseBucket, PhaseCgroupStats, ScenarioStats};
     pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
     pub use crate::model::work::{
-        Affinity, AluWidth, CloneMode, CustomWork, MemPolicy, SchbenchSpec, SchedPolicy,
-        TaobenchSpec, WakeVia, WorkLoop, WorkPhase, WorkSpec, WorkType,
+        AffinityIntent, AluWidth, CloneMode, CustomCfg, CustomWork, FutexLockMode, MemPolicy,
+        MpolFlags, SchbenchConfig, SchedClass, SchedPolicy, TaobenchConfig, WakeMechanism,
+        WorkPhase, WorkSpec, WorkType, WorkTypeInfo, WorkerCtx,
     };
     pub use crate::{Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_test};
 }

@@ -13,7 +13,7 @@ fn one_llc_only(ctx: &Ctx) -> Result<AssertResult> {
         ctx,
         vec![Step::new(
             vec![Op::run_payload("true"), Op::wait_payload("true")],
-            HoldSpec::Fixed(std::time::Duration::ZERO),
+            HoldSpec::fixed(std::time::Duration::ZERO),
         )],
     )?;
     let llcs =

@@ -23,7 +23,7 @@ declare_scheduler!(COUNTING_ELSEWHERE, {
 declare_scheduler!(TREE, { name: "tree", binary: "scx-fixture", sched_args: ["--child-error", "the child gives up", "--fault-after-ms", "1000"] });
 // Whatever `KTSTR_SCHEDULER` names.
 declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_bpfland" });
-const HOLD: HoldSpec = HoldSpec::Fixed(Duration::from_millis(300));
+const HOLD: HoldSpec = HoldSpec::fixed(Duration::from_millis(300));
 
 fn captures_of(vm: &VmResult) -> Vec<SnapshotEntry> {
     vm.snapshot_bridge.drain_ordered_with_stats()
@@ -32,20 +32,14 @@ fn captures_of(vm: &VmResult) -> Vec<SnapshotEntry> {
 /// Two captures in two steps, read by name on the host.
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, post_vm = read_by_name, ignore)]
 fn captured_by_name(ctx: &Ctx) -> Result<AssertResult> {
-    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let capture = |tag: &str| Op::capture_snapshot(tag);
     execute_scenario(
         ctx,
-        Backdrop::new(vec![CgroupDef::named("all").workers(4)]),
+        Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(4)]),
         vec![
             Step::new(vec![capture("early")], HOLD),
             Step::new(
-                vec![
-                    capture("late"),
-                    Op::CaptureCgroupProcs {
-                        tag: "workers".into(),
-                        cgroup: "all".into(),
-                    },
-                ],
+                vec![capture("late"), Op::capture_cgroup_procs("workers", "all")],
                 HOLD,
             ),
         ],
@@ -130,9 +124,7 @@ fn read_by_name(vm: &VmResult) -> Result<()> {
 /// One capture for each write to a kernel variable.
 #[ktstr_test(topology = "1n1l1c1t", duration_s = 1, post_vm = three_writes, ignore)]
 fn watched_writes(ctx: &Ctx) -> Result<AssertResult> {
-    let watch = Op::WatchSnapshot {
-        symbol: "panic_on_oops".into(),
-    };
+    let watch = Op::watch_snapshot("panic_on_oops");
     let result = execute_steps(ctx, vec![Step::new(vec![watch], HOLD)])?;
     for value in ["1", "0", "1"] {
         fs::write("/proc/sys/kernel/panic_on_oops", value)?;
@@ -150,9 +142,9 @@ fn three_writes(vm: &VmResult) -> Result<()> {
 }
 
 fn watch_all(ctx: &Ctx, symbols: &[&str]) -> Result<AssertResult> {
-    let watches = symbols.iter().map(|symbol| Op::WatchSnapshot {
-        symbol: (*symbol).to_owned(),
-    });
+    let watches = symbols
+        .iter()
+        .map(|symbol| Op::watch_snapshot((*symbol).to_owned()));
     execute_steps(ctx, vec![Step::new(watches.collect(), HOLD)])
 }
 
@@ -257,10 +249,10 @@ fn periodic_ones(vm: &VmResult) -> Result<()> {
     post_vm = was_prepared, ignore
 )]
 fn prepared(ctx: &Ctx) -> Result<AssertResult> {
-    let capture = Op::CaptureSnapshot { tag: "now".into() };
+    let capture = Op::capture_snapshot("now");
     execute_scenario(
         ctx,
-        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(2)]),
         vec![Step::new(vec![capture], HOLD)],
     )
 }
@@ -396,13 +388,13 @@ fn failure_without_an_error(_ctx: &Ctx) -> Result<AssertResult> {
     post_vm = each_had_its_maps, ignore
 )]
 fn replaced(ctx: &Ctx) -> Result<AssertResult> {
-    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let capture = |tag: &str| Op::capture_snapshot(tag);
     let replace = Op::ReplaceScheduler {
         scheduler: "other".into(),
     };
     execute_scenario(
         ctx,
-        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(2)]),
         vec![
             Step::new(vec![capture("first")], HOLD),
             Step::new(vec![replace], HOLD),
@@ -439,12 +431,12 @@ fn each_had_its_maps(vm: &VmResult) -> Result<()> {
     auto_repro = false, post_vm_unconditional = both_scenarios_were_seen, ignore
 )]
 fn restarted_then_failed(ctx: &Ctx) -> Result<AssertResult> {
-    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let capture = |tag: &str| Op::capture_snapshot(tag);
     let scenario = |ops: Vec<Op>| {
-        let hold = HoldSpec::Fixed(Duration::from_secs(1));
+        let hold = HoldSpec::fixed(Duration::from_secs(1));
         execute_scenario(
             ctx,
-            Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+            Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(2)]),
             vec![
                 Step::new(vec![capture("twice")], hold),
                 Step::new(ops, hold),
@@ -536,13 +528,13 @@ fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
     post_vm = each_told_its_figures, ignore
 )]
 fn figures(ctx: &Ctx) -> Result<AssertResult> {
-    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let capture = |tag: &str| Op::capture_snapshot(tag);
     let replace = |name: &str| Op::ReplaceScheduler {
         scheduler: name.into(),
     };
     execute_scenario(
         ctx,
-        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(2)]),
         vec![
             Step::new(vec![capture("early")], HOLD),
             Step::new(vec![capture("late")], HOLD),
@@ -631,14 +623,12 @@ fn struck(ctx: &Ctx, strike: impl FnOnce() + Send + 'static) -> Result<AssertRes
         strike();
     });
     let capture = |number: u32| {
-        let capture = Op::CaptureSnapshot {
-            tag: format!("c{number}"),
-        };
-        Step::new(vec![capture], HoldSpec::Fixed(Duration::from_millis(50)))
+        let capture = Op::capture_snapshot(format!("c{number}"));
+        Step::new(vec![capture], HoldSpec::fixed(Duration::from_millis(50)))
     };
     execute_scenario(
         ctx,
-        Backdrop::new(vec![CgroupDef::named("all").workers(2)]),
+        Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(2)]),
         (0..40).map(capture).collect(),
     )
 }
@@ -697,16 +687,16 @@ fn third_party_stalls(ctx: &Ctx) -> Result<AssertResult> {
         CgroupDef::named(name)
             .workers(1)
             .cpuset(CpusetSpec::exact([1]))
-            .policy(policy)
+            .sched_policy(policy)
     };
     execute_scenario(
         ctx,
-        Backdrop::new(vec![on_cpu_1("stalled", SchedPolicy::Other)]),
+        Backdrop::from_cgroups(vec![on_cpu_1("stalled", SchedPolicy::Normal)]),
         vec![
             Step::new(vec![], HOLD),
             Step::with_defs(
                 vec![on_cpu_1("hog", SchedPolicy::Fifo(50))],
-                HoldSpec::Fixed(Duration::from_secs(20)),
+                HoldSpec::fixed(Duration::from_secs(20)),
             ),
         ],
     )

@@ -30,10 +30,10 @@ fn two_groups(ctx: &Ctx) -> Result<AssertResult> {
         vec![
             CgroupDef::named("left")
                 .workers(2)
-                .cpuset(CpusetSpec::Llc(0)),
+                .cpuset(CpusetSpec::llc(0)),
             CgroupDef::named("right")
                 .workers(2)
-                .cpuset(CpusetSpec::Llc(1)),
+                .cpuset(CpusetSpec::llc(1)),
         ],
     )
 }
@@ -56,17 +56,21 @@ fn fixture_mixed_work(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(
         ctx,
         vec![
-            CgroupDef::named("spin").workers(1).work(WorkType::SpinWait),
+            CgroupDef::named("spin")
+                .workers(1)
+                .work_type(WorkType::SpinWait),
             CgroupDef::named("yield")
                 .workers(1)
-                .work(WorkType::YieldHeavy),
+                .work_type(WorkType::YieldHeavy),
             CgroupDef::named("futex")
                 .workers(2)
-                .work(WorkType::FutexPingPong { spin: 64 }),
-            CgroupDef::named("burst").workers(1).work(WorkType::Bursty {
-                burst: Duration::from_millis(20),
-                sleep: Duration::from_millis(20),
-            }),
+                .work_type(WorkType::FutexPingPong { spin_iters: 64 }),
+            CgroupDef::named("burst")
+                .workers(1)
+                .work_type(WorkType::Bursty {
+                    burst_duration: Duration::from_millis(20),
+                    sleep_duration: Duration::from_millis(20),
+                }),
         ],
     )
 }
@@ -126,7 +130,7 @@ fn disk_and_network(ctx: &Ctx) -> Result<AssertResult> {
         vec![
             CgroupDef::named("io")
                 .workers(2)
-                .work(WorkType::IoSyncWrite),
+                .work_type(WorkType::IoSyncWrite),
         ],
     )
 }

@@ -13,10 +13,10 @@ fn two_groups(ctx: &Ctx) -> Result<AssertResult> {
         vec![
             CgroupDef::named("left")
                 .workers(2)
-                .cpuset(CpusetSpec::Llc(0)),
+                .cpuset(CpusetSpec::llc(0)),
             CgroupDef::named("right")
                 .workers(2)
-                .cpuset(CpusetSpec::Llc(1)),
+                .cpuset(CpusetSpec::llc(1)),
         ],
     )
 }

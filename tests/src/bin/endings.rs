@@ -40,7 +40,7 @@ fn oops(ctx: &Ctx) -> Result<AssertResult> {
     let bytes = 0x10u64.to_le_bytes().to_vec();
     let step = Step::new(
         vec![Op::WriteKernelCold { target, bytes }],
-        HoldSpec::Frac(0.1),
+        HoldSpec::frac(0.1),
     );
     let result = execute_steps(ctx, vec![step])?;
     ensure!(result.is_pass(), "{result:#?}");

@@ -98,13 +98,14 @@ fn machine_of_defaults(ctx: &Ctx) -> Result<AssertResult> {
 const WHERE: &str = "/run/whereabouts";
 
 /// Notes its own cgroup.
-fn whereabouts(worker: &mut dyn WorkLoop) {
+fn whereabouts(worker: &WorkerCtx) -> WorkerReport {
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let _ = fs::write(WHERE, own);
-    while !worker.stopping() {
+    while !worker.stop().load(Ordering::Relaxed) {
         worker.sleep(Duration::from_millis(10));
         worker.tick(1);
     }
+    WorkerReport::default()
 }
 
 /// The kernel lies where it was linked to.
@@ -134,8 +135,8 @@ fn machine_turned(ctx: &Ctx) -> Result<AssertResult> {
     };
     check_machine(ctx, &expected)?;
     let started = Instant::now();
-    let work = WorkType::Custom(CustomWork::new("Whereabouts", whereabouts));
-    let result = execute_defs(ctx, vec![CgroupDef::named("cell").workers(1).work(work)])?;
+    let work = WorkType::custom("Whereabouts", whereabouts);
+    let result = execute_defs(ctx, vec![CgroupDef::named("cell").work_type(work)])?;
     let took = started.elapsed();
     ensure!(
         (1..=5).contains(&took.as_secs()),
@@ -317,7 +318,7 @@ fn runs(name: &str) -> bool {
         .any(|comm| comm.trim() == name)
 }
 
-const HOLD: HoldSpec = HoldSpec::Fixed(Duration::from_millis(400));
+const HOLD: HoldSpec = HoldSpec::fixed(Duration::from_millis(400));
 
 /// The states that each cgroup must have had, in this order; others may lie between.
 fn check_changes(changes: &BTreeMap<String, Vec<Option<Seen>>>) -> Result<()> {
@@ -370,36 +371,25 @@ fn check_changes(changes: &BTreeMap<String, Vec<Option<Seen>>>) -> Result<()> {
 fn cgroup_steps() -> Vec<Step> {
     let name = |name: &str| name.to_owned();
     let (a, b) = (|| name("a"), || name("b"));
-    let set = |cgroup, cpus| Op::SetCpuset { cgroup, cpus };
-    let bind = |affinity| Op::SetAffinity {
-        cgroup: name("a"),
-        affinity,
-    };
-    let spin = WorkSpec::new(WorkType::SpinWait).workers(2);
-    let move_all = |from: &str, to: &str| Op::MoveAllTasks {
-        from: from.to_owned(),
-        to: to.to_owned(),
-    };
+    let set = |cgroup, cpus| Op::set_cpuset(cgroup, cpus);
+    let bind = |affinity| Op::set_affinity(name("a"), affinity);
+    let spin = WorkSpec::default().workers(2);
+    let move_all = |from: &str, to: &str| Op::move_all_tasks(from, to);
     let ops = [
-        Op::AddCgroup {
-            name: name("fresh"),
-        },
-        Op::AddCgroupDef(CgroupDef::named("full").workers(1)),
-        set(a(), CpusetSpec::Llc(1)),
-        Op::SwapCpusets { a: a(), b: b() },
-        Op::ClearCpuset { cgroup: a() },
-        bind(Affinity::SingleCpu),
-        bind(Affinity::Inherit),
-        Op::Spawn {
-            cgroup: Some(b()),
-            work: spin,
-        },
+        Op::add_cgroup(name("fresh")),
+        Op::add_cgroup_def(CgroupDef::named("full").workers(1)),
+        set(a(), CpusetSpec::llc(1)),
+        Op::swap_cpusets(a(), b()),
+        Op::clear_cpuset(a()),
+        bind(AffinityIntent::OneCpuEach),
+        bind(AffinityIntent::Inherit),
+        Op::spawn_workers(b(), spin),
         move_all("a", "empty"),
         move_all("empty", "a"),
-        Op::FreezeCgroup { cgroup: a() },
-        Op::UnfreezeCgroup { cgroup: a() },
-        Op::StopCgroup { cgroup: a() },
-        Op::RemoveCgroup { cgroup: b() },
+        Op::freeze_cgroup(a()),
+        Op::unfreeze_cgroup(a()),
+        Op::stop_cgroup(a()),
+        Op::remove_cgroup(b()),
     ];
     ops.into_iter()
         .map(|op| Step::new(vec![op], HOLD))
@@ -410,12 +400,12 @@ fn cgroup_steps() -> Vec<Step> {
 #[ktstr_test(topology = "1n2l2c1t", duration_s = 20, extra_include_files = ["busybox"], ignore)]
 fn operations(ctx: &Ctx) -> Result<AssertResult> {
     let observer = Observer::of(ctx.workload_root().to_owned());
-    let backdrop = Backdrop::new(vec![
-        CgroupDef::named("a").workers(2).cpuset(CpusetSpec::Llc(0)),
+    let backdrop = Backdrop::from_cgroups(vec![
+        CgroupDef::named("a").workers(2).cpuset(CpusetSpec::llc(0)),
         CgroupDef::named("b")
             .workers(1)
             .cpuset(CpusetSpec::exact([0])),
-        CgroupDef::named("empty").workers(0),
+        CgroupDef::named("empty").without_workers(),
     ]);
     let result = execute_scenario(ctx, backdrop, cgroup_steps());
     let changes = observer.changes()?;
@@ -451,7 +441,7 @@ fn programs(ctx: &Ctx) -> Result<()> {
         }
         seen
     });
-    let long = HoldSpec::Fixed(Duration::from_millis(1500));
+    let long = HoldSpec::fixed(Duration::from_millis(1500));
     let steps = vec![
         Step::new(vec![start()], HOLD),
         Step::new(vec![start(), kill], long),
@@ -490,7 +480,10 @@ fn interrupts(ctx: &Ctx) -> Result<()> {
             irq,
             cpus: CpusetSpec::exact([1]),
         };
-        let result = execute_steps(ctx, vec![Step::new(vec![steer], HoldSpec::Frac(0.0))])?;
+        let result = execute_steps(
+            ctx,
+            vec![Step::new(vec![steer], HoldSpec::fixed(Duration::ZERO))],
+        )?;
         let cpus = fs::read_to_string(&file).unwrap_or_default();
         if result.is_pass() {
             ensure!(cpus.trim() == "1", "SteerIrq: irq {irq} is on {cpus}");

@@ -67,7 +67,7 @@ fn switch_works(ctx: &Ctx) -> Result<AssertResult> {
         "the commands did not run: {}",
         setting()?
     );
-    let hold = HoldSpec::Fixed(Duration::from_millis(100));
+    let hold = HoldSpec::fixed(Duration::from_millis(100));
     let off = execute_steps(ctx, vec![Step::new(vec![Op::DetachScheduler], hold)])?;
     ensure!(setting()? == "0", "not turned off: {}", setting()?);
     let on = execute_steps(ctx, vec![Step::new(vec![Op::AttachScheduler], hold)])?;
@@ -117,7 +117,10 @@ fn declaration_takes_effect(ctx: &Ctx) -> Result<AssertResult> {
             CgroupDef::named("spinners").workers(1),
             CgroupDef::named("sleepers")
                 .workers(2)
-                .work(WorkType::BURSTY),
+                .work_type(WorkType::bursty(
+                    Duration::from_millis(5),
+                    Duration::from_millis(5),
+                )),
         ],
     )
 }
@@ -143,10 +146,10 @@ fn replacement_never_attaches(ctx: &Ctx) -> Result<AssertResult> {
     execute_steps(
         ctx,
         vec![
-            Step::new(vec![replace], HoldSpec::Frac(0.5)),
+            Step::new(vec![replace], HoldSpec::frac(0.5)),
             Step::with_defs(
                 vec![CgroupDef::named("later").workers(1)],
-                HoldSpec::Frac(0.5),
+                HoldSpec::frac(0.5),
             ),
         ],
     )
@@ -155,7 +158,7 @@ fn replacement_never_attaches(ctx: &Ctx) -> Result<AssertResult> {
 /// A second scenario is not watched by the process that the first has replaced.
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, ignore)]
 fn second_scenario_after_a_restart(ctx: &Ctx) -> Result<AssertResult> {
-    let hold = HoldSpec::Fixed(Duration::from_millis(300));
+    let hold = HoldSpec::fixed(Duration::from_millis(300));
     let first = execute_steps(ctx, vec![Step::new(vec![Op::RestartScheduler], hold)])?;
     Ok(first.merged(one_worker(ctx)?))
 }
@@ -192,11 +195,8 @@ fn take_away() -> Result<()> {
 #[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
 fn workers_stray_after_their_cpuset_moved(ctx: &Ctx) -> Result<AssertResult> {
     let strayer = std::thread::spawn(take_away);
-    let move_it = Op::SetCpuset {
-        cgroup: "a".into(),
-        cpus: CpusetSpec::exact([1]),
-    };
-    let backdrop = Backdrop::new(vec![
+    let move_it = Op::set_cpuset("a", CpusetSpec::exact([1]));
+    let backdrop = Backdrop::from_cgroups(vec![
         CgroupDef::named("a")
             .workers(1)
             .cpuset(CpusetSpec::exact([0])),
@@ -205,8 +205,8 @@ fn workers_stray_after_their_cpuset_moved(ctx: &Ctx) -> Result<AssertResult> {
         ctx,
         backdrop,
         vec![
-            Step::new(Vec::new(), HoldSpec::Frac(0.2)),
-            Step::new(vec![move_it], HoldSpec::Frac(0.8)),
+            Step::new(Vec::new(), HoldSpec::frac(0.2)),
+            Step::new(vec![move_it], HoldSpec::frac(0.8)),
         ],
     )?;
     match strayer.join() {
@@ -220,20 +220,17 @@ fn workers_stray_after_their_cpuset_moved(ctx: &Ctx) -> Result<AssertResult> {
 #[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
 fn workers_follow_their_cpuset(ctx: &Ctx) -> Result<AssertResult> {
     let cpus = |cpu| CpusetSpec::exact([cpu]);
-    let backdrop = Backdrop::new(vec![
+    let backdrop = Backdrop::from_cgroups(vec![
         CgroupDef::named("a").workers(2).cpuset(cpus(0)),
         CgroupDef::named("b").workers(2).cpuset(cpus(1)),
     ]);
-    let swap = || Op::SwapCpusets {
-        a: "a".into(),
-        b: "b".into(),
-    };
+    let swap = || Op::swap_cpusets("a", "b");
     execute_scenario(
         ctx,
         backdrop,
         vec![
-            Step::new(vec![swap()], HoldSpec::Frac(0.5)),
-            Step::new(vec![swap()], HoldSpec::Frac(0.5)),
+            Step::new(vec![swap()], HoldSpec::frac(0.5)),
+            Step::new(vec![swap()], HoldSpec::frac(0.5)),
         ],
     )
 }
@@ -248,13 +245,13 @@ fn held_back(ctx: &Ctx) -> Result<AssertResult> {
             CgroupDef::named("hog")
                 .workers(1)
                 .cpuset(on(0))
-                .policy(SchedPolicy::Fifo(50))
+                .sched_policy(SchedPolicy::Fifo(50))
                 .comm("hog"),
             CgroupDef::named("victim").workers(1).cpuset(on(0)),
             CgroupDef::named("limited")
                 .workers(1)
                 .cpuset(on(1))
-                .cpu_max(Duration::from_millis(150), Duration::from_secs(1)),
+                .cpu_quota(Duration::from_millis(150), Duration::from_secs(1)),
         ],
     )
 }

@@ -1,5 +1,7 @@
 //! Tests whose workload is a program of its own; `tests/payloads.rs` runs them and looks at what was measured.
 
+use std::time::Duration;
+
 use ktstr::prelude::*;
 
 /// A benchmark that reports in JSON.
@@ -56,10 +58,10 @@ fn run_it(ctx: &Ctx, cgroup: Option<&str>) -> Result<AssertResult> {
         cgroup: cgroup.map(str::to_owned),
     };
     let ops = vec![start, Op::wait_payload("wakebench")];
-    let step = Step::new(ops, HoldSpec::Frac(0.0));
+    let step = Step::new(ops, HoldSpec::fixed(Duration::ZERO));
     execute_scenario(
         ctx,
-        Backdrop::new(vec![CgroupDef::named("busy").workers(1)]),
+        Backdrop::from_cgroups(vec![CgroupDef::named("busy").workers(1)]),
         vec![step],
     )
 }

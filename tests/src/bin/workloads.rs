@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -15,17 +16,20 @@ declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_ar
 declare_scheduler!(STRAYING, { name: "straying", binary: "scx-fixture", sched_args: ["--ignore-cpusets", "--fault-after-ms", "1000"] });
 
 /// How long each work type runs alone.
-const ALONE: HoldSpec = HoldSpec::Fixed(Duration::from_millis(700));
+const ALONE: HoldSpec = HoldSpec::fixed(Duration::from_millis(700));
 
 /// Every work type alone, one step each.
 fn each_work_type(ctx: &Ctx, clone_mode: CloneMode) -> Result<AssertResult> {
     let alone = |work: WorkType| {
         let name = work.name();
-        let mut spec = WorkSpec::new(work.clone()).workers(work.info().group_size);
-        spec.clone_mode = clone_mode;
+        let spec = WorkSpec {
+            work_type: work.clone(),
+            clone_mode,
+            ..WorkSpec::default()
+        };
         Step::with_defs(vec![CgroupDef::named(name).work(spec)], ALONE)
     };
-    let result = execute_steps(ctx, WorkType::ALL.into_iter().map(alone).collect())?;
+    let result = execute_steps(ctx, WorkType::all().into_iter().map(alone).collect())?;
     nothing_is_left(ctx)?;
     Ok(result)
 }
@@ -45,7 +49,7 @@ fn threads_on_one_cpu(ctx: &Ctx) -> Result<AssertResult> {
     each_work_type(ctx, CloneMode::Thread)
 }
 
-const SHORT: HoldSpec = HoldSpec::Fixed(Duration::from_millis(200));
+const SHORT: HoldSpec = HoldSpec::fixed(Duration::from_millis(200));
 
 fn step(ops: Vec<Op>) -> Step {
     Step::new(ops, SHORT)
@@ -54,79 +58,56 @@ fn step(ops: Vec<Op>) -> Step {
 /// Twenty steps with every cgroup operation, over cgroups that nest, are limited, frozen, swapped and emptied.
 fn dynamic_steps() -> Vec<Step> {
     let name = |name: &str| name.to_owned();
-    let spin = |count| WorkSpec::new(WorkType::SpinWait).workers(count);
+    let spin = |count| WorkSpec::default().workers(count);
     let limited = CgroupDef::named("limited")
         .workers(2)
         .cpu_weight(50)
-        .cpu_max(Duration::from_millis(20), Duration::from_millis(100))
-        .mems("0");
+        .cpu_quota(Duration::from_millis(20), Duration::from_millis(100))
+        .cpuset_mems([0].into());
     let threads = CgroupDef::named("proc/threads").workers(2).threaded();
     let churn = CgroupDef::named("churn")
-        .cpuset(CpusetSpec::Llc(1))
-        .work(WorkType::from_name("CgroupChurn").expect("a work type"));
-    let move_all = |from: &str, to: &str| Op::MoveAllTasks {
-        from: from.to_owned(),
-        to: to.to_owned(),
-    };
-    let spawn = |cgroup: Option<&str>, work: WorkSpec| Op::Spawn {
-        cgroup: cgroup.map(str::to_owned),
-        work,
-    };
-    let set = |cgroup: &str, cpus| Op::SetCpuset {
-        cgroup: cgroup.to_owned(),
-        cpus,
-    };
-    let bind = |affinity| Op::SetAffinity {
-        cgroup: name("a"),
-        affinity,
-    };
-    let swap = || Op::SwapCpusets {
-        a: name("a"),
-        b: name("b"),
-    };
-    let freeze = |cgroup: &str| Op::FreezeCgroup {
-        cgroup: cgroup.to_owned(),
-    };
-    let procs = Op::CaptureCgroupProcs {
-        tag: name("t"),
-        cgroup: name("a"),
-    };
+        .cpuset(CpusetSpec::llc(1))
+        .work_type(WorkType::from_name("CgroupChurn").expect("a work type"));
+    let move_all = |from: &str, to: &str| Op::move_all_tasks(from, to);
+    let set = |cgroup: &str, cpus| Op::set_cpuset(cgroup, cpus);
+    let bind = |affinity| Op::set_affinity(name("a"), affinity);
+    let swap = || Op::swap_cpusets(name("a"), name("b"));
+    let freeze = |cgroup: &str| Op::freeze_cgroup(cgroup);
+    let procs = Op::capture_cgroup_procs(name("t"), name("a"));
     vec![
-        step(vec![Op::AddCgroup { name: name("x") }]),
-        step(vec![Op::AddCgroupDef(CgroupDef::named("y").workers(1))]),
-        step(vec![set("a", CpusetSpec::Llc(1))]),
+        step(vec![Op::add_cgroup(name("x"))]),
+        step(vec![Op::add_cgroup_def(CgroupDef::named("y").workers(1))]),
+        step(vec![set("a", CpusetSpec::llc(1))]),
         step(vec![swap()]),
-        step(vec![Op::ClearCpuset { cgroup: name("a") }]),
+        step(vec![Op::clear_cpuset(name("a"))]),
         step(vec![set("a", CpusetSpec::exact([0])), swap()]),
-        step(vec![spawn(Some("b"), spin(2))]),
-        step(vec![spawn(None, spin(1).threads())]),
-        step(vec![bind(Affinity::SingleCpu)]),
-        step(vec![bind(Affinity::Inherit)]),
+        step(vec![Op::spawn_workers("b", spin(2))]),
+        step(vec![Op::spawn_host(spin(1).threads())]),
+        step(vec![bind(AffinityIntent::OneCpuEach)]),
+        step(vec![bind(AffinityIntent::Inherit)]),
         step(vec![move_all("a", "deep/er/est")]),
         step(vec![move_all("deep/er/est", "a")]),
         step(vec![freeze("a")]),
-        step(vec![Op::UnfreezeCgroup { cgroup: name("a") }, procs]),
+        step(vec![Op::unfreeze_cgroup(name("a")), procs]),
         step(vec![freeze("deep"), freeze("b")]),
-        step(vec![Op::RemoveCgroup { cgroup: name("b") }]),
-        step(vec![Op::StopCgroup { cgroup: name("a") }]),
+        step(vec![Op::remove_cgroup(name("b"))]),
+        step(vec![Op::stop_cgroup(name("a"))]),
         Step::with_defs(vec![limited, threads], SHORT),
         Step::with_defs(vec![churn], SHORT),
         step(vec![
-            spawn(Some("a"), spin(2)),
+            Op::spawn_workers("a", spin(2)),
             freeze("a"),
-            Op::RemoveCgroup {
-                cgroup: name("deep"),
-            },
+            Op::remove_cgroup(name("deep")),
         ]),
     ]
 }
 
 #[ktstr_test(topology = "1n2l2c1t", duration_s = 30, ignore)]
 fn dynamic_twenty_steps(ctx: &Ctx) -> Result<AssertResult> {
-    let backdrop = Backdrop::new(vec![
-        CgroupDef::named("a").workers(2).cpuset(CpusetSpec::Llc(0)),
-        CgroupDef::named("b").workers(1).cpuset(CpusetSpec::Llc(1)),
-        CgroupDef::named("deep/er/est").workers(0),
+    let backdrop = Backdrop::from_cgroups(vec![
+        CgroupDef::named("a").workers(2).cpuset(CpusetSpec::llc(0)),
+        CgroupDef::named("b").workers(1).cpuset(CpusetSpec::llc(1)),
+        CgroupDef::named("deep/er/est").without_workers(),
     ]);
     let result = execute_scenario(ctx, backdrop, dynamic_steps())?;
     nothing_is_left(ctx)?;
@@ -187,17 +168,21 @@ fn stalled_crowd(ctx: &Ctx) -> Result<AssertResult> {
 /// The kernel throws out a scheduler that ignores cpusets: its workers never leave theirs.
 #[ktstr_test(scheduler = STRAYING, topology = "1n2l1c1t", duration_s = 6, isolation, ignore)]
 fn straying_scheduler(ctx: &Ctx) -> Result<AssertResult> {
-    let on = |llc| CgroupDef::named(format!("llc{llc}")).cpuset(CpusetSpec::Llc(llc));
+    let on = |llc| {
+        CgroupDef::named(format!("llc{llc}"))
+            .workers(2)
+            .cpuset(CpusetSpec::llc(llc))
+    };
     execute_defs(ctx, vec![on(0), on(1)])
 }
 
 /// Leaves its cgroup behind the scenario's back, and runs on every CPU in turn.
-fn escape(worker: &mut dyn WorkLoop) {
+fn escape(worker: &WorkerCtx) -> WorkerReport {
     // 0 is the writer itself; the root cgroup has every CPU.
     let _ = fs::write("/sys/fs/cgroup/cgroup.procs", "0");
     for cpu in [0, 1].into_iter().cycle() {
-        if worker.stopping() {
-            return;
+        if worker.stop().load(Ordering::Relaxed) {
+            break;
         }
         let mut set = rustix::thread::CpuSet::new();
         set.set(cpu);
@@ -205,13 +190,14 @@ fn escape(worker: &mut dyn WorkLoop) {
         worker.sleep(Duration::from_millis(1));
         worker.tick(1);
     }
+    WorkerReport::default()
 }
 
 #[ktstr_test(topology = "1n2l1c1t", duration_s = 2, isolation, ignore)]
 fn escaping_worker(ctx: &Ctx) -> Result<AssertResult> {
-    let work = WorkType::Custom(CustomWork::new("Escape", escape));
-    let def = CgroupDef::named("cell").cpuset(CpusetSpec::Llc(0));
-    execute_defs(ctx, vec![def.workers(1).work(work)])
+    let work = WorkType::custom("Escape", escape);
+    let def = CgroupDef::named("cell").cpuset(CpusetSpec::llc(0));
+    execute_defs(ctx, vec![def.work_type(work)])
 }
 
 /// One check: work, the limits that it keeps, those that it breaks, and what the finding says.
@@ -296,7 +282,9 @@ fn checks_trip_and_hold(ctx: &Ctx) -> Result<AssertResult> {
     {
         let name = work.name();
         let run = |assert: &Assert| {
-            let spec = WorkSpec::new(work.clone()).workers(work.info().group_size);
+            let spec = WorkSpec::default()
+                .work_type(work.clone())
+                .workers(work.info().group_size);
             let def = CgroupDef::named(name).work(spec);
             let steps = vec![Step::with_defs(vec![def], HoldSpec::FULL)];
             execute_steps_with(ctx, steps, Some(assert))
@@ -323,16 +311,14 @@ fn checks_trip_and_hold(ctx: &Ctx) -> Result<AssertResult> {
 }
 
 /// Workers on node 0 with their memory there, and on node 1.
-fn pages(ctx: &Ctx, node: u32) -> Result<AssertResult> {
-    let work = WorkType::CachePressure {
-        kib: 4_096,
-        stride: 64,
-    };
-    let spec = WorkSpec::new(work)
+fn pages(ctx: &Ctx, node: usize) -> Result<AssertResult> {
+    let work = WorkType::cache_pressure(4_096, 64);
+    let spec = WorkSpec::default()
+        .work_type(work)
         .workers(1)
-        .mem_policy(MemPolicy::Bind(vec![node]));
+        .mem_policy(MemPolicy::bind([node]));
     let def = CgroupDef::named("pages")
-        .cpuset(CpusetSpec::Numa(0))
+        .cpuset(CpusetSpec::numa(0))
         .work(spec);
     execute_defs(ctx, vec![def])
 }
@@ -367,11 +353,8 @@ fn pages_abroad(ctx: &Ctx) -> Result<AssertResult> {
     ignore
 )]
 fn pages_on_the_move(ctx: &Ctx) -> Result<AssertResult> {
-    let work = WorkType::NumaWorkingSetSweep {
-        kib: 4_096,
-        interval: Duration::from_millis(100),
-    };
-    execute_defs(ctx, vec![CgroupDef::named("pages").workers(1).work(work)])
+    let work = WorkType::numa_working_set_sweep(4_096, 100, [0, 1]);
+    execute_defs(ctx, vec![CgroupDef::named("pages").work_type(work)])
 }
 
 /// The fixture's counters over time: they grow, and not faster than this many a millisecond.
@@ -438,10 +421,7 @@ fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
         args: vec!["--list".to_owned()],
         cgroup: None,
     };
-    let ran = execute_steps(
-        ctx,
-        vec![step(vec![start, Op::WaitPayload { payload: program }])],
-    )?;
+    let ran = execute_steps(ctx, vec![step(vec![start, Op::wait_payload(program)])])?;
     ensure!(ran.is_pass(), "{ran:#?}");
     ensure!(
         ran.info_notes
@@ -465,13 +445,17 @@ fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
 /// What a test of a fair scheduler usually asks, for a host that is busy with other things.
 #[ktstr_test(topology = "1n2l2c1t", duration_s = 4, not_stuck, isolation, ignore)]
 fn honest(ctx: &Ctx) -> Result<AssertResult> {
-    let on = |llc| CgroupDef::named(format!("llc{llc}")).cpuset(CpusetSpec::Llc(llc));
+    let on = |llc| {
+        CgroupDef::named(format!("llc{llc}"))
+            .workers(2)
+            .cpuset(CpusetSpec::llc(llc))
+    };
     execute_defs(
         ctx,
         vec![
             on(0),
             on(1),
-            CgroupDef::named("pair").work(WorkType::FUTEX_PING_PONG),
+            CgroupDef::named("pair").work_type(WorkType::futex_ping_pong(0)),
         ],
     )
 }

@@ -12,6 +12,6 @@ pub(super) fn cell(ctx: &Ctx) -> anyhow::Result<AssertResult> {
     let workers = ctx.topology().all().len() * 2;
     let cgroup = CgroupDef::named("verify")
         .workers(workers)
-        .policy(SchedPolicy::Ext);
+        .sched_policy(SchedPolicy::Ext);
     execute_defs(ctx, vec![cgroup])
 }

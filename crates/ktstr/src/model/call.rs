@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::claim::collect_dropped;
+use super::claim::{Inconclusive, collect_dropped};
 use super::ctx::Ctx;
 use super::verdict::{AssertDetail, AssertResult, DetailKind};
 
@@ -15,6 +15,9 @@ pub fn call(
     let (returned, dropped) = collect_dropped(|| catch_unwind(AssertUnwindSafe(|| function(ctx))));
     let mut result = match returned {
         Ok(Ok(result)) => result,
+        Ok(Err(error)) if error.downcast_ref::<Inconclusive>().is_some() => {
+            AssertResult::inconclusive(DetailKind::Other, format!("{error:#}"))
+        }
         Ok(Err(error)) => AssertResult::fail(
             DetailKind::Other,
             format!("test {} returned an error: {error:#}", ctx.name()),

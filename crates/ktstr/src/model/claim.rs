@@ -13,8 +13,14 @@ use super::verdict::{AssertDetail, AssertResult, DetailKind};
 #[must_use = "claims count only in the test's result; return it, or merge it into the result"]
 pub struct Verdict {
     result: AssertResult,
-    held: usize,
+    held: Vec<String>,
 }
+
+/// Why a result that was turned into an error is none of a fault: it could not be judged. Whoever runs a test or a callback knows
+/// it by this, and makes it inconclusive.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("inconclusive: {0}")]
+pub struct Inconclusive(String);
 
 thread_local! {
     /// Findings of verdicts that were dropped, while somebody collects them.
@@ -85,7 +91,42 @@ impl Verdict {
     /// Claims that held so far.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held
+        self.held.len()
+    }
+
+    /// Whether every claim held so far.
+    #[must_use]
+    pub fn is_pass(&self) -> bool {
+        self.result.is_pass()
+    }
+
+    /// Whether a claim failed.
+    #[must_use]
+    pub fn is_fail(&self) -> bool {
+        self.result.is_fail()
+    }
+
+    /// Whether no claim failed, and one could not be judged.
+    #[must_use]
+    pub fn is_inconclusive(&self) -> bool {
+        self.result.is_inconclusive()
+    }
+
+    /// Takes over the findings, notes and figures of `other`.
+    pub fn merge(&mut self, other: AssertResult) {
+        self.result.merge(other);
+    }
+
+    /// For the end of a function that returns a plain result: what held and what was noted is logged (on the guest's or the
+    /// host's standard error); claims that failed are the error, or, where none did, those that could not be judged.
+    ///
+    /// # Errors
+    /// With every failed claim, or with every one that could not be judged, which makes the test inconclusive.
+    pub fn into_anyhow_or_log(mut self) -> anyhow::Result<()> {
+        for text in std::mem::take(&mut self.held) {
+            eprintln!("ktstr: held: {text}");
+        }
+        self.into_result().into_anyhow_or_log()
     }
 
     /// The outcome of all claims.
@@ -107,7 +148,7 @@ impl Verdict {
 
 fn judge(
     result: &mut AssertResult,
-    held: Option<&mut usize>,
+    held: Option<&mut Vec<String>>,
     kind: DetailKind,
     holds: Option<bool>,
     text: impl FnOnce() -> String,
@@ -115,7 +156,7 @@ fn judge(
     match holds {
         Some(true) => {
             if let Some(held) = held {
-                *held += 1;
+                held.push(text());
             }
         }
         Some(false) => result.push(AssertDetail::fail(kind, text())),
@@ -132,6 +173,33 @@ impl AssertResult {
             label,
             value,
         }
+    }
+}
+
+impl AssertResult {
+    /// For the end of a function that returns a plain result: notes and the reason of a skip are logged on standard error;
+    /// failures are the error, or, where there are none, what could not be judged.
+    ///
+    /// # Errors
+    /// With every failure, or with everything that could not be judged, which makes the test inconclusive.
+    pub fn into_anyhow_or_log(self) -> anyhow::Result<()> {
+        for note in &self.info_notes {
+            eprintln!("ktstr: note: {note}");
+        }
+        for skip in self.skip_details() {
+            eprintln!("ktstr: SKIP: {skip}");
+        }
+        let join = |details: Vec<&AssertDetail>| {
+            let texts: Vec<&str> = details.iter().map(|d| d.message.as_str()).collect();
+            texts.join("; ")
+        };
+        if self.is_fail() {
+            anyhow::bail!("{}", join(self.failure_details().collect()));
+        }
+        if self.is_inconclusive() {
+            return Err(Inconclusive(join(self.inconclusive_details().collect())).into());
+        }
+        Ok(())
     }
 }
 
@@ -164,7 +232,7 @@ impl<T> MeasuredAs<T> for Option<T> {
 #[must_use = "a claim without a comparison claims nothing"]
 pub struct Claimed<'v, V> {
     result: &'v mut AssertResult,
-    held: Option<&'v mut usize>,
+    held: Option<&'v mut Vec<String>>,
     label: &'static str,
     value: V,
 }
@@ -307,6 +375,30 @@ mod tests {
             "Some(9) is 9, expected at most 8"
         );
         assert!(result.is_fail());
+    }
+
+    #[test]
+    fn the_end_of_a_plain_function_is_an_error_of_what_did_not_hold() {
+        let mut held = Verdict::new();
+        claim!(held, 5).at_least(4);
+        held.note("seen");
+        assert!(held.is_pass() && held.into_anyhow_or_log().is_ok());
+        let mut failed = Verdict::new();
+        claim!(failed, 3).at_least(4);
+        claim!(failed, None::<u64>).at_least(4);
+        claim!(failed, 2).at_least(4);
+        assert!(failed.is_fail());
+        let error = failed.into_anyhow_or_log().unwrap_err();
+        let expected = "3 is 3, expected at least 4; 2 is 2, expected at least 4";
+        assert_eq!(error.to_string(), expected);
+        assert!(error.downcast_ref::<Inconclusive>().is_none());
+        let mut open = Verdict::new();
+        claim!(open, None::<u64>).at_least(4);
+        open.merge(AssertResult::pass().with_note("more"));
+        assert!(open.is_inconclusive());
+        let error = open.into_anyhow_or_log().unwrap_err();
+        assert!(error.downcast_ref::<Inconclusive>().is_some(), "{error}");
+        assert!(AssertResult::skip("no reason").into_anyhow_or_log().is_ok());
     }
 
     #[test]

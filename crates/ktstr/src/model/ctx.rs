@@ -245,8 +245,14 @@ impl Drop for PauseGuard<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Some test on four CPUs.
+    pub(crate) fn any() -> Ctx {
+        let map = CpuMap::new(1, 2, 2, 1);
+        Ctx::new(TestPlan::new("any", map, Duration::from_secs(1)), None)
+    }
 
     #[test]
     fn a_plan_travels_as_json() {

@@ -10,6 +10,7 @@ pub mod entry;
 pub mod kernel_filter;
 pub mod names;
 pub mod payload;
+pub mod phase;
 pub mod post_vm;
 pub mod report;
 pub mod result;

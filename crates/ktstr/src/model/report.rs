@@ -188,8 +188,8 @@ impl Throttled {
 /// What one worker measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct WorkerReport {
-    /// Process id in the guest.
-    pub pid: i32,
+    /// The worker's task in the guest: its process, or its thread.
+    pub tid: i32,
     /// Cgroup, relative to the workload root; empty for none.
     pub cgroup: String,
     /// The step in which it was started; 0 with the backdrop. Workers of different steps had other neighbours, and are no equals.

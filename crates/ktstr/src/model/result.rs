@@ -12,10 +12,11 @@ use ktstr_vmm::{BlkCounters, Engine, ExitReason, NetCounters};
 use ktstr_wire::{Message, Stage, StepMark};
 use serde::{Deserialize, Serialize};
 
+use super::phase::Phase;
 use super::series::{MonitorSeries, Sample, SampleSeries, add_samples, buckets_of};
 use super::snapshot::SnapshotBridge;
 use super::stage::{StageSummary, summarize_stages};
-use super::stats::PhaseBucket;
+use super::stats::{PhaseBucket, PhaseCgroupStats};
 use super::stats_client::StatsClient;
 use super::verdict::AssertResult;
 
@@ -330,6 +331,40 @@ impl VmResult {
         let mut phases = phases.unwrap_or_else(|| buckets_of(&self.stimulus_timeline()));
         add_samples(&mut phases, self.captures_series());
         phases
+    }
+
+    /// What the workers of one cgroup did in one step; `None` when there was no such step, or no worker of such a cgroup in it.
+    /// Of a cgroup of the backdrop it is what they did between that step's boundaries. Of several scenarios in one test, the first
+    /// that has it.
+    #[must_use]
+    pub fn phase_cgroup(&self, phase: Phase, cgroup: &str) -> Option<PhaseCgroupStats> {
+        let phases = self.guest_phases()?;
+        let mut of_phase = phases
+            .into_iter()
+            .filter(|bucket| bucket.step_index == phase.as_u16());
+        of_phase.find_map(|mut bucket| bucket.cgroups.remove(cgroup))
+    }
+
+    /// Iterations of all workers in one step per second of their CPU time; `None` when there was no such step, or they had none.
+    #[must_use]
+    pub fn step_throughput(&self, phase: Phase) -> Option<f64> {
+        let phases = self.guest_phases()?;
+        let bucket = phases.iter().find(|b| b.step_index == phase.as_u16())?;
+        let all = bucket.cgroups.values();
+        let (iterations, cpu_ns) = all.fold((0.0, 0.0), |(iterations, cpu_ns), stats| {
+            (
+                iterations + stats.total_iterations as f64,
+                cpu_ns + stats.total_cpu_time_ns as f64,
+            )
+        });
+        (cpu_ns > 0.0).then(|| iterations * 1e9 / cpu_ns)
+    }
+
+    /// Throughput of the first step over that of the second; `None` when either is not known.
+    #[must_use]
+    pub fn throughput_ratio(&self, a: Phase, b: Phase) -> Option<f64> {
+        let (of_a, of_b) = (self.step_throughput(a)?, self.step_throughput(b)?);
+        (of_b > 0.0).then(|| of_a / of_b)
     }
 
     /// Those of the last result that the guest sent.

@@ -187,7 +187,7 @@ pub struct PhaseBucket {
     pub iterations: BTreeMap<String, u64>,
     /// What each cgroup's workers did in between.
     #[serde(default)]
-    pub cgroups: BTreeMap<String, PhaseFigures>,
+    pub cgroups: BTreeMap<String, PhaseCgroupStats>,
     /// Samples taken in between.
     #[serde(default)]
     pub samples: usize,
@@ -225,44 +225,57 @@ impl MetricSummary {
     }
 }
 
-/// What the workers of one cgroup did in one step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct PhaseFigures {
-    /// Iterations.
-    pub iterations: u64,
-    /// Work units.
+/// What the workers of one cgroup did in one step. Workers that came or went within the step count with what they did in it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PhaseCgroupStats {
+    /// Workers that were there.
+    pub num_workers: usize,
+    /// Iterations of all.
+    #[serde(alias = "iterations")]
+    pub total_iterations: u64,
+    /// Work units of all.
     pub work_units: u64,
-    /// CPU time that the workers noted themselves.
-    pub cpu_time_ms: f64,
-    /// Changes of CPU that the workers noticed.
-    pub migrations: u64,
+    /// CPU time of all, nanoseconds.
+    pub total_cpu_time_ns: u64,
+    /// Changes of CPU that they noticed.
+    #[serde(alias = "migrations")]
+    pub total_migrations: u64,
     /// Wake-ups that were measured.
-    pub wake_count: u64,
+    #[serde(alias = "wake_count")]
+    pub wake_sample_total: u64,
+    /// Of each worker, how long it was runnable but not running in this step, nanoseconds (schedstat). A worker whose figure the
+    /// kernel did not give is left out.
+    pub run_delays_ns: Vec<u64>,
+    /// Of each worker that was there for the whole step, the share of it that it was not on a CPU, per cent.
+    pub off_cpu_pcts: Vec<f64>,
 }
 
-impl PhaseFigures {
-    /// What came on top of `before`.
+impl PhaseCgroupStats {
+    /// Mean and highest of the workers' run delays in this step, microseconds; `None` if none was measured.
     #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            iterations: self.iterations.saturating_sub(before.iterations),
-            work_units: self.work_units.saturating_sub(before.work_units),
-            cpu_time_ms: (self.cpu_time_ms - before.cpu_time_ms).max(0.0),
-            migrations: self.migrations.saturating_sub(before.migrations),
-            wake_count: self.wake_count.saturating_sub(before.wake_count),
-        }
+    pub fn run_delay_summary(&self) -> Option<(f64, f64)> {
+        let worst = *self.run_delays_ns.iter().max()?;
+        let sum: f64 = self.run_delays_ns.iter().map(|ns| *ns as f64).sum();
+        let mean = sum / self.run_delays_ns.len() as f64;
+        Some((mean / 1e3, worst as f64 / 1e3))
     }
 
-    /// Both together.
+    /// Mean, lowest and highest of the workers' shares of the step off a CPU, and highest less lowest, per cent; `None` if none
+    /// was measured.
     #[must_use]
-    pub fn plus(self, other: Self) -> Self {
-        Self {
-            iterations: self.iterations.saturating_add(other.iterations),
-            work_units: self.work_units.saturating_add(other.work_units),
-            cpu_time_ms: self.cpu_time_ms + other.cpu_time_ms,
-            migrations: self.migrations.saturating_add(other.migrations),
-            wake_count: self.wake_count.saturating_add(other.wake_count),
-        }
+    pub fn off_cpu_summary(&self) -> Option<(f64, f64, f64, f64)> {
+        let lowest = self.off_cpu_pcts.iter().copied().reduce(f64::min)?;
+        let highest = self.off_cpu_pcts.iter().copied().reduce(f64::max)?;
+        let mean = self.off_cpu_pcts.iter().sum::<f64>() / self.off_cpu_pcts.len() as f64;
+        Some((mean, lowest, highest, highest - lowest))
+    }
+
+    /// Iterations per second of the workers' CPU time; `None` if they had none.
+    #[must_use]
+    pub fn iterations_per_cpu_sec(&self) -> Option<f64> {
+        (self.total_cpu_time_ns > 0)
+            .then(|| self.total_iterations as f64 * 1e9 / self.total_cpu_time_ns as f64)
     }
 }
 
@@ -317,6 +330,24 @@ mod tests {
             stats.lines()[0],
             "payload bench: exited with status 0, 1 metrics, p99 1 us"
         );
+    }
+
+    #[test]
+    fn delays_and_shares_are_summed_up_per_worker() {
+        let stats = PhaseCgroupStats {
+            run_delays_ns: vec![1_000, 4_000],
+            off_cpu_pcts: vec![10.0, 30.0],
+            total_iterations: 6,
+            total_cpu_time_ns: 2_000_000_000,
+            ..PhaseCgroupStats::default()
+        };
+        assert_eq!(stats.run_delay_summary(), Some((2.5, 4.0)));
+        assert_eq!(stats.off_cpu_summary(), Some((20.0, 10.0, 30.0, 20.0)));
+        assert_eq!(stats.iterations_per_cpu_sec(), Some(3.0));
+        let nothing = PhaseCgroupStats::default();
+        assert_eq!(nothing.run_delay_summary(), None);
+        assert_eq!(nothing.off_cpu_summary(), None);
+        assert_eq!(nothing.iterations_per_cpu_sec(), None);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::CgroupError;
 use crate::model::cpuset::CpuSet;
 use crate::model::report::Throttled;
-use crate::model::scenario::CpuMax;
+use crate::model::scenario::CpuLimits;
 
 /// How long a removal waits for the last task to leave.
 const LEAVE_TIME: Duration = Duration::from_secs(1);
@@ -245,9 +245,34 @@ impl CgroupManager {
     ///
     /// # Errors
     /// When there is no such cgroup or the kernel refuses.
-    pub fn set_max(&self, name: &str, max: CpuMax) -> Result<(), CgroupError> {
-        let value = format!("{} {}", max.quota.as_micros(), max.period.as_micros());
+    pub fn set_max(&self, name: &str, limits: CpuLimits) -> Result<(), CgroupError> {
+        let quota = limits
+            .max_quota_us
+            .map_or_else(|| "max".to_owned(), |us| us.to_string());
+        let value = format!("{quota} {}", limits.max_period_us);
         self.write(name, "cpu.max", &value)
+    }
+
+    /// Sets a limit that is one number in a file of its own; `None` lifts it.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn set_limit(&self, name: &str, file: &str, limit: Option<u64>) -> Result<(), CgroupError> {
+        let value = limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
+        self.write(name, file, &value)
+    }
+
+    /// Enables one more controller for a cgroup: from the mount down to its parent. Best effort, as with those of every cgroup.
+    pub fn enable_for(&self, name: &str, controller: &str) {
+        let dir = self.root.join(name);
+        let mut above: Vec<&Path> = dir.ancestors().skip(1).collect();
+        above.reverse();
+        for dir in above {
+            let file = dir.join("cgroup.subtree_control");
+            if file.exists() {
+                let _ = self.write_file(&file, &format!("+{controller}"));
+            }
+        }
     }
 
     /// Freezes a cgroup or thaws it, and waits until the kernel says that it is so.

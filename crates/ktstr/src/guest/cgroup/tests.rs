@@ -24,12 +24,19 @@ fn values_go_to_their_files() {
     assert_eq!(read(dir.path(), "a/cpu.weight"), "200");
     assert_eq!(read(dir.path(), "a/cgroup.freeze"), "1");
     assert_eq!(cgroups.procs("a").unwrap(), [42]);
-    let max = crate::model::scenario::CpuMax {
-        quota: std::time::Duration::from_millis(20),
-        period: std::time::Duration::from_millis(100),
+    let mut limits = crate::model::scenario::CpuLimits {
+        max_quota_us: Some(20_000),
+        ..Default::default()
     };
-    cgroups.set_max("a", max).unwrap();
+    cgroups.set_max("a", limits).unwrap();
     assert_eq!(read(dir.path(), "a/cpu.max"), "20000 100000");
+    limits.max_quota_us = None;
+    cgroups.set_max("a", limits).unwrap();
+    assert_eq!(read(dir.path(), "a/cpu.max"), "max 100000");
+    cgroups.set_limit("a", "pids.max", Some(7)).unwrap();
+    assert_eq!(read(dir.path(), "a/pids.max"), "7");
+    cgroups.set_limit("a", "pids.max", None).unwrap();
+    assert_eq!(read(dir.path(), "a/pids.max"), "max");
 }
 
 #[test]

@@ -7,17 +7,16 @@ use super::ScenarioError;
 use super::hogs::Hogs;
 use super::payload::Running;
 use super::steal;
-use super::timeline::{Done, Timeline, figures_of};
+use super::timeline::{Done, Standing, Timeline, WorkerId, figures_of};
 use crate::guest::cgroup::CgroupManager;
 use crate::guest::liveness::{Liveness, Wake};
 use crate::guest::sys::{self, monotonic_ns};
-use crate::guest::worker::WorkerGroup;
+use crate::guest::worker::{Tally, WorkerGroup};
 use crate::model::checks::{Assert, Circumstances, evaluate_in};
 use crate::model::cpuset::CpuSet;
 use crate::model::ctx::{Ctx, SchedulerNow};
 use crate::model::report::{Throttled, WorkerExit, WorkerReport, ns_to_ms};
 use crate::model::scenario::{Backdrop, HoldSpec, Op, Step};
-use crate::model::stats::PhaseFigures;
 use crate::model::transport::{ScenarioEvent, StepFigures};
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
@@ -41,6 +40,8 @@ pub(super) enum Scope {
 pub(super) struct Live {
     pub(super) group: WorkerGroup,
     pub(super) scope: Scope,
+    /// Its number in the scenario.
+    pub(super) number: u32,
     /// What its cgroup's limit had kept back before it began.
     pub(super) throttled_before: Throttled,
 }
@@ -59,7 +60,9 @@ pub(super) struct Engine<'a> {
     /// Whether a check needs the workers' pages by node.
     pub(super) counts_pages: bool,
     pub(super) result: AssertResult,
-    reports: Vec<WorkerReport>,
+    reports: Vec<(WorkerId, WorkerReport)>,
+    /// Groups that were started so far.
+    pub(super) groups: u32,
     pub(super) payloads: Vec<Running>,
     /// The present step; 0 is the baseline before the first.
     pub(super) step: u16,
@@ -85,6 +88,7 @@ impl<'a> Engine<'a> {
             counts_pages: false,
             result: AssertResult::pass(),
             reports: Vec::new(),
+            groups: 0,
             payloads: Vec::new(),
             liveness: Liveness::new(&ctx.scheduler_now()),
             timeline: Timeline::begin(),
@@ -146,27 +150,35 @@ impl<'a> Engine<'a> {
         self.step = index;
         // Before the operations, whose captures are this step's.
         self.tell(ScenarioEvent::StepBegin { step_index: index });
+        let loops = matches!(step.hold, HoldSpec::Loop { .. });
+        if loops {
+            self.set_up(index, step);
+        }
         self.apply_ops(index, step);
-        if !self.halted
-            && let Err(error) = self.start_defs(&step.setup, Scope::Step)
-        {
-            self.fault(&format!("step {index}: set-up"), &error);
+        if !loops {
+            self.set_up(index, step);
         }
         // The phase is the hold: what the operations took belongs to no phase.
         let before = self.done();
-        self.timeline.open_phase(index, &step.name, before);
+        self.timeline.open_phase(index, before);
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepStart(mark));
         self.hold(index, step);
         let after = self.done();
-        let present = self
-            .live
-            .iter()
-            .map(|live| live.group.spec().cgroup.clone());
-        self.timeline.close_phase(&after, &present.collect());
+        self.timeline.close_phase(&after);
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepEnd(mark));
         self.tear_down(Scope::Step);
+    }
+
+    fn set_up(&mut self, index: u16, step: &Step) {
+        if self.halted {
+            return;
+        }
+        let defs = step.setup.defs(self.ctx);
+        if let Err(error) = self.start_defs(&defs, Scope::Step) {
+            self.fault(&format!("step {index}: set-up"), &error);
+        }
     }
 
     fn apply_ops(&mut self, index: u16, step: &Step) {
@@ -198,6 +210,15 @@ impl<'a> Engine<'a> {
     fn hold(&mut self, index: u16, step: &Step) {
         let elapsed = Duration::from_nanos(self.timeline.elapsed_ns());
         let length = step.hold.resolve(self.ctx.duration(), elapsed);
+        let wanted = step.hold.wanted(self.ctx.duration(), elapsed);
+        if length < wanted / 2 {
+            self.result.note(format!(
+                "step {index} held {} of {} ms: no hold outlasts the test's duration of {} ms",
+                length.as_millis(),
+                wanted.as_millis(),
+                self.ctx.duration().as_millis()
+            ));
+        }
         let until_ns = after(length);
         let HoldSpec::Loop { interval } = step.hold else {
             self.wait_until(until_ns);
@@ -291,17 +312,29 @@ impl<'a> Engine<'a> {
         self.halted |= !error.is_bearable();
     }
 
-    /// What all workers did so far by cgroup, also those that are gone.
+    /// What each worker did so far, also those that are gone.
     fn done(&self) -> Done {
-        let mut all = Done::new();
-        let gone = self.reports.iter().map(|r| (&r.cgroup, figures(r)));
-        let live = self.live.iter();
-        let live = live.map(|live| (&live.group.spec().cgroup, live.group.figures()));
-        for (cgroup, done) in gone.chain(live) {
-            let sum = all.entry(cgroup.clone()).or_default();
-            *sum = sum.plus(done);
-        }
-        all
+        let gone = self.reports.iter().map(|(id, report)| {
+            let standing = Standing {
+                cgroup: report.cgroup.clone(),
+                lives: false,
+                tally: tally_of(report),
+            };
+            (*id, standing)
+        });
+        let live = self.live.iter().flat_map(|live| {
+            let cgroup = &live.group.spec().cgroup;
+            let tallies = live.group.tallies().into_iter().enumerate();
+            tallies.map(move |(index, tally)| {
+                let standing = Standing {
+                    cgroup: cgroup.clone(),
+                    lives: true,
+                    tally,
+                };
+                ((live.number, index), standing)
+            })
+        });
+        gone.chain(live).collect()
     }
 
     fn mark(&self, index: u16, step: &Step) -> StepFigures {
@@ -374,26 +407,29 @@ impl<'a> Engine<'a> {
             let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()));
             let now = self.cgroups.throttled(&live.group.spec().cgroup);
             let throttled = now.since(live.throttled_before);
+            let number = live.number;
             let mut reports = live.group.finish(left);
             for report in &mut reports {
                 report.throttled = throttled;
             }
-            self.keep(reports);
+            self.keep(number, reports);
         }
     }
 
-    fn keep(&mut self, reports: Vec<WorkerReport>) {
-        for report in &reports {
-            if let Some(detail) = exit_detail(report) {
+    fn keep(&mut self, number: u32, reports: Vec<WorkerReport>) {
+        for (index, report) in reports.into_iter().enumerate() {
+            if let Some(detail) = exit_detail(&report) {
                 self.result.push(detail);
             }
+            self.reports.push(((number, index), report));
         }
-        self.reports.extend(reports);
     }
 
     fn finish(mut self, assert: &Assert) -> AssertResult {
         let mut result = std::mem::take(&mut self.result);
-        for report in &self.reports {
+        let reports = std::mem::take(&mut self.reports);
+        let reports: Vec<WorkerReport> = reports.into_iter().map(|(_, report)| report).collect();
+        for report in &reports {
             if let Some(output) = report.benchmark_output() {
                 let (work, cgroup) = (&report.work_type, &report.cgroup);
                 result.note(format!("{work} in {cgroup:?}:\n{output}"));
@@ -402,7 +438,7 @@ impl<'a> Engine<'a> {
         let circumstances = Circumstances {
             guest_steal_ns: steal::most(&self.steal_start, &steal::by_cpu()),
         };
-        result.merge(evaluate_in(assert, &self.reports, circumstances));
+        result.merge(evaluate_in(assert, &reports, circumstances));
         if let Some(words) = self.hogs.words() {
             let of_progress = |kind| {
                 matches!(
@@ -429,17 +465,18 @@ fn after(time: Duration) -> u64 {
 }
 
 fn total(done: &Done) -> u64 {
-    let each = done.values().map(|figures| figures.iterations);
+    let each = done.values().map(|standing| standing.tally.iterations);
     each.fold(0, u64::saturating_add)
 }
 
-fn figures(report: &WorkerReport) -> PhaseFigures {
-    PhaseFigures {
+fn tally_of(report: &WorkerReport) -> Tally {
+    Tally {
         iterations: report.iterations,
         work_units: report.work_units,
-        cpu_time_ms: ns_to_ms(report.cpu_time_ns),
+        cpu_ns: report.cpu_time_ns,
         migrations: report.migrations,
-        wake_count: report.wake.count,
+        wakes: report.wake.count,
+        delay_ns: report.run_delay_ns,
     }
 }
 
@@ -454,7 +491,7 @@ fn exit_detail(report: &WorkerReport) -> Option<AssertDetail> {
         kind,
         format!(
             "worker {} ({} in cgroup {:?}) {}; its window was {:.0} ms",
-            report.pid,
+            report.tid,
             report.work_type,
             report.cgroup,
             report.exit,

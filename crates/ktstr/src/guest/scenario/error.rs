@@ -7,9 +7,10 @@ use super::bpf::PinError;
 use super::payload::PayloadError;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::WorkerError;
-use crate::model::scenario::CpusetError;
+use crate::model::scenario::{CpusetError, HoldError};
 use crate::model::transport::TransportError;
 use crate::model::verdict::{AssertDetail, DetailKind, Outcome};
+use crate::model::work::WorkersError;
 
 /// A part of a scenario that failed.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,20 @@ pub enum ScenarioError {
     /// CPUs that do not exist.
     #[error(transparent)]
     Cpuset(#[from] CpusetError),
+    /// A hold that cannot be.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
+    /// A number of workers that cannot be.
+    #[error(transparent)]
+    Workers(#[from] WorkersError),
+    /// An affinity outside of the cpuset.
+    #[error("affinity to cpus {asked}: the cpuset allows none of them, only {allowed}")]
+    Affinity {
+        /// What was asked for.
+        asked: String,
+        /// What there is.
+        allowed: String,
+    },
     /// Workers that did not start.
     #[error(transparent)]
     Worker(#[from] WorkerError),

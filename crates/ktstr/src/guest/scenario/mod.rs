@@ -54,7 +54,7 @@ pub fn execute_steps_with(
     steps: Vec<Step>,
     assert: Option<&Assert>,
 ) -> anyhow::Result<AssertResult> {
-    execute_scenario_with(ctx, Backdrop::EMPTY, steps, assert)
+    execute_scenario_with(ctx, Backdrop::new(), steps, assert)
 }
 
 /// Runs these steps before a backdrop that lives across all of them.
@@ -83,6 +83,11 @@ pub fn execute_scenario_with(
     steps: Vec<Step>,
     assert: Option<&Assert>,
 ) -> anyhow::Result<AssertResult> {
+    let holds = steps.iter().enumerate();
+    for (number, step) in holds {
+        let place = || format!("step {} of {}", number + 1, steps.len());
+        step.hold.validate().with_context(place)?;
+    }
     let cgroups =
         CgroupManager::new(ctx.workload_root()).context("no place for the workload's cgroups")?;
     let assert = assert.map_or(*ctx.assert(), |upper| ctx.assert().merge(*upper));

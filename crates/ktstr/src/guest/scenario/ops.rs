@@ -15,10 +15,10 @@ use crate::guest::liveness::{self, Liveness};
 use crate::guest::worker::kernel_cpuset;
 use crate::model::cpuset::CpuSet;
 use crate::model::ctx::SchedulerNow;
-use crate::model::scenario::{CpusetSpec, KernelTarget, Op};
+use crate::model::scenario::{CpusetSpec, KernelTarget, Op, SpawnPlacement};
 use crate::model::snapshot::{SnapshotBridge, current_bridge};
 use crate::model::transport::{HostRequest, KernelBatch, SchedulerChange, TransportError};
-use crate::model::work::Affinity;
+use crate::model::work::AffinityIntent;
 
 /// How long the host has to take a snapshot or set a watch.
 const HOST_TIME: Duration = Duration::from_secs(30);
@@ -30,21 +30,27 @@ impl Engine<'_> {
     pub(super) fn apply(&mut self, op: &Op, scope: Scope) -> Result<(), ScenarioError> {
         match op {
             Op::AddCgroup { name } => Ok(self.add_cgroup(name, scope)?),
-            Op::AddCgroupDef(def) => self.start_defs(std::slice::from_ref(def), scope),
+            Op::AddCgroupDef { def } => self.start_defs(std::slice::from_ref(def), scope),
             Op::RemoveCgroup { cgroup } => self.remove_cgroup(cgroup),
             Op::StopCgroup { cgroup } => self.stop_cgroup(cgroup),
             Op::SetCpuset { cgroup, cpus } => self.set_cpuset(cgroup, cpus),
             Op::ClearCpuset { cgroup } => self.clear_cpuset(cgroup),
             Op::SwapCpusets { a, b } => self.swap_cpusets(a, b),
-            Op::Spawn { cgroup, work } => self.start_work(cgroup.as_deref(), work, scope),
+            Op::Spawn { placement, work } => {
+                let cgroup = match placement {
+                    SpawnPlacement::RunnerCgroup => None,
+                    SpawnPlacement::Cgroup(name) => Some(name.as_str()),
+                };
+                self.start_work(cgroup, work, scope)
+            }
             Op::SetAffinity { cgroup, affinity } => self.set_affinity(cgroup, affinity),
             Op::MoveAllTasks { from, to } => self.move_all(from, to),
             Op::FreezeCgroup { cgroup } => self.freeze(cgroup),
             Op::UnfreezeCgroup { cgroup } => self.unfreeze(cgroup),
             Op::SteerIrq { irq, cpus } => self.steer_irq(*irq, cpus),
             Op::CaptureCgroupProcs { tag, cgroup } => self.record_procs(tag, cgroup),
-            Op::CaptureSnapshot { tag } => {
-                self.ask_host(&HostRequest::Capture { tag: tag.clone() })
+            Op::CaptureSnapshot { name } => {
+                self.ask_host(&HostRequest::Capture { tag: name.clone() })
             }
             Op::WatchSnapshot { symbol } => self.ask_host(&HostRequest::Watch {
                 symbol: symbol.clone(),
@@ -149,7 +155,7 @@ impl Engine<'_> {
     }
 
     fn set_cpuset(&mut self, cgroup: &str, spec: &CpusetSpec) -> Result<(), ScenarioError> {
-        let cpus = spec.resolve(&self.ctx.topology())?;
+        let cpus = spec.resolve_on(&self.ctx.topology())?;
         self.change_cpuset(cgroup, cpus)
     }
 
@@ -226,10 +232,14 @@ impl Engine<'_> {
             .unwrap_or_else(|| self.ctx.topology().all())
     }
 
-    fn set_affinity(&mut self, cgroup: &str, affinity: &Affinity) -> Result<(), ScenarioError> {
+    fn set_affinity(
+        &mut self,
+        cgroup: &str,
+        affinity: &AffinityIntent,
+    ) -> Result<(), ScenarioError> {
         let map = self.ctx.topology();
         let cpus = self.cpuset_of(cgroup).cloned().unwrap_or_else(|| map.all());
-        let mut sets = affinity_sets(Some(affinity), &cpus, &map);
+        let mut sets = affinity_sets(affinity, &cpus, &map)?;
         if sets.is_empty() {
             sets.push(cpus);
         }
@@ -316,7 +326,7 @@ impl Engine<'_> {
     }
 
     fn steer_irq(&mut self, irq: u32, spec: &CpusetSpec) -> Result<(), ScenarioError> {
-        let cpus = spec.resolve(&self.ctx.topology())?;
+        let cpus = spec.resolve_on(&self.ctx.topology())?;
         let file = format!("/proc/irq/{irq}/smp_affinity_list");
         std::fs::write(&file, cpus.to_string()).map_err(|source| ScenarioError::Bind {
             what: format!("interrupt {irq} ({file})"),

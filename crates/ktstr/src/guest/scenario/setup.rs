@@ -1,5 +1,6 @@
 //! Cgroups and workers brought to life.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::{GroupSpec, WorkerGroup};
 use crate::model::cpuset::{CpuMap, CpuSet};
 use crate::model::scenario::CgroupDef;
-use crate::model::work::{Affinity, CloneMode, WorkSpec, WorkerCount};
+use crate::model::work::{AffinityIntent, CloneMode, WorkSpec};
 
 /// How long workers have to come to the barrier: forks of many workers on a slow guest take seconds.
 const READY_TIME: Duration = Duration::from_secs(20);
@@ -24,8 +25,8 @@ impl Engine<'_> {
         let mut groups = Vec::new();
         for def in defs {
             self.make_cgroup(def, scope)?;
-            for work in def.resolved_works() {
-                groups.extend(self.spawn(Some(&def.name), &work, scope)?);
+            for work in def.merged_works() {
+                groups.push(self.spawn(Some(&def.name), &work, scope)?);
             }
         }
         self.open_barriers(groups, scope)
@@ -39,7 +40,7 @@ impl Engine<'_> {
         scope: Scope,
     ) -> Result<(), ScenarioError> {
         let group = self.spawn(cgroup, work, scope)?;
-        self.open_barriers(group.into_iter().collect(), scope)
+        self.open_barriers(vec![group], scope)
     }
 
     fn make_cgroup(&mut self, def: &CgroupDef, scope: Scope) -> Result<(), ScenarioError> {
@@ -47,7 +48,7 @@ impl Engine<'_> {
         let cpus = def
             .cpuset
             .as_ref()
-            .map(|spec| spec.resolve(&map))
+            .map(|spec| spec.resolve_on(&map))
             .transpose()?;
         self.add_cgroup(&def.name, scope)?;
         if def.threaded {
@@ -57,14 +58,36 @@ impl Engine<'_> {
             self.cgroups.set_cpuset(&def.name, &cpus)?;
             self.cpusets.insert(def.name.clone(), cpus);
         }
-        if let Some(mems) = &def.mems {
-            self.cgroups.set_mems(&def.name, mems)?;
+        if let Some(nodes) = &def.cpuset_mems {
+            let nodes: CpuSet = nodes.iter().map(|node| narrow(*node)).collect();
+            self.cgroups.set_mems(&def.name, &nodes.to_string())?;
         }
-        if let Some(weight) = def.cpu_weight {
-            self.cgroups.set_weight(&def.name, weight)?;
+        self.set_limits(def)
+    }
+
+    fn set_limits(&mut self, def: &CgroupDef) -> Result<(), ScenarioError> {
+        let name = &def.name;
+        if let Some(cpu) = def.cpu {
+            self.cgroups.set_max(name, cpu)?;
+            if let Some(weight) = cpu.weight {
+                self.cgroups.set_weight(name, weight)?;
+            }
         }
-        if let Some(max) = def.cpu_max {
-            self.cgroups.set_max(&def.name, max)?;
+        if let Some(memory) = def.memory {
+            self.cgroups.enable_for(name, "memory");
+            for (file, bytes) in [
+                ("memory.max", memory.max),
+                ("memory.high", memory.high),
+                ("memory.low", memory.low),
+            ] {
+                if let Some(bytes) = bytes {
+                    self.cgroups.set_limit(name, file, Some(bytes))?;
+                }
+            }
+        }
+        if let Some(pids) = def.pids {
+            self.cgroups.enable_for(name, "pids");
+            self.cgroups.set_limit(name, "pids.max", pids.max)?;
         }
         Ok(())
     }
@@ -108,30 +131,27 @@ impl Engine<'_> {
         cgroup: Option<&str>,
         work: &WorkSpec,
         scope: Scope,
-    ) -> Result<Option<WorkerGroup>, ScenarioError> {
+    ) -> Result<WorkerGroup, ScenarioError> {
         let threads_only = cgroup.is_some_and(|name| self.cgroups.is_threaded(name));
         let map = self.ctx.topology();
         let cpuset = cgroup.and_then(|name| self.cpuset_of(name)).cloned();
         let cpus = cpuset.clone().unwrap_or_else(|| map.all());
-        let info = work.work_type.info();
-        let count = work
-            .workers
-            .unwrap_or(WorkerCount::Exactly(info.group_size));
-        let count = count.resolve(cpus.len(), info.group_size);
-        if count == 0 {
-            return Ok(None);
-        }
+        let count = work.count(cpus.len())?;
         let mut spec = GroupSpec::new(work.work_type.clone(), count);
-        spec.policy = work.policy.unwrap_or_default();
+        spec.policy = work.sched_policy;
         spec.nice = work.nice.unwrap_or_default();
-        spec.affinity = affinity_sets(work.affinity.as_ref(), &cpus, &map);
+        spec.affinity = affinity_sets(&work.affinity, &cpus, &map)?;
+        spec.uid = work.uid.unwrap_or_default();
+        spec.gid = work.gid.unwrap_or_default();
+        spec.cgroup_dir = cgroup.map(|name| self.cgroups.path(name)).transpose()?;
         spec.cgroup = cgroup.unwrap_or_default().to_owned();
         spec.step = match scope {
             Scope::Backdrop => 0,
             Scope::Step => self.step,
         };
         spec.cpuset = cpuset.zip(cgroup).map(|(_, name)| self.allowed_in(name));
-        spec.mem_policy = work.mem_policy.clone().unwrap_or_default();
+        spec.mem_policy = work.mem_policy.clone();
+        spec.mpol_flags = work.mpol_flags;
         spec.clone_mode = if threads_only {
             CloneMode::Thread
         } else {
@@ -139,8 +159,9 @@ impl Engine<'_> {
         };
         spec.count_pages = self.counts_pages;
         spec.disk = self.ctx.transport().and_then(|_| guest_disk());
-        if work.work_type.moves_between_cgroups() {
-            spec.side_cgroups = self.side_cgroups(cgroup.unwrap_or(ROOT_SIDE), scope)?;
+        let sides = work.work_type.side_cgroups();
+        if sides > 0 {
+            spec.side_cgroups = self.side_cgroups(cgroup.unwrap_or(ROOT_SIDE), sides, scope)?;
         }
         if let Some(comm) = &work.comm {
             spec.comm.clone_from(comm);
@@ -152,14 +173,19 @@ impl Engine<'_> {
                 self.cgroups.place(domain, pid)?;
             }
         }
-        Ok(Some(group))
+        Ok(group)
     }
 
-    /// Two cgroups beside `cgroup` with the same CPUs, for workers that move by themselves. They end with it.
-    fn side_cgroups(&mut self, cgroup: &str, scope: Scope) -> Result<Vec<PathBuf>, ScenarioError> {
+    /// Cgroups beside `cgroup` with the same CPUs, for workers that move by themselves. They end with it.
+    fn side_cgroups(
+        &mut self,
+        cgroup: &str,
+        count: usize,
+        scope: Scope,
+    ) -> Result<Vec<PathBuf>, ScenarioError> {
         let cpus = self.cpusets.get(cgroup).cloned();
         let mut dirs = Vec::new();
-        for name in side_names(cgroup) {
+        for name in (0..count).map(|number| side_name(cgroup, number)) {
             self.add_cgroup(&name, scope)?;
             if let Some(cpus) = &cpus {
                 self.cgroups.set_cpuset(&name, cpus)?;
@@ -172,8 +198,10 @@ impl Engine<'_> {
 
     /// The side cgroups of `cgroup` that exist.
     pub(super) fn sides_of(&self, cgroup: &str) -> Vec<String> {
-        let names = side_names(cgroup).into_iter();
-        names.filter(|name| self.cgroups.contains(name)).collect()
+        let names = (0..).map(|number| side_name(cgroup, number));
+        names
+            .take_while(|name| self.cgroups.contains(name))
+            .collect()
     }
 
     /// Waits until all stand at their barriers, and only then opens them: the windows begin together.
@@ -195,9 +223,12 @@ impl Engine<'_> {
         for mut group in groups {
             let throttled_before = self.cgroups.throttled(&group.spec().cgroup);
             group.start();
+            let number = self.groups;
+            self.groups += 1;
             self.live.push(Live {
                 group,
                 scope,
+                number,
                 throttled_before,
             });
         }
@@ -208,8 +239,12 @@ impl Engine<'_> {
 /// Base of the side cgroups of workers that are in no cgroup of the scenario.
 const ROOT_SIDE: &str = "side";
 
-fn side_names(cgroup: &str) -> [String; 2] {
-    ["a", "b"].map(|side| format!("{cgroup}.side-{side}"))
+fn side_name(cgroup: &str, number: usize) -> String {
+    format!("{cgroup}.side-{number}")
+}
+
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// The disk that a test declared. It is written to, so that it must be one of ours by its own word; a test that runs on bare
@@ -220,41 +255,127 @@ fn guest_disk() -> Option<PathBuf> {
 }
 
 /// The CPUs that workers bind themselves to, round and round; empty: none does.
+///
+/// # Errors
+/// When the cpuset allows none of those that were asked for.
 pub(super) fn affinity_sets(
-    affinity: Option<&Affinity>,
+    affinity: &AffinityIntent,
     cpus: &CpuSet,
     map: &CpuMap,
-) -> Vec<CpuSet> {
+) -> Result<Vec<CpuSet>, ScenarioError> {
     let within = |set: CpuSet| -> CpuSet { set.iter().filter(|cpu| cpus.contains(*cpu)).collect() };
+    let allowed = |asked: &BTreeSet<usize>| {
+        let set = within(asked.iter().map(|cpu| narrow(*cpu)).collect());
+        if set.is_empty() {
+            let asked: CpuSet = asked.iter().map(|cpu| narrow(*cpu)).collect();
+            return Err(ScenarioError::Affinity {
+                asked: asked.to_string(),
+                allowed: cpus.to_string(),
+            });
+        }
+        Ok(set)
+    };
+    let cores = || cpus.iter().map(|cpu| within(map.siblings(cpu)));
+    let llcs = || (0..map.llcs).map(|llc| within(map.llc(llc)));
     let sets: Vec<CpuSet> = match affinity {
-        None | Some(Affinity::Inherit) => Vec::new(),
-        Some(Affinity::Exact(set)) => vec![set.clone()],
-        Some(Affinity::SingleCpu) => cpus.iter().map(|cpu| CpuSet::from([cpu])).collect(),
-        Some(Affinity::LlcAligned) => (0..map.llcs).map(|llc| within(map.llc(llc))).collect(),
-        Some(Affinity::SmtSiblings) => {
-            let cores = cpus.iter().filter(|cpu| cpu % map.threads == 0);
-            cores.map(|cpu| within(map.siblings(cpu))).collect()
+        AffinityIntent::Inherit => Vec::new(),
+        AffinityIntent::Exact(set) => vec![allowed(set)?],
+        AffinityIntent::SingleCpu => cpus.iter().take(1).map(|cpu| [cpu].into()).collect(),
+        // Of two that share as many, the first: the fold keeps what is not surpassed.
+        AffinityIntent::LlcAligned => llcs()
+            .reduce(|best, llc| if llc.len() > best.len() { llc } else { best })
+            .into_iter()
+            .collect(),
+        AffinityIntent::SmtSiblingPair => cores().take(1).collect(),
+        AffinityIntent::CrossCgroup => vec![map.all()],
+        AffinityIntent::RandomSubset { from, count } => {
+            vec![random_subset(&allowed(from)?, *count)]
+        }
+        AffinityIntent::OneCpuEach => cpus.iter().map(|cpu| [cpu].into()).collect(),
+        AffinityIntent::OneLlcEach => llcs().collect(),
+        AffinityIntent::OneCoreEach => {
+            let mut each: Vec<CpuSet> = cores().collect();
+            each.dedup();
+            each
         }
     };
-    sets.into_iter().filter(|set| !set.is_empty()).collect()
+    Ok(sets.into_iter().filter(|set| !set.is_empty()).collect())
+}
+
+/// `count` of these CPUs (at least one), chosen by a shuffle that the same question always shuffles the same.
+fn random_subset(from: &CpuSet, count: usize) -> CpuSet {
+    let mut cpus = from.to_vec();
+    let mut state = cpus.iter().fold(count as u64 + 1, |state, cpu| {
+        (state ^ u64::from(*cpu)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }) | 1;
+    for last in (1..cpus.len()).rev() {
+        // xorshift64: good enough to choose CPUs.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let other = usize::try_from(state % (last as u64 + 1)).unwrap_or(0);
+        cpus.swap(last, other);
+    }
+    cpus.into_iter().take(count.max(1)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn affinities_stay_inside_the_cpuset() {
+    fn lists(affinity: AffinityIntent, cpus: &[u32]) -> Vec<String> {
         let map = CpuMap::new(1, 2, 2, 2);
-        let cpus = CpuSet::from([2, 3, 4]);
-        let lists = |affinity: Affinity| -> Vec<String> {
-            let sets = affinity_sets(Some(&affinity), &cpus, &map);
-            sets.iter().map(CpuSet::to_string).collect()
+        let cpus = cpus.iter().copied().collect();
+        let sets = affinity_sets(&affinity, &cpus, &map).unwrap();
+        sets.iter().map(CpuSet::to_string).collect()
+    }
+
+    #[test]
+    fn all_workers_get_the_same_inside_the_cpuset() {
+        let cpus = [3, 4, 5, 6];
+        assert!(lists(AffinityIntent::Inherit, &cpus).is_empty());
+        assert_eq!(lists(AffinityIntent::SingleCpu, &cpus), ["3"]);
+        assert_eq!(lists(AffinityIntent::LlcAligned, &cpus), ["4-6"]);
+        assert_eq!(lists(AffinityIntent::LlcAligned, &[2, 4]), ["2"]);
+        assert_eq!(lists(AffinityIntent::SmtSiblingPair, &[2, 3, 4]), ["2-3"]);
+        assert_eq!(lists(AffinityIntent::exact([4, 7]), &cpus), ["4"]);
+        assert_eq!(lists(AffinityIntent::CrossCgroup, &cpus), ["0-7"]);
+    }
+
+    #[test]
+    fn cpus_that_the_cpuset_forbids_altogether_are_an_error() {
+        let map = CpuMap::new(1, 2, 2, 2);
+        for affinity in [
+            AffinityIntent::exact([0]),
+            AffinityIntent::random_subset([0], 1),
+        ] {
+            let error = affinity_sets(&affinity, &CpuSet::from([2, 3]), &map).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("cpus 0") && text.contains("2-3"), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_worker_gets_its_own_in_turn() {
+        let cpus = [2, 3, 4];
+        assert_eq!(lists(AffinityIntent::OneCpuEach, &cpus), ["2", "3", "4"]);
+        assert_eq!(lists(AffinityIntent::OneLlcEach, &cpus), ["2-3", "4"]);
+        assert_eq!(lists(AffinityIntent::OneCoreEach, &cpus), ["2-3", "4"]);
+    }
+
+    #[test]
+    fn a_random_subset_is_some_of_them_and_always_the_same() {
+        let asked = || AffinityIntent::random_subset(0..8, 3);
+        let all: Vec<u32> = (1..8).collect();
+        let [once] = &lists(asked(), &all)[..] else {
+            panic!("one set")
         };
-        assert!(lists(Affinity::Inherit).is_empty());
-        assert_eq!(lists(Affinity::SingleCpu), ["2", "3", "4"]);
-        assert_eq!(lists(Affinity::LlcAligned), ["2-3", "4"]);
-        assert_eq!(lists(Affinity::SmtSiblings), ["2-3", "4"]);
-        assert_eq!(lists(Affinity::Exact(CpuSet::from([7]))), ["7"]);
+        let set: CpuSet = once.parse().unwrap();
+        assert!(set.len() == 3 && !set.contains(0), "{once}");
+        assert_eq!(lists(asked(), &all), [once.as_str()]);
+        assert_eq!(
+            lists(AffinityIntent::random_subset([1, 2], 9), &all),
+            ["1-2"]
+        );
     }
 }

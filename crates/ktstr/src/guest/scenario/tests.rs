@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const SHORT: HoldSpec = HoldSpec::Fixed(Duration::from_millis(60));
+const SHORT: HoldSpec = HoldSpec::fixed(Duration::from_millis(60));
 
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<ScenarioEvent>>);
@@ -33,7 +33,8 @@ impl Transport for Recorder {
 
 fn plan() -> TestPlan {
     let topology = CpuMap::new(1, 2, 2, 1);
-    TestPlan::new("t", topology, Duration::from_millis(150))
+    // Set-up counts, and takes long on a host that is busy with other things.
+    TestPlan::new("t", topology, Duration::from_millis(1_000))
 }
 
 fn run_in(ctx: &Ctx, backdrop: Backdrop, steps: Vec<Step>, assert: Assert) -> AssertResult {
@@ -48,7 +49,7 @@ fn run_in(ctx: &Ctx, backdrop: Backdrop, steps: Vec<Step>, assert: Assert) -> As
 fn run(steps: Vec<Step>) -> AssertResult {
     run_in(
         &Ctx::new(plan(), None),
-        Backdrop::EMPTY,
+        Backdrop::new(),
         steps,
         Assert::NONE,
     )
@@ -71,8 +72,11 @@ fn check(result: &AssertResult, outcome: Outcome, kind: DetailKind, parts: &[&st
 #[test]
 fn two_cgroups_run_for_the_whole_duration() {
     let defs = vec![
-        CgroupDef::named("a").workers(2).cpuset(CpusetSpec::Llc(0)),
-        CgroupDef::named("b").workers(2).work(WorkType::BURSTY),
+        CgroupDef::named("a").workers(2).cpuset(CpusetSpec::llc(0)),
+        CgroupDef::named("b").workers(2).work_type(WorkType::bursty(
+            Duration::from_millis(5),
+            Duration::from_millis(5),
+        )),
     ];
     let result = run(vec![Step::with_defs(defs, HoldSpec::FULL)]);
     assert!(result.is_pass(), "{result:#?}");
@@ -84,21 +88,21 @@ fn two_cgroups_run_for_the_whole_duration() {
         ("a", 2, Some(&[0, 1][..]))
     );
     assert!(a.iterations > 0 && b.iterations > 0 && b.wake_count > 0);
-    assert!(a.wall_time_ms >= 150.0, "{}", a.wall_time_ms);
+    assert!(a.wall_time_ms > 0.0, "{}", a.wall_time_ms);
     let [phase] = result.stats.phases.as_slice() else {
         panic!("{:?}", result.stats.phases)
     };
     assert_eq!(phase.step_index, 1);
-    assert!(phase.iterations["a"] > 0 && phase.duration_ms() >= 150);
+    assert!(phase.iterations["a"] > 0 && phase.end_ms >= 1_000);
 }
 
 #[test]
 fn boundaries_are_told_in_order_with_growing_figures() {
     let recorder = Arc::new(Recorder::default());
     let ctx = Ctx::new(plan(), None).with_transport(recorder.clone());
-    let backdrop = Backdrop::new(vec![CgroupDef::named("bg").workers(1)]);
+    let backdrop = Backdrop::from_cgroups(vec![CgroupDef::named("bg").workers(1)]);
     let steps = vec![
-        Step::new(vec![Op::AddCgroup { name: "x".into() }], SHORT),
+        Step::new(vec![Op::add_cgroup("x")], SHORT),
         Step::with_defs(vec![CgroupDef::named("y").workers(1)], SHORT),
     ];
     assert!(run_in(&ctx, backdrop, steps, Assert::NONE).is_pass());
@@ -131,14 +135,18 @@ fn boundaries_are_told_in_order_with_growing_figures() {
 fn the_schedulers_death_ends_the_hold_and_the_scenario() {
     let mut scheduler = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let pid = i32::try_from(scheduler.id()).unwrap();
-    let ctx = Ctx::new(plan(), Some(pid));
+    let long_plan = TestPlan {
+        duration_ms: 60_000,
+        ..plan()
+    };
+    let ctx = Ctx::new(long_plan, Some(pid));
     let begun = Instant::now();
     // Without its input `cat` ends by itself; closing it is the crash.
     drop(scheduler.stdin.take());
-    let long = HoldSpec::Fixed(Duration::from_secs(60));
+    let long = HoldSpec::fixed(Duration::from_secs(60));
     let defs = vec![CgroupDef::named("a").workers(1)];
     let steps = vec![Step::with_defs(defs, long), Step::new(Vec::new(), long)];
-    let result = run_in(&ctx, Backdrop::EMPTY, steps, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
     assert!(begun.elapsed() < Duration::from_secs(30));
     check(
         &result,
@@ -153,41 +161,25 @@ fn the_schedulers_death_ends_the_hold_and_the_scenario() {
 fn each_cgroup_operation() {
     let name = |name: &str| name.to_owned();
     let setup = vec![
-        CgroupDef::named("a").workers(1).cpuset(CpusetSpec::Llc(0)),
-        CgroupDef::named("b").workers(1).cpuset(CpusetSpec::Llc(1)),
+        CgroupDef::named("a").workers(1).cpuset(CpusetSpec::llc(0)),
+        CgroupDef::named("b").workers(1).cpuset(CpusetSpec::llc(1)),
     ];
     let ops = vec![
-        Op::AddCgroup { name: name("c/d") },
-        Op::SwapCpusets {
-            a: name("a"),
-            b: name("b"),
-        },
-        Op::ClearCpuset { cgroup: name("b") },
-        Op::SetCpuset {
-            cgroup: name("c"),
-            cpus: CpusetSpec::exact([1]),
-        },
-        Op::Spawn {
-            cgroup: Some(name("c/d")),
-            work: WorkSpec::new(WorkType::SpinWait).workers(1),
-        },
-        Op::StopCgroup {
-            cgroup: name("c/d"),
-        },
-        Op::CaptureCgroupProcs {
-            tag: name("t"),
-            cgroup: name("c/d"),
-        },
-        Op::RemoveCgroup { cgroup: name("c") },
-        Op::RemoveCgroup {
-            cgroup: name("never"),
-        },
-        Op::AddCgroupDef(CgroupDef::named("e").workers(1)),
+        Op::add_cgroup(name("c/d")),
+        Op::swap_cpusets(name("a"), name("b")),
+        Op::clear_cpuset(name("b")),
+        Op::set_cpuset(name("c"), CpusetSpec::exact([1])),
+        Op::spawn_workers(name("c/d"), WorkSpec::default().workers(1)),
+        Op::stop_cgroup(name("c/d")),
+        Op::capture_cgroup_procs(name("t"), name("c/d")),
+        Op::remove_cgroup(name("c")),
+        Op::remove_cgroup(name("never")),
+        Op::add_cgroup_def(CgroupDef::named("e").workers(1)),
     ];
     let step = Step::new(ops, SHORT);
     let result = run_in(
         &Ctx::new(plan(), None),
-        Backdrop::new(setup),
+        Backdrop::from_cgroups(setup),
         vec![step],
         // In plain directories nobody keeps the workers on their CPUs.
         Assert::NONE,
@@ -219,15 +211,12 @@ fn each_cgroup_operation() {
 fn moved_workers_are_reported_where_they_went() {
     let defs = vec![
         CgroupDef::named("a").workers(1),
-        CgroupDef::named("b").workers(0),
+        CgroupDef::named("b").without_workers(),
     ];
-    let ops = vec![Op::MoveAllTasks {
-        from: "a".into(),
-        to: "b".into(),
-    }];
+    let ops = vec![Op::move_all_tasks("a", "b")];
     let result = run_in(
         &Ctx::new(plan(), None),
-        Backdrop::new(defs),
+        Backdrop::from_cgroups(defs),
         vec![Step::new(ops, SHORT)],
         Assert::NONE,
     );
@@ -237,18 +226,15 @@ fn moved_workers_are_reported_where_they_went() {
 #[test]
 fn mistakes_have_defined_outcomes() {
     let one = |op: Op| run(vec![Step::new(vec![op], SHORT)]);
-    let unknown = one(Op::SetCpuset {
-        cgroup: "x".into(),
-        cpus: CpusetSpec::Llc(0),
-    });
+    let unknown = one(Op::set_cpuset("x", CpusetSpec::llc(0)));
     check(
         &unknown,
         Outcome::Fail,
         DetailKind::Setup,
         &["step 1: SetCpuset: no cgroup \"x\""],
     );
-    let empty = one(Op::AddCgroupDef(
-        CgroupDef::named("a").cpuset(CpusetSpec::Llc(7)),
+    let empty = one(Op::add_cgroup_def(
+        CgroupDef::named("a").cpuset(CpusetSpec::llc(7)),
     ));
     check(
         &empty,
@@ -256,7 +242,7 @@ fn mistakes_have_defined_outcomes() {
         DetailKind::Setup,
         &["names no CPU of topology 1n2l2c1t"],
     );
-    let host = one(Op::CaptureSnapshot { tag: "t".into() });
+    let host = one(Op::capture_snapshot("t"));
     check(
         &host,
         Outcome::Inconclusive,
@@ -277,49 +263,31 @@ fn mistakes_have_defined_outcomes() {
 fn unknown_cgroups_are_named() {
     let x = || "x".to_owned();
     let ops = [
-        Op::StopCgroup { cgroup: x() },
-        Op::ClearCpuset { cgroup: x() },
-        Op::SwapCpusets {
-            a: x(),
-            b: "a".into(),
-        },
-        Op::Spawn {
-            cgroup: Some(x()),
-            work: WorkSpec::new(WorkType::SpinWait).workers(1),
-        },
-        Op::SetAffinity {
-            cgroup: x(),
-            affinity: crate::model::work::Affinity::SingleCpu,
-        },
-        Op::MoveAllTasks {
-            from: x(),
-            to: "a".into(),
-        },
-        Op::MoveAllTasks {
-            from: "a".into(),
-            to: x(),
-        },
-        Op::FreezeCgroup { cgroup: x() },
-        Op::UnfreezeCgroup { cgroup: x() },
-        Op::CaptureCgroupProcs {
-            tag: "t".into(),
-            cgroup: x(),
-        },
+        Op::stop_cgroup(x()),
+        Op::clear_cpuset(x()),
+        Op::swap_cpusets(x(), "a"),
+        Op::spawn_workers(x(), WorkSpec::default().workers(1)),
+        Op::set_affinity(x(), crate::model::work::AffinityIntent::OneCpuEach),
+        Op::move_all_tasks(x(), "a"),
+        Op::move_all_tasks("a", x()),
+        Op::freeze_cgroup(x()),
+        Op::unfreeze_cgroup(x()),
+        Op::capture_cgroup_procs("t", x()),
     ];
     for op in ops {
         let name = op.name();
-        let made = Op::AddCgroup { name: "a".into() };
+        let made = Op::add_cgroup("a");
         let result = run(vec![Step::new(vec![made, op], SHORT)]);
         check(&result, Outcome::Fail, DetailKind::Setup, &[name, "\"x\""]);
     }
-    let removed = Op::RemoveCgroup { cgroup: x() };
+    let removed = Op::remove_cgroup(x());
     assert!(run(vec![Step::new(vec![removed], SHORT)]).is_pass());
 }
 
 #[test]
 fn removing_a_cgroup_with_workers_stops_and_reports_them() {
-    let backdrop = Backdrop::new(vec![CgroupDef::named("a/b").workers(2)]);
-    let ops = vec![Op::RemoveCgroup { cgroup: "a".into() }];
+    let backdrop = Backdrop::from_cgroups(vec![CgroupDef::named("a/b").workers(2)]);
+    let ops = vec![Op::remove_cgroup("a")];
     let steps = vec![Step::new(Vec::new(), SHORT), Step::new(ops, SHORT)];
     let result = run_in(&Ctx::new(plan(), None), backdrop, steps, Assert::NONE);
     assert!(result.is_pass(), "{result:#?}");
@@ -335,13 +303,10 @@ fn operations_after_the_schedulers_death_are_told_and_left_out() {
     let mut scheduler = Command::new("true").spawn().unwrap();
     let pid = i32::try_from(scheduler.id()).unwrap();
     scheduler.wait().unwrap();
-    let ops = vec![
-        Op::AddCgroup { name: "a".into() },
-        Op::FreezeCgroup { cgroup: "a".into() },
-    ];
+    let ops = vec![Op::add_cgroup("a"), Op::freeze_cgroup("a")];
     let result = run_in(
         &Ctx::new(plan(), Some(pid)),
-        Backdrop::EMPTY,
+        Backdrop::new(),
         vec![Step::new(ops, SHORT)],
         Assert::NONE,
     );
@@ -366,9 +331,7 @@ fn payloads_run_and_their_ends_are_told() {
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         cgroup: None,
     };
-    let wait = || Op::WaitPayload {
-        payload: "/bin/sh".into(),
-    };
+    let wait = || Op::wait_payload("/bin/sh");
     let kill = || Op::KillPayload {
         payload: "/bin/sh".into(),
     };
@@ -445,7 +408,7 @@ fn neighbouring_cold_writes_are_one_batch() {
     let ops = vec![write(), write(), read, write()];
     let result = run_in(
         &ctx,
-        Backdrop::EMPTY,
+        Backdrop::new(),
         vec![Step::new(ops, SHORT)],
         Assert::NONE,
     );
@@ -459,16 +422,8 @@ fn neighbouring_cold_writes_are_one_batch() {
 
 #[test]
 fn backdrop_workers_are_not_stranded() {
-    let backdrop = Backdrop::new(vec![CgroupDef::named("a").workers(1)]);
-    let ops = vec![
-        Op::AddCgroup {
-            name: "short".into(),
-        },
-        Op::MoveAllTasks {
-            from: "a".into(),
-            to: "short".into(),
-        },
-    ];
+    let backdrop = Backdrop::from_cgroups(vec![CgroupDef::named("a").workers(1)]);
+    let ops = vec![Op::add_cgroup("short"), Op::move_all_tasks("a", "short")];
     let result = run_in(
         &Ctx::new(plan(), None),
         backdrop,
@@ -487,20 +442,14 @@ fn backdrop_workers_are_not_stranded() {
 fn a_loop_repeats_its_operations() {
     let recorder = Arc::new(Recorder::default());
     let ctx = Ctx::new(plan(), None).with_transport(recorder);
-    let ops = vec![
-        Op::AddCgroup { name: "a".into() },
-        Op::CaptureCgroupProcs {
-            tag: "round".into(),
-            cgroup: "a".into(),
-        },
-    ];
+    let ops = vec![Op::add_cgroup("a"), Op::capture_cgroup_procs("round", "a")];
     let interval = Duration::from_millis(20);
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir(dir.path().join("a")).unwrap();
     std::fs::write(dir.path().join("a/cgroup.procs"), "").unwrap();
     let cgroups = CgroupManager::plain(dir.path());
     let steps = [Step::new(ops, HoldSpec::Loop { interval })];
-    let result = Engine::new(&ctx, cgroups).run(&Backdrop::EMPTY, &steps, &Assert::NONE);
+    let result = Engine::new(&ctx, cgroups).run(&Backdrop::new(), &steps, &Assert::NONE);
     let rounds = result
         .info_notes
         .iter()
@@ -543,24 +492,19 @@ fn operations_reach_the_threads_bridge_without_a_host() {
         result: Ok(()),
         values: vec![KernelValue::U32(7)],
     });
-    let capture = |tag: &str| Op::CaptureSnapshot { tag: tag.into() };
+    let capture = |tag: &str| Op::capture_snapshot(tag);
     let steps = vec![
         Step::new(vec![capture("one")], SHORT),
         Step::new(
             vec![
                 capture("two"),
-                Op::WatchSnapshot {
-                    symbol: "jiffies".into(),
-                },
+                Op::watch_snapshot("jiffies"),
                 Op::ReadKernelHot {
                     tag: "read".into(),
                     target: KernelTarget::symbol("jiffies", 4),
                 },
-                Op::AddCgroup { name: "x".into() },
-                Op::CaptureCgroupProcs {
-                    tag: "procs".into(),
-                    cgroup: "x".into(),
-                },
+                Op::add_cgroup("x"),
+                Op::capture_cgroup_procs("procs", "x"),
             ],
             SHORT,
         ),
@@ -634,7 +578,7 @@ fn a_scheduler_that_does_not_attach_fails_the_test_and_ends_the_scenario() {
         Step::new(vec![Op::RestartScheduler], SHORT),
         Step::with_defs(vec![CgroupDef::named("later").workers(1)], SHORT),
     ];
-    let result = run_in(&ctx, Backdrop::EMPTY, steps, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
     check(
         &result,
         Outcome::Fail,
@@ -658,7 +602,7 @@ fn a_change_that_init_refuses_is_the_tests_own_fault_and_changes_nothing() {
     let own = i32::try_from(std::process::id()).unwrap();
     let ctx = managed(Manager(Err(TransportError::SchedulerRefused)), Some(own));
     let steps = vec![Step::new(vec![Op::AttachScheduler], SHORT)];
-    let result = run_in(&ctx, Backdrop::EMPTY, steps, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
     check(
         &result,
         Outcome::Fail,
@@ -677,10 +621,80 @@ fn a_scenario_after_a_detach_knows_that_none_runs() {
         Some(i32::try_from(scheduler.id()).unwrap()),
     );
     let first = vec![Step::new(vec![Op::DetachScheduler], SHORT)];
-    assert!(run_in(&ctx, Backdrop::EMPTY, first, Assert::NONE).is_pass());
+    assert!(run_in(&ctx, Backdrop::new(), first, Assert::NONE).is_pass());
     scheduler.kill().unwrap();
     scheduler.wait().unwrap();
     let second = vec![Step::new(Vec::new(), SHORT)];
-    let result = run_in(&ctx, Backdrop::EMPTY, second, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), second, Assert::NONE);
     assert!(result.is_pass(), "{result:#?}");
+}
+
+/// Numbers of workers that cannot be, and CPUs that a cpuset forbids, are faults of the set-up that say what to write.
+#[test]
+fn workers_that_cannot_be_are_told() {
+    let with = |def: CgroupDef| run(vec![Step::with_defs(vec![def], SHORT)]);
+    let pair = WorkType::futex_ping_pong(0);
+    for (def, says) in [
+        (
+            CgroupDef::named("a").workers(0),
+            "CgroupDef::without_workers",
+        ),
+        (
+            CgroupDef::named("a").workers(3).work_type(pair),
+            "groups of 2",
+        ),
+        (CgroupDef::named("a").workers_pct(0.0), "above 0"),
+        (
+            CgroupDef::named("a")
+                .cpuset(CpusetSpec::exact([0]))
+                .affinity(crate::model::work::AffinityIntent::exact([1])),
+            "allows none of them",
+        ),
+    ] {
+        check(&with(def), Outcome::Fail, DetailKind::Setup, &[says]);
+    }
+    let none = with(CgroupDef::named("a").without_workers());
+    assert!(
+        none.is_pass() && none.stats.total_workers() == 0,
+        "{none:#?}"
+    );
+}
+
+/// The cgroups of a loop are there before its operations, which run at once and then again.
+#[test]
+fn a_loop_makes_its_cgroups_first() {
+    let again = Op::spawn_workers("a", WorkSpec::default());
+    let hold = HoldSpec::loop_at(Duration::from_millis(300));
+    let step = Step::with_defs(vec![CgroupDef::named("a")], hold).set_ops(vec![again.clone()]);
+    let result = run(vec![step]);
+    assert!(result.is_pass(), "{result:#?}");
+    assert!(result.stats.total_workers() >= 2, "{:?}", result.stats);
+    let other = Step::with_defs(vec![CgroupDef::named("a")], SHORT).set_ops(vec![again]);
+    let result = run(vec![other]);
+    check(
+        &result,
+        Outcome::Fail,
+        DetailKind::Setup,
+        &["no cgroup \"a\""],
+    );
+}
+
+/// What is left of the test is what a hold gets, and a step that got almost nothing is told of.
+#[test]
+fn a_second_whole_step_lasts_no_time() {
+    let whole = || Step::with_defs(vec![CgroupDef::named("a")], HoldSpec::FULL);
+    let result = run(vec![whole(), whole()]);
+    let [first, second] = &result.stats.phases[..] else {
+        panic!("{:?}", result.stats.phases)
+    };
+    assert!(
+        first.end_ms >= 1_000 && second.duration_ms() < 500,
+        "{first:?} {second:?}"
+    );
+    let told = result
+        .info_notes
+        .iter()
+        .any(|note| note.contains("step 2 held 0 of 1000 ms"));
+    assert!(told, "{:?}", result.info_notes);
+    assert_eq!(second.cgroups["a"].num_workers, 1);
 }

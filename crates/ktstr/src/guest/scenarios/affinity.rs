@@ -2,24 +2,24 @@
 
 use super::{equal_steps, family, of_type, repeated, spinning, whole};
 use crate::model::scenario::{CgroupDef, Op};
-use crate::model::work::Affinity;
+use crate::model::work::AffinityIntent;
 
 family! { "affinity";
     /// One spinning worker on each CPU, bound to it.
-    pinned(1) = |_| whole(vec![CgroupDef::named("pinned").workers_pct(100.0).affinity(Affinity::SingleCpu)]);
+    pinned(1) = |_| whole(vec![CgroupDef::named("pinned").workers_pct(1.0).affinity(AffinityIntent::OneCpuEach)]);
     /// Spinning workers bound to one LLC each.
-    llc_aligned(1) = |_| whole(vec![CgroupDef::named("aligned").workers_pct(100.0).affinity(Affinity::LlcAligned)]);
+    llc_aligned(1) = |_| whole(vec![CgroupDef::named("aligned").workers_pct(1.0).affinity(AffinityIntent::OneLlcEach)]);
     /// Workers run anywhere, are all bound to one CPU, then to one LLC each, and are set free again.
     change(2) = |_| equal_steps(vec![spinning("a"), spinning("b")], vec![
-        ("anywhere", Vec::new()),
-        ("one CPU each", vec![bind(Affinity::SingleCpu)]),
-        ("one LLC each", vec![bind(Affinity::LlcAligned)]),
-        ("free again", vec![bind(Affinity::Inherit)]),
+        Vec::new(),
+        vec![bind(AffinityIntent::OneCpuEach)],
+        vec![bind(AffinityIntent::OneLlcEach)],
+        vec![bind(AffinityIntent::Inherit)],
     ]);
     /// Affinities change five times a second from outside.
     flipping(2) = |_| repeated(vec![spinning("a"), spinning("b")], vec![
-        bind(Affinity::SingleCpu),
-        bind(Affinity::Inherit),
+        bind(AffinityIntent::OneCpuEach),
+        bind(AffinityIntent::Inherit),
     ]);
     /// Workers bind themselves and each other to other CPUs all the time, beside spinning ones.
     churn(2) = |_| whole(vec![
@@ -29,9 +29,6 @@ family! { "affinity";
     ]);
 }
 
-fn bind(affinity: Affinity) -> Op {
-    Op::SetAffinity {
-        cgroup: "a".to_owned(),
-        affinity,
-    }
+fn bind(affinity: AffinityIntent) -> Op {
+    Op::set_affinity("a", affinity)
 }

@@ -22,7 +22,7 @@ use crate::model::work::{WorkSpec, WorkType};
 use super::scenario::execute_scenario;
 
 /// What a canned scenario does.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Plan {
     /// What lives across all steps.
     pub backdrop: Backdrop,
@@ -109,17 +109,17 @@ use family;
 /// Cgroups for the whole duration.
 fn whole(defs: Vec<CgroupDef>) -> Plan {
     Plan {
-        backdrop: Backdrop::EMPTY,
+        backdrop: Backdrop::new(),
         steps: vec![Step::with_defs(defs, HoldSpec::FULL)],
     }
 }
 
 /// Cgroups that live through steps of equal length.
-fn equal_steps(cgroups: Vec<CgroupDef>, steps: Vec<(&str, Vec<Op>)>) -> Plan {
-    let share = HoldSpec::Frac(1.0 / steps.len().max(1) as f64);
-    let step = |(name, ops): (&str, Vec<Op>)| Step::new(ops, share).named(name);
+fn equal_steps(cgroups: Vec<CgroupDef>, steps: Vec<Vec<Op>>) -> Plan {
+    let share = HoldSpec::frac(1.0 / steps.len().max(1) as f64);
+    let step = |ops: Vec<Op>| Step::new(ops, share);
     Plan {
-        backdrop: Backdrop::new(cgroups),
+        backdrop: Backdrop::from_cgroups(cgroups),
         steps: steps.into_iter().map(step).collect(),
     }
 }
@@ -128,20 +128,19 @@ fn equal_steps(cgroups: Vec<CgroupDef>, steps: Vec<(&str, Vec<Op>)>) -> Plan {
 fn repeated(cgroups: Vec<CgroupDef>, ops: Vec<Op>) -> Plan {
     let interval = std::time::Duration::from_millis(200);
     Plan {
-        backdrop: Backdrop::new(cgroups),
-        steps: vec![Step::new(ops, HoldSpec::Loop { interval })],
+        backdrop: Backdrop::from_cgroups(cgroups),
+        steps: vec![Step::new(ops, HoldSpec::loop_at(interval))],
     }
 }
 
 fn spinning(name: &str) -> CgroupDef {
-    CgroupDef::named(name).workers(2).work(WorkType::SpinWait)
+    CgroupDef::named(name).workers(2)
 }
 
 /// One group of a work type, by its usual parameters.
 fn of_type(name: &str) -> WorkSpec {
     let work = WorkType::from_name(name).expect("the names in this module are work types");
-    let group = work.info().group_size;
-    WorkSpec::new(work).workers(group)
+    WorkSpec::default().work_type(work)
 }
 
 #[cfg(test)]

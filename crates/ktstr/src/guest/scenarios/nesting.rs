@@ -12,34 +12,34 @@ family! { "nesting";
     deep(1) = |_| whole(vec![spinning("a/b/c/d/e"), spinning("top")]);
     /// Weights on two levels: a quarter of a third against two thirds.
     weights(1) = |_| whole(vec![
-        CgroupDef::named("small").workers(0).cpu_weight(50),
+        CgroupDef::named("small").without_workers().cpu_weight(50),
         spinning("small/less").cpu_weight(100),
         spinning("small/more").cpu_weight(300),
         spinning("large").cpu_weight(100),
     ]);
     /// A quota on a parent that two children share, beside one without.
     quota(1) = |_| whole(vec![
-        CgroupDef::named("limited").workers(0).cpu_max(Duration::from_millis(20), Duration::from_millis(100)),
+        CgroupDef::named("limited").without_workers().cpu_quota(Duration::from_millis(20), Duration::from_millis(100)),
         spinning("limited/a"),
         spinning("limited/b"),
         spinning("free"),
     ]);
     /// A parent's cpuset that bounds its children's.
     cpusets(2) = |_| whole(vec![
-        CgroupDef::named("half").workers(0).cpuset(CpusetSpec::Disjoint { index: 0, of: 2 }),
+        CgroupDef::named("half").without_workers().cpuset(CpusetSpec::disjoint(0, 2)),
         spinning("half/all"),
-        spinning("other").cpuset(CpusetSpec::Disjoint { index: 1, of: 2 }),
+        spinning("other").cpuset(CpusetSpec::disjoint(1, 2)),
     ]);
     /// Tasks are moved down, across and up a tree.
     task_move(1) = |_| equal_steps(vec![
         spinning("top"),
-        CgroupDef::named("tree/left").workers(0),
-        CgroupDef::named("tree/right").workers(0),
+        CgroupDef::named("tree/left").without_workers(),
+        CgroupDef::named("tree/right").without_workers(),
     ], vec![
-        ("top", Vec::new()),
-        ("down", vec![moved("top", "tree/left")]),
-        ("across", vec![moved("tree/left", "tree/right")]),
-        ("up", vec![moved("tree/right", "top")]),
+        Vec::new(),
+        vec![moved("top", "tree/left")],
+        vec![moved("tree/left", "tree/right")],
+        vec![moved("tree/right", "top")],
     ]);
     /// Threads of one process in cgroups of their own.
     threaded(1) = |_| whole(vec![
@@ -50,8 +50,5 @@ family! { "nesting";
 }
 
 fn moved(from: &str, to: &str) -> Op {
-    Op::MoveAllTasks {
-        from: from.to_owned(),
-        to: to.to_owned(),
-    }
+    Op::move_all_tasks(from, to)
 }

@@ -18,10 +18,10 @@ family! { "steady";
 fn per_llc(map: &CpuMap) -> Plan {
     let bound = |llc| {
         CgroupDef::named(format!("llc{llc}"))
-            .cpuset(CpusetSpec::Llc(llc))
-            .workers_pct(100.0)
+            .cpuset(CpusetSpec::llc(llc))
+            .workers_pct(1.0)
     };
-    whole((0..map.llcs).map(bound).collect())
+    whole((0..map.llcs as usize).map(bound).collect())
 }
 
 fn mixed() -> Vec<CgroupDef> {

@@ -16,18 +16,18 @@ family! { "stress";
     idle(1) = |_| all_of(&["IdleChurn", "TimerLatency", "Bursty", "Sequence"]);
     /// Four times as many spinning workers as CPUs, half of them with the lowest weight.
     overload(1) = |_| whole(vec![
-        CgroupDef::named("heavy").workers_pct(200.0),
-        CgroupDef::named("light").workers_pct(200.0).nice(19).cpu_weight(1),
+        CgroupDef::named("heavy").workers_pct(2.0),
+        CgroupDef::named("light").workers_pct(2.0).nice(19).cpu_weight(1),
     ]);
     /// Wake-ups, churn and cpusets that change, all at once.
     everything(2) = |_| equal_steps(everything_defs(), vec![
-        ("all", Vec::new()),
-        ("squeezed", vec![Op::SetCpuset { cgroup: "spin".to_owned(), cpus: CpusetSpec::exact([0]) }]),
-        ("blinking", vec![
-            Op::FreezeCgroup { cgroup: "spin".to_owned() },
-            Op::UnfreezeCgroup { cgroup: "spin".to_owned() },
-        ]),
-        ("thinned", vec![Op::RemoveCgroup { cgroup: "w0-ForkExit".to_owned() }]),
+        Vec::new(),
+        vec![Op::set_cpuset("spin", CpusetSpec::exact([0]))],
+        vec![
+            Op::freeze_cgroup("spin"),
+            Op::unfreeze_cgroup("spin"),
+        ],
+        vec![Op::remove_cgroup("w0-ForkExit")],
     ]);
 }
 
@@ -52,6 +52,6 @@ fn everything_defs() -> Vec<CgroupDef> {
         "Mixed",
         "PageFaultChurn",
     ]);
-    defs.push(spinning("spin").cpuset(CpusetSpec::Disjoint { index: 0, of: 2 }));
+    defs.push(spinning("spin").cpuset(CpusetSpec::disjoint(0, 2)));
     defs
 }

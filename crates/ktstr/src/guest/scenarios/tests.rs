@@ -19,7 +19,7 @@ fn each_runs() {
     let map = CpuMap::new(1, 2, 1, 1);
     for canned in all() {
         let ctx = Ctx::new(
-            TestPlan::new(canned.name, map, Duration::from_millis(120)),
+            TestPlan::new(canned.name, map, Duration::from_millis(300)),
             None,
         );
         let dir = tempfile::tempdir().unwrap();
@@ -38,14 +38,13 @@ fn names_are_unique_and_cpus_are_asked_for() {
     let names: BTreeSet<_> = all().map(|canned| (canned.family, canned.name)).collect();
     assert_eq!(names.len(), all().count());
     let one = CpuMap::new(1, 1, 1, 1);
+    let ctx = Ctx::new(TestPlan::new("t", one, Duration::from_millis(10)), None);
     for canned in all() {
         let Plan { backdrop, steps } = canned.plan(&one);
-        let defs = backdrop
-            .cgroups
-            .iter()
-            .chain(steps.iter().flat_map(|s| &s.setup));
-        let mut specs = defs.filter_map(|def| def.cpuset.as_ref());
-        let fits = specs.all(|spec| spec.resolve(&one).is_ok());
+        let defs = backdrop.cgroups.into_iter();
+        let defs = defs.chain(steps.iter().flat_map(|step| step.setup.defs(&ctx)));
+        let mut specs = defs.filter_map(|def| def.cpuset);
+        let fits = specs.all(|spec| spec.resolve_on(&one).is_ok());
         assert!(fits || canned.min_cpus > 1, "{} on one CPU", canned.name);
     }
 }

@@ -18,13 +18,13 @@ use super::page::{Control, Slot, phase, state};
 use super::types::{self, Place};
 use crate::guest::sys;
 use crate::model::cpuset::CpuSet;
-use crate::model::work::{MemPolicy, SchedPolicy, WorkType};
+use crate::model::work::{MemPolicy, MpolFlags, SchedPolicy, WorkType};
 
 /// How often a waiting worker looks whether it was asked to stop, should it miss a wake-up.
 const SLICE: Duration = Duration::from_millis(50);
 
 /// Steps of a worker's set-up that may fail; the numbers go through shared memory.
-pub(super) const SETUP_STEPS: [&str; 7] = [
+pub(super) const SETUP_STEPS: [&str; 8] = [
     "follow the parent's death",
     "set comm",
     "set affinity",
@@ -32,6 +32,7 @@ pub(super) const SETUP_STEPS: [&str; 7] = [
     "set nice",
     "set memory policy",
     "prepare its work",
+    "become its user and group",
 ];
 
 /// All that a worker needs, made before the fork.
@@ -43,6 +44,12 @@ pub(super) struct Birth {
     pub(super) comm: CString,
     pub(super) affinity: Option<rustix::thread::CpuSet>,
     pub(super) mem_policy: MemPolicy,
+    pub(super) mpol_flags: MpolFlags,
+    /// User and group; 0 leaves them.
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Directory of its cgroup.
+    pub(super) cgroup_dir: Option<PathBuf>,
     /// Cgroups that a work type may move workers between.
     pub(super) side_cgroups: Vec<PathBuf>,
     /// Disk for I/O; `None`: a temporary file.
@@ -118,6 +125,7 @@ fn work(birth: &Birth, common: Common<'_>, index: usize) -> i32 {
         index,
         kit: common.kit,
         side_cgroups: &birth.side_cgroups,
+        cgroup_dir: birth.cgroup_dir.as_deref(),
         disk: birth.disk.as_deref(),
     };
     let body = match types::prepare(&birth.work_type, &place) {
@@ -151,15 +159,25 @@ fn set_up(birth: &Birth, index: usize) -> Result<(), (u32, Errno)> {
         None => types::bind(&birth.work_type, index),
     };
     bound.map_err(|fault| (2, fault))?;
-    os::set_mem_policy(&birth.mem_policy).map_err(|fault| (5, fault))?;
+    os::set_mem_policy(&birth.mem_policy, birth.mpol_flags).map_err(|fault| (5, fault))?;
     if birth.nice != 0 {
         rustix::process::setpriority_process(None, birth.nice).map_err(|fault| (4, fault))?;
     }
     let policy = types::policy_of(&birth.work_type, index).unwrap_or(birth.policy);
-    if policy != SchedPolicy::Other {
+    if policy != SchedPolicy::Normal {
         os::set_policy_of_caller(policy).map_err(|fault| (3, fault))?;
     }
-    Ok(())
+    become_user(birth).map_err(|fault| (7, fault))
+}
+
+/// Gives up root's rights, if it shall run as somebody else: last, for the rest of the set-up needs them.
+fn become_user(birth: &Birth) -> Result<(), Errno> {
+    if birth.gid == 0 && birth.uid == 0 {
+        return Ok(());
+    }
+    os::set_user_of_caller(birth.uid, birth.gid)?;
+    // The kernel has dropped the wish with the rights (kernel/cred.c: commit_creds).
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
 }
 
 fn fail(common: Common<'_>, index: usize, step: u32, fault: Errno) -> i32 {

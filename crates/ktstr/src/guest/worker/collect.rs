@@ -105,6 +105,7 @@ impl WorkerGroup {
         self.excused_at_stop_ns = control.excused_ns.load(Relaxed);
         control.stop_ns.store(sys::monotonic_ns(), Release);
         control.stop.store(1, Release);
+        control.stop_flag.store(true, Release);
         sys::futex_wake_all(&control.stop);
         sys::futex_wake_all(&control.phase);
         for slot in self.slots.iter() {
@@ -151,7 +152,7 @@ impl WorkerGroup {
         let own_cpu_ns = slot.cpu_now_ns.load(Relaxed);
         let cpu_ns = at_stop.cpu_ns.unwrap_or(own_cpu_ns).max(own_cpu_ns);
         WorkerReport {
-            pid: self.task_of(index).1,
+            tid: self.task_of(index).1,
             cgroup: self.spec.cgroup.clone(),
             step: self.spec.step,
             work_type: self.spec.work_type.name().to_owned(),
@@ -181,8 +182,8 @@ impl WorkerGroup {
             cpus_outside: seen.outside,
             run_delay_ns: at_stop
                 .run_delay_ns
-                .zip(self.run_delay_start_ns.get(index).copied().flatten())
-                .map(|(end, start)| end.saturating_sub(start)),
+                .zip(self.run_start.get(index).copied().flatten())
+                .map(|(end, start)| end.saturating_sub(start.delay_ns)),
             throttled: None,
             has_wakes: self.spec.work_type.info().wake_latency.is_some(),
             cpu_bound: self.spec.work_type.info().cpu_bound,

@@ -15,12 +15,11 @@ use super::cpus::CpuWatch;
 use super::kit::Kit;
 use super::meter::nanos;
 use super::page::{ASLEEP, Control, Slot, phase, state};
+use super::proc::{self, RunTime};
 use super::types;
 use crate::guest::sys::{self, Forked, Shared};
 use crate::model::cpuset::CpuSet;
-use crate::model::report::ns_to_ms;
-use crate::model::stats::PhaseFigures;
-use crate::model::work::{CloneMode, MemPolicy, SchedPolicy, WorkType};
+use crate::model::work::{CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkType};
 
 /// How often the parent looks for workers that died before they were ready.
 const SLICE: Duration = Duration::from_millis(50);
@@ -53,6 +52,14 @@ pub struct GroupSpec {
     pub cpuset: Option<CpuSet>,
     /// NUMA nodes of their memory.
     pub mem_policy: MemPolicy,
+    /// How those nodes are meant.
+    pub mpol_flags: MpolFlags,
+    /// Their user; 0: as their parent's.
+    pub uid: u32,
+    /// Their group; 0: as their parent's.
+    pub gid: u32,
+    /// Directory of their cgroup; `None` for none.
+    pub cgroup_dir: Option<PathBuf>,
     /// Processes, or threads of one process.
     pub clone_mode: CloneMode,
     /// Directories of two cgroups or more that the work type may move workers between.
@@ -70,7 +77,7 @@ impl GroupSpec {
         Self {
             work_type,
             count,
-            policy: SchedPolicy::Other,
+            policy: SchedPolicy::Normal,
             nice: 0,
             comm,
             affinity: Vec::new(),
@@ -78,10 +85,48 @@ impl GroupSpec {
             step: 0,
             cpuset: None,
             mem_policy: MemPolicy::Default,
+            mpol_flags: MpolFlags::NONE,
+            uid: 0,
+            gid: 0,
+            cgroup_dir: None,
             clone_mode: CloneMode::Fork,
             side_cgroups: Vec::new(),
             disk: None,
             count_pages: false,
+        }
+    }
+}
+
+/// What one worker did up to some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Iterations.
+    pub iterations: u64,
+    /// Work units.
+    pub work_units: u64,
+    /// CPU time.
+    pub cpu_ns: u64,
+    /// Changes of CPU that it noticed.
+    pub migrations: u64,
+    /// Wake-ups that were measured.
+    pub wakes: u64,
+    /// Time runnable but not running; `None`: the kernel did not say.
+    pub delay_ns: Option<u64>,
+}
+
+impl Tally {
+    /// What came on top of `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            iterations: self.iterations.saturating_sub(before.iterations),
+            work_units: self.work_units.saturating_sub(before.work_units),
+            cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
+            migrations: self.migrations.saturating_sub(before.migrations),
+            wakes: self.wakes.saturating_sub(before.wakes),
+            delay_ns: self
+                .delay_ns
+                .map(|now| now.saturating_sub(before.delay_ns.unwrap_or(0))),
         }
     }
 }
@@ -103,7 +148,7 @@ pub enum WorkerError {
     #[error("failed to make what {work_type} workers share")]
     Kit {
         /// The work type.
-        work_type: &'static str,
+        work_type: String,
         /// The system's answer.
         #[source]
         source: io::Error,
@@ -190,8 +235,8 @@ pub struct WorkerGroup {
     /// One for each worker; one for all when the workers are threads.
     pub(super) processes: Vec<Process>,
     kit: Kit,
-    /// Run delay of each worker when the window opened.
-    pub(super) run_delay_start_ns: Vec<Option<u64>>,
+    /// CPU time and run delay of each worker when the window opened.
+    pub(super) run_start: Vec<Option<RunTime>>,
     pub(super) migrated_start: Option<u64>,
     /// Read of each worker when the window closed; empty while it is open.
     pub(super) at_stop: Vec<AtStop>,
@@ -213,10 +258,10 @@ impl WorkerGroup {
             slots: Shared::zeroed(count).map_err(map_error)?,
             processes: Vec::with_capacity(count),
             kit: Kit::new(&spec.work_type, count).map_err(|source| WorkerError::Kit {
-                work_type: spec.work_type.name(),
+                work_type: spec.work_type.name().to_owned(),
                 source,
             })?,
-            run_delay_start_ns: Vec::new(),
+            run_start: Vec::new(),
             migrated_start: None,
             at_stop: Vec::new(),
             excused_at_stop_ns: 0,
@@ -286,6 +331,10 @@ impl WorkerGroup {
             comm: CString::new(bytes.take(COMM_LEN).collect::<Vec<u8>>()).unwrap_or_default(),
             affinity,
             mem_policy: spec.mem_policy.clone(),
+            mpol_flags: spec.mpol_flags,
+            uid: spec.uid,
+            gid: spec.gid,
+            cgroup_dir: spec.cgroup_dir.clone(),
             side_cgroups: spec.side_cgroups.clone(),
             disk: spec.disk.clone(),
             parent: rustix::process::getpid().as_raw_pid(),
@@ -360,16 +409,23 @@ impl WorkerGroup {
             .fold(0, u64::saturating_add)
     }
 
-    /// What all workers did so far.
-    pub fn figures(&self) -> PhaseFigures {
-        let each = self.slots.iter().map(|slot| PhaseFigures {
-            iterations: slot.iterations.load(Relaxed),
-            work_units: slot.work_units.load(Relaxed),
-            cpu_time_ms: ns_to_ms(slot.noted_cpu_ns()),
-            migrations: slot.migrations.load(Relaxed),
-            wake_count: slot.wake_count.load(Relaxed),
-        });
-        each.fold(PhaseFigures::default(), PhaseFigures::plus)
+    /// What each worker did so far, in their order.
+    pub fn tallies(&self) -> Vec<Tally> {
+        let of = |(index, slot): (usize, &Slot)| {
+            let start = self.run_start.get(index).copied().flatten();
+            let since = proc::run_time_ns(self.task_of(index)).zip(start);
+            let cpu_ns = since.map_or(0, |(now, start)| now.cpu_ns.saturating_sub(start.cpu_ns));
+            Tally {
+                iterations: slot.iterations.load(Relaxed),
+                work_units: slot.work_units.load(Relaxed),
+                // Its own note has the threads that it made; the kernel's figure is newer.
+                cpu_ns: cpu_ns.max(slot.noted_cpu_ns()),
+                migrations: slot.migrations.load(Relaxed),
+                wakes: slot.wake_count.load(Relaxed),
+                delay_ns: since.map(|(now, start)| now.delay_ns.saturating_sub(start.delay_ns)),
+            }
+        };
+        self.slots.iter().enumerate().map(of).collect()
     }
 
     /// Iterations of the worker that did fewest.
@@ -452,11 +508,11 @@ impl WorkerGroup {
 
     /// Opens the barrier: the window begins now.
     pub fn start(&mut self) {
-        self.run_delay_start_ns = (0..self.slots.len())
-            .map(|index| super::proc::run_time_ns(self.task_of(index)).map(|time| time.delay_ns))
+        self.run_start = (0..self.slots.len())
+            .map(|index| proc::run_time_ns(self.task_of(index)))
             .collect();
         if self.spec.count_pages {
-            self.migrated_start = super::proc::pages_migrated();
+            self.migrated_start = proc::pages_migrated();
         }
         let start_ns = sys::monotonic_ns();
         self.control[0].start_ns.store(start_ns, Relaxed);

@@ -10,7 +10,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::os;
-use crate::model::work::{WakeVia, WorkType};
+use crate::model::work::{WakeMechanism, WorkType};
 
 /// Both ends of a pipe.
 #[derive(Debug)]
@@ -47,10 +47,11 @@ impl Kit {
     pub(super) fn new(work: &WorkType, count: usize) -> io::Result<Self> {
         let mut kit = Self::default();
         match work {
-            WorkType::PipeIo
+            WorkType::PipeIo { .. }
             | WorkType::CachePipe { .. }
             | WorkType::WakeChain {
-                via: WakeVia::Pipe, ..
+                wake: WakeMechanism::Pipe,
+                ..
             } => {
                 kit.pipes = (0..count).map(|_| pipe()).collect::<io::Result<_>>()?;
             }

@@ -82,6 +82,16 @@ impl<'a> Meter<'a> {
         &self.slots[other]
     }
 
+    /// Tasks of the other workers of the same start.
+    pub(super) fn others(&self) -> Vec<i32> {
+        let others = self.slots.iter().enumerate();
+        others
+            .filter(|(index, _)| *index != self.index)
+            .filter_map(|(_, slot)| i32::try_from(slot.tid.load(Relaxed)).ok())
+            .filter(|tid| *tid > 0)
+            .collect()
+    }
+
     /// What only the threads of this worker write.
     pub(super) fn shared(&self) -> (&'a Control, &'a Slot) {
         (self.control, self.slot)
@@ -89,9 +99,14 @@ impl<'a> Meter<'a> {
 
     /// An iteration that did `units` of work is over.
     pub(super) fn tick(&mut self, units: u64) {
+        self.tick_many(1, units);
+    }
+
+    /// So many iterations are over that did `units` of work in all: for those that are short against a look at the clocks.
+    pub(super) fn tick_many(&mut self, iterations: u64, units: u64) {
         let on_cpu_ns = self.progress();
         self.note_stall(on_cpu_ns);
-        self.slot.iterations.fetch_add(1, Relaxed);
+        self.slot.iterations.fetch_add(iterations, Relaxed);
         self.slot.work_units.fetch_add(units, Relaxed);
     }
 
@@ -333,6 +348,14 @@ impl<'a> Meter<'a> {
         sys::futex_wake_all(&partner.handoff);
     }
 
+    /// Spins until this much wall time has passed, in steps that end early at the stop.
+    pub(super) fn burn_wall(&self, time: Duration) {
+        let until_ns = sys::monotonic_ns().saturating_add(nanos(time));
+        while sys::monotonic_ns() < until_ns && !self.stopping() {
+            spin(512);
+        }
+    }
+
     /// Uses this much CPU time in steps that end early at the stop.
     pub(super) fn burn(&self, time: Duration) {
         let until_ns = sys::thread_cpu_ns().saturating_add(nanos(time));
@@ -366,14 +389,6 @@ impl<'a> Meter<'a> {
 }
 
 impl WorkLoop for Meter<'_> {
-    fn stopping(&self) -> bool {
-        self.stopping()
-    }
-
-    fn index(&self) -> usize {
-        self.index
-    }
-
     fn tick(&mut self, units: u64) {
         self.tick(units);
     }
@@ -396,10 +411,9 @@ pub(super) fn xorshift(mut state: u64) -> u64 {
 }
 
 /// Work that takes about the same CPU time whenever it is done, and that no compiler removes.
-pub(super) fn spin(steps: u32) {
+pub(super) fn spin(steps: u64) {
     let mut value = 1u64;
     for step in 0..steps {
-        value =
-            std::hint::black_box(value.wrapping_mul(6_364_136_223_846_793_005) ^ u64::from(step));
+        value = std::hint::black_box(value.wrapping_mul(6_364_136_223_846_793_005) ^ step);
     }
 }

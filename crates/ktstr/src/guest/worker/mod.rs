@@ -21,7 +21,7 @@ mod proc;
 mod types;
 
 pub(crate) use child::kernel_cpuset;
-pub use group::{GroupSpec, WorkerError, WorkerGroup};
+pub use group::{GroupSpec, Tally, WorkerError, WorkerGroup};
 
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,15 @@
 //! System calls that single work types need, behind safe types. They may run in a forked child.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ptr::NonNull;
 use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::meter::nanos;
 use crate::guest::sys;
-use crate::model::work::{MemPolicy, SchedPolicy};
+use crate::model::work::{MemPolicy, MpolFlags, SchedPolicy};
 
 /// `SCHED_EXT` as in `include/uapi/linux/sched.h`; libc does not have it.
 const SCHED_EXT: i32 = 7;
@@ -20,22 +22,92 @@ const MPOL_MF_MOVE: i32 = 1 << 1;
 const NODE_BITS: u32 = 64;
 
 /// A scheduling policy as the kernel has it.
-pub(super) fn policy_numbers(policy: SchedPolicy) -> (i32, i32) {
+///
+/// `SCHED_DEADLINE` takes more than these two.
+fn policy_numbers(policy: SchedPolicy) -> (i32, i32) {
     let priority = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
     match policy {
-        SchedPolicy::Other => (libc::SCHED_OTHER, 0),
+        SchedPolicy::Normal => (libc::SCHED_OTHER, 0),
         SchedPolicy::Batch => (libc::SCHED_BATCH, 0),
         SchedPolicy::Idle => (libc::SCHED_IDLE, 0),
         SchedPolicy::Fifo(value) => (libc::SCHED_FIFO, priority(value)),
         SchedPolicy::RoundRobin(value) => (libc::SCHED_RR, priority(value)),
         SchedPolicy::Ext => (SCHED_EXT, 0),
+        SchedPolicy::Deadline { .. } => (libc::SCHED_DEADLINE, 0),
     }
 }
 
 /// Sets the calling thread's policy.
 pub(super) fn set_policy_of_caller(policy: SchedPolicy) -> Result<(), Errno> {
+    if let SchedPolicy::Deadline {
+        runtime,
+        deadline,
+        period,
+    } = policy
+    {
+        return set_deadline_of_caller(runtime, deadline, period);
+    }
     let (number, priority) = policy_numbers(policy);
     sys::set_policy(number, priority).map_err(|fault| errno_of(&fault))
+}
+
+/// `struct sched_attr` in its first version (`include/uapi/linux/sched/types.h`).
+#[repr(C)]
+struct SchedAttr {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    nice: i32,
+    priority: u32,
+    runtime_ns: u64,
+    deadline_ns: u64,
+    period_ns: u64,
+}
+
+fn set_deadline_of_caller(
+    runtime: Duration,
+    deadline: Duration,
+    period: Duration,
+) -> Result<(), Errno> {
+    let attr = SchedAttr {
+        size: u32::try_from(size_of::<SchedAttr>()).unwrap_or(0),
+        policy: libc::SCHED_DEADLINE.unsigned_abs(),
+        flags: 0,
+        nice: 0,
+        priority: 0,
+        runtime_ns: nanos(runtime),
+        deadline_ns: nanos(deadline),
+        period_ns: nanos(period),
+    };
+    // SAFETY: `attr` lives through the call, which reads as many bytes of it as its `size` says.
+    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+    if done == 0 { Ok(()) } else { Err(last_errno()) }
+}
+
+/// Makes the calling thread another user's and group's, and clears its further groups; 0 leaves it as it is.
+///
+/// The calls themselves, not libc's functions, which would change all threads of the process.
+pub(super) fn set_user_of_caller(uid: u32, gid: u32) -> Result<(), Errno> {
+    if gid != 0 {
+        // SAFETY: an empty list is read from nowhere.
+        let done = unsafe { libc::syscall(libc::SYS_setgroups, 0, std::ptr::null::<u32>()) };
+        if done != 0 {
+            return Err(last_errno());
+        }
+        // SAFETY: three numbers, no memory.
+        let done = unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) };
+        if done != 0 {
+            return Err(last_errno());
+        }
+    }
+    if uid != 0 {
+        // SAFETY: three numbers, no memory.
+        let done = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+        if done != 0 {
+            return Err(last_errno());
+        }
+    }
+    Ok(())
 }
 
 /// The errno of a failure of the system.
@@ -47,24 +119,26 @@ fn last_errno() -> Errno {
     errno_of(&io::Error::last_os_error())
 }
 
-fn mask_of(nodes: &[u32]) -> u64 {
+fn mask_of(nodes: &BTreeSet<usize>) -> u64 {
     nodes
         .iter()
-        .filter(|node| **node < NODE_BITS)
+        .filter(|node| **node < NODE_BITS as usize)
         .fold(0, |mask, node| mask | 1 << node)
 }
 
 /// Sets where the calling thread's memory comes from.
-pub(super) fn set_mem_policy(policy: &MemPolicy) -> Result<(), Errno> {
-    let (mode, mask) = match policy {
+pub(super) fn set_mem_policy(policy: &MemPolicy, flags: MpolFlags) -> Result<(), Errno> {
+    let mask = mask_of(&policy.node_set());
+    let mode = match policy {
         MemPolicy::Default => return Ok(()),
-        MemPolicy::Bind(nodes) => (libc::MPOL_BIND, mask_of(nodes)),
-        MemPolicy::Preferred(node) => (libc::MPOL_PREFERRED, mask_of(&[*node])),
-        MemPolicy::PreferredMany(nodes) => (MPOL_PREFERRED_MANY, mask_of(nodes)),
-        MemPolicy::Interleave(nodes) => (libc::MPOL_INTERLEAVE, mask_of(nodes)),
-        MemPolicy::WeightedInterleave(nodes) => (MPOL_WEIGHTED_INTERLEAVE, mask_of(nodes)),
-        MemPolicy::Local => (libc::MPOL_LOCAL, 0),
+        MemPolicy::Bind(_) => libc::MPOL_BIND,
+        MemPolicy::Preferred(_) => libc::MPOL_PREFERRED,
+        MemPolicy::PreferredMany(_) => MPOL_PREFERRED_MANY,
+        MemPolicy::Interleave(_) => libc::MPOL_INTERLEAVE,
+        MemPolicy::WeightedInterleave(_) => MPOL_WEIGHTED_INTERLEAVE,
+        MemPolicy::Local => libc::MPOL_LOCAL,
     };
+    let mode = mode | i32::try_from(flags.bits()).unwrap_or(0);
     // The kernel reads one bit less than it is told (mm/mempolicy.c: get_nodes).
     // SAFETY: `mask` is read during the call only; the call changes nothing but the thread's policy.
     let done = unsafe {
@@ -93,8 +167,11 @@ pub(super) const PAGE: usize = 4_096;
 
 impl Region {
     /// `kib` of memory, not yet touched.
-    pub(super) fn new(kib: u32) -> Result<Self, Errno> {
-        let bytes = (kib as usize * 1_024).max(PAGE).next_multiple_of(PAGE);
+    pub(super) fn new(kib: usize) -> Result<Self, Errno> {
+        let bytes = kib
+            .saturating_mul(1_024)
+            .clamp(PAGE, isize::MAX as usize - PAGE)
+            .next_multiple_of(PAGE);
         // SAFETY: no address is asked for, so no present mapping is replaced.
         let start = unsafe {
             rustix::mm::mmap_anonymous(
@@ -149,7 +226,7 @@ impl Region {
 
     /// Moves all pages to a node, and binds them there.
     pub(super) fn move_to(&mut self, node: u32) -> Result<(), Errno> {
-        let mask = mask_of(&[node]);
+        let mask = mask_of(&BTreeSet::from([node as usize]));
         // SAFETY: exactly this mapping; `mask` is read during the call only.
         let done = unsafe {
             libc::syscall(

@@ -10,7 +10,7 @@
 //! `handoff` publish what was written before them (`Release`/`Acquire`). A gap's four fields may be torn when the
 //! worker is killed between two stores; that is harmless, for each is a value that was true once.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::histogram::Histogram;
 use crate::guest::sys::SharedAtomics;
@@ -30,6 +30,8 @@ pub(super) const ASLEEP: u64 = u64::MAX;
 pub(super) struct Control {
     pub(super) phase: AtomicU32,
     pub(super) stop: AtomicU32,
+    /// Same, for a custom loop.
+    pub(super) stop_flag: AtomicBool,
     pub(super) ready: AtomicU32,
     pub(super) start_ns: AtomicU64,
     pub(super) stop_ns: AtomicU64,
@@ -37,7 +39,7 @@ pub(super) struct Control {
     pub(super) excused_ns: AtomicU64,
 }
 
-// SAFETY: atomics only; the four bytes of padding are never read.
+// SAFETY: atomics only, for which zero bytes are values; the padding is never read.
 unsafe impl SharedAtomics for Control {}
 
 /// Values of [`Control::phase`], in order; 0 is forked, not yet in its cgroup.

@@ -79,7 +79,7 @@ fn a_stopped_worker_is_killed_and_its_gap_reaches_to_the_end() {
 
 #[test]
 fn a_silent_partner_is_no_gap_for_a_sleeper() {
-    let group = started(GroupSpec::new(WorkType::FUTEX_PING_PONG, 2));
+    let group = started(GroupSpec::new(WorkType::futex_ping_pong(0), 2));
     await_iterations(&group, 10);
     // Stop one: sooner or later the turn is its, and the other sleeps because it wants to.
     rustix::process::pidfd_send_signal(&group.processes[0].pidfd, rustix::process::Signal::STOP)

@@ -1,12 +1,13 @@
 //! Every work type, forked and threaded: it makes progress, stops when asked, and measures what it claims to measure.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::guest::sys;
 use crate::model::report::{WorkerExit, WorkerReport};
-use crate::model::work::{CloneMode, CustomWork, WorkType};
+use crate::model::work::{CloneMode, CustomCfg, WorkType};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// Iterations that the slowest worker of a group has to do.
@@ -88,7 +89,7 @@ fn measures_what_it_claims(work: &WorkType, reports: &[WorkerReport]) {
 #[test]
 fn every_work_type_as_processes() {
     println!("work type               workers iterations      units  wakes   p-max us");
-    for work in WorkType::ALL {
+    for work in WorkType::all() {
         let reports = check(&work, CloneMode::Fork);
         measures_what_it_claims(&work, &reports);
         let sum = |of: fn(&WorkerReport) -> u64| reports.iter().map(of).sum::<u64>();
@@ -106,9 +107,9 @@ fn every_work_type_as_processes() {
 
 #[test]
 fn every_work_type_as_threads() {
-    for work in WorkType::ALL {
+    for work in WorkType::all() {
         let reports = check(&work, CloneMode::Thread);
-        let mut tids: Vec<i32> = reports.iter().map(|r| r.pid).collect();
+        let mut tids: Vec<i32> = reports.iter().map(|r| r.tid).collect();
         tids.dedup();
         assert_eq!(tids.len(), reports.len(), "{}: {tids:?}", work.name());
     }
@@ -116,26 +117,69 @@ fn every_work_type_as_threads() {
 
 #[test]
 fn a_custom_loop_runs_by_its_own_name() {
-    let work = WorkType::Custom(CustomWork::new("mine", |worker| {
-        while !worker.stopping() {
-            worker.sleep(Duration::from_millis(1));
-            worker.tick(2);
+    let work = WorkType::custom("mine", |ctx| {
+        while !ctx.stop().load(Relaxed) {
+            ctx.sleep(Duration::from_millis(1));
+            ctx.tick(2);
         }
-    }));
+        WorkerReport::default()
+    });
     let reports = check(&work, CloneMode::Fork);
     assert_eq!(reports[0].work_type, "mine");
     assert_eq!(reports[0].work_units, 2 * reports[0].iterations);
     assert!(reports[0].wake.count > 0);
 }
 
+/// What the author reports counts; all else is measured. Nothing is a gap of a loop that tells of no progress.
+#[test]
+fn a_custom_loop_counts_by_its_report() {
+    let cfg = CustomCfg::default().u64_slot(1, 40);
+    let work = WorkType::custom_with(
+        "reporter",
+        |ctx| {
+            let facts = [ctx.sibling_pids().len(), ctx.index(), ctx.cpus().len()];
+            while !ctx.stop().load(Relaxed) {
+                std::thread::yield_now();
+            }
+            WorkerReport {
+                tid: 1,
+                work_units: ctx.cfg().u64s[1] + u64::from(facts[0] == 1 && facts[2] > 0),
+                iterations: facts[1] as u64,
+                ..WorkerReport::default()
+            }
+        },
+        cfg,
+    );
+    let mut group = WorkerGroup::spawn(GroupSpec::new(work, 2)).unwrap();
+    group.make_ready(DEADLINE).unwrap();
+    group.start();
+    let until = Instant::now() + DEADLINE;
+    // A worker that is stopped before it has begun does not begin.
+    let begun = |slot: &super::page::Slot| slot.cpu_start_ns.load(Relaxed) > 0;
+    while !group.slots.iter().all(begun) {
+        assert!(Instant::now() < until, "they never ran");
+        std::thread::yield_now();
+    }
+    let reports = group.stop(DEADLINE);
+    let counts: Vec<_> = reports
+        .iter()
+        .map(|r| (r.work_units, r.iterations))
+        .collect();
+    assert_eq!(counts, [(41, 0), (41, 1)]);
+    for report in reports {
+        assert_eq!(report.exit, WorkerExit::Stopped);
+        assert!(report.tid > 1 && !report.cpus_seen.is_empty(), "{report:?}");
+    }
+}
+
 #[test]
 fn a_custom_loop_that_never_looks_is_killed() {
-    let work = WorkType::Custom(CustomWork::new("deaf", |worker| {
-        worker.tick(1);
+    let work = WorkType::custom("deaf", |ctx| {
+        ctx.tick(1);
         loop {
             std::thread::park();
         }
-    }));
+    });
     let mut group = WorkerGroup::spawn(GroupSpec::new(work, 1)).unwrap();
     group.make_ready(DEADLINE).unwrap();
     group.start();

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::model::call::panic_text;
-use crate::model::claim::collect_dropped;
+use crate::model::claim::{Inconclusive, collect_dropped};
 use crate::model::entry::{KtstrTestEntry, PostVm};
 use crate::model::post_vm::PostVmSkip;
 use crate::model::result::VmResult;
@@ -69,6 +69,11 @@ fn take(called: &mut Called, name: &str, callback: PostVm, vm: &VmResult) {
         }
         Ok(Err(error)) => match error.downcast_ref::<PostVmSkip>() {
             Some(skip) => called.skip = Some(format!("{name}: {skip}")),
+            None if error.downcast_ref::<Inconclusive>().is_some() => {
+                let text = format!("{name}: {error:#}");
+                let detail = AssertDetail::inconclusive(DetailKind::PostVm, text);
+                called.found.push(detail);
+            }
             None => called.found.push(fail(format!("{error:#}"))),
         },
         Err(payload) => {

@@ -30,7 +30,7 @@ pub fn knobs() -> Vec<Knob> {
         ("env", &variables),
         ("op", Op::NAMES),
         ("scheduler-key", crate::__private::SCHEDULER_KEYS),
-        ("work", WorkType::NAMES),
+        ("work", WorkType::ALL_NAMES),
     ];
     let knob = |kind, name: &&str| Knob {
         kind,

@@ -9,9 +9,9 @@ use proptest::prelude::*;
 const MS: u64 = 1_000_000;
 
 /// A worker that got `on_cpu_pct` of a 10 s window.
-fn worker(pid: i32, on_cpu_pct: u64) -> WorkerReport {
+fn worker(tid: i32, on_cpu_pct: u64) -> WorkerReport {
     WorkerReport {
-        pid,
+        tid,
         cgroup: "a".into(),
         work_type: "SpinWait".into(),
         iterations: 1_000,

@@ -110,7 +110,7 @@ pub(super) fn check(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
 fn who(cgroup: &Cgroup<'_>, report: &WorkerReport) -> String {
     format!(
         "worker {} ({} in {})",
-        report.pid,
+        report.tid,
         report.work_type,
         label(cgroup.name)
     )

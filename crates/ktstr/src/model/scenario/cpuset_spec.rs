@@ -1,42 +1,46 @@
 //! CPUs by description, and their resolution against a topology.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 use super::super::cpuset::{CpuMap, CpuSet};
+use super::super::ctx::Ctx;
 
 /// Which CPUs, without knowing the machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+///
+/// Shares (`Range`, `Disjoint`, `Overlap`) are of the usable CPUs: where there are more than two, the last one is left to
+/// everything else in the guest. `Llc`, `Numa` and `Exact` know all CPUs.
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum CpusetSpec {
     /// All CPUs of LLC i.
-    Llc(u32),
+    Llc(usize),
     /// All CPUs of NUMA node i.
-    Numa(u32),
-    /// From this share of the CPUs (0 to 1, included) to that share (excluded).
+    Numa(usize),
+    /// From this share of the usable CPUs (0 to 1, included) to that share (excluded); both are cut to whole CPUs.
     Range {
         /// Start.
-        start: f64,
+        start_frac: f64,
         /// End.
-        end: f64,
+        end_frac: f64,
     },
-    /// Share `index` of `of` equal shares that do not overlap.
+    /// Share `index` of `of` equal shares that do not overlap; the last one takes what is left over.
     Disjoint {
         /// Which share, from 0.
-        index: u32,
+        index: usize,
         /// Number of shares.
-        of: u32,
+        of: usize,
     },
-    /// Like `Disjoint`, and reaching into the next share by this fraction of a share.
+    /// Like `Disjoint`, and reaching into both neighbours by this fraction of a share.
     Overlap {
         /// Which share, from 0.
-        index: u32,
+        index: usize,
         /// Number of shares.
-        of: u32,
-        /// How far into the next share, 0 to 1.
+        of: usize,
+        /// How far into each neighbour, 0 to 1.
         frac: f64,
     },
     /// Exactly these.
-    Exact(CpuSet),
+    Exact(BTreeSet<usize>),
 }
 
 /// A description that yields no CPU, or CPUs that the guest lacks.
@@ -66,29 +70,77 @@ pub enum CpusetError {
 }
 
 impl CpusetSpec {
-    /// Exactly these CPUs.
-    pub fn exact(cpus: impl IntoIterator<Item = u32>) -> Self {
+    /// Exactly these CPUs: `exact(0..8)`, `exact([1, 2, 3])`.
+    pub fn exact(cpus: impl IntoIterator<Item = usize>) -> Self {
         Self::Exact(cpus.into_iter().collect())
     }
 
-    /// Share `index` of `of`.
-    pub const fn disjoint(index: u32, of: u32) -> Self {
+    /// From this share of the usable CPUs to that one: `range(0.0, 0.5)` is the first half.
+    #[must_use]
+    pub const fn range(start_frac: f64, end_frac: f64) -> Self {
+        Self::Range {
+            start_frac,
+            end_frac,
+        }
+    }
+
+    /// Share `index` of `of` equal shares.
+    #[must_use]
+    pub const fn disjoint(index: usize, of: usize) -> Self {
         Self::Disjoint { index, of }
+    }
+
+    /// Share `index` of `of`, reaching into both neighbours by `frac` of a share.
+    #[must_use]
+    pub const fn overlap(index: usize, of: usize, frac: f64) -> Self {
+        Self::Overlap { index, of, frac }
+    }
+
+    /// All CPUs of LLC `index`.
+    #[must_use]
+    pub const fn llc(index: usize) -> Self {
+        Self::Llc(index)
+    }
+
+    /// All CPUs of NUMA node `index`.
+    #[must_use]
+    pub const fn numa(index: usize) -> Self {
+        Self::Numa(index)
+    }
+
+    /// Whether this guest has such CPUs.
+    ///
+    /// # Errors
+    /// When there is no such CPU, or some of the exact set do not exist.
+    pub fn validate(&self, ctx: &Ctx) -> Result<(), CpusetError> {
+        self.resolve_on(&ctx.topology()).map(drop)
+    }
+
+    /// The CPUs in this guest; empty where [`validate`](Self::validate) finds a fault.
+    #[must_use]
+    pub fn resolve(&self, ctx: &Ctx) -> BTreeSet<usize> {
+        let cpus = self.resolve_on(&ctx.topology()).unwrap_or_default();
+        cpus.iter().map(|cpu| cpu as usize).collect()
     }
 
     /// The CPUs in a guest of this shape.
     ///
     /// # Errors
     /// When there is no such CPU, or some of the exact set do not exist.
-    pub fn resolve(&self, map: &CpuMap) -> Result<CpuSet, CpusetError> {
+    pub(crate) fn resolve_on(&self, map: &CpuMap) -> Result<CpuSet, CpusetError> {
         let total = map.total_cpus();
+        let usable = usable(total);
+        let number = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         let cpus = match self {
-            Self::Llc(index) => map.llc(*index),
-            Self::Numa(index) => map.node(*index),
-            Self::Range { start, end } => share(total, *start, *end),
-            Self::Disjoint { index, of } => slice(total, *index, *of, 0.0),
-            Self::Overlap { index, of, frac } => slice(total, *index, *of, *frac),
-            Self::Exact(cpus) => cpus.clone(),
+            Self::Llc(index) => map.llc(number(*index)),
+            Self::Numa(index) => map.node(number(*index)),
+            Self::Range {
+                start_frac,
+                end_frac,
+            } => share(usable, *start_frac, *end_frac),
+            Self::Disjoint { index, of } => slice(usable, *index, *of, 0.0),
+            Self::Overlap { index, of, frac } => slice(usable, *index, *of, *frac),
+            Self::Exact(cpus) => cpus.iter().map(|cpu| number(*cpu)).collect(),
         };
         let missing = cpus.difference(&map.all());
         if !missing.is_empty() {
@@ -109,27 +161,37 @@ impl CpusetSpec {
     }
 }
 
-/// CPUs from `start` to `end`, both shares of all CPUs.
-fn share(total: u32, start: f64, end: f64) -> CpuSet {
-    let at = |share: f64| (f64::from(total) * share.clamp(0.0, 1.0)).round();
-    (0..total)
+/// CPUs that are shared out: of more than two, the last is left to everything else.
+fn usable(total: u32) -> u32 {
+    if total > 2 { total - 1 } else { total }
+}
+
+/// CPUs from `start` to `end`, both shares of `usable` CPUs, cut to whole ones.
+fn share(usable: u32, start: f64, end: f64) -> CpuSet {
+    let at = |share: f64| (f64::from(usable) * share.clamp(0.0, 1.0)).floor();
+    (0..usable)
         .filter(|cpu| (at(start)..at(end)).contains(&f64::from(*cpu)))
         .collect()
 }
 
-/// Share `index` of `of`, reaching `frac` of a share into the next. The first shares take the remainder.
-fn slice(total: u32, index: u32, of: u32, frac: f64) -> CpuSet {
+/// Share `index` of `of`, reaching `frac` of a share into both neighbours. The last share takes the remainder.
+fn slice(usable: u32, index: usize, of: usize, frac: f64) -> CpuSet {
+    let (Ok(index), Ok(of)) = (u32::try_from(index), u32::try_from(of)) else {
+        return CpuSet::EMPTY;
+    };
     if of == 0 || index >= of {
         return CpuSet::EMPTY;
     }
-    let bound = |share: u32| u64::from(total) * u64::from(share) / u64::from(of);
-    let (first, next, after) = (bound(index), bound(index + 1), bound((index + 2).min(of)));
-    let reach = (after - next) as f64 * frac.clamp(0.0, 1.0);
-    (0..total)
-        .filter(|cpu| {
-            let cpu = u64::from(*cpu);
-            cpu >= first && (cpu < next || ((cpu - next) as f64) < reach)
-        })
+    let chunk = usable / of;
+    let end = if index + 1 == of {
+        usable
+    } else {
+        (index + 1) * chunk
+    };
+    let reach = f64::from(chunk) * frac.clamp(0.0, 1.0);
+    let (first, end) = (f64::from(index * chunk) - reach, f64::from(end) + reach);
+    (0..usable)
+        .filter(|cpu| (first..end).contains(&f64::from(*cpu)))
         .collect()
 }
 
@@ -147,50 +209,55 @@ mod tests {
 
     #[track_caller]
     fn check(spec: CpusetSpec, expected: &str) {
-        assert_eq!(spec.resolve(&MAP).unwrap().to_string(), expected);
+        assert_eq!(spec.resolve_on(&MAP).unwrap().to_string(), expected);
     }
 
     #[test]
     fn each_description() {
-        check(CpusetSpec::Llc(1), "2-3");
-        check(CpusetSpec::Numa(1), "4-7");
-        check(
-            CpusetSpec::Range {
-                start: 0.25,
-                end: 0.5,
-            },
-            "2-3",
-        );
-        check(CpusetSpec::disjoint(2, 4), "4-5");
-        check(
-            CpusetSpec::Overlap {
-                index: 0,
-                of: 2,
-                frac: 0.5,
-            },
-            "0-5",
-        );
+        check(CpusetSpec::llc(1), "2-3");
+        check(CpusetSpec::numa(1), "4-7");
+        check(CpusetSpec::range(0.0, 1.0), "0-6");
+        check(CpusetSpec::range(0.0, 0.5), "0-2");
+        check(CpusetSpec::range(0.5, 1.0), "3-6");
+        check(CpusetSpec::disjoint(0, 2), "0-2");
+        check(CpusetSpec::disjoint(1, 2), "3-6");
+        check(CpusetSpec::overlap(1, 3, 0.5), "1-4");
+        check(CpusetSpec::overlap(0, 2, 1.0), "0-5");
         check(CpusetSpec::exact([0, 7]), "0,7");
+        check(CpusetSpec::exact(0..8), "0-7");
+    }
+
+    #[test]
+    fn of_two_cpus_both_are_shared_out() {
+        let map = CpuMap::new(1, 1, 2, 1);
+        let all = CpusetSpec::range(0.0, 1.0).resolve_on(&map).unwrap();
+        assert_eq!(all.to_string(), "0-1");
+    }
+
+    #[test]
+    fn a_test_asks_by_its_context() {
+        let ctx = crate::model::ctx::tests::any();
+        assert_eq!(CpusetSpec::exact([0]).resolve(&ctx), BTreeSet::from([0]));
+        assert!(CpusetSpec::exact([0]).validate(&ctx).is_ok());
+        let none = CpusetSpec::llc(99);
+        assert!(none.validate(&ctx).is_err() && none.resolve(&ctx).is_empty());
     }
 
     #[test]
     fn no_cpu_is_an_error_that_says_what_there_is() {
         for spec in [
-            CpusetSpec::Llc(4),
-            CpusetSpec::Numa(2),
+            CpusetSpec::llc(4),
+            CpusetSpec::numa(2),
             CpusetSpec::disjoint(3, 3),
             CpusetSpec::disjoint(0, 0),
-            CpusetSpec::Range {
-                start: 0.5,
-                end: 0.5,
-            },
+            CpusetSpec::range(0.5, 0.5),
             CpusetSpec::exact([]),
         ] {
-            let text = spec.resolve(&MAP).unwrap_err().to_string();
+            let text = spec.resolve_on(&MAP).unwrap_err().to_string();
             assert!(text.contains("2n4l2c1t (its 8 cpus are 0-7)"), "{text}");
         }
         let text = CpusetSpec::exact([6, 8, 9])
-            .resolve(&MAP)
+            .resolve_on(&MAP)
             .unwrap_err()
             .to_string();
         assert!(text.starts_with("cpus 8-9 do not exist"), "{text}");
@@ -198,18 +265,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn disjoint_shares_cover_all_cpus_once(of in 1u32..9) {
+        fn disjoint_shares_cover_the_usable_cpus_once(of in 1usize..9) {
             let all: Vec<u32> = (0..of)
-                .filter_map(|index| CpusetSpec::disjoint(index, of).resolve(&MAP).ok())
+                .filter_map(|index| CpusetSpec::disjoint(index, of).resolve_on(&MAP).ok())
                 .flat_map(|set| set.to_vec())
                 .collect();
-            prop_assert_eq!(all, MAP.all().to_vec());
+            prop_assert_eq!(all, (0..7).collect::<Vec<u32>>());
         }
 
         #[test]
-        fn an_overlap_contains_its_share(index in 0u32..4, frac in 0.0f64..1.0) {
-            let share = CpusetSpec::disjoint(index, 4).resolve(&MAP).unwrap();
-            let more = CpusetSpec::Overlap { index, of: 4, frac }.resolve(&MAP).unwrap();
+        fn an_overlap_contains_its_share(index in 0usize..4, frac in 0.0f64..1.0) {
+            let share = CpusetSpec::disjoint(index, 4).resolve_on(&MAP).unwrap();
+            let more = CpusetSpec::overlap(index, 4, frac).resolve_on(&MAP).unwrap();
             prop_assert!(share.difference(&more).is_empty());
         }
     }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::work::{Affinity, WorkSpec};
+use super::super::work::{AffinityIntent, WorkSpec, WorkType};
 use super::{CgroupDef, CpusetSpec};
 
 /// A place in the guest kernel's memory.
@@ -54,15 +54,37 @@ impl KernelTarget {
     }
 }
 
-/// One operation. Names of cgroups are relative to the workload root.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Where workers that an operation starts are put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpawnPlacement {
+    /// The test's own cgroup: the guest's root, outside the workload root.
+    RunnerCgroup,
+    /// A cgroup of the scenario, which is there already.
+    Cgroup(String),
+}
+
+impl SpawnPlacement {
+    /// A cgroup of the scenario.
+    pub fn cgroup(name: impl Into<String>) -> Self {
+        Self::Cgroup(name.into())
+    }
+
+    /// The guest's root cgroup.
+    #[must_use]
+    pub const fn runner_cgroup() -> Self {
+        Self::RunnerCgroup
+    }
+}
+
+/// One operation. Names of cgroups are relative to the workload root. Each has a function that makes it, which is shorter.
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields say what each variant's line names")]
 pub enum Op {
     /// Makes an empty cgroup.
     AddCgroup { name: String },
     /// Makes a cgroup and starts its workers.
-    AddCgroupDef(CgroupDef),
+    AddCgroupDef { def: CgroupDef },
     /// Stops what runs in a cgroup and removes it; one that is not there is fine.
     RemoveCgroup { cgroup: String },
     /// Stops the workers of a cgroup and leaves it.
@@ -73,13 +95,16 @@ pub enum Op {
     ClearCpuset { cgroup: String },
     /// Exchanges the CPUs of two cgroups.
     SwapCpusets { a: String, b: String },
-    /// Starts more workers in a cgroup, or in the test's own if none is given.
+    /// Starts more workers; they end with the step.
     Spawn {
-        cgroup: Option<String>,
+        placement: SpawnPlacement,
         work: WorkSpec,
     },
     /// Binds all tasks of a cgroup to CPUs.
-    SetAffinity { cgroup: String, affinity: Affinity },
+    SetAffinity {
+        cgroup: String,
+        affinity: AffinityIntent,
+    },
     /// Moves all tasks from one cgroup to another.
     MoveAllTasks { from: String, to: String },
     /// Freezes a cgroup.
@@ -89,7 +114,7 @@ pub enum Op {
     /// Steers an interrupt to CPUs.
     SteerIrq { irq: u32, cpus: CpusetSpec },
     /// Asks the host for a snapshot.
-    CaptureSnapshot { tag: String },
+    CaptureSnapshot { name: String },
     /// Asks the host for a snapshot whenever a symbol is written.
     WatchSnapshot { symbol: String },
     /// Notes the processes of a cgroup under a tag.
@@ -132,7 +157,130 @@ pub enum Op {
     PinBpfMap { map: String, path: String },
 }
 
+macro_rules! of_cgroup {
+    ($( $(#[$about:meta])* $function:ident => $variant:ident; )*) => {
+        impl Op {
+            $(
+                $(#[$about])*
+                pub fn $function(cgroup: impl Into<String>) -> Self {
+                    Self::$variant { cgroup: cgroup.into() }
+                }
+            )*
+        }
+    };
+}
+
+of_cgroup! {
+    /// Stops what runs in a cgroup and removes it.
+    remove_cgroup => RemoveCgroup;
+    /// Stops the workers of a cgroup and leaves it.
+    stop_cgroup => StopCgroup;
+    /// Lifts a cgroup's limit to certain CPUs.
+    clear_cpuset => ClearCpuset;
+    /// Freezes a cgroup.
+    freeze_cgroup => FreezeCgroup;
+    /// Thaws a cgroup.
+    unfreeze_cgroup => UnfreezeCgroup;
+}
+
 impl Op {
+    /// Makes an empty cgroup.
+    pub fn add_cgroup(name: impl Into<String>) -> Self {
+        Self::AddCgroup { name: name.into() }
+    }
+
+    /// Makes a cgroup and starts its workers.
+    #[must_use]
+    pub const fn add_cgroup_def(def: CgroupDef) -> Self {
+        Self::AddCgroupDef { def }
+    }
+
+    /// Changes a cgroup's CPUs.
+    pub fn set_cpuset(cgroup: impl Into<String>, cpus: CpusetSpec) -> Self {
+        Self::SetCpuset {
+            cgroup: cgroup.into(),
+            cpus,
+        }
+    }
+
+    /// Exchanges the CPUs of two cgroups.
+    pub fn swap_cpusets(a: impl Into<String>, b: impl Into<String>) -> Self {
+        Self::SwapCpusets {
+            a: a.into(),
+            b: b.into(),
+        }
+    }
+
+    /// Starts workers; they end with the step.
+    #[must_use]
+    pub const fn spawn(placement: SpawnPlacement, work: WorkSpec) -> Self {
+        Self::Spawn { placement, work }
+    }
+
+    /// Starts workers in the guest's root cgroup, outside the workload root; they end with the step.
+    #[must_use]
+    pub const fn spawn_host(work: WorkSpec) -> Self {
+        Self::spawn(SpawnPlacement::RunnerCgroup, work)
+    }
+
+    /// Starts more workers in a cgroup that is there already; they end with the step.
+    pub fn spawn_workers(cgroup: impl Into<String>, work: WorkSpec) -> Self {
+        Self::spawn(SpawnPlacement::cgroup(cgroup), work)
+    }
+
+    /// Same, with one worker (or one group of workers) of this type.
+    pub fn spawn_in_cgroup(cgroup: impl Into<String>, work_type: WorkType) -> Self {
+        Self::spawn_workers(cgroup, WorkSpec::default().work_type(work_type))
+    }
+
+    /// Binds all tasks of a cgroup to CPUs.
+    pub fn set_affinity(cgroup: impl Into<String>, affinity: AffinityIntent) -> Self {
+        Self::SetAffinity {
+            cgroup: cgroup.into(),
+            affinity,
+        }
+    }
+
+    /// Moves all tasks from one cgroup to another.
+    pub fn move_all_tasks(from: impl Into<String>, to: impl Into<String>) -> Self {
+        Self::MoveAllTasks {
+            from: from.into(),
+            to: to.into(),
+        }
+    }
+
+    /// Asks the host for a snapshot of this name.
+    pub fn capture_snapshot(name: impl Into<String>) -> Self {
+        Self::CaptureSnapshot { name: name.into() }
+    }
+
+    /// Asks the host for a snapshot whenever a symbol is written.
+    pub fn watch_snapshot(symbol: impl Into<String>) -> Self {
+        Self::WatchSnapshot {
+            symbol: symbol.into(),
+        }
+    }
+
+    /// Notes the processes of a cgroup under a tag.
+    pub fn capture_cgroup_procs(tag: impl Into<String>, cgroup: impl Into<String>) -> Self {
+        Self::CaptureCgroupProcs {
+            tag: tag.into(),
+            cgroup: cgroup.into(),
+        }
+    }
+
+    /// Stops the test's scheduler.
+    #[must_use]
+    pub const fn detach_scheduler() -> Self {
+        Self::DetachScheduler
+    }
+
+    /// Stops and starts the test's scheduler.
+    #[must_use]
+    pub const fn restart_scheduler() -> Self {
+        Self::RestartScheduler
+    }
+
     /// Starts a payload with its default arguments.
     pub fn run_payload(payload: impl Into<String>) -> Self {
         Self::RunPayload {

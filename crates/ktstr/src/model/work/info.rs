@@ -59,12 +59,12 @@ const WOKEN: &str = "from the partner's futex_wake to running";
 const SPIN_WAIT: WorkTypeInfo = busy(
     "SpinWait",
     "tick preemption, load balancing",
-    "a chain of 8192 multiplications",
+    "a chain of 1024 multiplications",
 );
 const ALU_HOT: WorkTypeInfo = busy(
     "AluHot",
     "tick preemption at full pipeline use, frequency and SMT contention",
-    "8192 multiplications in independent chains",
+    "1024 multiplications in independent chains",
 );
 const IPC_VARIANCE: WorkTypeInfo = busy(
     "IpcVariance",
@@ -74,7 +74,7 @@ const IPC_VARIANCE: WorkTypeInfo = busy(
 const SMT_SIBLING_SPIN: WorkTypeInfo = busy(
     "SmtSiblingSpin",
     "SMT-aware placement, core scheduling",
-    "a chain of 8192 multiplications beside the sibling's",
+    "a chain of 1024 multiplications beside the sibling's",
 );
 const YIELD_HEAVY: WorkTypeInfo = busy(
     "YieldHeavy",
@@ -89,7 +89,7 @@ const CACHE_YIELD: WorkTypeInfo = busy(
 const BURSTY: WorkTypeInfo = waking(
     "Bursty",
     "hrtimer wake-up, idle entry and exit, vruntime after sleep",
-    "one chunk of the burst (8192 multiplications)",
+    "one chunk of the burst (1024 multiplications)",
     DUE,
 );
 const SEQUENCE: WorkTypeInfo = waking(
@@ -167,7 +167,7 @@ const MUTEX_CONTENTION: WorkTypeInfo = waking(
 const PRIORITY_INVERSION: WorkTypeInfo = waking(
     "PriorityInversion",
     "rt_mutex, priority inheritance across scheduling classes",
-    "the lock taken once, or 8192 multiplications of the one in the way",
+    "the lock taken once, or `work_iters` turns of the one in the way",
     "from wanting the lock to having it",
 );
 const ASYMMETRIC_WAKER: WorkTypeInfo = waking(
@@ -194,12 +194,12 @@ const CROSS_AFFINITY_CHURN: WorkTypeInfo = busy(
 const CGROUP_CHURN: WorkTypeInfo = silent(
     "CgroupChurn",
     "cgroup attach, cgroup_move, change of the task group",
-    "a chain of 8192 multiplications",
+    "a chain of 1024 multiplications",
 );
 const CGROUP_ATTACH_STORM: WorkTypeInfo = silent(
     "CgroupAttachStorm",
     "cgroup attach of running tasks by another",
-    "one victim moved, or 8192 multiplications of a victim",
+    "one victim moved, or 1024 multiplications of a victim",
 );
 const POLICY_CHURN: WorkTypeInfo = silent(
     "PolicyChurn",
@@ -214,14 +214,13 @@ const NICE_SWEEP: WorkTypeInfo = silent(
 const PREEMPT_STORM: WorkTypeInfo = waking(
     "PreemptStorm",
     "preemption by a higher class, cpu_release and cpu_acquire",
-    "one preemption, or 8192 multiplications of a preempted one",
+    "one preemption, or 1024 multiplications of a preempted one",
     DUE,
 );
-const RT_STARVATION: WorkTypeInfo = waking(
+const RT_STARVATION: WorkTypeInfo = silent(
     "RtStarvation",
     "a CPU held by the real-time class, stall detection, the fair server",
-    "8192 multiplications",
-    DUE,
+    "`burst_iters` turns, or 1024 multiplications of a fair one",
 );
 const CACHE_PRESSURE: WorkTypeInfo = busy(
     "CachePressure",
@@ -306,48 +305,63 @@ impl WorkType {
     }
 
     const fn group_size(&self) -> usize {
-        let others = match self {
+        match self {
             Self::SmtSiblingSpin
             | Self::FutexPingPong { .. }
-            | Self::PipeIo
+            | Self::PipeIo { .. }
             | Self::SignalStorm { .. }
             | Self::AsymmetricWaker { .. }
             | Self::CrossAffinityChurn { .. }
             | Self::CachePipe { .. }
             | Self::IrqWake { .. }
-            | Self::NetTraffic { .. }
-            | Self::RtStarvation { .. } => 1,
-            Self::PriorityInversion { .. } => 2,
-            Self::FutexFanOut { fan, .. } | Self::FanOutCompute { fan, .. } => *fan,
-            Self::ThunderingHerd { waiters, .. } => *waiters,
-            Self::CgroupAttachStorm { victims } => *victims,
-            Self::PreemptStorm { fair, .. } => *fair,
-            Self::WakeChain { depth, .. } => depth.saturating_sub(1),
-            Self::MutexContention { contenders, .. } => contenders.saturating_sub(1),
+            | Self::NetTraffic { .. } => 2,
+            Self::PriorityInversion {
+                high_count,
+                medium_count,
+                low_count,
+                ..
+            } => at_least_one(
+                high_count
+                    .saturating_add(*medium_count)
+                    .saturating_add(*low_count),
+            ),
+            Self::RtStarvation {
+                rt_workers,
+                cfs_workers,
+                ..
+            } => at_least_one(rt_workers.saturating_add(*cfs_workers)),
+            Self::FutexFanOut { fan_out, .. } | Self::FanOutCompute { fan_out, .. } => {
+                fan_out.saturating_add(1)
+            }
+            Self::ThunderingHerd { waiters, .. } => waiters.saturating_add(1),
+            Self::CgroupAttachStorm { victims } => victims.saturating_add(1),
+            Self::PreemptStorm { cfs_workers, .. } => cfs_workers.saturating_add(1),
+            Self::WakeChain { depth, .. } => at_least_one(*depth),
+            Self::MutexContention { contenders, .. } => at_least_one(*contenders),
             Self::EpollStorm {
                 producers,
                 consumers,
                 ..
-            } => producers.saturating_add(*consumers).saturating_sub(1),
-            _ => 0,
-        };
-        others as usize + 1
+            } => at_least_one(producers.saturating_add(*consumers)),
+            _ => 1,
+        }
     }
+}
+
+const fn at_least_one(workers: usize) -> usize {
+    if workers == 0 { 1 } else { workers }
 }
 
 macro_rules! descriptions {
     ($( $name:ident => $description:ident, )*) => {
         impl WorkType {
             /// The names of all work types.
-            pub const NAMES: &'static [&'static str] = &[$( stringify!($name), )* "Custom"];
+            pub const ALL_NAMES: &'static [&'static str] = &[$( stringify!($name), )* "Custom"];
 
             const fn description(&self) -> WorkTypeInfo {
                 match self {
                     $( Self::$name { .. } => $description, )*
-                    Self::Custom(custom) => WorkTypeInfo {
-                        name: custom.name,
-                        ..CUSTOM
-                    },
+                    Self::Custom(_) => CUSTOM,
                 }
             }
         }

@@ -2,160 +2,239 @@
 
 mod benchmark;
 mod custom;
+mod forms;
 mod info;
 mod spec;
 mod table;
 
-pub use benchmark::{SchbenchSpec, TaobenchSpec};
-pub use custom::{CustomWork, WorkLoop};
+pub use benchmark::{SchbenchConfig, TaobenchConfig};
+pub(crate) use custom::WorkLoop;
+pub use custom::{CustomCfg, CustomWork, WorkerCtx};
 pub use info::WorkTypeInfo;
-pub use spec::{Affinity, CloneMode, MemPolicy, SchedPolicy, WorkSpec, WorkerCount};
+pub use spec::{
+    AffinityIntent, CloneMode, MemPolicy, MpolFlags, SchedClass, SchedPolicy, WorkSpec,
+    WorkersError,
+};
 pub use table::markdown as work_type_table;
 
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::time::Duration;
 
 /// Independent chains of multiplications that [`WorkType::AluHot`] keeps in flight.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AluWidth {
     /// One: bound by latency.
-    Narrow,
+    #[default]
+    Scalar,
     /// Four.
     Medium,
     /// Eight: as much as the CPU can do, the most heat.
-    #[default]
     Widest,
 }
 
-/// One part of a [`WorkType::Sequence`].
+/// One part of a [`WorkType::Sequence`]. Each lasts its time, of the wall clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkPhase {
-    /// Uses a CPU for this much CPU time.
+    /// Spins.
     Spin(Duration),
     /// Sleeps.
     Sleep(Duration),
-    /// Yields this often.
-    Yield(u32),
-    /// Writes this many blocks of 4 KiB to a file and syncs it.
-    Io(u32),
+    /// Yields all the time.
+    Yield(Duration),
+    /// Writes blocks of 4 KiB to a file and syncs each.
+    Io(Duration),
+    /// Spins with several chains of multiplications, as [`WorkType::AluHot`] does.
+    AluHot {
+        /// How many chains.
+        width: AluWidth,
+        /// For how long.
+        duration: Duration,
+    },
+}
+
+impl WorkPhase {
+    /// Spins with several chains of multiplications.
+    #[must_use]
+    pub const fn alu_hot(width: AluWidth, duration: Duration) -> Self {
+        Self::AluHot { width, duration }
+    }
 }
 
 /// What carries the baton of a [`WorkType::WakeChain`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub enum WakeVia {
-    /// A futex: plain wake-ups.
-    #[default]
-    Futex,
+pub enum WakeMechanism {
     /// A pipe: synchronous wake-ups (`WF_SYNC`).
+    #[default]
     Pipe,
+    /// A futex: plain wake-ups.
+    Futex,
 }
 
-/// What a worker does in a loop. The table in `docs/work-types.md` says what each is for.
+/// The lock of a [`WorkType::PriorityInversion`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FutexLockMode {
+    /// With priority inheritance: the holder is lifted to the class of who waits.
+    Pi,
+    /// Without.
+    #[default]
+    Plain,
+}
+
+/// What a worker does in a loop. The table in `docs/work-types.md` says what each is for. Each but those without fields has a
+/// function of its name that takes the fields in their order.
 ///
-/// Names that end in `_pct` are 0 to 100; sizes are KiB as their names say.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// `spin_iters` and other `_iters` are turns of a loop of one multiplication between two steps of the work; what is `_kib`,
+/// `_us`, `_ms`, `_usec` is in that unit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields say what each variant's line names")]
 pub enum WorkType {
     /// Spins: always wants a CPU.
+    #[default]
     SpinWait,
     /// Spins with several independent chains of multiplications.
     AluHot { width: AluWidth },
-    /// Alternates `hot` steps of wide arithmetic with `cold` dependent loads over `kib` of memory.
-    IpcVariance { hot: u32, cold: u32, kib: u32 },
+    /// Alternates `hot_iters` steps of wide arithmetic with `cold_iters` dependent loads over 1 MiB; `period_iters` of both are
+    /// one iteration.
+    IpcVariance {
+        hot_iters: u64,
+        cold_iters: u64,
+        period_iters: u64,
+    },
     /// Two workers spin on the two threads of one core.
     SmtSiblingSpin,
     /// Spins a little and yields: `sched_yield` on every iteration.
     YieldHeavy,
-    /// Walks over `kib` of memory in steps of `stride` bytes, then yields.
-    CacheYield { kib: u32, stride: u32 },
-    /// Spins for a while, then sleeps for a while.
-    Bursty { burst: Duration, sleep: Duration },
+    /// Walks over `size_kib` of memory in steps of `stride` bytes, then yields.
+    CacheYield { size_kib: usize, stride: usize },
+    /// Spins for a while, then sleeps for a while, by the wall clock.
+    Bursty {
+        burst_duration: Duration,
+        sleep_duration: Duration,
+    },
     /// Goes through phases, round and round.
-    Sequence(Cow<'static, [WorkPhase]>),
-    /// Short bursts of CPU time between sleeps: a CPU goes idle and leaves idle on every iteration.
-    IdleChurn { burst: Duration, sleep: Duration },
-    /// Wakes at absolute times `period` apart and does nothing else.
-    TimerLatency { period: Duration },
+    Sequence {
+        first: WorkPhase,
+        rest: Vec<WorkPhase>,
+    },
+    /// Short bursts between sleeps: a CPU goes idle and leaves idle on every iteration. With `precise_timing`, the sleeps end
+    /// without the kernel's timer slack of 50 us.
+    IdleChurn {
+        burst_duration: Duration,
+        sleep_duration: Duration,
+        precise_timing: bool,
+    },
+    /// Wakes at absolute times `interval_us` apart and does nothing else.
+    TimerLatency { interval_us: u64 },
 
-    /// Two workers wake each other in turn through futexes, with `spin` steps in between.
-    FutexPingPong { spin: u32 },
-    /// One worker wakes `fan` others at once; each spins `spin` steps; the last wakes the first.
-    FutexFanOut { fan: u32, spin: u32 },
-    /// One worker wakes `fan` others that do `ops` passes over `kib` of memory, then sleeps.
+    /// Two workers wake each other in turn through futexes, with `spin_iters` turns in between.
+    FutexPingPong { spin_iters: u64 },
+    /// One worker wakes `fan_out` others at once; each spins `spin_iters` turns; the last wakes the first.
+    FutexFanOut { fan_out: usize, spin_iters: u64 },
+    /// One worker wakes `fan_out` others that do `operations` passes over `cache_footprint_kib` of memory, then sleeps.
     FanOutCompute {
-        fan: u32,
-        kib: u32,
-        ops: u32,
-        sleep: Duration,
+        fan_out: usize,
+        cache_footprint_kib: usize,
+        operations: usize,
+        sleep_usec: u64,
     },
-    /// Two workers pass a byte to and fro through pipes.
-    PipeIo,
-    /// A baton goes round a ring of `depth` workers; each holds it for `work` of CPU time.
+    /// Two workers pass a byte to and fro through pipes, with `burst_iters` turns before each.
+    PipeIo { burst_iters: u64 },
+    /// A baton goes round a ring of `depth` workers; each holds it for `work_per_hop` of CPU time.
     WakeChain {
-        depth: u32,
-        via: WakeVia,
-        work: Duration,
+        depth: usize,
+        wake: WakeMechanism,
+        work_per_hop: Duration,
     },
-    /// One worker wakes all `waiters` of one futex every `interval`.
-    ThunderingHerd { waiters: u32, interval: Duration },
+    /// One worker wakes all `waiters` of one futex `batches` times, `inter_batch_ms` apart; then all rest.
+    ThunderingHerd {
+        waiters: usize,
+        batches: u64,
+        inter_batch_ms: u64,
+    },
     /// `producers` put bursts of events into an eventfd that `consumers` share through one epoll.
     EpollStorm {
-        producers: u32,
-        consumers: u32,
-        burst: u32,
+        producers: usize,
+        consumers: usize,
+        events_per_burst: u64,
     },
-    /// Two workers send each other bursts of real-time signals in turn.
-    SignalStorm { burst: u32 },
-    /// `contenders` take one lock in turn, hold it for `hold` steps and work `work` steps outside.
+    /// Two workers send each other bursts of real-time signals in turn, with `work_iters` turns before each.
+    SignalStorm {
+        signals_per_iter: u64,
+        work_iters: u64,
+    },
+    /// `contenders` take one lock in turn, hold it for `hold_iters` turns and work `work_iters` turns outside.
     MutexContention {
-        contenders: u32,
-        hold: u32,
-        work: u32,
+        contenders: usize,
+        hold_iters: u64,
+        work_iters: u64,
     },
-    /// On one CPU: a fair worker holds a lock that a FIFO worker wants, and a second fair worker spins; `pi` chooses a lock
-    /// with priority inheritance.
-    PriorityInversion { pi: bool },
-    /// Ping-pong between two workers of different classes.
+    /// On one CPU: fair workers (`low_count`) hold a lock for `hold_iters` turns that FIFO workers (`high_count`) want as well,
+    /// and fair workers (`medium_count`) spin, `work_iters` turns an iteration; `pi_mode` chooses the lock.
+    PriorityInversion {
+        high_count: usize,
+        medium_count: usize,
+        low_count: usize,
+        hold_iters: u64,
+        work_iters: u64,
+        pi_mode: FutexLockMode,
+    },
+    /// Ping-pong between two workers of different classes, with `burst_iters` turns before each wake-up.
     AsymmetricWaker {
-        waker: SchedPolicy,
-        wakee: SchedPolicy,
+        waker_class: SchedClass,
+        wakee_class: SchedClass,
+        burst_iters: u64,
     },
 
     /// Forks a child that exits at once, and reaps it.
     ForkExit,
-    /// Binds itself to the next CPU of its cpuset every `spin` steps.
-    AffinityChurn { spin: u32 },
-    /// Two workers bind each other to the next CPU every `spin` steps.
-    CrossAffinityChurn { spin: u32 },
-    /// Moves itself to another cgroup every `interval`.
-    CgroupChurn { interval: Duration },
+    /// Binds itself to the next CPU of its cpuset every `spin_iters` turns.
+    AffinityChurn { spin_iters: u64 },
+    /// Two workers bind each other to the next CPU every `spin_iters` turns.
+    CrossAffinityChurn { spin_iters: u64 },
+    /// Moves itself to the next of `groups` cgroups every `cycle_ms`.
+    CgroupChurn { groups: usize, cycle_ms: u64 },
     /// One worker moves `victims` spinning ones between cgroups without a pause.
-    CgroupAttachStorm { victims: u32 },
-    /// Changes its scheduling policy on every iteration.
-    PolicyChurn { spin: u32 },
+    CgroupAttachStorm { victims: usize },
+    /// Changes its scheduling policy every `spin_iters` turns.
+    PolicyChurn { spin_iters: u64 },
     /// Steps its nice value from -20 to 19, round and round.
-    NiceSweep { spin: u32 },
-    /// On one CPU: `fair` spinning workers and one FIFO worker that preempts them every `period`.
-    PreemptStorm { fair: u32, period: Duration },
-    /// On one CPU: a FIFO worker of this priority spins for `burst` and rests for `rest`; a fair worker gets what is left.
+    NiceSweep,
+    /// On one CPU: `cfs_workers` spinning workers and a FIFO worker that preempts them for `rt_burst_iters` turns, then sleeps
+    /// for `rt_sleep_us`.
+    PreemptStorm {
+        cfs_workers: usize,
+        rt_burst_iters: u64,
+        rt_sleep_us: u64,
+    },
+    /// On one CPU: `rt_workers` FIFO workers of this priority that never rest, `burst_iters` turns an iteration, and
+    /// `cfs_workers` fair ones that get what is left.
     RtStarvation {
-        priority: u32,
-        burst: Duration,
-        rest: Duration,
+        rt_workers: usize,
+        cfs_workers: usize,
+        rt_priority: i32,
+        burst_iters: u64,
     },
 
-    /// Writes to `kib` of memory in steps of `stride` bytes.
-    CachePressure { kib: u32, stride: u32 },
-    /// Two workers hand a block of `kib` (at most 64) to and fro through pipes.
-    CachePipe { kib: u32 },
-    /// Touches `touches` pages of a region of `kib`, then gives all back.
-    PageFaultChurn { kib: u32, touches: u32 },
-    /// Works on `kib` of memory and moves its pages to the next node every `interval`.
-    NumaWorkingSetSweep { kib: u32, interval: Duration },
-    /// Works on `kib` of memory and binds itself to the next node's CPUs every `interval`.
-    NumaMigrationChurn { kib: u32, interval: Duration },
+    /// Writes to `size_kib` of memory in steps of `stride` bytes.
+    CachePressure { size_kib: usize, stride: usize },
+    /// Two workers hand a block of `size_kib` (at most 64) to and fro through pipes, with `burst_iters` turns before each.
+    CachePipe { size_kib: usize, burst_iters: u64 },
+    /// Touches `touches_per_cycle` pages of a region of `region_kib`, gives all back and spins `spin_iters` turns.
+    PageFaultChurn {
+        region_kib: usize,
+        touches_per_cycle: usize,
+        spin_iters: u64,
+    },
+    /// Works on `region_kib` of memory and moves its pages to the next of `target_nodes` every `sweep_period_ms`; without
+    /// nodes nothing moves.
+    NumaWorkingSetSweep {
+        region_kib: usize,
+        sweep_period_ms: u64,
+        target_nodes: Vec<usize>,
+    },
+    /// Works on 4 MiB of memory and binds itself to the next node's CPUs every `period_ms`.
+    NumaMigrationChurn { period_ms: u64 },
 
     /// Writes 4 KiB and waits until it is on disk.
     IoSyncWrite,
@@ -163,17 +242,19 @@ pub enum WorkType {
     IoRandRead,
     /// All workers write to and sync one file: they queue behind each other.
     IoConvoy,
-    /// A worker sends a datagram of `bytes` every `period`; its partner is woken out of the softirq that delivers it.
-    IrqWake { bytes: u32, period: Duration },
-    /// A worker sends bursts of datagrams of `bytes` to its partner, which answers each burst.
-    NetTraffic { bytes: u32, burst: u32 },
+    /// A worker sends a datagram of `frame_bytes` over the loopback device every `interval_us`; its partner is woken out of the
+    /// softirq that delivers it.
+    IrqWake { interval_us: u64, frame_bytes: u16 },
+    /// A worker sends bursts of 16 datagrams of `frame_bytes` over the loopback device to its partner, which answers each
+    /// burst; `interval_us` lie between two, if not 0.
+    NetTraffic { interval_us: u64, frame_bytes: u16 },
 
     /// Rotates through spinning, yielding, a short sleep and a file write.
     Mixed,
     /// The schbench benchmark.
-    Schbench(SchbenchSpec),
+    Schbench { config: SchbenchConfig },
     /// A read-mostly cache under load, after the TAO benchmark of DCPerf.
-    Taobench(TaobenchSpec),
+    Taobench { config: TaobenchConfig },
     /// The test author's own loop; it has no serial form.
     #[serde(skip)]
     Custom(CustomWork),
@@ -186,160 +267,128 @@ const fn ms(count: u64) -> Duration {
 }
 
 impl WorkType {
-    /// A ping-pong that hands over at once.
-    pub const FUTEX_PING_PONG: Self = Self::FutexPingPong { spin: 0 };
-    /// 5 ms of spinning, 5 ms of sleep.
-    pub const BURSTY: Self = Self::Bursty {
-        burst: ms(5),
-        sleep: ms(5),
-    };
-    /// Five phases that last some 5 ms together.
-    pub const SEQUENCE: Self = Self::Sequence(Cow::Borrowed(&[
-        WorkPhase::Spin(ms(2)),
-        WorkPhase::Sleep(MS),
-        WorkPhase::Yield(8),
-        WorkPhase::Io(1),
-        WorkPhase::Spin(MS),
-    ]));
+    /// One of each but [`Custom`](Self::Custom), with its usual parameters.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        vec![
+            Self::SpinWait,
+            Self::alu_hot(AluWidth::Widest),
+            Self::ipc_variance(100_000, 1_024, 64),
+            Self::SmtSiblingSpin,
+            Self::YieldHeavy,
+            Self::cache_yield(32, 64),
+            Self::bursty(ms(50), ms(100)),
+            Self::sequence(
+                WorkPhase::Spin(ms(2)),
+                [
+                    WorkPhase::Sleep(MS),
+                    WorkPhase::Yield(MS),
+                    WorkPhase::Io(MS),
+                    WorkPhase::AluHot {
+                        width: AluWidth::Widest,
+                        duration: MS,
+                    },
+                ],
+            ),
+            Self::idle_churn(MS, ms(5)),
+            Self::timer_latency(1_000),
+            Self::futex_ping_pong(1_024),
+            Self::futex_fan_out(4, 1_024),
+            Self::fan_out_compute(4, 256, 5, 100),
+            Self::pipe_io(1_024),
+            Self::wake_chain(4, WakeMechanism::Pipe, Duration::from_micros(100)),
+            Self::thundering_herd(7, 1_000, 5),
+            Self::epoll_storm(1, 2, 32),
+            Self::signal_storm(16, 1_024),
+            Self::mutex_contention(4, 256, 1_024),
+            Self::priority_inversion(1, 1, 1, 4_096, 1_024, FutexLockMode::Plain),
+            Self::asymmetric_waker(SchedClass::Cfs, SchedClass::Cfs, 1_024),
+            Self::ForkExit,
+            Self::affinity_churn(1_024),
+            Self::cross_affinity_churn(1_024),
+            Self::cgroup_churn(2, 100),
+            Self::cgroup_attach_storm(2),
+            Self::policy_churn(1_024),
+            Self::NiceSweep,
+            Self::preempt_storm(2, 1_024, 1_000),
+            Self::rt_starvation(1, 1, 50, 1_024),
+            Self::cache_pressure(32, 64),
+            Self::cache_pipe(32, 1_024),
+            Self::page_fault_churn(4_096, 256, 64),
+            Self::numa_working_set_sweep(4_096, 100, []),
+            Self::numa_migration_churn(100),
+            Self::IoSyncWrite,
+            Self::IoRandRead,
+            Self::IoConvoy,
+            Self::irq_wake(1_000, 60),
+            Self::net_traffic(0, 60),
+            Self::Mixed,
+            Self::schbench(SchbenchConfig::SMALL),
+            Self::taobench(TaobenchConfig::SMALL),
+        ]
+    }
 
-    /// One of each but [`Custom`](Self::Custom), with usual parameters.
-    pub const ALL: [Self; Self::NAMES.len() - 1] = [
-        Self::SpinWait,
-        Self::AluHot {
-            width: AluWidth::Widest,
-        },
-        Self::IpcVariance {
-            hot: 100_000,
-            cold: 1_024,
-            kib: 1_024,
-        },
-        Self::SmtSiblingSpin,
-        Self::YieldHeavy,
-        Self::CacheYield {
-            kib: 32,
-            stride: 64,
-        },
-        Self::BURSTY,
-        Self::SEQUENCE,
-        Self::IdleChurn {
-            burst: MS,
-            sleep: ms(5),
-        },
-        Self::TimerLatency { period: MS },
-        Self::FUTEX_PING_PONG,
-        Self::FutexFanOut {
-            fan: 4,
-            spin: 1_024,
-        },
-        Self::FanOutCompute {
-            fan: 4,
-            kib: 32,
-            ops: 1,
-            sleep: Duration::from_micros(100),
-        },
-        Self::PipeIo,
-        Self::WakeChain {
-            depth: 4,
-            via: WakeVia::Futex,
-            work: Duration::from_micros(100),
-        },
-        Self::ThunderingHerd {
-            waiters: 7,
-            interval: ms(5),
-        },
-        Self::EpollStorm {
-            producers: 1,
-            consumers: 2,
-            burst: 32,
-        },
-        Self::SignalStorm { burst: 16 },
-        Self::MutexContention {
-            contenders: 4,
-            hold: 256,
-            work: 1_024,
-        },
-        Self::PriorityInversion { pi: true },
-        Self::AsymmetricWaker {
-            waker: SchedPolicy::Fifo(10),
-            wakee: SchedPolicy::Other,
-        },
-        Self::ForkExit,
-        Self::AffinityChurn { spin: 1_024 },
-        Self::CrossAffinityChurn { spin: 1_024 },
-        Self::CgroupChurn { interval: ms(20) },
-        Self::CgroupAttachStorm { victims: 2 },
-        Self::PolicyChurn { spin: 1_024 },
-        Self::NiceSweep { spin: 1_024 },
-        Self::PreemptStorm {
-            fair: 2,
-            period: MS,
-        },
-        Self::RtStarvation {
-            priority: 50,
-            burst: ms(45),
-            rest: ms(5),
-        },
-        Self::CachePressure {
-            kib: 1_024,
-            stride: 64,
-        },
-        Self::CachePipe { kib: 32 },
-        Self::PageFaultChurn {
-            kib: 4_096,
-            touches: 256,
-        },
-        Self::NumaWorkingSetSweep {
-            kib: 4_096,
-            interval: ms(100),
-        },
-        Self::NumaMigrationChurn {
-            kib: 4_096,
-            interval: ms(100),
-        },
-        Self::IoSyncWrite,
-        Self::IoRandRead,
-        Self::IoConvoy,
-        Self::IrqWake {
-            bytes: 60,
-            period: MS,
-        },
-        Self::NetTraffic {
-            bytes: 60,
-            burst: 16,
-        },
-        Self::Mixed,
-        Self::Schbench(SchbenchSpec::SMALL),
-        Self::Taobench(TaobenchSpec::DEFAULT),
-    ];
-
-    /// The work type of this name, with usual parameters; none for `Custom`.
+    /// The work type of this name, with its usual parameters; none for `Custom`.
+    #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|work| work.name() == name)
+        Self::all().into_iter().find(|work| work.name() == name)
     }
 
-    /// Whether its workers move between cgroups by themselves, and so need some to go to.
-    pub const fn moves_between_cgroups(&self) -> bool {
-        matches!(
-            self,
-            Self::CgroupChurn { .. } | Self::CgroupAttachStorm { .. }
-        )
+    /// The name that is meant by one of another case.
+    #[must_use]
+    pub fn suggest(name: &str) -> Option<&'static str> {
+        let known = Self::ALL_NAMES.iter().copied();
+        known
+            .into_iter()
+            .find(|known| known.eq_ignore_ascii_case(name))
     }
 
-    /// Its name.
-    pub fn name(&self) -> &'static str {
-        self.info().name
+    /// Whether its workers move between cgroups by themselves, and so need this many to go to.
+    #[must_use]
+    pub const fn side_cgroups(&self) -> usize {
+        match self {
+            Self::CgroupChurn { groups, .. } => {
+                if *groups < 2 {
+                    2
+                } else {
+                    *groups
+                }
+            }
+            Self::CgroupAttachStorm { .. } => 2,
+            _ => 0,
+        }
+    }
+
+    /// Its name; of a custom one, its author's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Custom(custom) => &custom.name,
+            _ => self.info().name,
+        }
+    }
+
+    /// Workers that form one group, where these are more than one.
+    #[must_use]
+    pub const fn worker_group_size(&self) -> Option<usize> {
+        match self.info().group_size {
+            0 | 1 => None,
+            group => Some(group),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::WorkerReport;
     use super::*;
 
     /// The list's length comes from the table of names, which the compiler holds against the enum.
     #[test]
     fn every_work_type_is_listed_once() {
-        let listed: Vec<&str> = WorkType::ALL.iter().map(WorkType::name).collect();
-        let named: Vec<&str> = WorkType::NAMES
+        let all = WorkType::all();
+        let listed: Vec<&str> = all.iter().map(WorkType::name).collect();
+        let named: Vec<&str> = WorkType::ALL_NAMES
             .iter()
             .copied()
             .filter(|name| *name != "Custom")
@@ -349,25 +398,41 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for work in WorkType::ALL {
+        for work in WorkType::all() {
             assert_eq!(WorkType::from_name(work.name()), Some(work));
         }
         assert_eq!(WorkType::from_name("Nothing"), None);
-        let all = WorkType::ALL.map(|work| work.name());
-        let named: Vec<_> = WorkType::NAMES
-            .iter()
-            .filter(|name| **name != "Custom")
-            .collect();
-        assert_eq!(all.iter().collect::<Vec<_>>(), named, "ALL is complete");
+        assert_eq!(WorkType::suggest("spinwait"), Some("SpinWait"));
+        assert_eq!(WorkType::suggest("Nothing"), None);
+        assert_eq!(WorkType::default(), WorkType::SpinWait);
     }
 
     #[test]
     fn all_but_custom_have_a_serial_form() {
-        for work in WorkType::ALL {
+        for work in WorkType::all() {
             let json = serde_json::to_string(&work).unwrap();
             assert_eq!(serde_json::from_str::<WorkType>(&json).unwrap(), work);
         }
-        let custom = WorkType::Custom(CustomWork::new("mine", |_| {}));
+        let custom = WorkType::custom("mine", |_| WorkerReport::default());
+        assert_eq!(custom.name(), "mine");
         assert!(serde_json::to_string(&custom).is_err());
+    }
+
+    /// Each function of a work type gives that type: its name is the type's in another case.
+    #[test]
+    fn groups_follow_the_fields() {
+        let size = |work: WorkType| work.worker_group_size();
+        assert_eq!(size(WorkType::SpinWait), None);
+        assert_eq!(size(WorkType::pipe_io(0)), Some(2));
+        assert_eq!(size(WorkType::futex_fan_out(6, 0)), Some(7));
+        assert_eq!(
+            size(WorkType::wake_chain(5, WakeMechanism::Futex, MS)),
+            Some(5)
+        );
+        assert_eq!(size(WorkType::epoll_storm(2, 3, 1)), Some(5));
+        assert_eq!(size(WorkType::preempt_storm(3, 1, 1)), Some(4));
+        assert_eq!(size(WorkType::rt_starvation(2, 3, 1, 1)), Some(5));
+        let inversion = WorkType::priority_inversion(1, 2, 3, 1, 1, FutexLockMode::Pi);
+        assert_eq!(size(inversion), Some(6));
     }
 }

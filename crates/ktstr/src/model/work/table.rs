@@ -7,7 +7,7 @@ pub fn markdown() -> String {
     let mut text = String::from(
         "| work type | group | presses | one iteration | wake latency |\n|---|---|---|---|---|\n",
     );
-    for work in WorkType::ALL {
+    for work in WorkType::all() {
         let info = work.info();
         let latency = info
             .wake_latency
@@ -30,7 +30,7 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/work-types.md");
         let head = "# Work types\n\nMade from the code (`WorkType::info`); mend with\n\
                     `KTSTR_BLESS=1 cargo test -p ktstr --lib the_document_follows_the_code`.\n\
-                    A worker count is rounded up to whole groups.\n\n";
+                    A worker count is a multiple of the group.\n\n";
         let wanted = format!("{head}{}", markdown());
         if std::env::var_os("KTSTR_BLESS").is_some() {
             std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/docs")).unwrap();

@@ -10,7 +10,7 @@ use super::placement::{allowed, bind_to};
 use super::{Body, body};
 use crate::model::cpuset::CpuSet;
 
-pub(super) fn prepare<'a>(steps: u32) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(steps: u64) -> Result<Body<'a>, Errno> {
     let cpus = allowed()?;
     body(move |meter: &mut Meter<'_>| {
         for cpu in cpus.into_iter().cycle() {

@@ -4,17 +4,21 @@
 //! One iteration is one block received, changed and sent: one work unit for each KiB. Wake latency is from the partner's write
 //! to running.
 
-use super::super::meter::Meter;
+use super::super::meter::{Meter, spin};
 use super::Place;
 
 /// A pipe holds 64 KiB: a block must fit, or writer and reader would wait for each other at the stop.
-const MOST_KIB: u32 = 64;
+const MOST_KIB: usize = 64;
 
-pub(super) fn run<'a>(kib: u32, place: &Place<'a>) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
+pub(super) fn run<'a>(
+    kib: usize,
+    turns: u64,
+    place: &Place<'a>,
+) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
     let (mine, partner) = (place.index, place.index ^ 1);
     let pipes = &place.kit.pipes;
     let kib = kib.clamp(1, MOST_KIB);
-    let mut block = vec![0u8; kib as usize * 1_024];
+    let mut block = vec![0u8; kib * 1_024];
     move |meter| {
         if mine.is_multiple_of(2) {
             send(&pipes[partner].write, &block, partner, meter);
@@ -26,7 +30,8 @@ pub(super) fn run<'a>(kib: u32, place: &Place<'a>) -> impl FnOnce(&mut Meter<'_>
             block
                 .iter_mut()
                 .for_each(|byte| *byte = byte.wrapping_add(1));
-            meter.tick(u64::from(kib));
+            spin(turns);
+            meter.tick(kib as u64);
             if !send(&pipes[partner].write, &block, partner, meter) {
                 return;
             }

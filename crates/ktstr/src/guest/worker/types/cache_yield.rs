@@ -8,12 +8,12 @@ use super::super::meter::Meter;
 use super::super::os::Region;
 use super::{Body, body};
 
-pub(super) fn prepare<'a>(kib: u32, stride: u32) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(kib: usize, stride: usize) -> Result<Body<'a>, Errno> {
     let mut region = Region::new(kib)?;
     region.walk(1_024);
     body(move |meter: &mut Meter<'_>| {
         while !meter.stopping() {
-            let touched = region.walk(stride as usize);
+            let touched = region.walk(stride);
             rustix::thread::sched_yield();
             meter.tick(touched);
         }

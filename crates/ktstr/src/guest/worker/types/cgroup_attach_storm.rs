@@ -13,7 +13,7 @@ use super::cgroup_churn::doors;
 use super::{Body, Place, body, spin_wait};
 
 pub(super) fn prepare<'a>(
-    victims: u32,
+    victims: usize,
     (leader, member): (usize, usize),
     place: &Place<'a>,
 ) -> Result<Body<'a>, Errno> {
@@ -24,7 +24,7 @@ pub(super) fn prepare<'a>(
     body(move |meter: &mut Meter<'_>| {
         let mut round = 0;
         while !meter.stopping() {
-            for victim in leader + 1..=leader + victims as usize {
+            for victim in leader + 1..=leader + victims {
                 let pid = meter.slot_of(victim).pid.load(Relaxed);
                 let door = round % doors.len();
                 // A victim that has just ended is fine.

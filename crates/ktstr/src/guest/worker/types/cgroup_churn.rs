@@ -1,7 +1,7 @@
 //! `CgroupChurn`: spins and moves itself to another cgroup at intervals. Presses cgroup attach of a running task and the change of
 //! its task group.
 //!
-//! One iteration is a chain of [`CHUNK`] multiplications, one work unit each. It never sleeps. The cgroups are made by the
+//! One iteration is a chain of 1024 multiplications, one work unit each. It never sleeps. The cgroups are made by the
 //! scenario beside the worker's own, with the same limits.
 
 use std::fs::{File, OpenOptions};
@@ -11,10 +11,9 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::super::meter::{Meter, nanos, spin};
+use super::super::meter::{Meter, nanos};
 use super::super::os::errno_of;
-use super::spin_wait::CHUNK;
-use super::{Body, Place, body};
+use super::{Body, Place, body, spin_wait};
 use crate::guest::sys::monotonic_ns;
 
 pub(super) fn prepare<'a>(interval: Duration, place: &Place<'a>) -> Result<Body<'a>, Errno> {
@@ -29,8 +28,7 @@ pub(super) fn prepare<'a>(interval: Duration, place: &Place<'a>) -> Result<Body<
                 next = (next + 1) % doors.len();
                 move_ns = monotonic_ns().saturating_add(nanos(interval));
             }
-            spin(CHUNK);
-            meter.tick(u64::from(CHUNK));
+            spin_wait::once(meter);
         }
     })
 }

@@ -11,8 +11,8 @@ pub(super) struct Matrices {
 
 impl Matrices {
     /// Matrices that fill `kib` together.
-    pub(super) fn new(kib: u32) -> Self {
-        let cells = kib as usize * 1_024 / 3 / size_of::<u64>();
+    pub(super) fn new(kib: usize) -> Self {
+        let cells = kib * 1_024 / 3 / size_of::<u64>();
         let side = cells.isqrt().max(2);
         Self {
             side,

@@ -14,7 +14,7 @@ use super::placement::allowed;
 use super::{Body, body};
 use crate::model::cpuset::CpuSet;
 
-pub(super) fn prepare<'a>(steps: u32) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(steps: u64) -> Result<Body<'a>, Errno> {
     let cpus = allowed()?;
     body(move |meter: &mut Meter<'_>| {
         let partner = meter.slot_of(meter.index() ^ 1);

@@ -24,8 +24,13 @@ pub(super) fn run<'a>(
 ) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
     let (producers, burst) = match work {
         WorkType::EpollStorm {
-            producers, burst, ..
-        } => (*producers as usize, (*burst).max(1)),
+            producers,
+            events_per_burst,
+            ..
+        } => (
+            *producers,
+            u32::try_from(*events_per_burst).unwrap_or(u32::MAX).max(1),
+        ),
         _ => (0, 1),
     };
     let channel = &place.kit.channels[leader / work.info().group_size];

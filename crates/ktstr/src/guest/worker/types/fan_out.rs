@@ -23,33 +23,41 @@ pub(super) fn prepare<'a>(
     member: usize,
 ) -> Result<Body<'a>, Errno> {
     let (fan, pause) = match work {
-        WorkType::FanOutCompute { fan, sleep, .. } => (*fan, *sleep),
-        WorkType::FutexFanOut { fan, .. } => (*fan, Duration::ZERO),
+        WorkType::FanOutCompute {
+            fan_out,
+            sleep_usec,
+            ..
+        } => (*fan_out, Duration::from_micros(*sleep_usec)),
+        WorkType::FutexFanOut { fan_out, .. } => (*fan_out, Duration::ZERO),
         _ => return Err(Errno::INVAL),
     };
     if member == 0 {
         return body(move |meter: &mut Meter<'_>| lead(fan, pause, leader, meter));
     }
     match *work {
-        WorkType::FanOutCompute { kib, ops, .. } => {
-            let mut matrices = Matrices::new(kib);
+        WorkType::FanOutCompute {
+            cache_footprint_kib,
+            operations,
+            ..
+        } => {
+            let mut matrices = Matrices::new(cache_footprint_kib);
             let compute = move |meter: &Meter<'_>| {
-                (0..ops).for_each(|_| matrices.multiply(|| !meter.stopping()));
+                (0..operations).for_each(|_| matrices.multiply(|| !meter.stopping()));
             };
             body(move |meter: &mut Meter<'_>| follow(leader, compute, meter))
         }
-        WorkType::FutexFanOut { spin: steps, .. } => {
-            body(move |meter: &mut Meter<'_>| follow(leader, |_| spin(steps), meter))
-        }
+        WorkType::FutexFanOut {
+            spin_iters: steps, ..
+        } => body(move |meter: &mut Meter<'_>| follow(leader, |_| spin(steps), meter)),
         _ => Err(Errno::INVAL),
     }
 }
 
-fn lead(fan: u32, pause: Duration, leader: usize, meter: &mut Meter<'_>) {
+fn lead(fan: usize, pause: Duration, leader: usize, meter: &mut Meter<'_>) {
     let [rounds, at_work, ..] = &meter.slot_of(leader).words;
     while !meter.stopping() {
-        at_work.store(fan, Release);
-        for other in leader + 1..=leader + fan as usize {
+        at_work.store(u32::try_from(fan).unwrap_or(u32::MAX), Release);
+        for other in leader + 1..=leader + fan {
             meter.call(other);
         }
         rounds.fetch_add(1, Release);

@@ -5,7 +5,7 @@
 
 use super::super::meter::{Meter, spin};
 
-pub(super) fn run(steps: u32, meter: &mut Meter<'_>) {
+pub(super) fn run(steps: u64, meter: &mut Meter<'_>) {
     let partner = meter.index() ^ 1;
     while meter.await_turn() {
         spin(steps);

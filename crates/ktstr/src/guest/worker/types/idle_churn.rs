@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use super::super::meter::Meter;
 
-pub(super) fn run(burst: Duration, sleep: Duration, meter: &mut Meter<'_>) {
+pub(super) fn run((burst, sleep): (Duration, Duration), precise: bool, meter: &mut Meter<'_>) {
+    if precise {
+        // Refused or not, the sleeps are measured as they are.
+        let _ = rustix::thread::set_current_timer_slack(1.try_into().ok());
+    }
     while !meter.stopping() {
-        meter.burn(burst);
+        meter.burn_wall(burst);
         meter.tick(1);
         meter.sleep_for(sleep);
     }

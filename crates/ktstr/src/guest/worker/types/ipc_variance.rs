@@ -5,20 +5,30 @@
 use rustix::io::Errno;
 
 use super::super::meter::{Meter, xorshift};
-use super::alu_hot::chains;
+use super::alu_hot::multiply;
 use super::{Body, body};
+use crate::model::work::AluWidth;
 
-pub(super) fn prepare<'a>(hot: u32, cold: u32, kib: u32) -> Result<Body<'a>, Errno> {
-    let next = cycle((kib as usize * 1_024 / size_of::<u32>()).max(2));
+/// Memory of the dependent loads.
+const BYTES: usize = 1 << 20;
+
+pub(super) fn prepare<'a>(hot: u64, cold: u64, period: u64) -> Result<Body<'a>, Errno> {
+    let next = cycle(BYTES / size_of::<u32>());
     body(move |meter: &mut Meter<'_>| {
         let mut place = 0;
         while !meter.stopping() {
-            chains::<8>(hot / 8);
-            for _ in 0..cold {
-                place = next[place] as usize;
+            for _ in 0..period.max(1) {
+                multiply(AluWidth::Widest, hot);
+                for _ in 0..cold {
+                    place = next[place] as usize;
+                }
+                std::hint::black_box(place);
+                meter.progress();
+                if meter.stopping() {
+                    return;
+                }
             }
-            std::hint::black_box(place);
-            meter.tick(u64::from(hot) + u64::from(cold));
+            meter.tick(hot.saturating_add(cold).saturating_mul(period.max(1)));
         }
     })
 }

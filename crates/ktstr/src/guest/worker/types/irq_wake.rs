@@ -11,16 +11,16 @@ use super::super::meter::Meter;
 use super::{Place, timer_latency};
 
 /// More than a datagram may hold here.
-const MOST_BYTES: u32 = 1_400;
+const MOST_BYTES: u16 = 1_400;
 
 pub(super) fn run<'a>(
-    bytes: u32,
+    bytes: u16,
     period: Duration,
     place: &Place<'a>,
 ) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
     let (index, partner) = (place.index, place.index ^ 1);
     let (mine, theirs) = (&place.kit.sockets[index], &place.kit.sockets[partner]);
-    let mut data = vec![0u8; bytes.clamp(1, MOST_BYTES) as usize];
+    let mut data = vec![0u8; bytes.clamp(1, MOST_BYTES).into()];
     move |meter| {
         if index.is_multiple_of(2) {
             send_all(mine, theirs, &data, partner, period, meter);

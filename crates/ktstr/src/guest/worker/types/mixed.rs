@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::super::meter::{Meter, spin};
 use super::io::BlockFile;
-use super::spin_wait::CHUNK;
+use super::spin_wait::TURNS;
 use super::{Body, body};
 
 /// Length of the short sleep.
@@ -25,7 +25,7 @@ pub(super) fn prepare<'a>() -> Result<Body<'a>, Errno> {
                 return;
             }
             match part {
-                0 => spin(CHUNK),
+                0 => spin(TURNS),
                 1 => (0..YIELDS).for_each(|_| rustix::thread::sched_yield()),
                 2 => meter.sleep_for(SLEEP),
                 _ => file.write_and_sync(1, meter),

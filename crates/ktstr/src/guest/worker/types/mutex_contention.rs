@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use super::super::meter::{Meter, SLICE, spin};
 use crate::guest::sys;
 
-pub(super) fn run(hold: u32, work: u32, leader: usize, meter: &mut Meter<'_>) {
+pub(super) fn run(hold: u64, work: u64, leader: usize, meter: &mut Meter<'_>) {
     while lock(leader, meter) {
         spin(hold);
         meter.tick(1);

@@ -5,31 +5,36 @@
 //! first send to running. A datagram that is lost costs its burst 50 ms.
 
 use std::net::UdpSocket;
+use std::time::Duration;
 
 use super::super::meter::Meter;
 use super::Place;
 
 /// More than a datagram may hold here.
-const MOST_BYTES: u32 = 1_400;
+const MOST_BYTES: u16 = 1_400;
+/// Datagrams of one burst.
+const BURST: u32 = 16;
 
 pub(super) fn run<'a>(
-    bytes: u32,
-    burst: u32,
+    bytes: u16,
+    interval: Duration,
     place: &Place<'a>,
 ) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
     let (index, partner) = (place.index, place.index ^ 1);
     let (mine, theirs) = (&place.kit.sockets[index], &place.kit.sockets[partner]);
-    let data = vec![0u8; bytes.clamp(1, MOST_BYTES) as usize];
-    let burst = burst.max(1);
+    let data = vec![0u8; bytes.clamp(1, MOST_BYTES).into()];
     let sends_first = index.is_multiple_of(2);
     // The sender gets one answer for each burst, the other gets whole bursts.
-    let (outgoing, incoming) = if sends_first { (burst, 1) } else { (1, burst) };
+    let (outgoing, incoming) = if sends_first { (BURST, 1) } else { (1, BURST) };
     move |meter| {
         if sends_first {
             send(mine, theirs, &data, (partner, outgoing), meter);
         }
         while receive(mine, incoming, meter) {
-            meter.tick(u64::from(burst));
+            meter.tick(u64::from(BURST));
+            if sends_first && !interval.is_zero() {
+                meter.rest_for(interval);
+            }
             send(mine, theirs, &data, (partner, outgoing), meter);
         }
     }

@@ -5,9 +5,10 @@
 use rustix::io::Errno;
 
 use super::super::meter::{Meter, spin};
+use super::spin_wait::TURNS;
 use super::{Body, body};
 
-pub(super) fn prepare<'a>(steps: u32) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>() -> Result<Body<'a>, Errno> {
     // Without the right to go below, the first round would end at 19 for good.
     rustix::process::setpriority_process(None, -20)?;
     body(move |meter: &mut Meter<'_>| {
@@ -16,7 +17,7 @@ pub(super) fn prepare<'a>(steps: u32) -> Result<Body<'a>, Errno> {
                 return;
             }
             let _ = rustix::process::setpriority_process(None, nice);
-            spin(steps);
+            spin(TURNS);
             meter.tick(1);
         }
     })

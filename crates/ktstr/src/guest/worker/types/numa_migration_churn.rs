@@ -15,10 +15,12 @@ use super::{Body, body};
 use crate::guest::sys::monotonic_ns;
 use crate::model::cpuset::CpuSet;
 
+/// Memory that it works on.
+const KIB: usize = 4_096;
 /// Bytes between two touches.
 const STRIDE: usize = 256;
 
-pub(super) fn prepare<'a>(kib: u32, interval: Duration) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(interval: Duration) -> Result<Body<'a>, Errno> {
     let allowed: CpuSet = allowed()?.into_iter().collect();
     let within =
         |cpus: CpuSet| -> CpuSet { cpus.iter().filter(|cpu| allowed.contains(*cpu)).collect() };
@@ -27,7 +29,7 @@ pub(super) fn prepare<'a>(kib: u32, interval: Duration) -> Result<Body<'a>, Errn
         .map(|(_, cpus)| within(cpus))
         .filter(|cpus| !cpus.is_empty())
         .collect();
-    let mut region = Region::new(kib)?;
+    let mut region = Region::new(KIB)?;
     region.walk(1_024);
     body(move |meter: &mut Meter<'_>| {
         let mut homes = nodes.iter().cycle();

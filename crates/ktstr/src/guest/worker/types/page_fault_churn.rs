@@ -1,14 +1,14 @@
 //! `PageFaultChurn`: touches pages and gives them back. Presses page faults, the mmap lock and TLB shoot-downs.
 //!
-//! One iteration is all touches and one giving back: a work unit for each touch. It never sleeps by choice.
+//! One iteration is all touches, one giving back and a spin: a work unit for each touch. It never sleeps by choice.
 
 use rustix::io::Errno;
 
-use super::super::meter::Meter;
+use super::super::meter::{Meter, spin};
 use super::super::os::{PAGE, Region};
 use super::{Body, body};
 
-pub(super) fn prepare<'a>(kib: u32, touches: u32) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(kib: usize, touches: usize, turns: u64) -> Result<Body<'a>, Errno> {
     let mut region = Region::new(kib)?;
     region.give_back()?;
     body(move |meter: &mut Meter<'_>| {
@@ -19,7 +19,8 @@ pub(super) fn prepare<'a>(kib: u32, touches: u32) -> Result<Body<'a>, Errno> {
                 region.touch(page * PAGE);
             }
             let _ = region.give_back();
-            meter.tick(u64::from(touches));
+            spin(turns);
+            meter.tick(touches as u64);
         }
     })
 }

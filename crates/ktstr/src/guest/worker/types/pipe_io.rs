@@ -3,10 +3,10 @@
 //!
 //! One iteration is one byte received and one sent: one work unit. Wake latency is from the partner's write to running.
 
-use super::super::meter::Meter;
+use super::super::meter::{Meter, spin};
 use super::Place;
 
-pub(super) fn run<'a>(place: &Place<'a>) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
+pub(super) fn run<'a>(turns: u64, place: &Place<'a>) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
     let (mine, partner) = (place.index, place.index ^ 1);
     let pipes = &place.kit.pipes;
     move |meter| {
@@ -19,6 +19,7 @@ pub(super) fn run<'a>(place: &Place<'a>) -> impl FnOnce(&mut Meter<'_>) + use<'a
             if rustix::io::read(&pipes[mine].read, &mut byte).is_err() {
                 return;
             }
+            spin(turns);
             meter.tick(1);
             meter.call(partner);
             if rustix::io::write(&pipes[partner].write, &byte).is_err() {

@@ -4,6 +4,7 @@ use rustix::io::Errno;
 
 use super::super::proc;
 use super::group_of;
+use super::priority_inversion::{Role, role_of};
 use crate::model::cpuset::CpuSet;
 use crate::model::work::{SchedPolicy, WorkType};
 
@@ -16,15 +17,34 @@ const ROLE_PRIORITY: u32 = 50;
 pub(in super::super) fn policy_of(work: &WorkType, index: usize) -> Option<SchedPolicy> {
     let (_, member) = group_of(work, index);
     match work {
-        WorkType::AsymmetricWaker { waker, wakee } => {
-            Some(if member == 0 { *waker } else { *wakee })
-        }
-        WorkType::PriorityInversion { .. } if member == 2 => Some(SchedPolicy::Fifo(ROLE_PRIORITY)),
-        WorkType::PreemptStorm { fair, .. } if member == *fair as usize => {
+        WorkType::AsymmetricWaker {
+            waker_class,
+            wakee_class,
+            ..
+        } => Some(
+            if member == 0 {
+                waker_class
+            } else {
+                wakee_class
+            }
+            .to_policy(),
+        ),
+        WorkType::PriorityInversion {
+            medium_count,
+            low_count,
+            ..
+        } if role_of(*low_count, *medium_count, member) == Role::High => {
             Some(SchedPolicy::Fifo(ROLE_PRIORITY))
         }
-        WorkType::RtStarvation { priority, .. } if member == 0 => {
-            Some(SchedPolicy::Fifo(*priority))
+        WorkType::PreemptStorm { cfs_workers, .. } if member == *cfs_workers => {
+            Some(SchedPolicy::Fifo(ROLE_PRIORITY))
+        }
+        WorkType::RtStarvation {
+            rt_workers,
+            rt_priority,
+            ..
+        } if member < *rt_workers => {
+            Some(SchedPolicy::Fifo(u32::try_from(*rt_priority).unwrap_or(0)))
         }
         _ => None,
     }

@@ -17,13 +17,13 @@ const ROUND: [SchedPolicy; 6] = [
     SchedPolicy::Ext,
     SchedPolicy::RoundRobin(1),
     SchedPolicy::Fifo(1),
-    SchedPolicy::Other,
+    SchedPolicy::Normal,
 ];
 
-pub(super) fn prepare<'a>(steps: u32) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(steps: u64) -> Result<Body<'a>, Errno> {
     // The way back must be open, or the worker would stay where it got.
     set_policy_of_caller(SchedPolicy::Batch)?;
-    set_policy_of_caller(SchedPolicy::Other)?;
+    set_policy_of_caller(SchedPolicy::Normal)?;
     body(move |meter: &mut Meter<'_>| {
         for policy in ROUND.into_iter().cycle() {
             if meter.stopping() && policy == SchedPolicy::Batch {

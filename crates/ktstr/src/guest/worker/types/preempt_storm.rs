@@ -7,15 +7,20 @@
 use std::time::Duration;
 
 use super::super::meter::{Meter, spin};
-use super::{spin_wait, timer_latency};
+use super::spin_wait;
 
-pub(super) fn run(fair: u32, period: Duration, member: usize, meter: &mut Meter<'_>) {
-    if member < fair as usize {
+pub(super) fn run(
+    fair: usize,
+    (turns, sleep): (u64, Duration),
+    member: usize,
+    meter: &mut Meter<'_>,
+) {
+    if member < fair {
         return spin_wait::run(meter);
     }
     while !meter.stopping() {
-        timer_latency::once(period, meter);
-        spin(512);
+        meter.sleep_for(sleep);
+        spin(turns);
         meter.tick(1);
     }
 }

@@ -1,9 +1,9 @@
-//! `PriorityInversion`: three workers on one CPU. The first, fair, holds a lock for long; the second, fair, only spins; the third,
-//! FIFO, wants the lock. Presses priority inheritance: with `pi` the holder is lifted into the third's class until it releases;
-//! without, the spinning one stands in the way.
+//! `PriorityInversion`: workers of three roles on one CPU. The low ones, fair, hold a lock for long; the medium ones, fair, only
+//! spin; the high ones, FIFO, want the lock. Presses priority inheritance: with it the holder is lifted into the high ones' class
+//! until it releases; without, the spinning ones stand in the way.
 //!
-//! One iteration is the lock taken and released, or a chunk of spinning: one work unit. The third's wake latency is from wanting the
-//! lock to having it.
+//! One iteration is the lock taken and released, or a stretch of spinning: one work unit. The high ones' wake latency is from
+//! wanting the lock to having it.
 //!
 //! Word 0 of the group is the plain lock, word 1 the one with inheritance (it holds its owner's thread id).
 
@@ -14,31 +14,54 @@ use rustix::thread::futex;
 
 use super::super::meter::{Meter, SLICE, spin};
 use super::mutex_contention;
-use super::spin_wait::CHUNK;
 use crate::guest::sys::monotonic_ns;
 
-/// How long the first holds the lock, in CPU time.
-const HOLD: Duration = Duration::from_millis(2);
-/// How long the third rests between two attempts.
+/// How long those of the high class rest between two attempts.
 const REST: Duration = Duration::from_millis(5);
 
-pub(super) fn run(pi: bool, leader: usize, member: usize, meter: &mut Meter<'_>) {
+/// What a worker of the group does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Holds the lock, a fair task.
+    Low,
+    /// Is in the way, a fair task.
+    Medium,
+    /// Wants the lock, a FIFO task.
+    High,
+}
+
+/// The role of a member: those of the low class come first, those of the high class last.
+pub(super) fn role_of(low: usize, medium: usize, member: usize) -> Role {
     match member {
-        0 => {
+        member if member < low => Role::Low,
+        member if member < low.saturating_add(medium) => Role::Medium,
+        _ => Role::High,
+    }
+}
+
+pub(super) fn run(
+    role: Role,
+    pi: bool,
+    (hold, work): (u64, u64),
+    leader: usize,
+    meter: &mut Meter<'_>,
+) {
+    match role {
+        Role::Low => {
             while lock(pi, leader, meter) {
-                meter.burn(HOLD);
+                spin(hold);
                 meter.tick(1);
                 unlock(pi, leader, meter);
-                spin(CHUNK);
+                spin(work);
             }
         }
-        1 => {
+        Role::Medium => {
             while !meter.stopping() {
-                spin(CHUNK);
+                spin(work);
                 meter.tick(1);
             }
         }
-        _ => want(pi, leader, meter),
+        Role::High => want(pi, leader, meter),
     }
 }
 

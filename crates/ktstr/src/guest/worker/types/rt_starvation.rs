@@ -4,15 +4,15 @@
 //! One iteration is a chain of 8192 multiplications, one work unit each. The FIFO worker rests on purpose: a sched_ext task that
 //! never ran would end the scheduler. Its wake latency is from the rest's end to running.
 
-use std::time::Duration;
+use super::super::meter::{Meter, spin};
+use super::spin_wait;
 
-use super::super::meter::Meter;
-use super::{bursty, spin_wait};
-
-pub(super) fn run(burst: Duration, rest: Duration, member: usize, meter: &mut Meter<'_>) {
-    if member == 0 {
-        bursty::run(burst, rest, meter);
-    } else {
-        spin_wait::run(meter);
+pub(super) fn run(rt_workers: usize, turns: u64, member: usize, meter: &mut Meter<'_>) {
+    if member >= rt_workers {
+        return spin_wait::run(meter);
+    }
+    while !meter.stopping() {
+        spin(turns);
+        meter.tick(1);
     }
 }

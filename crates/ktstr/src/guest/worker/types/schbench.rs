@@ -16,7 +16,7 @@ use super::super::meter::Meter;
 use super::compute::Matrices;
 use super::{Body, body};
 use crate::guest::sys::{self, monotonic_ns};
-use crate::model::work::SchbenchSpec;
+use crate::model::work::SchbenchConfig;
 
 const WAKEUP: usize = 0;
 const REQUEST: usize = 1;
@@ -37,10 +37,18 @@ struct Seat {
     posted_ns: AtomicU64,
 }
 
-pub(super) fn prepare<'a>(spec: &SchbenchSpec) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(spec: &SchbenchConfig) -> Result<Body<'a>, Errno> {
     let spec = *spec;
-    let seats = || (0..spec.worker_threads.max(1)).map(|_| Seat::default());
-    let posts: Vec<Post> = (0..spec.message_threads.max(1))
+    let messengers = spec.message_threads.max(1);
+    let workers = match spec.worker_threads {
+        0 => super::placement::allowed()?
+            .len()
+            .div_ceil(messengers)
+            .max(1),
+        count => count,
+    };
+    let seats = || (0..workers).map(|_| Seat::default());
+    let posts: Vec<Post> = (0..messengers)
         .map(|_| Post {
             asked: AtomicU32::new(0),
             seats: seats().collect(),
@@ -62,8 +70,9 @@ pub(super) fn prepare<'a>(spec: &SchbenchSpec) -> Result<Body<'a>, Errno> {
 }
 
 /// A message thread: wakes all that wait, or paces them when a rate is asked for.
-fn deliver(spec: &SchbenchSpec, post: &Post, crew: &Crew<'_>) {
-    let pace = (spec.requests_per_sec > 0).then(|| Duration::from_secs(1) / spec.requests_per_sec);
+fn deliver(spec: &SchbenchConfig, post: &Post, crew: &Crew<'_>) {
+    let pace = (spec.requests_per_sec > 0)
+        .then(|| Duration::from_nanos(1_000_000_000 / spec.requests_per_sec));
     while !crew.stopping() {
         // Read before the look around: whoever begins to wait after it changes the word.
         let asked = post.asked.load(Acquire);
@@ -88,7 +97,7 @@ fn wake(seat: &Seat) {
 }
 
 /// A worker thread.
-fn serve(spec: &SchbenchSpec, post: &Post, seat: &Seat, mut crew: Crew<'_>) {
+fn serve(spec: &SchbenchConfig, post: &Post, seat: &Seat, mut crew: Crew<'_>) {
     let mut matrices = Matrices::new(spec.cache_footprint_kib);
     loop {
         seat.waiting.store(1, Release);
@@ -101,7 +110,7 @@ fn serve(spec: &SchbenchSpec, post: &Post, seat: &Seat, mut crew: Crew<'_>) {
         let late_ns = begun_ns.saturating_sub(seat.posted_ns.load(Relaxed));
         crew.record(WAKEUP, late_ns);
         crew.woken(late_ns);
-        crew.sleep(spec.sleep);
+        crew.sleep(Duration::from_micros(spec.sleep_usec));
         (0..spec.operations).for_each(|_| matrices.multiply(|| !crew.stopping()));
         if crew.stopping() {
             return;

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::super::meter::{Meter, SLICE};
+use super::super::meter::{Meter, SLICE, spin};
 use super::super::os;
 use super::{Body, body};
 
-pub(super) fn prepare<'a>(burst: u32) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(burst: u64, turns: u64) -> Result<Body<'a>, Errno> {
     os::block_signals()?;
     let burst = burst.max(1);
     body(move |meter: &mut Meter<'_>| {
@@ -22,7 +22,8 @@ pub(super) fn prepare<'a>(burst: u32) -> Result<Body<'a>, Errno> {
             return;
         }
         while receive(burst, meter) {
-            meter.tick(u64::from(burst));
+            meter.tick(burst);
+            spin(turns);
             if send(partner, burst, meter).is_err() {
                 return;
             }
@@ -30,7 +31,7 @@ pub(super) fn prepare<'a>(burst: u32) -> Result<Body<'a>, Errno> {
     })
 }
 
-fn send(partner: usize, burst: u32, meter: &Meter<'_>) -> Result<(), Errno> {
+fn send(partner: usize, burst: u64, meter: &Meter<'_>) -> Result<(), Errno> {
     let slot = meter.slot_of(partner);
     meter.call(partner);
     for _ in 0..burst {
@@ -40,7 +41,7 @@ fn send(partner: usize, burst: u32, meter: &Meter<'_>) -> Result<(), Errno> {
 }
 
 /// Takes one burst; `false` if the stop came first.
-fn receive(burst: u32, meter: &mut Meter<'_>) -> bool {
+fn receive(burst: u64, meter: &mut Meter<'_>) -> bool {
     meter.rest();
     let mut slept = false;
     while !os::take_signal(if slept { SLICE } else { Duration::ZERO }) {

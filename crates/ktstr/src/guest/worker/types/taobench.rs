@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering::{AcqRel, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -17,7 +18,7 @@ use super::super::crew::{Crew, supervise};
 use super::super::meter::{Meter, xorshift};
 use super::{Body, body};
 use crate::guest::sys::{self, monotonic_ns};
-use crate::model::work::TaobenchSpec;
+use crate::model::work::TaobenchConfig;
 
 const FAST: usize = 0;
 const SLOW: usize = 1;
@@ -47,9 +48,9 @@ struct Cache {
     room_ns: AtomicU64,
 }
 
-pub(super) fn prepare<'a>(spec: &TaobenchSpec) -> Result<Body<'a>, Errno> {
+pub(super) fn prepare<'a>(spec: &TaobenchConfig) -> Result<Body<'a>, Errno> {
     let spec = *spec;
-    let bytes = (spec.cache_kib as usize * 1_024 / SHARDS).max(ENTRY);
+    let bytes = (spec.cache_capacity_mib.saturating_mul(1 << 20) / SHARDS).max(ENTRY);
     let cache = Cache {
         shards: (0..SHARDS).map(|_| RwLock::new(vec![1; bytes])).collect(),
         queue: Mutex::new(VecDeque::with_capacity(QUEUE)),
@@ -58,13 +59,14 @@ pub(super) fn prepare<'a>(spec: &TaobenchSpec) -> Result<Body<'a>, Errno> {
         filled_ns: AtomicU64::new(0),
         room_ns: AtomicU64::new(0),
     };
+    let (clients, slow) = threads_of(&spec, super::placement::allowed()?.len());
     body(move |meter: &mut Meter<'_>| {
         std::thread::scope(|scope| {
-            for number in 0..spec.fast_threads.max(1) {
+            for number in 0..clients {
                 let (cache, crew) = (&cache, Crew::of(meter));
-                scope.spawn(move || look_up(&spec, u64::from(number) + 1, cache, crew));
+                scope.spawn(move || look_up(&spec, number as u64 + 1, cache, crew));
             }
-            for _ in 0..spec.slow_threads.max(1) {
+            for _ in 0..slow {
                 let (cache, crew) = (&cache, Crew::of(meter));
                 scope.spawn(move || fetch(&spec, cache, crew));
             }
@@ -73,13 +75,26 @@ pub(super) fn prepare<'a>(spec: &TaobenchSpec) -> Result<Body<'a>, Errno> {
     })
 }
 
-fn look_up(spec: &TaobenchSpec, seed: u64, cache: &Cache, mut crew: Crew<'_>) {
+/// Threads that look up and threads that fetch, on this many CPUs.
+fn threads_of(spec: &TaobenchConfig, cpus: usize) -> (usize, usize) {
+    let clients = match spec.client_threads {
+        0 => cpus.max(1),
+        count => count,
+    };
+    let slow = match spec.slow_threads {
+        0 => (clients / 2).max(1),
+        count => count,
+    };
+    (clients, slow)
+}
+
+fn look_up(spec: &TaobenchConfig, seed: u64, cache: &Cache, mut crew: Crew<'_>) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     while !crew.stopping() {
         state = xorshift(state);
         let key = state >> 8;
         let asked_ns = monotonic_ns();
-        if state % 100 < u64::from(spec.hit_pct) {
+        if state % 100 < u64::from(spec.target_hit_pct) {
             std::hint::black_box(cache.read(key));
             crew.record(FAST, monotonic_ns().saturating_sub(asked_ns));
             crew.done();
@@ -89,7 +104,7 @@ fn look_up(spec: &TaobenchSpec, seed: u64, cache: &Cache, mut crew: Crew<'_>) {
     }
 }
 
-fn fetch(spec: &TaobenchSpec, cache: &Cache, mut crew: Crew<'_>) {
+fn fetch(spec: &TaobenchConfig, cache: &Cache, mut crew: Crew<'_>) {
     while !crew.stopping() {
         let queued = cache.queued.load(Relaxed);
         let Some(miss) = cache.dequeue() else {
@@ -98,7 +113,7 @@ fn fetch(spec: &TaobenchSpec, cache: &Cache, mut crew: Crew<'_>) {
             }
             continue;
         };
-        crew.sleep(spec.slow_path);
+        crew.sleep(Duration::from_micros(spec.slow_path_sleep_us));
         cache.write(miss.key);
         crew.record(SLOW, monotonic_ns().saturating_sub(miss.asked_ns));
         crew.done();

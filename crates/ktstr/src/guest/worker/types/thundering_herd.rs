@@ -9,11 +9,23 @@ use std::time::Duration;
 use super::super::meter::Meter;
 use crate::guest::sys;
 
-pub(super) fn run(waiters: u32, interval: Duration, leader: usize, meter: &mut Meter<'_>) {
+pub(super) fn run(
+    waiters: usize,
+    (batches, interval): (u64, Duration),
+    leader: usize,
+    meter: &mut Meter<'_>,
+) {
     let broadcasts = &meter.slot_of(leader).words[0];
     if meter.index() == leader {
+        let mut sent = 0;
         while !meter.stopping() {
-            for other in leader + 1..=leader + waiters as usize {
+            if sent == batches {
+                // Done: it rests until the stop, as the others do.
+                meter.rest_for(Duration::MAX);
+                continue;
+            }
+            sent += 1;
+            for other in leader + 1..=leader + waiters {
                 meter.call(other);
             }
             broadcasts.fetch_add(1, Release);

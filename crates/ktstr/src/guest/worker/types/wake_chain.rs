@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::meter::Meter;
 use super::{Place, group_of};
-use crate::model::work::{WakeVia, WorkType};
+use crate::model::work::{WakeMechanism, WorkType};
 
 /// Who gets the baton after worker `index`.
 pub(super) fn next(work: &WorkType, index: usize) -> usize {
@@ -15,21 +15,21 @@ pub(super) fn next(work: &WorkType, index: usize) -> usize {
 }
 
 pub(super) fn run<'a>(
-    via: WakeVia,
+    via: WakeMechanism,
     work: Duration,
     next: usize,
     place: &Place<'a>,
 ) -> impl FnOnce(&mut Meter<'_>) + use<'a> {
     let (mine, kit) = (place.index, place.kit);
     move |meter| match via {
-        WakeVia::Futex => {
+        WakeMechanism::Futex => {
             while meter.await_turn() {
                 meter.burn(work);
                 meter.tick(1);
                 meter.hand_over(next);
             }
         }
-        WakeVia::Pipe => {
+        WakeMechanism::Pipe => {
             // Whoever has the first turn has the baton without having received it.
             let mut has_baton = meter.has_turn();
             while has_baton || meter.await_fd(&kit.pipes[mine].read) {

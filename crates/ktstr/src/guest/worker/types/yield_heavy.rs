@@ -6,7 +6,7 @@
 use super::super::meter::{Meter, spin};
 
 /// Steps before each yield.
-const SPIN: u32 = 64;
+const SPIN: u64 = 64;
 
 pub(super) fn run(meter: &mut Meter<'_>) {
     while !meter.stopping() {
