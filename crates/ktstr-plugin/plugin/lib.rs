@@ -16,13 +16,15 @@ use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use options::Options;
-use qemu::{Info, Instruction, PluginId, Private, Tb, WorkData};
+use qemu::{Info, PluginId, Private, Tb, WorkData};
+use report::End;
 use turns::Turns;
 
-/// PAUSE: F3 90. QEMU leaves its execution loop at each.
+/// PAUSE. QEMU leaves its execution loop at each.
 const PAUSE: &[u8] = &[0xf3, 0x90];
-/// HLT: F4.
 const HLT: &[u8] = &[0xf4];
+/// OUT to the port in DX, of 8, 32 and 16 bits.
+const OUTS: [&[u8]; 3] = [&[0xee], &[0xef], &[0x66, 0xef]];
 
 struct State {
     turns: Turns,
@@ -31,6 +33,8 @@ struct State {
     /// QEMU's vCPU objects, looked up at each one's first block.
     cpus: Vec<*mut c_void>,
     time_ns: u64,
+    /// A port was written, by which a guest may have powered off.
+    port_written: bool,
 }
 
 struct Slot(UnsafeCell<Option<State>>);
@@ -101,6 +105,7 @@ fn prepare(vcpus: c_int, arguments: &[String]) -> Result<State, String> {
         qemu: Private::find()?,
         cpus: vec![std::ptr::null_mut(); count],
         time_ns: 0,
+        port_written: false,
     })
 }
 
@@ -111,23 +116,32 @@ unsafe fn state() -> Option<&'static mut State> {
     unsafe { (*STATE.0.get()).as_mut() }
 }
 
-/// What a block's callback knows of it, in the width of a pointer: 16 bits of instructions, whether it ends with PAUSE, and the
-/// low 47 bits of its address.
-fn pack(count: usize, pause: bool, address: u64) -> *mut c_void {
-    let packed = (address << 17) | (u64::from(pause) << 16) | (count as u64 & 0xffff);
+/// A block that does more than compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Plain,
+    Pause,
+    PortWrite,
+}
+
+/// What a block's callback knows of it, in the width of a pointer: 14 bits of instructions (a block has at most 512), two of its
+/// ending, and the low 48 bits of its address.
+fn pack(count: usize, ending: Ending, address: u64) -> *mut c_void {
+    let packed = (address << 16) | ((ending as u64) << 14) | (count as u64 & 0x3fff);
     std::ptr::without_provenance_mut(packed as usize)
 }
 
 /// A block was translated: it reports itself each time it is about to run, and its HLT does.
 extern "C" fn translated(_: PluginId, tb: *mut Tb) {
     let count = qemu::instructions(tb);
-    let Some(last) = count.checked_sub(1) else {
-        return;
+    let last = qemu::last_instruction(tb, count);
+    let ending = match last {
+        PAUSE => Ending::Pause,
+        last if OUTS.contains(&last) => Ending::PortWrite,
+        _ => Ending::Plain,
     };
-    let last: *const Instruction = qemu::instruction(tb, last);
-    let packed = pack(count, qemu::is(last, PAUSE), qemu::address(tb));
-    qemu::on_execution(tb, block, packed);
-    if qemu::is(last, HLT) {
+    qemu::on_execution(tb, block, pack(count, ending, qemu::address(tb)));
+    if last == HLT {
         qemu::on_execution(tb, halt, std::ptr::null_mut());
     }
 }
@@ -139,15 +153,21 @@ extern "C" fn block(vcpu: c_uint, data: *mut c_void) {
     };
     let vcpu = vcpu as usize;
     let packed = data.addr() as u64;
-    let (count, pause, address) = (packed & 0xffff, packed & 0x1_0000 != 0, packed >> 17);
-    if state.turns.begins(vcpu) {
+    let (count, ending, address) = (packed & 0x3fff, (packed >> 14) & 3, packed >> 16);
+    let begins = state.turns.begins(vcpu);
+    if begins || state.port_written {
+        state.port_written = false;
+        state.end_if_requested();
+    }
+    if begins {
         state.begin(vcpu, address);
     }
-    let extra = if pause {
+    let extra = if ending == Ending::Pause as u64 {
         u64::from(state.options.pause_ns)
     } else {
         0
     };
+    state.port_written = ending == Ending::PortWrite as u64;
     let step = state.turns.block(vcpu, count, extra);
     state.qemu.move_clock(step.bias_ns);
     if step.ends_turn
@@ -166,16 +186,51 @@ impl State {
         }
         let (now, timer) = self.qemu.time();
         self.time_ns = now;
-        if now >= self.options.deadline_ns {
-            self.write_report(true);
-            // The guest is past its time, whatever it is doing; consoles and report are in files.
-            qemu::exit_now();
-        }
+        self.end_past_deadline(now);
         self.turns.begin(vcpu, address, timer);
     }
 
-    fn write_report(&self, past_deadline: bool) {
-        let report = self.turns.report(self.time_ns, past_deadline).to_text();
+    /// The guest is past its time, whatever it is doing.
+    fn end_past_deadline(&self, now: u64) {
+        if now >= self.options.deadline_ns {
+            self.end(End::Deadline);
+        }
+    }
+
+    /// QEMU's main loop stops a guest that has powered off when the host lets it; until then the guest would run on.
+    fn end_if_requested(&self) {
+        if let Some(end) = self.qemu.requested_end() {
+            self.end(end);
+        }
+    }
+
+    /// Ends the emulator at this instruction; consoles and report are in files.
+    fn end(&self, end: End) -> ! {
+        self.write_report(end);
+        qemu::exit_now();
+    }
+
+    /// No vCPU has anything to do: the clock moves to the next timer that wakes one.
+    ///
+    /// QEMU's main loop would move it as well, when the host lets that thread run: early or late, which decides what is stopped
+    /// and started again meanwhile (the kick timer) and who runs first. Here it is done where the vCPU is accounted, with the
+    /// big lock held, so that the main loop never sees an idle machine.
+    fn jump(&mut self) {
+        while self.qemu.all_idle() {
+            self.time_ns = self.qemu.now();
+            let left = self.options.deadline_ns.saturating_sub(self.time_ns);
+            let Some(now) = self.qemu.jump(left) else {
+                // Nothing will ever happen again.
+                self.time_ns = self.options.deadline_ns;
+                self.end(End::Deadline);
+            };
+            self.time_ns = now;
+            self.end_past_deadline(now);
+        }
+    }
+
+    fn write_report(&self, end: End) {
+        let report = self.turns.report(self.time_ns, end).to_text();
         if let Err(error) = std::fs::write(&self.options.report, report) {
             eprintln!(
                 "ktstr's plugin: failed to write {}: {error}",
@@ -185,23 +240,30 @@ impl State {
     }
 }
 
-/// QEMU's main loop may move an idle clock as soon as HLT has halted the last vCPU, before that one's instructions are
-/// counted. Work queued on the vCPU makes it not idle until they are.
+/// A vCPU halts. The work that is queued on it is done once its instructions are counted; until then it is not idle, and
+/// QEMU's main loop does not move the clock.
 extern "C" fn halt(vcpu: c_uint, _: *mut c_void) {
-    extern "C" fn nothing(_: *mut c_void, _: WorkData) {}
     // SAFETY: a callback of QEMU's, which ends before the next one comes.
     let Some(state) = (unsafe { state() }) else {
         return;
     };
     state.turns.halt(vcpu as usize);
     if let Some(cpu) = state.cpus.get(vcpu as usize) {
-        state.qemu.queue(*cpu, nothing);
+        state.qemu.queue(*cpu, halted);
+    }
+}
+
+/// The work of [`halt`]: in the vCPUs' thread, with the big lock held and nobody executing.
+extern "C" fn halted(_: *mut c_void, _: WorkData) {
+    // SAFETY: QEMU does queued work between executions, when no callback is running.
+    if let Some(state) = unsafe { state() } {
+        state.jump();
     }
 }
 
 extern "C" fn finished(_: PluginId, _: *mut c_void) {
     // SAFETY: QEMU calls this when its vCPUs are stopped.
     if let Some(state) = unsafe { state() } {
-        state.write_report(false);
+        state.write_report(End::Emulator);
     }
 }

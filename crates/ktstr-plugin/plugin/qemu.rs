@@ -4,6 +4,8 @@
 use std::cell::OnceCell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
+use crate::report::End;
+
 pub(crate) type PluginId = u64;
 
 /// `qemu_info_t` up to what is used of it.
@@ -94,26 +96,26 @@ pub(crate) fn address(tb: *const Tb) -> u64 {
 }
 
 /// The instruction at `index`, which is below [`instructions`].
-pub(crate) fn instruction(tb: *const Tb, index: usize) -> *const Instruction {
+fn instruction(tb: *const Tb, index: usize) -> *const Instruction {
     // SAFETY: as above; the caller counts.
     unsafe { qemu_plugin_tb_get_insn(tb, index) }
 }
 
-/// Whether an instruction of the block that is being translated has these bytes.
-pub(crate) fn is(instruction: *const Instruction, bytes: &[u8]) -> bool {
+/// The bytes of the last of the `count` instructions of the block that is being translated.
+pub(crate) fn last_instruction<'t>(tb: *const Tb, count: usize) -> &'t [u8] {
+    let Some(last) = count.checked_sub(1) else {
+        return &[];
+    };
+    let instruction = instruction(tb, last);
     if instruction.is_null() {
-        return false;
+        return &[];
     }
     // SAFETY: QEMU gave this pointer in the translation callback that is running.
     let size = unsafe { qemu_plugin_insn_size(instruction) };
-    if size != bytes.len() {
-        return false;
-    }
     // SAFETY: as above.
     let data = unsafe { qemu_plugin_insn_data(instruction) };
     // SAFETY: QEMU keeps the instruction's bytes, `size` of them, while the block is being translated.
-    let found = unsafe { std::slice::from_raw_parts(data, size) };
-    found == bytes
+    unsafe { std::slice::from_raw_parts(data, size) }
 }
 
 /// Where `TimersState` (`softmmu/timers-state.h`) has its members in 7.2 on x86-64.
@@ -131,6 +133,9 @@ pub(crate) struct Private {
     async_run_on_cpu: extern "C" fn(*mut c_void, Work, WorkData),
     icount_get: extern "C" fn() -> i64,
     deadline: extern "C" fn(c_int, c_int) -> i64,
+    run_timers: extern "C" fn(c_int) -> bool,
+    all_idle: extern "C" fn() -> bool,
+    shutdown_requested: extern "C" fn() -> c_int,
     /// `timers_state.qemu_icount_bias`.
     bias: *mut i64,
     /// `current_cpu` of the vCPUs' thread: thread-local, so looked up at that thread's first turn.
@@ -143,8 +148,8 @@ impl Private {
         let timers = symbol(c"timers_state")?.cast::<u8>();
         // Each thread has its own; that there is one is known here.
         symbol(c"current_cpu")?;
-        // SAFETY: each symbol is a function of this signature in 7.2 (include/hw/core/cpu.h, include/sysemu/cpu-timers.h,
-        // include/qemu/timer.h).
+        // SAFETY: each symbol is a function of this signature in 7.2 (include/hw/core/cpu.h, include/sysemu/cpus.h,
+        // include/sysemu/cpu-timers.h, include/sysemu/runstate.h, include/qemu/timer.h).
         let private = unsafe {
             Self {
                 cpu_exit: std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_void)>(symbol(
@@ -162,6 +167,15 @@ impl Private {
                 )?),
                 deadline: std::mem::transmute::<*mut c_void, extern "C" fn(c_int, c_int) -> i64>(
                     symbol(c"qemu_clock_deadline_ns_all")?,
+                ),
+                run_timers: std::mem::transmute::<*mut c_void, extern "C" fn(c_int) -> bool>(
+                    symbol(c"qemu_clock_run_timers")?,
+                ),
+                all_idle: std::mem::transmute::<*mut c_void, extern "C" fn() -> bool>(symbol(
+                    c"all_cpu_threads_idle",
+                )?),
+                shutdown_requested: std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(
+                    symbol(c"qemu_shutdown_requested_get")?,
                 ),
                 bias: timers.add(BIAS_AT).cast(),
                 current: OnceCell::new(),
@@ -208,6 +222,36 @@ impl Private {
     pub(crate) fn end_turn(&self, cpu: *mut c_void) {
         if !cpu.is_null() {
             (self.cpu_exit)(cpu);
+        }
+    }
+
+    /// Whether no vCPU has anything to do. Only in queued work, which holds QEMU's big lock.
+    pub(crate) fn all_idle(&self) -> bool {
+        (self.all_idle)()
+    }
+
+    /// Moves the clock to the next timer, at most by `most_ns`, and runs what is due. Only in queued work, which holds QEMU's big
+    /// lock and in which no vCPU is executing. Returns the clock; `None` where no timer is set.
+    pub(crate) fn jump(&self, most_ns: u64) -> Option<u64> {
+        let until = u64::try_from((self.deadline)(VIRTUAL, ALL_TIMERS)).ok()?;
+        self.move_clock(i64::try_from(until.min(most_ns)).unwrap_or(i64::MAX));
+        (self.run_timers)(VIRTUAL);
+        Some(self.now())
+    }
+
+    /// The virtual clock. Only in queued work.
+    pub(crate) fn now(&self) -> u64 {
+        u64::try_from((self.icount_get)()).unwrap_or(0)
+    }
+
+    /// What the guest asked for last, if that ends the emulator.
+    pub(crate) fn requested_end(&self) -> Option<End> {
+        // `ShutdownCause` of qapi/run-state.json.
+        match (self.shutdown_requested)() {
+            6 => Some(End::Shutdown),
+            7 => Some(End::Reset),
+            8 => Some(End::Panic),
+            _ => None,
         }
     }
 

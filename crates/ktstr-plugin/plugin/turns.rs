@@ -5,7 +5,7 @@
 //! seed, is used up, or at the next timer; a vCPU that is ahead of the slowest running one gets half a turn.
 
 use crate::options::{FULL, Options};
-use crate::report::{Report, VcpuReport};
+use crate::report::{End, Report, VcpuReport};
 
 /// A vCPU that was passed over this often is halted though nobody saw its HLT (it was reset).
 const PASSED_OVER: u32 = 8;
@@ -144,11 +144,11 @@ impl Turns {
         }
     }
 
-    pub(crate) fn report(&self, time_ns: u64, past_deadline: bool) -> Report {
+    pub(crate) fn report(&self, time_ns: u64, end: End) -> Report {
         Report {
             fingerprint: self.fingerprint,
             time_ns,
-            past_deadline,
+            end,
             vcpus: self.vcpus.iter().map(|vcpu| vcpu.report).collect(),
         }
     }

@@ -20,7 +20,7 @@ mod report;
 mod turns;
 
 pub use options::{FULL, Options};
-pub use report::{Report, VcpuReport};
+pub use report::{End, Report, VcpuReport};
 
 /// The plugin as a shared object, to be written where the emulator can load it.
 pub const LIBRARY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/libktstr_plugin.so"));

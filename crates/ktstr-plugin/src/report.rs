@@ -9,10 +9,48 @@ pub struct Report {
     pub fingerprint: u64,
     /// Virtual time since power-on at the last turn, in nanoseconds.
     pub time_ns: u64,
-    /// The virtual deadline was what ended it.
-    pub past_deadline: bool,
+    /// What ended it.
+    pub end: End,
     /// One per vCPU.
     pub vcpus: Vec<VcpuReport>,
+}
+
+/// What ended a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum End {
+    /// The emulator, for a reason that it tells itself.
+    #[default]
+    Emulator,
+    /// The virtual deadline.
+    Deadline,
+    /// The guest powered off.
+    Shutdown,
+    /// The guest reset itself, by request or by a triple fault.
+    Reset,
+    /// The guest told of its panic.
+    Panic,
+}
+
+impl End {
+    const ALL: [Self; 5] = [
+        Self::Emulator,
+        Self::Deadline,
+        Self::Shutdown,
+        Self::Reset,
+        Self::Panic,
+    ];
+
+    /// The emulator's own names (`ShutdownCause` in `qapi/run-state.json`) where it has them.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Emulator => "emulator",
+            Self::Deadline => "deadline",
+            Self::Shutdown => "guest-shutdown",
+            Self::Reset => "guest-reset",
+            Self::Panic => "guest-panic",
+        }
+    }
 }
 
 /// One vCPU's part in a run.
@@ -31,8 +69,10 @@ impl Report {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = format!(
-            "fingerprint {:016x}\ntime_ns {}\npast_deadline {}\n",
-            self.fingerprint, self.time_ns, self.past_deadline
+            "fingerprint {:016x}\ntime_ns {}\nstopped_by {}\n",
+            self.fingerprint,
+            self.time_ns,
+            self.end.name()
         );
         for vcpu in &self.vcpus {
             // Writing to a String cannot fail.
@@ -57,7 +97,9 @@ impl Report {
                     report.fingerprint = u64::from_str_radix(value, 16).ok()?;
                 }
                 ("time_ns", Some(value)) => report.time_ns = value.parse().ok()?,
-                ("past_deadline", Some(value)) => report.past_deadline = value.parse().ok()?,
+                ("stopped_by", Some(value)) => {
+                    report.end = *End::ALL.iter().find(|end| end.name() == value)?;
+                }
                 ("vcpu", Some(instructions)) => report.vcpus.push(VcpuReport {
                     instructions: instructions.parse().ok()?,
                     turns: words.next()?.parse().ok()?,

@@ -23,7 +23,7 @@ fn run(turns: &mut Turns, vcpus: &[usize], rounds: usize) -> i64 {
 }
 
 fn instructions(turns: &Turns) -> Vec<u64> {
-    let report = turns.report(0, false);
+    let report = turns.report(0, End::Emulator);
     report.vcpus.iter().map(|vcpu| vcpu.instructions).collect()
 }
 
@@ -116,7 +116,7 @@ fn seeds_decide_the_turns() {
         };
         let mut turns = Turns::new(2, &options);
         run(&mut turns, &[0, 1], 50);
-        turns.report(0, false).fingerprint
+        turns.report(0, End::Emulator).fingerprint
     };
     let mut all: Vec<u64> = (0..100).map(fingerprint).collect();
     assert_eq!(fingerprint(7), fingerprint(7));
@@ -130,7 +130,7 @@ fn a_report_that_is_cut_short_is_none() {
     let report = Report {
         fingerprint: 0xab,
         time_ns: 5,
-        past_deadline: true,
+        end: End::Deadline,
         vcpus: vec![VcpuReport {
             instructions: 1,
             turns: 2,

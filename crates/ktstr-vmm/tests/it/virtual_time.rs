@@ -36,10 +36,13 @@ fn rounds(console: &str) -> [u64; 2] {
     })
 }
 
-#[test]
-fn a_seed_is_a_run() {
+/// Sleepers that wake together: the clock jumps whenever none of them runs.
+const SLEEPERS: &str = "for i in 1 2 3; do ( n=0; while [ $n -lt 40 ]; do n=$((n+1)); $bb usleep 7000; done ) & done; wait\n";
+
+#[track_caller]
+fn check_repeatable(script: &str) {
     let seeds = [7, 7, 8];
-    let exits = seeds.map(|seed| run(COUNTERS, "1n1l2c1t", VirtualTime::seed(seed)));
+    let exits = seeds.map(|seed| run(script, "1n1l2c1t", VirtualTime::seed(seed)));
     for exit in &exits {
         assert_eq!(exit.reason, ExitReason::PowerOff, "{}", console(exit));
         assert_eq!(exit.clock, Clock::Virtual);
@@ -51,6 +54,16 @@ fn a_seed_is_a_run() {
     assert_eq!(console(&exits[0]), console(&exits[1]));
     assert_ne!(first.fingerprint, other.fingerprint);
     assert_eq!((first.seed, other.seed), (7, 8));
+}
+
+#[test]
+fn a_seed_is_a_run() {
+    check_repeatable(COUNTERS);
+}
+
+#[test]
+fn a_seed_is_a_run_of_a_guest_that_idles() {
+    check_repeatable(SLEEPERS);
 }
 
 /// Ticks cost a slow vCPU as many instructions as a fast one: of half the speed, somewhat less than half is left to the shells.
@@ -97,6 +110,24 @@ fn a_guest_that_never_ends_meets_its_deadline_in_its_own_time() {
     );
 }
 
+/// An idle guest's time costs the host nothing, also the last of it.
+#[test]
+fn a_guest_that_sleeps_for_ever_meets_its_deadline() {
+    let vm = guest("$bb sleep 1000000")
+        .deadline(Duration::from_secs(600))
+        .virtual_time(VirtualTime::seed(1).wall_limit(Duration::from_secs(300)))
+        .build()
+        .unwrap();
+    let exit = vm.run().unwrap();
+    assert_eq!(exit.reason, ExitReason::Deadline, "{}", console(&exit));
+    let time = exit.virtual_run.unwrap().time;
+    let late = time.checked_sub(Duration::from_secs(600));
+    assert!(
+        late.is_some_and(|late| late < Duration::from_millis(10)),
+        "{time:?}"
+    );
+}
+
 #[test]
 fn the_hosts_limit_says_only_that_it_did_not_finish() {
     let time = VirtualTime::seed(1).wall_limit(Duration::from_millis(1));
@@ -130,5 +161,6 @@ fn a_running_guest_is_not_looked_into() {
     let mut vm = vm.start().unwrap();
     let error = vm.freeze(Duration::from_secs(5)).unwrap_err().to_string();
     assert!(error.contains("nothing enters a running guest"), "{error}");
-    assert_eq!(vm.wait().unwrap().reason, ExitReason::PowerOff);
+    let exit = vm.wait().unwrap();
+    assert_eq!(exit.reason, ExitReason::PowerOff, "{}", console(&exit));
 }

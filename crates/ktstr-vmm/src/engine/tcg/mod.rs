@@ -28,6 +28,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ktstr_plugin::End;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
@@ -536,12 +537,18 @@ impl Shared {
         let virtual_run = files.and_then(|(mut files, com2)| {
             files.consoles_into(&self.com1, &com2);
             let report = files.report()?;
-            Some((files.run(&report), report.past_deadline))
+            Some((files.run(&report), report.end))
         });
         // What the guest wrote last may still be on its way; the process that held the other end is gone.
         self.com1.wait_closed(CONSOLE_DEADLINE);
         let mut state = self.lock();
-        let past_deadline = virtual_run.as_ref().is_some_and(|(_, past)| *past);
+        let mut past_deadline = false;
+        match virtual_run.as_ref().map(|(_, end)| *end) {
+            None | Some(End::Emulator) => {}
+            Some(End::Deadline) => past_deadline = true,
+            // The emulator was ended at this very instruction, before it could say so itself.
+            Some(end) => state.shutdown = Some(end.name().to_owned()),
+        }
         let reason = match (state.told.take(), &state.shutdown, status) {
             (Some(told), _, _) => told,
             (None, _, Ok(status)) if past_deadline && status.success() => ExitReason::Deadline,
