@@ -118,9 +118,10 @@ fn a_wrapped_emulator_ends_at_the_deadline() {
 fn a_hidden_emulator_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qemu");
-    // Without QEMU: what counts is that somebody holds the streams.
+    // Without QEMU: what counts is that somebody holds the streams. A shell's child leads no group, so setsid keeps its pid,
+    // which the shell writes before it leaves.
     let script = format!(
-        "#!/bin/sh\nsetsid sh -c 'echo $$ >{}; exec sleep 600' &\nread line </dev/fd/0\nexit 3\n",
+        "#!/bin/sh\nsetsid sleep 600 &\necho $! >{}\nread line </dev/fd/0\nexit 3\n",
         dir.path().join("pid").display()
     );
     std::fs::write(&path, script).unwrap();
