@@ -1,4 +1,6 @@
-//! PID 1 of a ktstr guest.
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! [`run`] is the guest's whole life: mount, open the ports, start the scheduler, run the test's process, relay everything as
 //! frames, power off. It knows no verdicts and nothing of the host but the other end of a port.

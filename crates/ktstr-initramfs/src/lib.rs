@@ -1,4 +1,6 @@
-//! The guest's first file system: an uncompressed newc cpio archive (kernel Documentation/driver-api/early-userspace/buffer-format.rst).
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! Copying is cheaper than any compression here, for the host and for the guest's kernel.
 //!

@@ -1,4 +1,6 @@
-//! Linux kernels for tests: found, fetched, built, cached.
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! An entry of the [`Cache`] is a directory `<cache>/<key>` with `bzImage`, `vmlinux`, `vmlinux.debug`, `config` and
 //! `metadata.json`. It appears by rename, whole. Whoever uses one holds a shared lock on its `.lock` file, whoever builds or

@@ -1,5 +1,4 @@
-//! The macros of ktstr: they parse, check with a span on the wrong token, and emit one registry entry. What an attribute
-//! means is decided at run time, by `ktstr` itself.
+#![doc = include_str!("../README.md")]
 
 mod args;
 mod claim;

@@ -1,4 +1,6 @@
-//! Reads the state of a Linux kernel out of raw physical memory, with types from the kernel's own BTF.
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! The input is a [`PhysMem`] (memory of a running guest mapped here, an ELF vmcore, a raw file) and, if known, one
 //! vCPU's CR3. Nothing in the guest helps. The layers, each usable alone:
@@ -8,22 +10,6 @@
 //! ```
 //!
 //! What this crate does not know: who runs the machine, how it was stopped, and what a test is.
-//!
-//! ```no_run
-//! use std::{path::Path, sync::Arc};
-//! use ktstr_monitor::{DumpOptions, FailureDumpReport, Kernel, phys::Vmcore};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let core = Vmcore::open(Path::new("guest.vmcore"))?;
-//! let kernel = Kernel::attach(Arc::new(core), 0, None)?;
-//! for rq in kernel.runqueues().found {
-//!     println!("CPU {}: {:?} runnable, {:?}", rq.cpu, rq.nr_running, rq.curr);
-//! }
-//! let dump = FailureDumpReport::capture(&kernel, &[], &DumpOptions::default());
-//! println!("{}", serde_json::to_string_pretty(&dump)?);
-//! # Ok(())
-//! # }
-//! ```
 //!
 //! Everything read is a claim by a guest that may be broken or hostile. Every loop over guest links has a bound, every
 //! length is capped before allocation, and a walk that meets nonsense ends with what it has and a named reason.

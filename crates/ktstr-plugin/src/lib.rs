@@ -1,4 +1,6 @@
-//! A plugin for QEMU's TCG that makes virtual time parallel and repeatable, and the words to speak with it.
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! With `-icount` QEMU counts the instructions of all vCPUs as one stream: n busy vCPUs share the speed of one, and which of
 //! them runs when depends on its timers. The plugin decides instead: every vCPU is a processor of its own speed, turns have
@@ -6,12 +8,6 @@
 //!
 //! The plugin itself is in `plugin/`; its built bytes are [`LIBRARY`]. It is made for QEMU 7.2 (plugin API 1): from 8.1 on
 //! QEMU shortens turns by itself, so vCPUs no longer get equal shares.
-//!
-//! ```
-//! let options = ktstr_plugin::Options { seed: 7, report: String::from("/tmp/report"), ..Default::default() };
-//! // qemu-system-x86_64 … -icount shift=0,sleep=off -plugin FILE,<arguments>
-//! assert!(options.to_arguments().starts_with("seed=7,insn_ns=32,"));
-//! ```
 
 mod options;
 mod report;

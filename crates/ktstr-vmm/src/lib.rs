@@ -1,17 +1,9 @@
-//! Boot a Linux kernel with a declared CPU topology in a micro-VM, and hold its state in your hands.
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! A [`Vm`] is built, started, followed and ended; while it runs, its consoles and named [`PortStream`]s are byte streams, its
 //! [`GuestMemory`] is mapped here, and [`RunningVm::freeze`] stops all vCPUs. This crate knows no tests, no schedulers and no BTF.
-//!
-//! ```no_run
-//! use ktstr_vmm::{Topology, Vm};
-//!
-//! let vm = Vm::builder().kernel("bzImage").topology(Topology::new(1, 2, 2, 1)?).memory_mib(256).build()?;
-//! println!("{}: {}", vm.engine(), vm.engine_why());
-//! let exit = vm.run()?;
-//! println!("{}: {}", exit.reason, String::from_utf8_lossy(&exit.com1));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
 
 mod acpi;
 mod budget;

@@ -1,4 +1,6 @@
-//! The frames that pass between a ktstr guest and its host, over any byte stream.
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! This crate knows bytes: how a [`Message`] becomes a frame and how frames are found again in a stream that may have
 //! been split anywhere, cut off, or damaged. It knows no VMs, no tests, no sockets and no clocks.
@@ -11,19 +13,6 @@
 //!  +--------+---------+------+-------+--------------+--------+--------+----------+-------+---------
 //!  all little-endian; crc32 covers header (with crc32 as zero) and payload; the header check covers the header alone,
 //!  so that a length is believed only when its header is intact
-//! ```
-//!
-//! ```
-//! use ktstr_wire::{Assembler, Event, Message, encode};
-//!
-//! let bytes = encode(&Message::Exit(3), 0, 1_000)?;
-//! let mut assembler = Assembler::new();
-//! for byte in &bytes {
-//!     assembler.push(&[*byte]); // any split will do
-//! }
-//! let Some(Event::Frame(frame)) = assembler.next_event() else { panic!("one whole frame was pushed") };
-//! assert_eq!(frame.decode().unwrap(), Message::Exit(3));
-//! # Ok::<(), ktstr_wire::EncodeError>(())
 //! ```
 
 mod assembler;

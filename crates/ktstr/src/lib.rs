@@ -1,22 +1,9 @@
-//! A test harness for Linux process schedulers.
+#![doc = include_str!("../README.md")]
+//!
+//! # Details
 //!
 //! A test declares a CPU topology, a scheduler and a workload. ktstr boots a real kernel with that topology, runs the workload
 //! under that scheduler and judges what it saw.
-//!
-//! ```no_run
-//! use ktstr::prelude::*;
-//!
-//! declare_scheduler!(MY_SCHED, { name: "my_sched", binary: "scx_my_sched" });
-//!
-//! #[ktstr_test(scheduler = MY_SCHED, topology = "1n2l2c1t", duration_s = 5, not_stuck)]
-//! fn two_groups(ctx: &Ctx) -> Result<AssertResult> {
-//!     execute_defs(ctx, vec![
-//!         CgroupDef::named("left").workers(2).cpuset(CpusetSpec::llc(0)),
-//!         CgroupDef::named("right").workers(2).cpuset(CpusetSpec::llc(1)),
-//!     ])
-//! }
-//!
-//! ```
 //!
 //! Each `#[ktstr_test]` is an ordinary `#[test]` of Rust's own harness; [`test_main!`] is there for binaries without that.
 
