@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{book, kernel, lab_tests, setup, sh, tidy};
+use crate::{book, fuzz, kernel, lab_tests, setup, sh, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run() -> Result<()> {
@@ -45,6 +45,12 @@ pub(crate) fn run() -> Result<()> {
             sh::logged(name, with_flags(name, &mut sh::cargo(args)))
         });
     }
+    done.note("deny", || {
+        let mut deny = Command::new(setup::cargo_deny()?);
+        deny.args(["check", "bans", "licenses", "sources"]);
+        sh::logged("deny", deny.current_dir(sh::root()))
+    });
+    done.note("fuzz", || fuzz::run(&fuzz::Options::short()));
     done.note("book", book::run);
     run_in_lab(&mut done);
     done.finish()

