@@ -1,6 +1,7 @@
 //! `cargo xtask tidy`: what no compiler checks. Every complaint says how to mend it.
 
 mod knobs;
+mod modules;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,14 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Runs all checks.
 pub(crate) fn run() -> Result<()> {
-    let complaints = complaints(&sh::root())?;
+    let root = sh::root();
+    let complaints = complaints(&root)?;
+    let files = sources(&root)?.into_iter();
+    let lines = files.map(|file| Ok(fs::read_to_string(file)?.lines().count()));
+    println!(
+        "{}",
+        modules::summary(&root, &lines.collect::<Result<Vec<_>>>()?)?
+    );
     if complaints.is_empty() {
         return Ok(());
     }
@@ -80,10 +88,14 @@ fn complaints(root: &Path) -> Result<Vec<String>> {
         found.extend(check_table(page, &text));
     }
     found.extend(knobs::complaints(root, &metadata)?);
+    found.extend(modules::complaints(root)?);
     for page in [
         "README.md",
         "ARCHITECTURE.md",
         "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "deny.toml",
         "LICENSE-APACHE",
         "LICENSE-MIT",
     ] {
@@ -123,6 +135,14 @@ fn arrows(metadata: &Value) -> Vec<String> {
                 }
             } else if ours && !allowed.contains(&to) {
                 found.push(format!("{name} depends on {to}: arrows point down only; move the shared part below both"));
+            }
+        }
+        let is_published = package["publish"].is_null();
+        for field in ["description", "readme"] {
+            if is_published && package[field].is_null() {
+                found.push(format!(
+                    "{name} is published and has no {field}; add it to its Cargo.toml"
+                ));
             }
         }
         if package["license"].is_null() {
@@ -306,7 +326,7 @@ mod tests {
     #[test]
     fn upward_arrows_are_found() {
         let metadata = serde_json::json!({"packages": [{
-            "name": "ktstr-wire", "license": "MIT", "dependencies": [{"name": "ktstr"}, {"name": "serde"}],
+            "name": "ktstr-wire", "license": "MIT", "publish": [], "dependencies": [{"name": "ktstr"}, {"name": "serde"}],
         }]});
         let found = arrows(&metadata);
         assert_eq!(found.len(), 1);
@@ -318,7 +338,7 @@ mod tests {
         let of_tests = |to: &str| {
             let dependency = serde_json::json!({"name": to, "kind": "dev"});
             arrows(&serde_json::json!({"packages": [{
-                "name": "ktstr-wire", "license": "MIT", "dependencies": [dependency],
+                "name": "ktstr-wire", "license": "MIT", "publish": [], "dependencies": [dependency],
             }]}))
         };
         assert!(of_tests("ktstr-initramfs").is_empty());
@@ -327,6 +347,9 @@ mod tests {
             "{:?}",
             of_tests("ktstr")
         );
+        let unfit = serde_json::json!({"packages": [{"name": "ktstr-wire", "license": "MIT"}]});
+        let unfit = arrows(&unfit);
+        assert!(unfit[1].contains("has no readme"), "{unfit:?}");
         let rooms = check_file("crates/ktstr/src/model/x.rs", "use crate::host::y;");
         assert!(rooms[0].contains("model uses crate::host"), "{rooms:?}");
         assert!(check_file("crates/ktstr/src/guest/x.rs", "use crate::model::y;").is_empty());
