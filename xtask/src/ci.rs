@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{book, fuzz, kernel, lab_tests, setup, sh, tidy};
+use crate::{book, fuzz, kernel, lab_tests, other, setup, sh, tidy};
 
 /// Runs every check, then lists all that failed.
-pub(crate) fn run() -> Result<()> {
+pub(crate) fn run(all_kernels: bool) -> Result<()> {
     let mut done = Steps::default();
     // Without these nothing else can be judged.
     done.time("kernel", || kernel::run(&kernel::Options::default()))?;
@@ -52,6 +52,8 @@ pub(crate) fn run() -> Result<()> {
     });
     done.note("fuzz", || fuzz::run(&fuzz::Options::short()));
     done.note("book", book::run);
+    other::newest_kernel(&mut done, all_kernels);
+    other::newer_qemu(&mut done);
     run_in_lab(&mut done);
     done.finish()
 }
@@ -72,7 +74,7 @@ fn run_in_lab(steps: &mut Steps) {
 
 /// What has passed and what has failed, and how long each took.
 #[derive(Debug, Default)]
-struct Steps {
+pub(crate) struct Steps {
     failed: Vec<String>,
     took: Vec<(String, Duration)>,
 }
@@ -85,7 +87,7 @@ impl Steps {
         done
     }
 
-    fn note(&mut self, name: &str, step: impl FnOnce() -> Result<()>) {
+    pub(crate) fn note(&mut self, name: &str, step: impl FnOnce() -> Result<()>) {
         if let Err(error) = self.time(name, step) {
             eprintln!("{name}: {error:#}");
             self.failed.push(name.to_owned());

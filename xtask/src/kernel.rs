@@ -1,14 +1,22 @@
 //! `cargo xtask kernel`
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use ktstr::host::plan::config::cache_dir;
 use ktstr::host::plan::kernel::{default_cache, mirror_base};
-use ktstr_kernel::{BuildOptions, Progress, Release, Source, build};
+use ktstr_kernel::{BuildOptions, Cache, Progress, Release, Source, build};
 
+use crate::apt::Suite;
 use crate::{setup, sh};
+
+/// The newest series that the checks run on, beside that of [`Source::debian`].
+pub(crate) const NEWEST_SERIES: &str = "7.3";
+/// Who has sources of newer series than the machine's own release.
+pub(crate) const BACKPORTS: &str = "trixie-backports";
 
 /// A spinner on a terminal, lines in a pipe.
 struct Bar(ProgressBar);
@@ -48,19 +56,65 @@ pub(crate) struct Options {
     /// A release such as 6.12.30, fetched from the mirror that KTSTR_KERNEL_MIRROR names (default: kernel.org).
     #[arg(long, value_name = "VERSION", conflicts_with = "tree")]
     release: Option<String>,
+    /// A newer series such as 7.3, from Debian's backports. It never becomes the kernel that tests take by themselves: name
+    /// its image in KTSTR_KERNEL.
+    #[arg(long, value_name = "SERIES", conflicts_with_all = ["tree", "release"])]
+    series: Option<String>,
 }
 
 /// Builds or finds the test kernel.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run()?;
-    let source = match (&options.tree, &options.release) {
-        (Some(tree), _) => Source::Tree(tree.clone()),
-        (None, Some(version)) => Source::Mirror {
-            base: mirror_base(),
-            release: Release::parse(version)?,
-        },
-        (None, None) => Source::debian(),
+    let image = match (&options.tree, &options.release, &options.series) {
+        (Some(tree), ..) => made(&default_cache(), &Source::Tree(tree.clone()))?,
+        (None, Some(version), _) => {
+            let source = Source::Mirror {
+                base: mirror_base(),
+                release: Release::parse(version)?,
+            };
+            made(&default_cache(), &source)?
+        }
+        (None, None, Some(series)) => of_series(series)?,
+        (None, None, None) => made(&default_cache(), &Source::debian())?,
     };
+    println!("{}", image.display());
+    Ok(())
+}
+
+/// The kernel of a newer series, built from Debian's source where it is not there yet. It has a cache of its own, so that
+/// what tests run on does not change by it.
+pub(crate) fn of_series(series: &str) -> Result<PathBuf> {
+    let source = Source::Archive(source_of(series)?);
+    made(&Cache::at(cache_dir().join("series")), &source)
+}
+
+/// Debian's source archive of that series, fetched once.
+fn source_of(series: &str) -> Result<PathBuf> {
+    ensure!(
+        !series.is_empty() && series.chars().all(|c| c.is_ascii_digit() || c == '.'),
+        "'{series}' is no series of kernels; expected one such as {NEWEST_SERIES}"
+    );
+    let _one_at_a_time = sh::lock("set-up")?;
+    let sources = cache_dir().join("sources");
+    let name = format!("linux-source-{series}.tar.xz");
+    let archive = sources.join(&name);
+    if archive.is_file() {
+        return Ok(archive);
+    }
+    fs::create_dir_all(&sources)
+        .with_context(|| format!("failed to create {}", sources.display()))?;
+    let package = format!("linux-source-{series}");
+    let suite = Suite::update(BACKPORTS)?;
+    suite.version(&package)?;
+    let work = tempfile::tempdir_in(&sources).context("failed to create a directory")?;
+    suite.unpack(&[&package], &[], work.path())?;
+    let unpacked = work.path().join("usr/src").join(&name);
+    fs::rename(&unpacked, &archive)
+        .with_context(|| format!("failed to move {} into place", unpacked.display()))?;
+    Ok(archive)
+}
+
+fn made(cache: &Cache, source: &Source) -> Result<PathBuf> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let options = BuildOptions {
         jobs,
@@ -68,8 +122,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         min_free_bytes: BuildOptions::MIN_FREE_BYTES,
     };
     let mut bar = Bar::new();
-    let kernel = build(&default_cache(), &source, &options, &mut bar)?;
+    let kernel = build(cache, source, &options, &mut bar)?;
     bar.0.finish_and_clear();
-    println!("{}", kernel.image.display());
-    Ok(())
+    Ok(kernel.image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_series_reaches_apt() {
+        for text in ["", "7.3;x", "../7.3", "7.3 -o x"] {
+            let error = source_of(text).unwrap_err().to_string();
+            assert!(error.contains("no series"), "{error}");
+        }
+    }
 }

@@ -392,7 +392,7 @@ fn script(options: &Options, program: &str, arguments: &[String]) -> Result<Stri
 }
 
 /// One word for sh.
-fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', "'\\''"))
 }
 

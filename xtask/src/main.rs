@@ -4,6 +4,7 @@
     reason = "a command line talks on standard output"
 )]
 
+mod apt;
 mod bench;
 mod book;
 mod ci;
@@ -12,6 +13,8 @@ mod fuzz;
 mod kernel;
 mod lab;
 mod lab_tests;
+mod other;
+mod qemu;
 mod setup;
 mod sh;
 mod stock_kernel;
@@ -53,6 +56,9 @@ enum Command {
         /// Only the steps that run in the lab.
         #[arg(long)]
         lab: bool,
+        /// All whole-system tests on the newer kernel, too, which is built for it.
+        #[arg(long, conflicts_with = "lab")]
+        all_kernels: bool,
     },
     /// Run a command in a VM whose /dev/kvm is genuine.
     Lab(lab::Options),
@@ -76,8 +82,8 @@ fn main() -> ExitCode {
         Command::Setup { checks: true } => setup::run().and_then(|()| setup::for_checks()),
         Command::Kernel(options) => kernel::run(&options),
         Command::Demo { scheduler } => demo::run(scheduler.as_deref()),
-        Command::Ci { lab: false } => ci::run(),
-        Command::Ci { lab: true } => ci::lab(),
+        Command::Ci { lab: true, .. } => ci::lab(),
+        Command::Ci { all_kernels, .. } => ci::run(all_kernels),
         Command::Lab(options) => match lab::run(&options) {
             Ok(code) => return code,
             Err(error) => Err(error),

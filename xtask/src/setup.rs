@@ -189,6 +189,8 @@ pub(crate) fn for_checks() -> Result<()> {
     meet(CHECK_NEEDS)?;
     drgn()?;
     crate::stock_kernel::fetch()?;
+    crate::stock_kernel::fetch_newest()?;
+    crate::qemu::fetch()?;
     scx_topology()?;
     llvm_tools()?;
     nightly()?;
@@ -202,6 +204,18 @@ pub(crate) fn for_bench() -> Result<()> {
     let _one_at_a_time = sh::lock("set-up")?;
     meet(&[VENV, BPFTOOL])?;
     drgn().map(drop)
+}
+
+/// Debian's kernel of the newest series; its image.
+pub(crate) fn newest_kernel() -> Result<PathBuf> {
+    let _one_at_a_time = sh::lock("set-up")?;
+    crate::stock_kernel::fetch_newest()
+}
+
+/// A newer QEMU than the system's; its program.
+pub(crate) fn newer_qemu() -> Result<PathBuf> {
+    let _one_at_a_time = sh::lock("set-up")?;
+    crate::qemu::fetch()
 }
 
 /// The other runner of `cargo ktstr test`.

@@ -1,13 +1,78 @@
-//! A second kernel, for tests that need two: Debian's own of the series that we build, as its cloud image, which has the
-//! virtio drivers built in. Its package is kept, too: `--kernel` takes one.
+//! Debian's own kernels, as its cloud images, which have the virtio console built in: a second one for tests that need two,
+//! of the series that we build (its package is kept, too: `--kernel` takes one), and one of the newest series.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
+use ktstr::host::plan::config::cache_dir;
 
+use crate::apt::Suite;
+use crate::kernel::{BACKPORTS, NEWEST_SERIES};
 use crate::sh;
+
+/// Fetches Debian's kernel of the newest series once, with its ELF and debug information; its image. The caller holds the
+/// lock of set-up.
+pub(crate) fn fetch_newest() -> Result<PathBuf> {
+    let home = cache_dir().join("series");
+    let dir = home.join(format!("debian-{NEWEST_SERIES}"));
+    let image = dir.join("bzImage");
+    if image.is_file() {
+        return Ok(image);
+    }
+    fs::create_dir_all(&home).with_context(|| format!("failed to create {}", home.display()))?;
+    let suite = Suite::update(BACKPORTS)?;
+    let series = NEWEST_SERIES.replace('.', r"\.");
+    let names = suite.names(&format!(r"^linux-binary-{series}\..*-cloud-amd64$"))?;
+    let Some(binary) = names.into_iter().max_by_key(|name| numbers(name)) else {
+        bail!(
+            "Debian's {BACKPORTS} has no cloud image of Linux {NEWEST_SERIES} any more; change NEWEST_SERIES in xtask/src/kernel.rs"
+        )
+    };
+    let debug = format!("{}-dbg", binary.replacen("binary", "image", 1));
+    let work = tempfile::tempdir_in(&home).context("failed to create a directory")?;
+    let out = work.path().join("out");
+    suite.unpack(&[&binary, &debug], &["./usr/lib/*vmlinu?"], &out)?;
+    let half = work.path().join("half");
+    fs::create_dir(&half).with_context(|| format!("failed to create {}", half.display()))?;
+    for (from, to) in [("vmlinuz", "bzImage"), ("vmlinux", "vmlinux.debug")] {
+        let found = file_below(&out, from)
+            .with_context(|| format!("there is no {from} in {binary} and {debug}"))?;
+        fs::rename(&found, half.join(to))
+            .with_context(|| format!("failed to move {}", found.display()))?;
+    }
+    // What we read has BTF and symbols; DWARF is for those who open a vmcore.
+    let mut strip = Command::new("objcopy");
+    strip
+        .arg("--strip-debug")
+        .arg(half.join("vmlinux.debug"))
+        .arg(half.join("vmlinux"));
+    sh::logged("strip-debian-vmlinux", &mut strip)?;
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| format!("failed to remove {}", dir.display()))?;
+    }
+    fs::rename(&half, &dir)
+        .with_context(|| format!("failed to move {} into place", dir.display()))?;
+    ensure!(image.is_file(), "{} is missing", image.display());
+    Ok(image)
+}
+
+/// A plain file of that name, links passed over.
+fn file_below(dir: &Path, name: &str) -> Option<PathBuf> {
+    for entry in fs::read_dir(dir).ok()?.filter_map(Result::ok) {
+        let kind = entry.file_type().ok()?;
+        if kind.is_file() && entry.file_name() == name {
+            return Some(entry.path());
+        }
+        if kind.is_dir()
+            && let Some(found) = file_below(&entry.path(), name)
+        {
+            return Some(found);
+        }
+    }
+    None
+}
 
 /// Fetches it once, to where tests look for it; its image.
 pub(crate) fn fetch() -> Result<PathBuf> {
