@@ -21,6 +21,7 @@ GLOBALS = {
     "prb": "struct printk_ringbuffer *",
     "prog_idr": "struct idr",
     "scx_exit_kind": "atomic_t",
+    "scx_sched_all": "struct list_head",
     "scx_watchdog_timeout": "unsigned long",
     "task_state_array": "char *[9]",
 }
