@@ -138,4 +138,28 @@ mod tests {
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// The workflow that users copy is not read by anything here but this.
+    #[test]
+    fn the_guides_workflow_has_commands_that_exist() {
+        let workflow = concat!(env!("CARGO_MANIFEST_DIR"), "/../../book/src/ktstr.yml");
+        let workflow = std::fs::read_to_string(workflow).unwrap();
+        let parts = [1, 2, 3].map(|part| workflow.replace("${{ matrix.part }}", &part.to_string()));
+        let mut shards = 0;
+        for text in parts {
+            let commands = text
+                .lines()
+                .filter_map(|line| line.split_once("run: cargo ktstr ")?.1.into());
+            for command in commands {
+                let words = std::iter::once("cargo-ktstr").chain(command.split(' '));
+                let cli = Cli::try_parse_from(words);
+                assert!(cli.is_ok(), "{command}: {cli:?}");
+                if let Ok(Command::Test(options)) = cli.map(|cli| cli.command) {
+                    assert!(options.check().is_ok(), "{command}");
+                    shards += 1;
+                }
+            }
+        }
+        assert_eq!(shards, 3);
+    }
 }
