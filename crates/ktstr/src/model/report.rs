@@ -245,11 +245,6 @@ impl WorkerReport {
         Some(off as f64 * 100.0 / self.wall_time_ns as f64)
     }
 
-    /// Work units per second of wall time; `None` for an empty window.
-    pub fn work_rate(&self) -> Option<f64> {
-        per_second(self.work_units, self.wall_time_ns)
-    }
-
     /// What a benchmark would have printed, so that tools which read the original's output can read this one's; `None` for
     /// other work types.
     pub fn benchmark_output(&self) -> Option<String> {
@@ -273,11 +268,6 @@ impl WorkerReport {
             ));
         }
         Some(text)
-    }
-
-    /// Iterations per second of wall time; `None` for an empty window.
-    pub fn iteration_rate(&self) -> Option<f64> {
-        per_second(self.iterations, self.wall_time_ns)
     }
 }
 
@@ -346,7 +336,6 @@ mod tests {
             ..WorkerReport::default()
         };
         assert_eq!(report.off_cpu_pct(), None);
-        assert_eq!(report.iteration_rate(), None);
     }
 
     #[test]

@@ -55,12 +55,18 @@ assert_fields! {
     max_gap_ms: u64,
     /// Highest less lowest off-CPU share among the workers of a cgroup, percentage points, limit included.
     max_spread_pct: f64,
-    /// Coefficient of variation of the work rates within a cgroup, limit included.
+    /// Coefficient of variation of the work per second of CPU time within a cgroup, limit included.
     max_throughput_cv: f64,
-    /// Work units per second of wall time that every worker must reach.
+    /// Same, of the work per second of wall time: also sees who gets less of the CPU than others.
+    max_throughput_cv_wall: f64,
+    /// Work units per second of its CPU time that every worker must reach.
     min_work_rate: f64,
-    /// Iterations per second of wall time that every worker must reach.
+    /// Same, per second of wall time: also sees who does not get the CPU.
+    min_work_rate_wall: f64,
+    /// Iterations per second of its CPU time that every worker must reach.
     min_iteration_rate: f64,
+    /// Same, per second of wall time: also sees who does not get the CPU.
+    min_iteration_rate_wall: f64,
     /// Migrations per iteration of a cgroup's workers, limit included.
     max_migration_ratio: f64,
     /// 99th percentile of a cgroup's wake-up latencies, nanoseconds, limit included.
@@ -174,8 +180,11 @@ impl Assert {
             max_gap_ms,
             max_spread_pct,
             max_throughput_cv,
+            max_throughput_cv_wall,
             min_work_rate,
+            min_work_rate_wall,
             min_iteration_rate,
+            min_iteration_rate_wall,
             max_migration_ratio,
             max_p99_wake_latency_ns,
             max_wake_latency_cv,
@@ -187,8 +196,11 @@ impl Assert {
         let ratios = [
             max_spread_pct,
             max_throughput_cv,
+            max_throughput_cv_wall,
             min_work_rate,
+            min_work_rate_wall,
             min_iteration_rate,
+            min_iteration_rate_wall,
             max_migration_ratio,
             max_wake_latency_cv,
             min_page_locality,

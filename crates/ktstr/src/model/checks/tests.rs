@@ -259,27 +259,76 @@ fn a_cpu_outside_the_cpuset_breaks_isolation() {
     );
 }
 
+/// Half of 10 s on a CPU: 200 iterations in each second of CPU time, 100 in each second.
 #[test]
-fn rates_and_ratios() {
+fn rates_by_cpu_time_and_by_the_wall_clock() {
     let one = [worker(1, 50)];
+    let fails = [DetailKind::Benchmark];
     check(
-        Assert::NONE.min_iteration_rate(100.0),
+        Assert::NONE.min_iteration_rate(200.0),
         &one,
         Outcome::Pass,
         &[],
     );
     check(
-        Assert::NONE.min_iteration_rate(100.1),
+        Assert::NONE.min_iteration_rate(200.1),
         &one,
         Outcome::Fail,
-        &[DetailKind::Benchmark],
+        &fails,
     );
     check(
-        Assert::NONE.min_work_rate(1e6),
+        Assert::NONE.min_iteration_rate_wall(100.0),
+        &one,
+        Outcome::Pass,
+        &[],
+    );
+    check(
+        Assert::NONE.min_iteration_rate_wall(100.1),
         &one,
         Outcome::Fail,
-        &[DetailKind::Benchmark],
+        &fails,
     );
+    check(
+        Assert::NONE.min_work_rate(200_000.0),
+        &one,
+        Outcome::Pass,
+        &[],
+    );
+    check(
+        Assert::NONE.min_work_rate(200_001.0),
+        &one,
+        Outcome::Fail,
+        &fails,
+    );
+    check(
+        Assert::NONE.min_work_rate_wall(100_001.0),
+        &one,
+        Outcome::Fail,
+        &fails,
+    );
+    // One that gets a tenth of the other's CPU, and does as much with it: only the wall clock sees it.
+    let starved = WorkerReport {
+        work_units: 100_000,
+        ..worker(2, 5)
+    };
+    let two = [worker(1, 50), starved];
+    check(
+        Assert::NONE.max_throughput_cv(0.1),
+        &two,
+        Outcome::Pass,
+        &[],
+    );
+    let unfair = [DetailKind::Unfair];
+    check(
+        Assert::NONE.max_throughput_cv_wall(0.1),
+        &two,
+        Outcome::Fail,
+        &unfair,
+    );
+}
+
+#[test]
+fn migrations_and_uneven_work_are_ratios() {
     let moved = WorkerReport {
         migrations: 20,
         ..worker(1, 50)
@@ -338,6 +387,9 @@ fn no_denominator_is_inconclusive() {
     for assert in [
         Assert::NONE.min_work_rate(0.0),
         Assert::NONE.min_iteration_rate(0.0),
+        Assert::NONE.min_work_rate_wall(0.0),
+        Assert::NONE.min_iteration_rate_wall(0.0),
+        Assert::NONE.max_throughput_cv_wall(1.0),
         Assert::NONE.max_migration_ratio(1.0),
         Assert::NONE.max_throughput_cv(1.0),
         Assert::NONE.max_p99_wake_latency_ns(1),

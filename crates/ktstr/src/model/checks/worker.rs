@@ -58,6 +58,12 @@ pub(super) fn unmeasurable(
             alone,
         ),
         (
+            assert.max_throughput_cv_wall.is_some() && !pairs,
+            "max_throughput_cv_wall",
+            DetailKind::Unfair,
+            alone,
+        ),
+        (
             assert.max_spread_pct.is_some() && !pairs,
             "max_spread_pct",
             DetailKind::Unfair,
@@ -249,16 +255,50 @@ fn isolation(cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
     })
 }
 
+/// What a rate is measured by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clock {
+    /// The worker's own CPU time: what it does with the CPU that it gets.
+    Cpu,
+    /// The wall clock: also whether it gets the CPU.
+    Wall,
+}
+
+impl Clock {
+    fn of(self, member: &WorkerReport) -> u64 {
+        match self {
+            Self::Cpu => member.cpu_time_ns,
+            Self::Wall => member.wall_time_ns,
+        }
+    }
+
+    fn rate(self, member: &WorkerReport, done: u64) -> Option<f64> {
+        let ns = self.of(member);
+        (ns > 0 && member.wall_time_ns > 0).then(|| done as f64 * 1e9 / ns as f64)
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Cpu => "CPU-s",
+            Self::Wall => "s",
+        }
+    }
+}
+
 fn rates(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
+    use Clock::{Cpu, Wall};
     let mut found = Vec::new();
     for m in cgroup.members {
+        let (units, iterations) = ((m.work_units, "work units"), (m.iterations, "iterations"));
         let asked = [
-            (assert.min_work_rate, m.work_rate(), "work units"),
-            (assert.min_iteration_rate, m.iteration_rate(), "iterations"),
+            (assert.min_work_rate, Cpu, units),
+            (assert.min_work_rate_wall, Wall, units),
+            (assert.min_iteration_rate, Cpu, iterations),
+            (assert.min_iteration_rate_wall, Wall, iterations),
         ];
-        for (limit, rate, unit) in asked {
+        for (limit, clock, done) in asked {
             let Some(limit) = limit else { continue };
-            found.extend(rate_detail(cgroup, m, (limit, rate, unit)));
+            found.extend(rate_detail(cgroup, m, limit, clock, done));
         }
     }
     found
@@ -267,30 +307,50 @@ fn rates(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
 fn rate_detail(
     cgroup: &Cgroup<'_>,
     member: &WorkerReport,
-    (limit, rate, unit): (f64, Option<f64>, &str),
+    limit: f64,
+    clock: Clock,
+    (done, what): (u64, &str),
 ) -> Option<AssertDetail> {
-    let who = who(cgroup, member);
-    let Some(rate) = rate else {
-        let message = format!("{who} has an empty window, so its {unit} per second are unknown");
+    let (who, unit) = (who(cgroup, member), clock.unit());
+    let Some(rate) = clock.rate(member, done) else {
+        let message = format!(
+            "{who} has no CPU time or an empty window, so its {what} per second are unknown"
+        );
         return Some(AssertDetail::inconclusive(DetailKind::Benchmark, message));
     };
     (rate < limit).then(|| {
-        let message = format!("{who} did {rate:.1} {unit}/s (at least {limit:.1} {unit}/s asked)");
-        // Without so much of the window, the rate would have been reached.
-        let missing_ns = share_ns(member.wall_time_ns, 1.0 - rate / limit);
+        let message =
+            format!("{who} did {rate:.1} {what}/{unit} (at least {limit:.1} {what}/{unit} asked)");
+        // Without so much of the time, the rate would have been reached.
+        let missing_ns = share_ns(clock.of(member), 1.0 - rate / limit);
         cgroup.failure(DetailKind::Benchmark, message, missing_ns)
     })
 }
 
-fn throughput_cv(assert: &Assert, cgroup: &Cgroup<'_>) -> Option<AssertDetail> {
-    let limit = assert.max_throughput_cv?;
-    let rates: Vec<f64> = cgroup
-        .members
-        .iter()
-        .filter_map(|m| m.work_rate())
-        .collect();
-    let what = format!("variation of work rates in {}", label(cgroup.name));
-    ratio_detail(DetailKind::Unfair, &what, variation(&rates), limit)
+fn throughput_cv(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
+    let asked = [
+        (assert.max_throughput_cv, Clock::Cpu, "CPU time"),
+        (assert.max_throughput_cv_wall, Clock::Wall, "wall time"),
+    ];
+    let mut found = Vec::new();
+    for (limit, clock, by) in asked {
+        let Some(limit) = limit else { continue };
+        let members = cgroup.members.iter();
+        let rates: Vec<f64> = members
+            .filter_map(|member| clock.rate(member, member.work_units))
+            .collect();
+        let what = format!(
+            "variation of work rates (by {by}) in {}",
+            label(cgroup.name)
+        );
+        found.extend(ratio_detail(
+            DetailKind::Unfair,
+            &what,
+            variation(&rates),
+            limit,
+        ));
+    }
+    found
 }
 
 fn migrations(assert: &Assert, cgroup: &Cgroup<'_>) -> Option<AssertDetail> {
