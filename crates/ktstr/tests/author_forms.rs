@@ -152,6 +152,21 @@ fn steps_with_operations_and_holds() {
     assert_eq!(Op::RemoveCgroup { cgroup: "a".into() }, literal.ops[1]);
 }
 
+static BENCH: Payload = Payload::binary("schbench");
+
+#[test]
+fn payloads_are_declared_once_and_run_by_reference() {
+    let ops = [
+        Op::run_payload(&BENCH, ["-m", "2"]),
+        Op::run_payload_in_cgroup(&BENCH, Vec::<String>::new(), "a"),
+        Op::wait_payload("schbench"),
+        Op::kill_payload_in_cgroup("schbench", "a"),
+    ];
+    assert_eq!(ops[0].name(), "RunPayload");
+    assert!(!Backdrop::new().push_payload(&BENCH).is_empty());
+    assert!(CgroupDef::named("a").workload(&BENCH).payload.is_some());
+}
+
 #[test]
 fn a_backdrop_grows_by_cgroups() {
     const NOTHING: Backdrop = Backdrop::new();

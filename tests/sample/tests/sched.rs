@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ktstr::prelude::*;
 
-const TRUE: Payload = Payload::binary("true");
+static TRUE: Payload = Payload::binary("true");
 
 /// Right on a machine with one LLC and nowhere else; the payload shows that a cell of the gauntlet has its test's programs.
 #[ktstr_test(duration_s = 1, payload = TRUE, max_cpus = 9, max_llcs = 3)]
@@ -12,7 +12,7 @@ fn one_llc_only(ctx: &Ctx) -> Result<AssertResult> {
     let ran = execute_steps(
         ctx,
         vec![Step::new(
-            vec![Op::run_payload("true"), Op::wait_payload("true")],
+            vec![Op::run_payload(&TRUE, [""; 0]), Op::wait_payload("true")],
             HoldSpec::fixed(std::time::Duration::ZERO),
         )],
     )?;

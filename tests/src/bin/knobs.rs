@@ -417,16 +417,12 @@ fn operations(ctx: &Ctx) -> Result<AssertResult> {
     Ok(result)
 }
 
+static BUSYBOX: Payload = Payload::binary("busybox");
+
 /// A program lives as long as its step, unless it is killed before.
 fn programs(ctx: &Ctx) -> Result<()> {
-    let start = || Op::RunPayload {
-        payload: "busybox".into(),
-        args: vec!["sleep".into(), "1000".into()],
-        cgroup: None,
-    };
-    let kill = Op::KillPayload {
-        payload: "busybox".into(),
-    };
+    let start = || Op::run_payload(&BUSYBOX, ["sleep", "1000"]);
+    let kill = Op::kill_payload("busybox");
     let stop = Arc::new(AtomicBool::new(false));
     let until = Arc::clone(&stop);
     let started = Instant::now();

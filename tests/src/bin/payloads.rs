@@ -52,10 +52,10 @@ const HOPELESS: Payload = Payload {
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 
 fn run_it(ctx: &Ctx, cgroup: Option<&str>) -> Result<AssertResult> {
-    let start = Op::RunPayload {
-        payload: "wakebench".into(),
-        args: vec!["--workers".into(), "2".into()],
-        cgroup: cgroup.map(str::to_owned),
+    let payload = ctx.payload("wakebench").expect("the test declares it");
+    let start = match cgroup {
+        None => Op::run_payload(payload, ["--workers", "2"]),
+        Some(cgroup) => Op::run_payload_in_cgroup(payload, ["--workers", "2"], cgroup),
     };
     let ops = vec![start, Op::wait_payload("wakebench")];
     let step = Step::new(ops, HoldSpec::fixed(Duration::ZERO));

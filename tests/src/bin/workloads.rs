@@ -230,14 +230,14 @@ fn trials() -> Vec<Trial> {
             NONE.min_work_rate(1.0),
             NONE.min_work_rate(1e15),
             Benchmark,
-            "work units/s",
+            "work units/CPU-s",
         ),
         trial(
             "YieldHeavy",
             NONE.min_iteration_rate(1.0),
             NONE.min_iteration_rate(1e15),
             Benchmark,
-            "iterations/s",
+            "iterations/CPU-s",
         ),
         trial(
             "AffinityChurn",
@@ -415,13 +415,9 @@ fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
             .any(|d| d.message.contains("there are:") && d.message.contains("task_vtime")),
         "{unknown:#?}"
     );
-    let program = "/proc/self/exe".to_owned();
-    let start = Op::RunPayload {
-        payload: program.clone(),
-        args: vec!["--list".to_owned()],
-        cgroup: None,
-    };
-    let ran = execute_steps(ctx, vec![step(vec![start, Op::wait_payload(program)])])?;
+    static OWN: Payload = Payload::binary("/proc/self/exe");
+    let start = Op::run_payload(&OWN, ["--list"]);
+    let ran = execute_steps(ctx, vec![step(vec![start, Op::wait_payload("exe")])])?;
     ensure!(ran.is_pass(), "{ran:#?}");
     ensure!(
         ran.info_notes

@@ -138,9 +138,12 @@ impl<'a> Engine<'a> {
         if let Err(error) = self.start_defs(&backdrop.cgroups, Scope::Backdrop) {
             return self.fault("backdrop", &error);
         }
-        for op in &backdrop.ops {
+        let none: [String; 0] = [];
+        let payloads = backdrop.payloads.iter();
+        let payloads = payloads.map(|payload| Op::run_payload(payload, none.clone()));
+        for op in backdrop.ops.iter().cloned().chain(payloads) {
             let place = format!("backdrop: {}", op.name());
-            if let Err(error) = self.apply(op, Scope::Backdrop) {
+            if let Err(error) = self.apply(&op, Scope::Backdrop) {
                 self.fault(&place, &error);
             }
         }

@@ -1,8 +1,8 @@
 //! Programs of the guest that a scenario runs beside its workers.
 //!
 //! Each leads a process group and dies with this process. Its outputs go to two temporary files; at its end its metrics are
-//! read out of them, or they are sent to the host for its extractor, and the run is judged by what the payload declares. Of a
-//! program that is not declared only the exit status counts, and the end of its output goes into the result's notes.
+//! read out of them, or they are sent to the host for its extractor, and the run is judged by what the payload declares. The end
+//! of its output goes into the result's notes.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -64,9 +64,9 @@ impl PayloadError {
 /// A program that was started.
 #[derive(Debug)]
 pub(super) struct Running {
-    name: String,
-    /// What the test declares of it.
-    declared: Option<&'static Payload>,
+    payload: &'static Payload,
+    /// Its cgroup, if it was started in one of the scenario.
+    cgroup: Option<String>,
     scope: Scope,
     child: Child,
     stdout: File,
@@ -77,16 +77,16 @@ pub(super) struct Running {
 
 impl Running {
     fn start(
-        name: &str,
-        declared: Option<&'static Payload>,
+        payload: &'static Payload,
+        program: &str,
         args: &[String],
         members: Option<File>,
         scope: Scope,
     ) -> io::Result<Self> {
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
-        let mut command = Command::new(name);
+        let mut command = Command::new(program);
         command
-            .args(declared.map_or(&[][..], |payload| payload.default_args))
+            .args(payload.default_args)
             .args(args)
             .stdin(Stdio::null())
             .stdout(stdout.try_clone()?)
@@ -103,8 +103,8 @@ impl Running {
             unsafe { command.pre_exec(join) };
         }
         Ok(Self {
-            name: name.to_owned(),
-            declared,
+            payload,
+            cgroup: None,
             scope,
             child: command.spawn()?,
             stdout,
@@ -171,7 +171,7 @@ impl Drop for Running {
 impl Engine<'_> {
     pub(super) fn run_payload(
         &mut self,
-        name: &str,
+        payload: &'static Payload,
         args: &[String],
         cgroup: Option<&str>,
         scope: Scope,
@@ -180,20 +180,32 @@ impl Engine<'_> {
             Some(cgroup) => Some(self.cgroups.open_members(cgroup)?),
             None => None,
         };
-        let declared = self.ctx.payload(name);
-        let running = Running::start(name, declared, args, members, scope).map_err(|source| {
-            PayloadError::Start {
-                name: name.to_owned(),
-                source,
-            }
+        // What is declared was put into the guest under its name; anything else is where it says.
+        let is_declared = self.ctx.payload(payload.name()).is_some();
+        let program = match is_declared {
+            true => payload.name(),
+            false => payload.program(),
+        };
+        let started = Running::start(payload, program, args, members, scope);
+        let mut running = started.map_err(|source| PayloadError::Start {
+            name: program.to_owned(),
+            source,
         })?;
+        running.cgroup = cgroup.map(str::to_owned);
         self.payloads.push(running);
         Ok(())
     }
 
-    fn take_payload(&mut self, name: &str) -> Result<Running, PayloadError> {
-        let known = || self.payloads.iter().map(|p| p.name.clone()).collect();
-        match self.payloads.iter().position(|p| p.name == name) {
+    fn take_payload(&mut self, name: &str, cgroup: Option<&str>) -> Result<Running, PayloadError> {
+        let known = || {
+            let names = self.payloads.iter().map(|p| p.payload.name().to_owned());
+            names.collect()
+        };
+        let is_it = |running: &Running| {
+            let there = cgroup.is_none_or(|cgroup| running.cgroup.as_deref() == Some(cgroup));
+            running.payload.name() == name && there
+        };
+        match self.payloads.iter().position(is_it) {
             Some(index) => Ok(self.payloads.remove(index)),
             None => Err(PayloadError::Unknown {
                 name: name.to_owned(),
@@ -202,14 +214,22 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) fn wait_payload(&mut self, name: &str) -> Result<(), ScenarioError> {
-        let running = self.take_payload(name)?;
+    pub(super) fn wait_payload(
+        &mut self,
+        name: &str,
+        cgroup: Option<&str>,
+    ) -> Result<(), ScenarioError> {
+        let running = self.take_payload(name, cgroup)?;
         let limit = self.ctx.duration().max(Duration::from_secs(1));
         self.conclude(running, limit)
     }
 
-    pub(super) fn kill_payload(&mut self, name: &str) -> Result<(), ScenarioError> {
-        let running = self.take_payload(name)?;
+    pub(super) fn kill_payload(
+        &mut self,
+        name: &str,
+        cgroup: Option<&str>,
+    ) -> Result<(), ScenarioError> {
+        let running = self.take_payload(name, cgroup)?;
         self.conclude(running, Duration::ZERO)
     }
 
@@ -236,14 +256,13 @@ impl Engine<'_> {
             },
             _ => PayloadEnd::Killed,
         };
-        let name = running.name.clone();
+        let payload = running.payload;
+        let name = payload.name().to_owned();
         let words = running.last_words();
         if !words.is_empty() {
             self.result.note(format!("payload {name:?} said: {words}"));
         }
         let (stdout, stderr) = running.outputs().unwrap_or_default();
-        let undeclared = Payload::binary("");
-        let payload = running.declared.unwrap_or(&undeclared);
         let mut report = PayloadReport {
             index: self.ctx.next_payload_index(),
             payload: name,

@@ -29,7 +29,13 @@ impl Engine<'_> {
                 groups.push(self.spawn(Some(&def.name), &work, scope)?);
             }
         }
-        self.open_barriers(groups, scope)
+        self.open_barriers(groups, scope)?;
+        for def in defs {
+            if let Some(payload) = def.payload {
+                self.run_payload(payload, &[], Some(&def.name), scope)?;
+            }
+        }
+        Ok(())
     }
 
     /// Starts one more work, in a cgroup or in the test's own.

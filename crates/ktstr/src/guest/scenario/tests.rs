@@ -5,6 +5,7 @@ use crate::guest::cgroup::CgroupManager;
 use crate::model::checks::Assert;
 use crate::model::cpuset::CpuMap;
 use crate::model::ctx::{Ctx, TestPlan};
+use crate::model::payload::Payload;
 use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelTarget, Op, Step};
 use crate::model::transport::{
     HostRequest, KernelBatch, ScenarioEvent, SchedulerChange, Transport, TransportError,
@@ -326,15 +327,10 @@ fn operations_after_the_schedulers_death_are_told_and_left_out() {
 
 #[test]
 fn payloads_run_and_their_ends_are_told() {
-    let start = |args: &[&str]| Op::RunPayload {
-        payload: "/bin/sh".into(),
-        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        cgroup: None,
-    };
-    let wait = || Op::wait_payload("/bin/sh");
-    let kill = || Op::KillPayload {
-        payload: "/bin/sh".into(),
-    };
+    static SH: Payload = Payload::binary("/bin/sh");
+    static NONE: Payload = Payload::binary("/no/such/program");
+    let start = |args: &[&str]| Op::run_payload(&SH, args.iter().copied());
+    let (wait, kill) = (|| Op::wait_payload("sh"), || Op::kill_payload("sh"));
     let run_ops = |ops: Vec<Op>| run(vec![Step::new(ops, SHORT)]);
     let good = run_ops(vec![start(&["-c", "echo fine"]), wait()]);
     assert!(good.is_pass(), "{good:#?}");
@@ -363,12 +359,51 @@ fn payloads_run_and_their_ends_are_told() {
     let left = Instant::now();
     assert!(run_ops(vec![start(&["-c", "sleep 1000"])]).is_pass());
     assert!(left.elapsed() < Duration::from_secs(30), "left running");
-    let none = run_ops(vec![Op::RunPayload {
-        payload: "/no/such/program".into(),
-        args: Vec::new(),
-        cgroup: None,
-    }]);
+    let none = run_ops(vec![Op::run_payload(&NONE, [""; 0])]);
     check(&none, Outcome::Fail, DetailKind::Setup, &["did not start"]);
+}
+
+/// Of two programs of one name, an operation means the one in the cgroup that it names; those of a backdrop and of a cgroup
+/// start by themselves.
+#[test]
+fn payloads_are_told_apart_by_their_cgroups() {
+    static TRUE: Payload = Payload::binary("/bin/true");
+    static SH: Payload = Payload {
+        default_args: &["-c", "exit 7"],
+        ..Payload::binary("/bin/sh")
+    };
+    let backdrop = Backdrop::new()
+        .push_cgroup(CgroupDef::named("a"))
+        .push_cgroup(CgroupDef::named("b").workload(&TRUE))
+        .push_payload(&TRUE);
+    let ops = vec![
+        Op::run_payload_in_cgroup(&TRUE, [""; 0], "a"),
+        Op::wait_payload_in_cgroup("true", "b"),
+        Op::wait_payload_in_cgroup("true", "a"),
+        Op::wait_payload("true"),
+        Op::kill_payload_in_cgroup("true", "a"),
+    ];
+    let judged = vec![Op::run_payload(&SH, [""; 0]), Op::wait_payload("sh")];
+    let steps = vec![Step::new(ops, SHORT), Step::new(judged, SHORT)];
+    let result = run_in(&Ctx::new(plan(), None), backdrop, steps, Assert::NONE);
+    check(
+        &result,
+        Outcome::Fail,
+        DetailKind::Setup,
+        &["KillPayload: no payload \"true\""],
+    );
+    let ends: Vec<_> = result
+        .stats
+        .payloads
+        .iter()
+        .map(|run| run.payload.as_str())
+        .collect();
+    assert_eq!(ends, ["true", "true", "true", "sh"], "{result:#?}");
+    let failed = result
+        .details
+        .iter()
+        .filter(|detail| detail.message.contains("status 7"));
+    assert_eq!(failed.count(), 1, "{result:#?}");
 }
 
 /// A host that answers kernel operations and keeps them.

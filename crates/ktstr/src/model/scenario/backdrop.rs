@@ -1,14 +1,18 @@
 //! What lives across all steps.
 
+use super::super::payload::Payload;
 use super::{CgroupDef, Op};
 
-/// What lives across all steps: made before the first, torn down after the last. Cgroups come first, then operations.
+/// What lives across all steps: made before the first, torn down after the last. Cgroups come first, then operations, then
+/// payloads.
 #[derive(Debug, Clone, Default)]
 pub struct Backdrop {
     /// Cgroups with their workers.
     pub cgroups: Vec<CgroupDef>,
     /// Operations after they are made.
     pub ops: Vec<Op>,
+    /// Programs that run beside them, in the test's own cgroup.
+    pub payloads: Vec<&'static Payload>,
 }
 
 impl Backdrop {
@@ -18,6 +22,7 @@ impl Backdrop {
         Self {
             cgroups: Vec::new(),
             ops: Vec::new(),
+            payloads: Vec::new(),
         }
     }
 
@@ -54,10 +59,24 @@ impl Backdrop {
         self
     }
 
+    /// Adds a payload, which runs with its default arguments.
+    #[must_use]
+    pub fn push_payload(mut self, payload: &'static Payload) -> Self {
+        self.payloads.push(payload);
+        self
+    }
+
+    /// Adds payloads.
+    #[must_use]
+    pub fn extend_payloads(mut self, payloads: impl IntoIterator<Item = &'static Payload>) -> Self {
+        self.payloads.extend(payloads);
+        self
+    }
+
     /// Whether there is nothing in it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.cgroups.is_empty() && self.ops.is_empty()
+        self.cgroups.is_empty() && self.ops.is_empty() && self.payloads.is_empty()
     }
 }
 
@@ -84,6 +103,11 @@ mod tests {
         assert_eq!(names, ["a", "b", "c", "d"]);
         assert_eq!(all.ops, [Op::stop_cgroup("a"), Op::stop_cgroup("b")]);
         assert!(!all.is_empty() && !Backdrop::new().push_op(Op::stop_cgroup("a")).is_empty());
+        static BENCH: Payload = Payload::binary("bench");
+        let with = Backdrop::new()
+            .push_payload(&BENCH)
+            .extend_payloads([&BENCH]);
+        assert!(with.payloads.len() == 2 && !with.is_empty());
         let collected: Backdrop = [named("a"), named("b")].into_iter().collect();
         assert_eq!(collected.cgroups.len(), 2);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::super::payload::Payload;
 use super::super::work::{
     AffinityIntent, CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSpec, WorkType,
 };
@@ -40,6 +41,8 @@ pub struct CgroupDef {
     pub default_uid: Option<u32>,
     /// Group of each work that does not say.
     pub default_gid: Option<u32>,
+    /// A program that runs in it, after its workers have started.
+    pub payload: Option<&'static Payload>,
     /// Whether the cgroup is a threaded one. It needs a parent in the scenario, which holds the workers' process, and
     /// its works are threads, whatever they say.
     pub threaded: bool,
@@ -101,6 +104,7 @@ impl CgroupDef {
             default_comm: None,
             default_uid: None,
             default_gid: None,
+            payload: None,
             threaded: false,
         }
     }
@@ -287,6 +291,13 @@ impl CgroupDef {
     #[must_use]
     pub fn gid(mut self, gid: u32) -> Self {
         self.default_gid = Some(gid);
+        self
+    }
+
+    /// A program that runs in it with its default arguments, after its workers have started; it ends with the cgroup's step.
+    #[must_use]
+    pub fn workload(mut self, payload: &'static Payload) -> Self {
+        self.payload = Some(payload);
         self
     }
 

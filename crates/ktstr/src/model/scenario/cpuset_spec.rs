@@ -116,7 +116,7 @@ impl CpusetSpec {
         self.resolve_on(&ctx.topology()).map(drop)
     }
 
-    /// The CPUs in this guest; empty where [`validate`](Self::validate) finds a fault.
+    /// The CPUs in this guest; empty where `validate` finds a fault.
     #[must_use]
     pub fn resolve(&self, ctx: &Ctx) -> BTreeSet<usize> {
         let cpus = self.resolve_on(&ctx.topology()).unwrap_or_default();

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::payload::Payload;
 use super::super::work::{AffinityIntent, WorkSpec, WorkType};
 use super::{CgroupDef, CpusetSpec};
 
@@ -133,18 +134,24 @@ pub enum Op {
         target: KernelTarget,
         bytes: Vec<u8>,
     },
-    /// Starts a declared payload, or any program of the guest, in a cgroup if one is named; it ends with the step, or by one
-    /// of the two below.
+    /// Starts a payload, in a cgroup if one is named; it ends with the step, or by one of the two below. One that the test does
+    /// not declare has to be in the guest already: its path, or its name if it is on the guest's `PATH`.
     RunPayload {
-        payload: String,
+        payload: &'static Payload,
         args: Vec<String>,
         cgroup: Option<String>,
     },
     /// Waits for a payload's end, at most for the test's duration, and judges it: its status, and what it declares of its
-    /// metrics.
-    WaitPayload { payload: String },
-    /// Kills a payload and all that it started; one that has ended is fine.
-    KillPayload { payload: String },
+    /// metrics. Without a cgroup, it is the oldest of that name.
+    WaitPayload {
+        name: String,
+        cgroup: Option<String>,
+    },
+    /// Kills a payload and all that it started; one that has ended is fine. Without a cgroup, it is the oldest of that name.
+    KillPayload {
+        name: String,
+        cgroup: Option<String>,
+    },
     /// Starts the test's scheduler.
     AttachScheduler,
     /// Stops the test's scheduler.
@@ -281,19 +288,60 @@ impl Op {
         Self::RestartScheduler
     }
 
-    /// Starts a payload with its default arguments.
-    pub fn run_payload(payload: impl Into<String>) -> Self {
+    /// Starts a payload with its default arguments and these after them.
+    pub fn run_payload(
+        payload: &'static Payload,
+        args: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
         Self::RunPayload {
-            payload: payload.into(),
-            args: Vec::new(),
+            payload,
+            args: args.into_iter().map(Into::into).collect(),
             cgroup: None,
         }
     }
 
-    /// Waits for a payload's end and judges it.
-    pub fn wait_payload(payload: impl Into<String>) -> Self {
+    /// Same, in a cgroup that is there already.
+    pub fn run_payload_in_cgroup(
+        payload: &'static Payload,
+        args: impl IntoIterator<Item = impl Into<String>>,
+        cgroup: impl Into<String>,
+    ) -> Self {
+        Self::RunPayload {
+            payload,
+            args: args.into_iter().map(Into::into).collect(),
+            cgroup: Some(cgroup.into()),
+        }
+    }
+
+    /// Waits for the end of a payload and judges it; of several of this name, the oldest.
+    pub fn wait_payload(name: impl Into<String>) -> Self {
         Self::WaitPayload {
-            payload: payload.into(),
+            name: name.into(),
+            cgroup: None,
+        }
+    }
+
+    /// Waits for the end of the payload in this cgroup and judges it.
+    pub fn wait_payload_in_cgroup(name: impl Into<String>, cgroup: impl Into<String>) -> Self {
+        Self::WaitPayload {
+            name: name.into(),
+            cgroup: Some(cgroup.into()),
+        }
+    }
+
+    /// Kills a payload and all that it started; of several of this name, the oldest.
+    pub fn kill_payload(name: impl Into<String>) -> Self {
+        Self::KillPayload {
+            name: name.into(),
+            cgroup: None,
+        }
+    }
+
+    /// Kills the payload in this cgroup and all that it started.
+    pub fn kill_payload_in_cgroup(name: impl Into<String>, cgroup: impl Into<String>) -> Self {
+        Self::KillPayload {
+            name: name.into(),
+            cgroup: Some(cgroup.into()),
         }
     }
 

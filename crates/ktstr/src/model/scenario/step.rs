@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::ctx::Ctx;
+use super::super::payload::Payload;
 use super::{CgroupDef, Op};
 
 /// How long a step lasts. No hold outlasts the test: it is cut to what is left of the test's duration, counted from the
@@ -171,6 +172,13 @@ impl Step {
         }
     }
 
+    /// A payload, which runs with its default arguments, and a hold.
+    #[must_use]
+    pub fn with_payload(payload: &'static Payload, hold: HoldSpec) -> Self {
+        let none: [String; 0] = [];
+        Self::with_op(Op::run_payload(payload, none), hold)
+    }
+
     /// A hold alone: what is there goes on.
     #[must_use]
     pub fn hold(hold: HoldSpec) -> Self {
@@ -241,6 +249,9 @@ mod tests {
         assert_eq!(Step::with_op(op(), half).ops, [op()]);
         let nothing = Step::hold(half);
         assert!(nothing.ops.is_empty() && nothing.hold == half);
+        static BENCH: Payload = Payload::binary("bench");
+        let with = Step::with_payload(&BENCH, half);
+        assert_eq!(with.ops, [Op::run_payload(&BENCH, [""; 0])]);
         assert_eq!(Step::default().hold, HoldSpec::FULL);
         let ctx = crate::model::ctx::tests::any();
         assert_eq!(step.setup.defs(&ctx), [CgroupDef::named("a")]);
