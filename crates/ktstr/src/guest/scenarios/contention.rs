@@ -1,7 +1,8 @@
 //! Workers that wait for each other.
 
 use super::{family, of_type, spinning, whole};
-use crate::model::scenario::CgroupDef;
+use crate::model::scenario::{CgroupDef, Op};
+use crate::model::work::WorkSpec;
 
 family! { "contention";
     /// Four workers take one lock in turn, beside spinning ones.
@@ -16,6 +17,13 @@ family! { "contention";
     chain(1) = |_| beside(&["WakeChain"]);
     /// Higher classes that take CPUs away: at a fine grain and for long.
     preemption(1) = |_| beside(&["PreemptStorm", "RtStarvation"]);
+    /// One worker for each CPU in the guest's root cgroup, outside the workload's, beside two cgroups.
+    host_contention(1) = |_| {
+        let mut plan = whole(vec![spinning("a"), spinning("b")]);
+        let host = Op::spawn_host(WorkSpec::default().workers_pct(1.0));
+        plan.steps = plan.steps.into_iter().map(|step| step.set_ops(vec![host.clone()])).collect();
+        plan
+    };
     /// The schbench benchmark, with spinning workers in its way.
     schbench(1) = |_| beside(&["Schbench"]);
 }

@@ -1,4 +1,5 @@
-//! Canned scenarios by family, one line each: `scenarios::steady(ctx)`, `scenarios::cpuset::resize(ctx)`.
+//! Canned scenarios by family, one line each: `scenarios::steady(ctx)`, `scenarios::cpuset::swap(ctx)`. Those that most tests
+//! use are at hand without their family: `scenarios::cpuset_apply(ctx)`.
 //!
 //! All last as long as the test does; what they assert is what the test asserts. Each is also data ([`ALL`]), so that a tool can
 //! list them and a test can run them all.
@@ -11,7 +12,12 @@ pub mod nesting;
 mod steady;
 pub mod stress;
 
-pub use steady::{mixed_workloads, oversubscribed, steady, steady_per_llc};
+pub use affinity::{change as affinity_change, pinned as affinity_pinned};
+pub use contention::host_contention;
+pub use cpuset::{apply as cpuset_apply, clear as cpuset_clear, resize as cpuset_resize};
+pub use dynamic::{add as cgroup_add, remove as cgroup_remove};
+pub use nesting::{nested_steady, task_move as nested_task_move};
+pub use steady::{mixed_workloads, oversubscribed, steady, steady_llc};
 
 use crate::model::cpuset::CpuMap;
 use crate::model::ctx::Ctx;

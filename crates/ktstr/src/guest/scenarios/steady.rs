@@ -8,7 +8,7 @@ family! { "steady";
     /// Two cgroups of two spinning workers each, without limits, for the whole duration.
     steady(1) = |_| whole(vec![spinning("a"), spinning("b")]);
     /// One cgroup per LLC, bound to it, with one spinning worker per CPU.
-    steady_per_llc(1) = per_llc;
+    steady_llc(1) = per_llc;
     /// 32 spinning workers in one cgroup, more than most topologies have CPUs.
     oversubscribed(1) = |_| whole(vec![CgroupDef::named("crowd").workers(32)]);
     /// Seven cgroups that spin, yield, burst, ping-pong, pipe, compute in caches and do a bit of everything, side by side.

@@ -11,7 +11,7 @@ use crate::model::work::WorkType;
 /// One name that has an effect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Knob {
-    /// `attribute`, `scheduler-key`, `env`, `op`, `work`, `check` or `flag`.
+    /// `attribute`, `scheduler-key`, `env`, `op`, `word` (of a scenario), `work`, `check` or `flag`.
     pub kind: &'static str,
     /// As a user writes it.
     pub name: String,
@@ -24,12 +24,14 @@ pub fn knobs() -> Vec<Knob> {
         .iter()
         .map(|variable| variable.name())
         .collect();
-    let lists: [(&'static str, &[&str]); 6] = [
+    let words = super::forms::names();
+    let lists: [(&'static str, &[&str]); 7] = [
         ("attribute", crate::__private::ATTRIBUTES),
         ("check", Assert::NAMES),
         ("env", &variables),
         ("op", Op::NAMES),
         ("scheduler-key", crate::__private::SCHEDULER_KEYS),
+        ("word", &words),
         ("work", WorkType::ALL_NAMES),
     ];
     let knob = |kind, name: &&str| Knob {
@@ -56,6 +58,7 @@ mod tests {
             ("env", "KTSTR_CACHE_DIR"),
             ("op", "SwapCpusets"),
             ("scheduler-key", "sysctls"),
+            ("word", "CgroupDef::cpu_quota_pct"),
             ("work", "Custom"),
         ] {
             let name = name.to_owned();

@@ -1,0 +1,159 @@
+//! The words of a scenario, in which cgroups, work, steps and results are written: a table made from the code's own
+//! documentation, for readers and for whoever compares it with the tests.
+
+/// All of them, as Markdown.
+const TABLE: &str = include_str!("../../../docs/forms.md");
+
+/// Their names, `Type::function`.
+pub(super) fn names() -> Vec<&'static str> {
+    let cell = |line: &'static str| line.strip_prefix("| `")?.split_once('`');
+    let rows = TABLE.lines().filter_map(cell);
+    rows.map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the words are declared, and of which types.
+    const SOURCES: [(&str, &[&str]); 11] = [
+        (
+            include_str!("../../model/scenario/cgroup.rs"),
+            &["CgroupDef"],
+        ),
+        (
+            include_str!("../../model/scenario/cpuset_spec.rs"),
+            &["CpusetSpec"],
+        ),
+        (
+            include_str!("../../model/scenario/step.rs"),
+            &["HoldSpec", "Setup", "Step"],
+        ),
+        (
+            include_str!("../../model/scenario/op.rs"),
+            &["Op", "SpawnPlacement"],
+        ),
+        (
+            include_str!("../../model/scenario/backdrop.rs"),
+            &["Backdrop"],
+        ),
+        (
+            include_str!("../../model/work/spec.rs"),
+            &[
+                "WorkSpec",
+                "SchedPolicy",
+                "SchedClass",
+                "AffinityIntent",
+                "MemPolicy",
+                "MpolFlags",
+            ],
+        ),
+        (include_str!("../../model/work/forms.rs"), &["WorkType"]),
+        (
+            include_str!("../../model/work/custom.rs"),
+            &["WorkerCtx", "CustomCfg"],
+        ),
+        (
+            include_str!("../../model/work/benchmark.rs"),
+            &["SchbenchConfig", "TaobenchConfig"],
+        ),
+        (include_str!("../../model/phase.rs"), &["Phase"]),
+        (include_str!("../../model/stats.rs"), &["PhaseCgroupStats"]),
+    ];
+
+    const HEAD: &str = "<!-- Made from the code's documentation; mend with\n\
+        KTSTR_BLESS=1 cargo test -p ktstr --lib the_table_of_words_follows_the_code -->\n\n\
+        | word | means |\n|---|---|\n";
+
+    /// The type whose functions follow, if a line begins such: `impl Op {`, or a macro for one type.
+    fn type_of(line: &str) -> Option<&str> {
+        let of_macro = match line {
+            "of_cgroup! {" => Some("Op"),
+            "forms! {" => Some("WorkType"),
+            "slots! {" => Some("CustomCfg"),
+            _ => line
+                .strip_prefix("setters! { ")
+                .map(|rest| rest.trim_end_matches(':')),
+        };
+        let plain = || line.strip_prefix("impl ")?.strip_suffix(" {");
+        of_macro
+            .or_else(plain)
+            .map(|name| name.trim_end_matches("<'_>"))
+    }
+
+    /// The function that a line declares, in the code or in the list of a macro.
+    fn function_of(line: &str) -> Option<&str> {
+        let line = line.strip_prefix("    ")?;
+        let plain = line
+            .strip_prefix("pub fn ")
+            .or(line.strip_prefix("pub const fn "));
+        let name = match plain {
+            Some(rest) => rest.split_once('(')?.0,
+            None if line.ends_with(';') && !line.starts_with("pub ") => {
+                line.split([' ', ',', ':']).next()?
+            }
+            None => return None,
+        };
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        (!name.is_empty() && name.chars().all(good)).then_some(name)
+    }
+
+    /// Rows of one file: of each public function the first sentence of its documentation.
+    fn rows(source: &str, types: &[&str]) -> Vec<String> {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let (mut rows, mut of, mut about) = (Vec::new(), None, String::new());
+        for line in code.lines() {
+            if let Some(name) = type_of(line) {
+                of = types.iter().find(|wanted| **wanted == name);
+                about.clear();
+            } else if line == "}" {
+                of = None;
+            } else if let Some(text) = line.strip_prefix("    /// ") {
+                if !about.is_empty() {
+                    about.push(' ');
+                }
+                about.push_str(text);
+            } else if let (Some(of), Some(name)) = (of, function_of(line)) {
+                let first = about.split(". ").next().unwrap_or_default();
+                let plain = first.replace(['[', ']'], "").replace('|', "\\|");
+                let plain = plain.split("(super::").next().unwrap_or_default();
+                rows.push(format!(
+                    "| `{of}::{name}` | {} |",
+                    plain.trim_end_matches('.')
+                ));
+                about.clear();
+            } else if !line.trim_start().starts_with("#[") {
+                about.clear();
+            }
+        }
+        rows
+    }
+
+    /// `docs/forms.md` follows the code; `KTSTR_BLESS=1` writes it anew.
+    #[test]
+    fn the_table_of_words_follows_the_code() {
+        let mut wanted = HEAD.to_owned();
+        for (source, types) in SOURCES {
+            let rows = rows(source, types);
+            for of in types {
+                let head = format!("| `{of}::");
+                assert!(
+                    rows.iter().any(|row| row.starts_with(&head)),
+                    "none of {of}"
+                );
+            }
+            for row in rows {
+                assert!(!row.ends_with("|  |"), "without documentation: {row}");
+                wanted.push_str(&row);
+                wanted.push('\n');
+            }
+        }
+        if std::env::var_os("KTSTR_BLESS").is_some() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/forms.md");
+            std::fs::write(path, &wanted).unwrap();
+            return;
+        }
+        assert_eq!(TABLE, wanted, "docs/forms.md is old");
+        assert!(names().contains(&"CgroupDef::workers"), "{:?}", names());
+    }
+}
