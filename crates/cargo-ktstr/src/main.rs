@@ -20,6 +20,7 @@ mod replay;
 mod report;
 mod results;
 mod runs;
+mod seen;
 mod shell;
 mod stats;
 mod test;

@@ -13,7 +13,7 @@ use ktstr::host::evidence::sidecar::{Pool, collect_pool};
 use serde::{Deserialize, Serialize};
 
 use crate::project::{Project, git};
-use crate::test::Seen;
+use crate::seen::Seen;
 
 /// The manifest's file name; hidden, so that nobody takes it for a sidecar.
 const MANIFEST: &str = ".run.json";

@@ -6,6 +6,7 @@ mod git;
 mod list;
 mod package;
 mod resolve;
+mod resolved;
 mod spec;
 
 use std::path::PathBuf;
@@ -18,7 +19,8 @@ use ktstr_kernel::Cache;
 use crate::exit::Exit;
 
 pub(crate) use build::cpus;
-pub(crate) use resolve::{Resolved, label_apart, resolve, resolve_default};
+pub(crate) use resolve::{resolve, resolve_default};
+pub(crate) use resolved::{Resolved, label_apart};
 pub(crate) use spec::{FORMS, KernelSpec};
 
 /// What to do with kernels.

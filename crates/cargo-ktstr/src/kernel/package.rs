@@ -13,7 +13,7 @@ use ktstr_kernel::{Cache, WorkDir, sanitize_kernel_label};
 use sha2::{Digest as _, Sha256};
 
 use super::packages_dir;
-use super::resolve::Resolved;
+use super::resolved::Resolved;
 
 /// Without these built in, no guest of ours gets to its first line.
 const NEEDED: [&str; 5] = [

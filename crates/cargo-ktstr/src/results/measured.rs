@@ -7,8 +7,7 @@ use ktstr::host::evidence::sidecar::Sidecar;
 use ktstr::model::result::KVM_INTERESTING_STATS;
 use serde_json::Value;
 
-use super::Polarity;
-use super::metrics::{float, put};
+use super::figure::{Polarity, float, put};
 
 /// Adds every figure of the host's; one that was not measured is absent, never zero.
 pub(super) fn add(metrics: &mut BTreeMap<String, f64>, sidecar: &Sidecar) {

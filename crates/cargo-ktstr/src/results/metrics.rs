@@ -6,26 +6,8 @@ use ktstr::host::evidence::sidecar::Sidecar;
 use ktstr::model::payload;
 use ktstr::model::stats::CgroupStats;
 
+use super::figure::{Polarity, float, put};
 use super::measured;
-
-/// Which way is better.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Polarity {
-    Higher,
-    Lower,
-    Unknown,
-}
-
-impl Polarity {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Higher => "higher is better",
-            Self::Lower => "lower is better",
-            Self::Unknown => "unknown",
-        }
-    }
-}
 
 /// Which way is better, by the name's last part: names carry their unit.
 pub(crate) fn polarity(name: &str) -> Polarity {
@@ -139,12 +121,6 @@ pub(crate) fn metrics_of(sidecar: &Sidecar) -> BTreeMap<String, f64> {
     metrics
 }
 
-pub(super) fn put(metrics: &mut BTreeMap<String, f64>, name: &str, value: Option<f64>) {
-    if let Some(value) = value.filter(|value| value.is_finite()) {
-        metrics.insert(name.to_owned(), value);
-    }
-}
-
 fn of_cgroup(cgroup: &CgroupStats) -> [(&'static str, Option<f64>); 8] {
     [
         ("iterations_per_s", rate(cgroup)),
@@ -194,11 +170,6 @@ fn overall(cgroups: &[CgroupStats], metrics: &mut BTreeMap<String, f64>) {
         "wake_p99_ns",
         worst(&|cgroup| cgroup.wake_p99_ns.map(float)),
     );
-}
-
-/// Figures above 2^53 lose their last digits, which no figure of ours has.
-pub(super) fn float(value: u64) -> f64 {
-    value as f64
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@ mod gauntlet;
 mod junit;
 mod ktap;
 mod nextest;
-mod seen;
 mod select;
 mod summary;
 
@@ -28,8 +27,8 @@ use crate::project::Project;
 use crate::runs::{self, Manifest, RunDir};
 use crate::{interrupt, output};
 
+pub(crate) use crate::seen::{RunnerReport, Seen};
 pub(crate) use case::{Case, cases_of};
-pub(crate) use seen::{RunnerReport, Seen};
 pub(crate) use select::{Selection, Shard};
 pub(crate) use summary::rerun;
 
