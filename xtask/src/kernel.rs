@@ -11,12 +11,8 @@ use ktstr::host::plan::kernel::{default_cache, mirror_base};
 use ktstr_kernel::{BuildOptions, Cache, Progress, Release, Source, build};
 
 use crate::apt::Suite;
+use crate::stock_kernel::{BACKPORTS, NEWEST_SERIES};
 use crate::{setup, sh};
-
-/// The newest series that the checks run on, beside that of [`Source::debian`].
-pub(crate) const NEWEST_SERIES: &str = "7.3";
-/// Who has sources of newer series than the machine's own release.
-pub(crate) const BACKPORTS: &str = "trixie-backports";
 
 /// A spinner on a terminal, lines in a pipe.
 struct Bar(ProgressBar);

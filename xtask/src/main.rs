@@ -17,6 +17,7 @@ mod other;
 mod qemu;
 mod setup;
 mod sh;
+mod steps;
 mod stock_kernel;
 mod tidy;
 

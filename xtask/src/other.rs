@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::ci::Steps;
-use crate::kernel::{self, NEWEST_SERIES};
-use crate::{qemu, setup, sh};
+use crate::steps::Steps;
+use crate::stock_kernel::NEWEST_SERIES;
+use crate::{kernel, qemu, setup, sh};
 
 /// The whole-system tests that say most of a kernel: what depends on its structures and symbols, and the newest of what it
 /// has. Tests with disks and cards are not among them: Debian's kernel has those drivers as modules.

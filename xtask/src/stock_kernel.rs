@@ -9,8 +9,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use ktstr::host::plan::config::cache_dir;
 
 use crate::apt::Suite;
-use crate::kernel::{BACKPORTS, NEWEST_SERIES};
 use crate::sh;
+
+/// The newest series that the checks run on, beside that of `Source::debian`.
+pub(crate) const NEWEST_SERIES: &str = "7.3";
+/// Who has sources of newer series than the machine's own release.
+pub(crate) const BACKPORTS: &str = "trixie-backports";
 
 /// Fetches Debian's kernel of the newest series once, with its ELF and debug information; its image. The caller holds the
 /// lock of set-up.
@@ -27,7 +31,7 @@ pub(crate) fn fetch_newest() -> Result<PathBuf> {
     let names = suite.names(&format!(r"^linux-binary-{series}\..*-cloud-amd64$"))?;
     let Some(binary) = names.into_iter().max_by_key(|name| numbers(name)) else {
         bail!(
-            "Debian's {BACKPORTS} has no cloud image of Linux {NEWEST_SERIES} any more; change NEWEST_SERIES in xtask/src/kernel.rs"
+            "Debian's {BACKPORTS} has no cloud image of Linux {NEWEST_SERIES} any more; change NEWEST_SERIES in xtask/src/stock_kernel.rs"
         )
     };
     let debug = format!("{}-dbg", binary.replacen("binary", "image", 1));
