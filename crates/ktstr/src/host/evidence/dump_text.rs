@@ -50,15 +50,17 @@ fn problems(report: &FailureDumpReport) -> Vec<String> {
         return all;
     }
     let shown: Vec<&str> = all.iter().take(MAX_PROBLEMS).map(String::as_str).collect();
-    let more = all.len().saturating_sub(MAX_PROBLEMS);
+    // Beyond a bound the reader itself only counts them.
+    let dropped = usize::try_from(report.problems.dropped()).unwrap_or(usize::MAX);
+    let total = all.len().saturating_add(dropped);
+    let more = total.saturating_sub(MAX_PROBLEMS);
     let more = if more > 0 {
         format!("; and {more} more")
     } else {
         String::new()
     };
     vec![format!(
-        "{} parts of this state could not be read: {}{more}",
-        all.len(),
+        "{total} parts of this state could not be read: {}{more}",
         shown.join("; ")
     )]
 }
@@ -326,6 +328,33 @@ mod tests {
     fn a_placeholder_shows_its_reason() {
         let report = FailureDumpReport::placeholder("the guest never booted");
         assert_eq!(lines("x", &report), ["the guest never booted"]);
+    }
+
+    /// A dump with 64 unreadable parts looked like a short one.
+    #[test]
+    fn parts_that_could_not_be_read_are_counted_and_the_first_are_named() {
+        let unreadable = |count: u64| {
+            let mut report = FailureDumpReport::default();
+            for number in 0..count {
+                let error = ktstr_monitor::Error::Implausible {
+                    what: "length",
+                    value: number,
+                };
+                report.problems.note(&format!("part {number}"), &error);
+            }
+            lines("x", &report).join("\n")
+        };
+        assert!(!unreadable(0).contains("could not be read"));
+        let two = unreadable(2);
+        assert!(
+            two.contains("2 parts of this state could not be read: part 0: ")
+                && two.contains("part 1: ")
+                && !two.contains("more"),
+            "{two}"
+        );
+        // More than the reader keeps.
+        let many = unreadable(1_000);
+        assert!(many.contains("1000 parts of this state"), "{many}");
     }
 
     #[test]
