@@ -147,7 +147,8 @@ pub struct PagePlacement {
     pub own_nodes: Vec<u32>,
     /// Nodes without CPUs.
     pub slow_nodes: Vec<u32>,
-    /// Pages that the kernel moved between nodes in the window, of all processes (`numa_pages_migrated`).
+    /// Pages that NUMA balancing moved between nodes in the window, of all processes (`numa_pages_migrated`); `None` where it
+    /// is off.
     pub migrated: Option<u64>,
 }
 

@@ -47,9 +47,19 @@ fn parse_numa_maps(text: &str) -> Vec<(u32, u64)> {
     all.into_iter().collect()
 }
 
-/// Pages moved between nodes by NUMA balancing since boot, of all processes; `None` for a kernel without it.
+/// Pages moved between nodes by NUMA balancing since boot, of all processes; `None` for a kernel without it, or with it off:
+/// a count that cannot grow measures nothing.
 pub(super) fn pages_migrated() -> Option<u64> {
-    parse_migrated(&fs::read_to_string("/proc/vmstat").ok()?)
+    let mode = fs::read_to_string("/proc/sys/kernel/numa_balancing").ok()?;
+    balances(&mode)
+        .then(|| fs::read_to_string("/proc/vmstat").ok())
+        .flatten()
+        .and_then(|vmstat| parse_migrated(&vmstat))
+}
+
+/// Whether `kernel.numa_balancing` has a mode on (Documentation/admin-guide/sysctl/kernel.rst: a sum of modes, 0 is off).
+fn balances(mode: &str) -> bool {
+    mode.trim().parse::<u32>().is_ok_and(|modes| modes != 0)
 }
 
 /// `pgmigrate_success` would count compaction and moves within a node as well.
@@ -115,6 +125,12 @@ mod tests {
         let vmstat = "pgmigrate_success 900\nnuma_pages_migrated 7\n";
         assert_eq!(parse_migrated(vmstat), Some(7));
         assert_eq!(parse_migrated("pgmigrate_success 900\n"), None);
+    }
+
+    #[test]
+    fn no_balancing_is_no_figure() {
+        assert!(balances("1\n") && balances("3\n"));
+        assert!(!balances("0\n") && !balances(""));
     }
 
     #[test]

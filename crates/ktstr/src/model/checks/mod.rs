@@ -75,7 +75,8 @@ assert_fields! {
     max_wake_latency_cv: f64,
     /// Share of pages on the worker's own NUMA nodes, 0 to 1.
     min_page_locality: f64,
-    /// Pages migrated between nodes per page allocated.
+    /// Pages that the kernel's NUMA balancing moved between nodes, of all processes, per page that the workers have. Where
+    /// `kernel.numa_balancing` is 0, nothing is counted, and the check is inconclusive.
     max_cross_node_migration_ratio: f64,
     /// Share of pages in slow memory, 0 to 1.
     max_slow_tier_ratio: f64,

@@ -13,14 +13,7 @@ pub(super) fn check(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {
         found.extend(locality_detail(&name, locality(cgroup.members), limit));
     }
     if let Some(limit) = assert.max_cross_node_migration_ratio {
-        let what = format!("pages migrated between nodes per page of {name}");
-        let ratio = migration_ratio(cgroup.members);
-        found.extend(ratio_detail(
-            DetailKind::CrossNodeMigration,
-            &what,
-            ratio,
-            limit,
-        ));
+        found.extend(migration_detail(&name, cgroup.members, limit));
     }
     if let Some(limit) = assert.max_slow_tier_ratio {
         let what = format!("share of {name}'s pages on nodes without CPUs");
@@ -63,8 +56,20 @@ fn share(members: &[&WorkerReport], part: impl Fn(&PagePlacement) -> u64) -> Opt
 }
 
 /// The kernel counts migrations for all processes together, so each member saw the same: the highest stands.
-fn migration_ratio(members: &[&WorkerReport]) -> Option<f64> {
+fn migration_detail(name: &str, members: &[&WorkerReport], limit: f64) -> Option<AssertDetail> {
+    let kind = DetailKind::CrossNodeMigration;
+    let what = format!("pages migrated between nodes per page of {name}");
     let total: u64 = counted(members).map(PagePlacement::total).sum();
-    let migrated = counted(members).filter_map(|pages| pages.migrated).max()?;
-    (total > 0).then(|| migrated as f64 / total as f64)
+    let migrated = counted(members).filter_map(|pages| pages.migrated).max();
+    if total > 0 && migrated.is_none() {
+        let message = format!(
+            "{what}: the kernel did not count them, for its NUMA balancing is off (limit {limit:.3}); turn it on with the \
+             sysctl kernel.numa_balancing"
+        );
+        return Some(AssertDetail::inconclusive(kind, message));
+    }
+    let ratio = migrated
+        .filter(|_| total > 0)
+        .map(|migrated| migrated as f64 / total as f64);
+    ratio_detail(kind, &what, ratio, limit)
 }

@@ -440,6 +440,13 @@ fn pages_away_from_home() {
     let moved = Assert::NONE.max_cross_node_migration_ratio(0.09);
     let kinds = [DetailKind::CrossNodeMigration];
     check(moved, &reports, Outcome::Fail, &kinds);
+    // A kernel whose NUMA balancing is off counts nothing, which is no pass.
+    let mut uncounted = placed();
+    if let Some(pages) = &mut uncounted.pages {
+        pages.migrated = None;
+    }
+    let text = check(moved, &[uncounted], Outcome::Inconclusive, &kinds);
+    assert!(text.contains("kernel.numa_balancing"), "{text}");
     let slow = Assert::NONE.max_slow_tier_ratio(0.04);
     check(slow, &reports, Outcome::Fail, &[DetailKind::SlowTier]);
     let stats = &summarize(&reports)[0];
