@@ -15,6 +15,8 @@ mod cache;
 #[cfg(feature = "build")]
 mod config;
 #[cfg(feature = "build")]
+mod distro;
+#[cfg(feature = "build")]
 mod mirror;
 mod release;
 
@@ -24,6 +26,8 @@ use std::path::{Path, PathBuf};
 #[cfg(feature = "build")]
 pub use build::{BuildOptions, Progress, Source, build};
 pub use cache::{Cache, Lease, Leftover, Metadata, WorkDir, create_for_all};
+#[cfg(feature = "build")]
+pub use distro::{Distro, Package};
 #[cfg(feature = "build")]
 pub use mirror::{Release, releases};
 

@@ -152,7 +152,7 @@ fn listed(sums: &str) -> Vec<Release> {
         .collect()
 }
 
-fn agent() -> ureq::Agent {
+pub(crate) fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder()
         .timeout_connect(Some(ANSWER_DEADLINE))
         .timeout_recv_response(Some(ANSWER_DEADLINE))
@@ -161,7 +161,7 @@ fn agent() -> ureq::Agent {
     ureq::Agent::new_with_config(config)
 }
 
-fn get(agent: &ureq::Agent, url: &str) -> Result<impl io::Read + use<>, KernelError> {
+pub(crate) fn get(agent: &ureq::Agent, url: &str) -> Result<impl io::Read + use<>, KernelError> {
     let response = agent
         .get(url)
         .call()
@@ -173,7 +173,7 @@ fn get(agent: &ureq::Agent, url: &str) -> Result<impl io::Read + use<>, KernelEr
         .reader())
 }
 
-fn copy_hashed(
+pub(crate) fn copy_hashed(
     mut from: impl io::Read,
     url: &str,
     to: &mut tempfile::NamedTempFile,
@@ -209,14 +209,17 @@ fn sum_of(sums: &str, name: &str) -> Option<String> {
         .map(|(sum, _)| sum.to_ascii_lowercase())
 }
 
-fn broken(url: &str, source: io::Error) -> KernelError {
+pub(crate) fn broken(url: &str, source: io::Error) -> KernelError {
     KernelError::Fetch {
         url: url.to_owned(),
         source,
     }
 }
 
-fn cache_error(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KernelError {
+pub(crate) fn cache_error(
+    what: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> KernelError {
     let path = path.to_owned();
     move |source| KernelError::Cache { what, path, source }
 }

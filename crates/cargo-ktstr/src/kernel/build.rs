@@ -40,7 +40,7 @@ pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
         specs.push(KernelSpec::parse(text)?);
     }
     if specs.is_empty() {
-        specs.push(KernelSpec::Debian);
+        specs.push(KernelSpec::DebianSource);
     }
     let mut built = Vec::new();
     for spec in &specs {

@@ -66,7 +66,8 @@ pub(crate) fn resolve(spec: &KernelSpec, cache: &Cache, jobs: usize) -> Result<V
             one(&Source::Tree(path.clone()))
         }
         KernelSpec::Archive(path) => one(&Source::Archive(path.clone())),
-        KernelSpec::Debian => one(&Source::debian()),
+        KernelSpec::DebianSource => one(&Source::debian()),
+        KernelSpec::Newest(distro) => Ok(vec![package::newest_of(*distro, cache)?]),
         KernelSpec::Package(path) => Ok(vec![package::extract(path, cache)?]),
         KernelSpec::Git { url, at } => one(&Source::Tree(git::checkout(url, at, cache)?)),
         KernelSpec::Release(release) => one(&from_mirror(release.clone())),

@@ -3,12 +3,12 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ktstr_kernel::Release;
+use ktstr_kernel::{Distro, Release};
 
 /// For `--help` and messages.
 pub(crate) const FORMS: &str = "a version (6.12.30), a series (6.12: its newest release), a range (6.12..6.14), \
     a source tree (./linux), an image (./bzImage), a source archive (./linux-6.12.tar.xz), a package (./x.deb, ./x.rpm), \
-    git+URL#tag=v6.12 (or branch=, rev=), 'debian' (its source package), or a key from `cargo ktstr kernel list`";
+    git+URL#tag=v6.12 (or branch=, rev=), the newest of a distribution (arch, debian, fedora, gke, ubuntu), or a key from `cargo ktstr kernel list`";
 
 /// One form of SPEC 10.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +29,10 @@ pub(crate) enum KernelSpec {
     Series(Series),
     /// From a to b, both included.
     Range(Bound, Bound),
-    /// Debian's source package.
-    Debian,
+    /// Debian's source package; no word of the command line names it, `kernel build` takes it when none is given.
+    DebianSource,
+    /// The newest kernel package of a distribution.
+    Newest(Distro),
     /// An entry of the cache.
     Key(String),
 }
@@ -106,8 +108,8 @@ impl KernelSpec {
         if let Some((from, to)) = text.split_once("..") {
             return parse_range(from, to).map_err(refuse);
         }
-        if text == "debian" {
-            return Ok(Self::Debian);
+        if let Some(distro) = Distro::of_name(text) {
+            return Ok(Self::Newest(distro));
         }
         if text.starts_with(|c: char| c.is_ascii_digit()) {
             return match parse_bound(text) {
@@ -297,7 +299,14 @@ mod tests {
             KernelSpec::parse("linux-6.12-ab12"),
             Ok(KernelSpec::Key("linux-6.12-ab12".into()))
         );
-        assert_eq!(KernelSpec::parse("debian"), Ok(KernelSpec::Debian));
+        assert_eq!(
+            KernelSpec::parse("debian"),
+            Ok(KernelSpec::Newest(Distro::Debian))
+        );
+        assert_eq!(
+            KernelSpec::parse("fedora"),
+            Ok(KernelSpec::Newest(Distro::Fedora))
+        );
         refuses("a b", "expected a version");
     }
 }

@@ -282,6 +282,154 @@ fn a_package_without_what_guests_need_is_refused_by_option() {
         .says(&["junk.deb"]);
 }
 
+/// Debian's unstable in miniature: image and configuration in two packages, under the modules' directory.
+fn debian_mirror(project: &Project) -> PathBuf {
+    let mirror = project.root().join("mirror");
+    let good = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_DEVTMPFS=y\nCONFIG_SERIAL_8250_CONSOLE=y\nCONFIG_VIRTIO_CONSOLE=y\n\
+                CONFIG_VIRTIO_PCI=y\nCONFIG_SCHED_CLASS_EXT=y\n";
+    let mut listing = String::from(
+        "Package: linux-image-amd64\nDepends: linux-image-9.9-amd64 (= 1)\nFilename: pool/meta.deb\n\n\
+         Package: linux-image-9.9-amd64\nDepends: kmod, linux-binary-9.9-amd64, linux-base-9.9-amd64, linux-modules-9.9-amd64\n\
+         Filename: pool/image.deb\n\nPackage: linux-modules-9.9-amd64\nFilename: pool/never-asked-for.deb\n\n",
+    );
+    // As Debian has it: image and configuration in two packages, under the modules' directory.
+    for (name, file, text) in [
+        ("linux-base-9.9-amd64", "config", good),
+        ("linux-binary-9.9-amd64", "vmlinuz", "image"),
+    ] {
+        let root = project.root().join(name);
+        let modules = root.join("usr/lib/modules/9.9-amd64");
+        fs::create_dir_all(root.join("DEBIAN")).unwrap();
+        fs::create_dir_all(&modules).unwrap();
+        let control = format!(
+            "Package: {name}\nVersion: 1\nArchitecture: all\nMaintainer: t <t@example.invalid>\nDescription: t\n"
+        );
+        fs::write(root.join("DEBIAN/control"), control).unwrap();
+        fs::write(modules.join(file), text).unwrap();
+        fs::create_dir_all(mirror.join("pool")).unwrap();
+        let package = format!("pool/{name}_9.9_amd64.deb");
+        let mut build = Command::new("dpkg-deb");
+        build.arg("--build").arg(&root).arg(mirror.join(&package));
+        assert!(build.output().unwrap().status.success());
+        let sum = Command::new("sha256sum")
+            .arg(mirror.join(&package))
+            .output()
+            .unwrap();
+        let sum = String::from_utf8(sum.stdout).unwrap();
+        let sum = sum.split_whitespace().next().unwrap().to_owned();
+        listing.push_str(&format!(
+            "Package: {name}\nFilename: {package}\nSHA256: {sum}\n\n"
+        ));
+    }
+    let dists = mirror.join("dists/sid/main/binary-amd64");
+    fs::create_dir_all(&dists).unwrap();
+    fs::write(dists.join("Packages"), listing).unwrap();
+    assert!(
+        Command::new("xz")
+            .arg(dists.join("Packages"))
+            .status()
+            .unwrap()
+            .success()
+    );
+    mirror
+}
+
+/// A mirror in miniature, on a port of this process.
+#[test]
+fn a_distributions_newest_kernel_is_fetched_once_and_kept() {
+    let project = Project::new();
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        return lacks("dpkg-deb", "there is no dpkg-deb on this host");
+    }
+    let server = Server::of(&debian_mirror(&project));
+    let build = |base: &str, spec: &str| {
+        let table = format!("debian={base} fedora={base}");
+        let mut command = project.command(&["kernel", "build", spec]);
+        Ran::new(command.env("KTSTR_DISTRO_MIRROR", table).output().unwrap())
+    };
+    let first = build(&server.base, "debian");
+    let image = first.exits(0).stdout.trim().to_owned();
+    assert_eq!(fs::read(&image).unwrap(), b"image");
+    assert!(image.contains("packages/debian-9.9-amd64/"), "{image}");
+    let asked = server.asked();
+    assert!(
+        asked
+            .iter()
+            .any(|path| path.ends_with("linux-binary-9.9-amd64_9.9_amd64.deb")),
+        "{asked:?}"
+    );
+    assert!(
+        !asked.iter().any(|path| path.contains("never-asked-for")),
+        "{asked:?}"
+    );
+    // The list is looked at again, the packages are not.
+    assert_eq!(build(&server.base, "debian").exits(0).stdout.trim(), image);
+    let again = server.asked();
+    assert_eq!(again, ["/dists/sid/main/binary-amd64/Packages.xz"]);
+
+    let nobody = "http://127.0.0.1:9";
+    let offline = build(nobody, "debian");
+    offline
+        .exits(0)
+        .says(&["taking debian-9.9-amd64, which was fetched before"]);
+    assert_eq!(offline.stdout.trim(), image);
+    build(nobody, "fedora").exits(1).says(&[
+        "127.0.0.1:9",
+        "the newest kernel of fedora is not known",
+        "KTSTR_DISTRO_MIRROR",
+    ]);
+    build(&server.base, "slackware")
+        .exits(1)
+        .says(&["slackware", "arch, debian, fedora, gke, ubuntu"]);
+}
+
+/// Serves the files of a directory over HTTP until it is dropped.
+struct Server {
+    base: String,
+    asked: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Server {
+    fn of(dir: &std::path::Path) -> Self {
+        use std::io::{BufRead as _, BufReader, Write as _};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let asked = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let (dir, told) = (dir.to_owned(), std::sync::Arc::clone(&asked));
+        // It ends with this process: nothing waits for it.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
+                let line = lines.next().unwrap_or_default();
+                // Up to the empty one; what is not read is a reset for the client.
+                let _: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+                let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+                let body = fs::read(dir.join(path.trim_start_matches('/')));
+                told.lock().unwrap().push(path);
+                let status = if body.is_ok() {
+                    "200 OK"
+                } else {
+                    "404 Not Found"
+                };
+                let body = body.unwrap_or_default();
+                let head = format!(
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    body.len()
+                );
+                let _ = (&stream)
+                    .write_all(head.as_bytes())
+                    .and_then(|()| (&stream).write_all(&body));
+            }
+        });
+        Self { base, asked }
+    }
+
+    /// What was asked for since the last call.
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+}
+
 #[test]
 fn without_a_mirror_the_error_names_it() {
     let project = Project::new();

@@ -38,6 +38,8 @@ variables! {
     TestKernel = "KTSTR_TEST_KERNEL",
     /// Base address of a kernel.org-style mirror.
     KernelMirror = "KTSTR_KERNEL_MIRROR",
+    /// Base addresses of distributions' mirrors, as `debian=URL fedora=URL`.
+    DistroMirror = "KTSTR_DISTRO_MIRROR",
     /// A binary to use for every scheduler that is declared by name.
     Scheduler = "KTSTR_SCHEDULER",
     /// Artifacts go exactly here.

@@ -37,3 +37,9 @@ pub fn mirror_base() -> String {
         .and_then(|base| base.into_string().ok())
         .unwrap_or_else(|| String::from(DEFAULT_MIRROR))
 }
+
+/// Base addresses of distributions' mirrors as the user names them: `debian=URL fedora=URL`.
+#[must_use]
+pub fn distro_mirrors() -> Option<String> {
+    Variable::DistroMirror.value()?.into_string().ok()
+}
