@@ -77,6 +77,8 @@ pub(crate) enum Kind {
     Float,
     Text,
     Texts,
+    /// A list of constants in brackets, or an expression of that type.
+    Values,
     /// Any expression; the compiler checks its type.
     Path,
     /// The name of a constant.
@@ -93,6 +95,7 @@ impl Kind {
             Self::Float => "a number",
             Self::Text => "a text in quotes",
             Self::Texts => "a list of texts in brackets, such as [\"a\", \"b\"]",
+            Self::Values => "a list of constants in brackets, such as [A, B]",
             Self::Path => "a name or an expression",
             Self::Constant => "the name of a constant that `declare_scheduler!` made",
             Self::Payload => "the name of a constant of type `Payload`",
@@ -133,18 +136,22 @@ impl Kind {
                     lit: Lit::Float(_), ..
                 }),
             ) => true,
-            (Self::Text, value) => text_of(value).is_some(),
+            (Self::Text, value) => text_of(value).is_some() || matches!(value, Expr::Path(_)),
             (Self::Texts, Expr::Array(array)) => {
                 for element in &array.elems {
-                    if text_of(element).is_none() {
+                    if text_of(element).is_none() && !matches!(element, Expr::Path(_)) {
                         return Err(wrong(syn::spanned::Spanned::span(element)));
                     }
                 }
                 return Ok(quote!(&#array));
             }
+            (Self::Values, Expr::Array(array)) => return Ok(quote!(&#array)),
             // Names of constants serve wherever a literal does.
-            (Self::Int | Self::Float | Self::Constant | Self::Payload, Expr::Path(_))
-            | (Self::Path, _) => true,
+            (
+                Self::Int | Self::Float | Self::Texts | Self::Constant | Self::Payload,
+                Expr::Path(_),
+            )
+            | (Self::Path | Self::Values, _) => true,
             _ => false,
         };
         if fits {

@@ -32,6 +32,22 @@ pub fn declare_scheduler(input: TokenStream) -> TokenStream {
         .into()
 }
 
+/// Gone; the error names what declares a scheduler.
+#[doc(hidden)]
+#[proc_macro_derive(Scheduler, attributes(scheduler, flag))]
+pub fn derive_scheduler(input: TokenStream) -> TokenStream {
+    let item = syn::parse_macro_input!(input as syn::DeriveInput);
+    scheduler::given_up(&item).to_compile_error().into()
+}
+
+/// Registers a `static` of type `KtstrTestEntry` that was written by hand, as `#[ktstr_test]` does with its own.
+#[proc_macro_attribute]
+pub fn ktstr_test_entry(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    test::register(attribute.into(), item.into())
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
+}
+
 /// Gives each field of a struct of figures a claim: `stats.claim_<field>(&mut verdict)`.
 #[proc_macro_derive(Claim)]
 pub fn derive_claim(input: TokenStream) -> TokenStream {

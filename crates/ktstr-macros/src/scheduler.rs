@@ -12,18 +12,28 @@ use crate::test::{CHECKS, setters, shape};
 pub(crate) const KEYS: &[&str] = &[
     "name",
     "binary",
-    "path",
-    "enable",
-    "disable",
+    "binary_path",
+    "kernel_builtin_enable",
+    "kernel_builtin_disable",
     "sched_args",
     "kargs",
     "kernels",
     "sysctls",
     "topology",
     "cgroup_parent",
-    "config",
+    "config_file",
+    "constraints",
+    "assert",
     "env",
     "stats_socket",
+];
+
+/// Keys that the macro once had, and their names today.
+const RENAMED: &[(&str, &str)] = &[
+    ("path", "binary_path"),
+    ("enable", "kernel_builtin_enable"),
+    ("disable", "kernel_builtin_disable"),
+    ("config", "config_file"),
 ];
 
 struct Declaration {
@@ -65,6 +75,12 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         .chain(CHECKS.iter().map(|(name, _)| *name))
         .collect();
     for arg in &args.0 {
+        if let Some((old, now)) = RENAMED.iter().find(|(old, _)| arg.key == old) {
+            return Err(Error::new(
+                arg.key.span(),
+                format!("`{old}` is called `{now}`"),
+            ));
+        }
         if !known.iter().any(|name| arg.key == name) {
             return Err(unknown("key", &arg.key, &known));
         }
@@ -74,7 +90,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
     };
     let name = Kind::Text.tokens(name)?;
     let spec = spec(&ident, &args)?;
-    let asserts = setters(&args, CHECKS)?;
+    let asserts = asserts(&args)?;
     let mut fields = TokenStream::new();
     for key in ["sched_args", "kargs", "kernels"] {
         if let Some(arg) = args.get(key) {
@@ -82,7 +98,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
             fields.extend(quote!(#field: #value,));
         }
     }
-    for key in ["cgroup_parent", "config", "stats_socket"] {
+    for key in ["cgroup_parent", "config_file", "stats_socket"] {
         if let Some(arg) = args.get(key) {
             let (field, value) = (&arg.key, Kind::Text.tokens(arg)?);
             fields.extend(quote!(#field: ::core::option::Option::Some(#value),));
@@ -90,9 +106,13 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
     }
     for key in ["sysctls", "env"] {
         if let Some(arg) = args.get(key) {
-            let (field, value) = (&arg.key, Kind::Path.tokens(arg)?);
-            fields.extend(quote!(#field: &#value,));
+            let (field, value) = (&arg.key, Kind::Values.tokens(arg)?);
+            fields.extend(quote!(#field: #value,));
         }
+    }
+    if let Some(arg) = args.get("constraints") {
+        let value = Kind::Path.tokens(arg)?;
+        fields.extend(quote!(constraints: #value,));
     }
     if let Some(arg) = args.get("topology") {
         let value = shape(arg.value.as_ref(), arg.key.span())?;
@@ -112,7 +132,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
             place: ::core::concat!(::core::file!(), ":", ::core::line!()),
             manifest_dir: ::core::env!("CARGO_MANIFEST_DIR"),
             spec: #spec,
-            assert: ::ktstr::Assert::NONE #asserts,
+            assert: #asserts,
             #fields
             ..::ktstr::Scheduler::DEFAULT
         };
@@ -123,9 +143,28 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
     })
 }
 
+/// The checks of all its tests: `assert`, with what single keys say over it.
+fn asserts(args: &Args) -> Result<TokenStream> {
+    let single = setters(args, CHECKS)?;
+    match args.get("assert") {
+        Some(arg) => {
+            let all = Kind::Path.tokens(arg)?;
+            Ok(quote!((#all) #single))
+        }
+        None => Ok(quote!(::ktstr::Assert::NONE #single)),
+    }
+}
+
+/// `#[derive(Scheduler)]`, which once declared a scheduler with flags.
+pub(crate) fn given_up(item: &syn::DeriveInput) -> Error {
+    let text = "a scheduler is declared with `declare_scheduler!(NAME, { name = \"x\", binary = \"scx_x\", sched_args = [\"--a\"] })`; \
+        this derive is gone, and the flags with it: declare one scheduler for each set of arguments";
+    Error::new(item.ident.span(), text)
+}
+
 /// Exactly one of: a name to build or find, a path, or a pair of shell commands.
 fn spec(ident: &Ident, args: &Args) -> Result<TokenStream> {
-    let given: Vec<&str> = ["binary", "path", "enable"]
+    let given: Vec<&str> = ["binary", "binary_path", "kernel_builtin_enable"]
         .into_iter()
         .filter(|key| args.get(key).is_some())
         .collect();
@@ -139,21 +178,22 @@ fn spec(ident: &Ident, args: &Args) -> Result<TokenStream> {
             let name = text("binary")?;
             Ok(quote!(::ktstr::SchedulerSpec::Discover(#name)))
         }
-        [only] if *only == "enable" => {
-            let (enable, disable) = (texts("enable")?, texts("disable")?);
+        [only] if *only == "kernel_builtin_enable" => {
+            let enable = texts("kernel_builtin_enable")?;
+            let disable = texts("kernel_builtin_disable")?;
             Ok(quote!(::ktstr::SchedulerSpec::KernelBuiltin { enable: #enable, disable: #disable }))
         }
         [_only_path] => {
-            let path = text("path")?;
+            let path = text("binary_path")?;
             Ok(quote!(::ktstr::SchedulerSpec::Path(#path)))
         }
         [] => Err(Error::new(
             ident.span(),
-            "a scheduler needs one of `binary` (a name to build or find), `path`, or `enable` (guest shell commands)",
+            "a scheduler needs one of `binary` (a name to build or find), `binary_path`, or `kernel_builtin_enable` (guest shell commands)",
         )),
         [_, second, ..] => Err(Error::new(
             args.span(second),
-            "only one of `binary`, `path` and `enable` can say where a scheduler comes from",
+            "only one of `binary`, `binary_path` and `kernel_builtin_enable` can say where a scheduler comes from",
         )),
     }
 }

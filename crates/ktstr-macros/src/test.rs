@@ -26,7 +26,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("override_watchdog", Kind::Flag),
     ("extra_include_files", Kind::Texts),
     ("extra_sched_args", Kind::Texts),
-    ("networks", Kind::Path),
+    ("networks", Kind::Values),
 ];
 
 /// Attributes whose field is an `Option`.
@@ -133,6 +133,24 @@ const NEEDS: &[(&str, &str)] = &[
     ("expect_scx_bpf_error_matches", "expect_err"),
 ];
 
+/// Attributes that the interface once had, and what says the same today.
+const GIVEN_UP: &[(&str, &str)] = &[
+    (
+        "required_flags",
+        "a scheduler has no flags any more; declare one scheduler for each set of arguments, with `sched_args`",
+    ),
+    (
+        "excluded_flags",
+        "a scheduler has no flags any more; declare one scheduler for each set of arguments, with `sched_args`",
+    ),
+    ("memory_mb", "it is `memory_mib` now"),
+    (
+        "workers_per_cgroup",
+        "each cgroup says it: `CgroupDef::named(..).workers(n)`",
+    ),
+    ("not_starved", "it is `not_stuck` now"),
+];
+
 const WANTED: &str = "a ktstr test is `fn name(ctx: &Ctx) -> Result<AssertResult>`";
 
 pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
@@ -219,6 +237,32 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     })
 }
 
+/// `#[ktstr_test_entry]`: the static, and its place among the tests.
+pub(crate) fn register(attribute: TokenStream, item: TokenStream) -> Result<TokenStream> {
+    if !attribute.is_empty() {
+        return Err(Error::new_spanned(
+            attribute,
+            "#[ktstr_test_entry] takes nothing: the fields of the static say it all",
+        ));
+    }
+    let Item::Static(entry) = syn::parse2(item)? else {
+        return Err(Error::new(
+            Span::call_site(),
+            "#[ktstr_test_entry] goes on a `static NAME: KtstrTestEntry`",
+        ));
+    };
+    let name = &entry.ident;
+    Ok(quote! {
+        #entry
+
+        const _: () = {
+            #[::ktstr::__private::linkme::distributed_slice(::ktstr::KTSTR_TESTS)]
+            #[linkme(crate = ::ktstr::__private::linkme)]
+            static REGISTERED: &'static ::ktstr::KtstrTestEntry = &#name;
+        };
+    })
+}
+
 /// `#[ignore]` for the test, from the attribute's `ignore` or from the function, which loses it.
 fn ignored(args: &Args, function: &mut ItemFn) -> Option<TokenStream> {
     let at = function
@@ -270,6 +314,12 @@ fn check_keys(args: &Args) -> Result<()> {
     let mut known = attribute_names();
     known.extend(CHECKS.iter().map(|(name, _)| *name));
     for arg in &args.0 {
+        if let Some((name, now)) = GIVEN_UP.iter().find(|(name, _)| arg.key == name) {
+            return Err(Error::new(
+                arg.key.span(),
+                format!("there is no `{name}` any more: {now}"),
+            ));
+        }
         if !known.iter().any(|name| arg.key == name) {
             return Err(unknown("attribute", &arg.key, &known));
         }
@@ -385,15 +435,27 @@ fn constants(args: &Args, key: &str, which: &str) -> Result<TokenStream> {
     Ok(quote!(&[#(&#names),*]))
 }
 
+/// Each of them that is not given comes from the scheduler, else from the defaults.
 fn constraints(args: &Args) -> Result<TokenStream> {
     let mut out = TokenStream::new();
     for (name, kind) in CONSTRAINTS {
         if let Some(arg) = args.get(name) {
             let (field, value) = (&arg.key, kind.tokens(arg)?);
-            out.extend(quote!(#field: #value,));
+            if name.starts_with("max_") {
+                out.extend(quote!(#field: ::core::option::Option::Some(#value),));
+            } else {
+                out.extend(quote!(#field: #value,));
+            }
         }
     }
-    Ok(quote!(::ktstr::TopologyConstraints { #out ..::ktstr::TopologyConstraints::DEFAULT }))
+    let base = match args.get("scheduler").and_then(|arg| arg.value.as_ref()) {
+        Some(path) => quote!(#path.constraints),
+        None => quote!(::ktstr::TopologyConstraints::DEFAULT),
+    };
+    if out.is_empty() {
+        return Ok(base);
+    }
+    Ok(quote!(::ktstr::TopologyConstraints { #out ..#base }))
 }
 
 /// The declared shape; each dimension that is not declared comes from the scheduler, else from the default.
@@ -427,13 +489,15 @@ fn topology(args: &Args) -> Result<TokenStream> {
     Ok(quote!(::ktstr::TopologySpec { #own ..#base }))
 }
 
-/// A shape in quotes as a `TopologySpec`.
+/// Four numbers, or a shape in quotes, as a `TopologySpec`.
 pub(crate) fn shape(value: Option<&syn::Expr>, key: Span) -> Result<TokenStream> {
-    const WANTED: &str = "`topology` takes a shape in quotes such as \"1n2l4c2t\": NUMA nodes, LLCs in all, cores per LLC, threads per core";
+    const WANTED: &str = "`topology` takes (NUMA nodes, LLCs in all, cores per LLC, threads per core), such as (1, 2, 4, 2), or the same in quotes: \"1n2l4c2t\"";
     let span = value.map_or(key, syn::spanned::Spanned::span);
-    let Some([numa_nodes, llcs, cores, threads]) =
-        value.and_then(text_of).as_deref().and_then(parse_shape)
-    else {
+    let numbers = match value {
+        Some(syn::Expr::Tuple(tuple)) => of_tuple(tuple),
+        value => value.and_then(text_of).as_deref().and_then(parse_shape),
+    };
+    let Some([numa_nodes, llcs, cores, threads]) = numbers else {
         return Err(Error::new(span, WANTED));
     };
     if [numa_nodes, llcs, cores, threads].contains(&0) || threads > 2 || llcs % numa_nodes != 0 {
@@ -446,4 +510,13 @@ pub(crate) fn shape(value: Option<&syn::Expr>, key: Span) -> Result<TokenStream>
     Ok(
         quote!(::ktstr::TopologySpec { numa_nodes: #numa_nodes, llcs: #llcs, cores: #cores, threads: #threads }),
     )
+}
+
+fn of_tuple(tuple: &syn::ExprTuple) -> Option<[u32; 4]> {
+    let numbers = tuple
+        .elems
+        .iter()
+        .map(|element| u32::try_from(int_of(element)?).ok());
+    let numbers: Vec<u32> = numbers.collect::<Option<_>>()?;
+    numbers.try_into().ok()
 }

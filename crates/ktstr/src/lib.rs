@@ -13,12 +13,15 @@ pub mod host;
 pub mod model;
 
 pub use entry_point::{guest_main, test_main};
-pub use ktstr_macros::{Claim, declare_scheduler, ktstr_test};
+/// Gone; see [`declare_scheduler!`].
+#[doc(hidden)]
+pub use ktstr_macros::Scheduler;
+pub use ktstr_macros::{Claim, declare_scheduler, ktstr_test, ktstr_test_entry};
 pub use model::checks::Assert;
 pub use model::claim::{Claimed, Verdict};
 pub use model::entry::{
-    KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologyConstraints,
-    TopologySpec, find_scheduler, find_test,
+    KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, Sysctl,
+    TopologyConstraints, TopologySpec, find_scheduler, find_test,
 };
 
 /// Everything that a test file needs.
@@ -33,6 +36,10 @@ pub mod prelude {
     pub use crate::model::claim::Verdict;
     pub use crate::model::ctx::Ctx;
     pub use crate::model::device::{DiskConfig, NetConfig};
+    pub use crate::model::entry::{
+        Scheduler, SchedulerSpec, Sysctl, TopologyConstraints, TopologySpec, find_scheduler,
+        find_test,
+    };
     pub use crate::model::payload::{
         Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
         PayloadReport, Polarity,
@@ -54,7 +61,9 @@ pub mod prelude {
         MpolFlags, SchbenchConfig, SchedClass, SchedPolicy, TaobenchConfig, WakeMechanism,
         WorkPhase, WorkSpec, WorkType, WorkTypeInfo, WorkerCtx,
     };
-    pub use crate::{Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_test};
+    pub use crate::{
+        Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_test, ktstr_test_entry,
+    };
 }
 
 /// For the macros' output alone.
@@ -69,31 +78,6 @@ pub mod __private {
     pub const ATTRIBUTES: &[&str] = ktstr_macros::knob_names!(attributes);
     /// Keys of `declare_scheduler!` beside the checks.
     pub const SCHEDULER_KEYS: &[&str] = ktstr_macros::knob_names!(scheduler_keys);
-}
-
-/// Registers a [`KtstrTestEntry`] that was written by hand, a `static`, as `#[ktstr_test]` does with its own.
-///
-/// ```
-/// use ktstr::prelude::*;
-///
-/// static BY_HAND: KtstrTestEntry = KtstrTestEntry {
-///     name: "by_hand",
-///     func: |_| Ok(AssertResult::pass()),
-///     ..KtstrTestEntry::DEFAULT
-/// };
-/// ktstr::register_test!(BY_HAND);
-///
-/// assert!(ktstr::find_test("by_hand").is_some());
-/// ```
-#[macro_export]
-macro_rules! register_test {
-    ($entry:path) => {
-        const _: () = {
-            #[$crate::__private::linkme::distributed_slice($crate::KTSTR_TESTS)]
-            #[linkme(crate = $crate::__private::linkme)]
-            static REGISTERED: &'static $crate::KtstrTestEntry = &$entry;
-        };
-    };
 }
 
 /// The `main` of a test binary with `harness = false`, for whoever wants what Rust's own harness has not: exit code 2 for what

@@ -53,13 +53,13 @@ fn guest_runs_the_body(ctx: &Ctx) -> Result<AssertResult> {
 }
 
 /// One that libtest cannot know of.
+#[ktstr_test_entry]
 static BY_HAND: KtstrTestEntry = KtstrTestEntry {
     name: "host_by_hand",
     func: |_| Ok(AssertResult::pass()),
     host_only: true,
     ..KtstrTestEntry::DEFAULT
 };
-ktstr::register_test!(BY_HAND);
 
 mod inner {
     #[test]

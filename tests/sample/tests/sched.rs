@@ -107,12 +107,12 @@ fn host_flaky(_: &Ctx) -> Result<AssertResult> {
     ))
 }
 
+#[ktstr_test_entry]
 static BY_HAND: KtstrTestEntry = KtstrTestEntry {
     name: "host_by_hand",
     func: |_| Ok(AssertResult::pass()),
     host_only: true,
     ..KtstrTestEntry::DEFAULT
 };
-ktstr::register_test!(BY_HAND);
 
 ktstr::test_main!();

@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail, ensure};
 use ktstr::prelude::*;
 
-declare_scheduler!(PLAIN, { name: "plain", binary: "scx-fixture", topology: "1n2l1c1t" });
+declare_scheduler!(PLAIN, { name: "plain", binary: "scx-fixture", topology: (1, 2, 1, 1) });
 declare_scheduler!(TURNED, {
     name: "turned", binary: "scx-fixture",
     sched_args: ["--starve-pct", "1"],
     kargs: ["rcupdate.rcu_expedited=1"],
-    sysctls: [("kernel.randomize_va_space", "1")],
+    sysctls: [Sysctl::new("kernel.randomize_va_space", "1")],
 });
-declare_scheduler!(ELSEWHERE, { name: "elsewhere", path: "/no/such/place/scx_mine" });
+declare_scheduler!(ELSEWHERE, { name: "elsewhere", binary_path: "/no/such/place/scx_mine" });
 
 /// What a guest's machine and surroundings should look like.
 struct Expected {

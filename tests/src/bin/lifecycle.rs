@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use ktstr::prelude::*;
 
-declare_scheduler!(BROKEN_SWITCH, { name: "broken", enable: ["echo nobody is home; exit 3"], disable: [] });
+declare_scheduler!(BROKEN_SWITCH, { name: "broken", kernel_builtin_enable: ["echo nobody is home; exit 3"], kernel_builtin_disable: [] });
 declare_scheduler!(SWITCH, {
-    name: "switch", enable: ["echo 7 > /proc/sys/kernel/panic"], disable: ["echo 0 > /proc/sys/kernel/panic"],
+    name: "switch", kernel_builtin_enable: ["echo 7 > /proc/sys/kernel/panic"], kernel_builtin_disable: ["echo 0 > /proc/sys/kernel/panic"],
 });
 declare_scheduler!(JAMMED, {
-    name: "jammed", enable: ["true"], disable: ["echo cannot let go >&2; exit 4"],
+    name: "jammed", kernel_builtin_enable: ["true"], kernel_builtin_disable: ["echo cannot let go >&2; exit 4"],
 });
 declare_scheduler!(DECLARED, {
     name: "declared",
     binary: "scx-fixture",
     sched_args: ["--slow-pct", "1"],
-    config: "src/bin/lifecycle.conf",
+    config_file: "src/bin/lifecycle.conf",
     cgroup_parent: "/cells/mine",
     env: [("RUST_LOG", "declared=trace"), ("OWN", "1")],
     kernels: ["5.0..99.0"],
@@ -28,7 +28,7 @@ declare_scheduler!(DECLARED, {
 declare_scheduler!(LACKING, {
     name: "lacking",
     binary: "scx-fixture",
-    sysctls: [("kernel.no_such_setting", "1")],
+    sysctls: [Sysctl::new("kernel.no_such_setting", "1")],
     kargs: ["maxcpus=1", "no_such_parameter=5"],
 });
 declare_scheduler!(ELSEWHERE, { name: "elsewhere", binary: "scx-fixture", kernels: ["2.6..3.2"] });

@@ -79,16 +79,16 @@ impl fmt::Display for TopologySpec {
 pub struct TopologyConstraints {
     /// Fewest LLCs.
     pub min_llcs: u32,
-    /// Most LLCs.
-    pub max_llcs: u32,
+    /// Most LLCs; `None` for no limit.
+    pub max_llcs: Option<u32>,
     /// Fewest NUMA nodes.
     pub min_numa_nodes: u32,
-    /// Most NUMA nodes.
-    pub max_numa_nodes: u32,
+    /// Most NUMA nodes; `None` for no limit.
+    pub max_numa_nodes: Option<u32>,
     /// Fewest CPUs.
     pub min_cpus: u32,
-    /// Most CPUs.
-    pub max_cpus: u32,
+    /// Most CPUs; `None` for no limit.
+    pub max_cpus: Option<u32>,
     /// Two threads per core are needed.
     pub requires_smt: bool,
 }
@@ -97,13 +97,30 @@ impl TopologyConstraints {
     /// SPEC 5's defaults.
     pub const DEFAULT: Self = Self {
         min_llcs: 1,
-        max_llcs: 12,
+        max_llcs: Some(12),
         min_numa_nodes: 1,
-        max_numa_nodes: 1,
+        max_numa_nodes: Some(1),
         min_cpus: 1,
-        max_cpus: 192,
+        max_cpus: Some(192),
         requires_smt: false,
     };
+}
+
+/// A kernel setting that a scheduler needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sysctl {
+    /// Its name with dots: `kernel.sched_schedstats`.
+    pub key: &'static str,
+    /// What is written there.
+    pub value: &'static str,
+}
+
+impl Sysctl {
+    /// `Sysctl::new("kernel.sched_schedstats", "1")`
+    #[must_use]
+    pub const fn new(key: &'static str, value: &'static str) -> Self {
+        Self { key, value }
+    }
 }
 
 /// A scheduler as `declare_scheduler!` declares it.
@@ -120,7 +137,7 @@ pub struct Scheduler {
     /// Checks of all its tests; a test's own win.
     pub assert: Assert,
     /// Kernel settings that it needs, names with dots; one that the kernel refuses fails the test before it begins.
-    pub sysctls: &'static [(&'static str, &'static str)],
+    pub sysctls: &'static [Sysctl],
     /// Kernel command line arguments that it needs, one in each text; one that the kernel does not know fails the test before it
     /// begins.
     pub kargs: &'static [&'static str],
@@ -133,7 +150,9 @@ pub struct Scheduler {
     pub cgroup_parent: Option<&'static str>,
     /// Its configuration file on the host: a path, from the package if it is relative. It is copied into the guest. An argument
     /// that holds `{config}` gets the guest's path there; without one, `--config PATH` comes before all other arguments.
-    pub config: Option<&'static str>,
+    pub config_file: Option<&'static str>,
+    /// Which topologies its tests may be run on, unless they say so themselves.
+    pub constraints: TopologyConstraints,
     /// Variables of its environment. `RUST_LOG` of the host's own environment reaches it as well; this wins.
     pub env: &'static [(&'static str, &'static str)],
     /// The unix socket in the guest on which it answers stats requests; `None` for the one of `scx_stats`.
@@ -156,7 +175,8 @@ impl Scheduler {
         kargs: &[],
         kernels: &[],
         cgroup_parent: None,
-        config: None,
+        config_file: None,
+        constraints: TopologyConstraints::DEFAULT,
         env: &[],
         stats_socket: None,
         place: "",
@@ -222,10 +242,10 @@ impl Scheduler {
         }
         let is_builtin = matches!(self.spec, SchedulerSpec::KernelBuiltin { .. });
         if is_builtin
-            && (self.config.is_some() || !self.sched_args.is_empty() || !self.env.is_empty())
+            && (self.config_file.is_some() || !self.sched_args.is_empty() || !self.env.is_empty())
         {
             faults.push(format!(
-                "scheduler '{name}' is turned on by commands: config, sched_args and env would reach nobody; put them into `enable`"
+                "scheduler '{name}' is turned on by commands: config_file, sched_args and env would reach nobody; put them into `kernel_builtin_enable`"
             ));
         }
         faults
@@ -258,7 +278,7 @@ pub struct KtstrTestEntry {
     pub topology: TopologySpec,
     /// Which other topologies it may be run on.
     pub constraints: TopologyConstraints,
-    /// Guest memory.
+    /// Guest memory, at least: see [`guest_memory_mib`](Self::guest_memory_mib).
     pub memory_mib: u32,
     /// Length of the scenario.
     pub duration_s: u32,
@@ -496,10 +516,21 @@ impl KtstrTestEntry {
             max_cpus,
             requires_smt,
         } = self.constraints;
-        (min_llcs..=max_llcs).contains(&shape.llcs)
-            && (min_numa_nodes..=max_numa_nodes).contains(&shape.numa_nodes)
-            && (min_cpus..=max_cpus).contains(&shape.total_cpus())
+        let within = |least: u32, most: Option<u32>, count: u32| {
+            count >= least && most.is_none_or(|most| count <= most)
+        };
+        within(min_llcs, max_llcs, shape.llcs)
+            && within(min_numa_nodes, max_numa_nodes, shape.numa_nodes)
+            && within(min_cpus, max_cpus, shape.total_cpus())
             && (!requires_smt || shape.threads > 1)
+    }
+
+    /// Memory that its guest gets: what is declared, but not less than 256 MiB, nor than 64 MiB for each CPU. A guest that has
+    /// more put into it than that leaves room for gets more.
+    #[must_use]
+    pub fn guest_memory_mib(&self) -> u32 {
+        let by_cpus = self.topology.total_cpus().saturating_mul(64);
+        self.memory_mib.max(by_cpus).max(256)
     }
 
     /// The programs that operations may run by name.
@@ -668,7 +699,7 @@ mod tests {
             kargs: &["a b"],
             kernels: &["new"],
             cgroup_parent: Some("cells"),
-            config: Some("c.toml"),
+            config_file: Some("c.toml"),
             env: &[("A=B", "1")],
             sched_args: &["--cell-parent-cgroup=/a/../b"],
             ..Scheduler::DEFAULT
@@ -684,7 +715,7 @@ mod tests {
                 "cgroup_parent must",
                 "--cell-parent-cgroup must",
                 "'A=B' in env",
-                "put them into `enable`",
+                "put them into `kernel_builtin_enable`",
             ],
         );
     }
@@ -741,6 +772,25 @@ mod tests {
             ..GOOD
         };
         assert_eq!((at.registered_name(), at.validate()), ("t", Ok(())));
+    }
+
+    #[test]
+    fn declared_memory_is_a_floor_among_floors() {
+        let with = |memory_mib, llcs| KtstrTestEntry {
+            memory_mib,
+            topology: TopologySpec {
+                llcs,
+                ..TopologySpec::DEFAULT
+            },
+            ..GOOD
+        };
+        assert_eq!(with(96, 1).guest_memory_mib(), 256);
+        assert_eq!(
+            with(96, 4).guest_memory_mib(),
+            512,
+            "64 MiB for each of 8 CPUs"
+        );
+        assert_eq!(with(700, 4).guest_memory_mib(), 700);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod checks;
 pub mod claim;
 pub mod cpuset;
 pub mod ctx;
+mod declare;
 pub mod device;
 pub mod entry;
 pub mod kernel_filter;

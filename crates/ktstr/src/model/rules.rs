@@ -29,6 +29,10 @@ macro_rules! rules {
     };
 }
 
+const fn is_above(least: u32, most: Option<u32>) -> bool {
+    matches!(most, Some(most) if least > most)
+}
+
 rules! { entry;
     entry.duration_s == 0 => "duration_s is 0, at least 1 is needed",
     entry.memory_mib == 0 => "memory_mib is 0",
@@ -50,9 +54,9 @@ rules! { entry;
     entry.expect_auto_repro && entry.expect_err => "expect_auto_repro and expect_err exclude each other",
     entry.expect_scx_bpf_error_contains.is_some() && !entry.expect_err => "expect_scx_bpf_error_contains needs expect_err",
     entry.expect_scx_bpf_error_matches.is_some() && !entry.expect_err => "expect_scx_bpf_error_matches needs expect_err",
-    entry.constraints.min_llcs > entry.constraints.max_llcs => "min_llcs is above max_llcs: no machine fits",
-    entry.constraints.min_numa_nodes > entry.constraints.max_numa_nodes => "min_numa_nodes is above max_numa_nodes: no machine fits",
-    entry.constraints.min_cpus > entry.constraints.max_cpus => "min_cpus is above max_cpus: no machine fits",
+    is_above(entry.constraints.min_llcs, entry.constraints.max_llcs) => "min_llcs is above max_llcs: no machine fits",
+    is_above(entry.constraints.min_numa_nodes, entry.constraints.max_numa_nodes) => "min_numa_nodes is above max_numa_nodes: no machine fits",
+    is_above(entry.constraints.min_cpus, entry.constraints.max_cpus) => "min_cpus is above max_cpus: no machine fits",
 }
 
 impl KtstrTestEntry {
@@ -86,9 +90,9 @@ mod tests {
         ..GOOD
     };
     const LOW: TopologyConstraints = TopologyConstraints {
-        max_llcs: 1,
-        max_numa_nodes: 1,
-        max_cpus: 1,
+        max_llcs: Some(1),
+        max_numa_nodes: Some(1),
+        max_cpus: Some(1),
         ..TopologyConstraints::DEFAULT
     };
 

@@ -253,7 +253,7 @@ pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) ->
             .map(|scheduler| scheduler.sysctls)
             .unwrap_or_default()
             .iter()
-            .map(own_pair)
+            .map(|one| (one.key.to_owned(), one.value.to_owned()))
             .collect(),
         cpus: Some(entry.topology.total_cpus()),
         kargs: entry
@@ -334,7 +334,7 @@ fn scheduler_plan(
             path: guest_scheduler?.to_owned(),
             args: with_config(
                 &[scheduler.sched_args, extra_args].concat(),
-                scheduler.config,
+                scheduler.config_file,
             ),
             env: scheduler.env.iter().map(own_pair).collect(),
             attach_timeout_ms: u64::try_from(ATTACH_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
@@ -351,7 +351,7 @@ mod tests {
         name: "own",
         spec: SchedulerSpec::Path("/bin/own"),
         sched_args: &["-v"],
-        config: Some("conf/cells.json"),
+        config_file: Some("conf/cells.json"),
         cgroup_parent: Some("/cells"),
         env: &[("RUST_LOG", "own=trace")],
         kargs: &["quiet"],
@@ -361,7 +361,7 @@ mod tests {
         name: "staged",
         spec: SchedulerSpec::Path("/bin/staged"),
         sched_args: &["--cell-parent-cgroup", "/other", "--conf={config}"],
-        config: Some("staged.json"),
+        config_file: Some("staged.json"),
         ..Scheduler::DEFAULT
     };
     const ENTRY: KtstrTestEntry = KtstrTestEntry {

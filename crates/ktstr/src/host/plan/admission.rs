@@ -69,7 +69,7 @@ impl Share {
                 .cpu_budget
                 .unwrap_or(vcpus)
                 .saturating_add(HOST_SIDE_CPUS),
-            mib: u64::from(entry.memory_mib).saturating_add(HOST_SIDE_MIB),
+            mib: u64::from(entry.guest_memory_mib()).saturating_add(HOST_SIDE_MIB),
         })
     }
 

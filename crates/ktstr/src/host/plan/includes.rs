@@ -136,7 +136,7 @@ pub(in crate::host) fn of_entry(
 
 /// A scheduler's configuration: one file of the package, or an absolute path.
 fn config_of(scheduler: &Scheduler, manifest_dir: &Path) -> Result<Option<Include>, IncludeError> {
-    let Some(config) = scheduler.config else {
+    let Some(config) = scheduler.config_file else {
         return Ok(None);
     };
     let by = format!("config of scheduler '{}'", scheduler.name);

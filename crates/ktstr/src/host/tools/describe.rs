@@ -178,22 +178,11 @@ pub(in crate::host) fn on_presets(entry: &'static KtstrTestEntry) -> Vec<&'stati
         Box::leak(Box::new(KtstrTestEntry {
             name,
             topology,
-            memory_mib: memory_for(entry, &topology),
             ignore: true,
             ..*entry
         }))
     };
     presets_of(entry).into_iter().map(leak).collect()
-}
-
-/// Guest memory per vCPU beyond the declared ones: its per-CPU areas, stacks and workers.
-const MIB_PER_VCPU: u32 = 8;
-
-pub(in crate::host) fn memory_for(entry: &KtstrTestEntry, topology: &TopologySpec) -> u32 {
-    let more = topology
-        .total_cpus()
-        .saturating_sub(entry.topology.total_cpus());
-    entry.memory_mib.saturating_add(more * MIB_PER_VCPU)
 }
 
 /// Prints the description of this binary.
@@ -230,7 +219,7 @@ fn test(entry: &KtstrTestEntry) -> TestDescription {
         name: entry.name.to_owned(),
         topology: entry.topology.to_string(),
         cpus: entry.topology.total_cpus(),
-        memory_mib: entry.memory_mib,
+        memory_mib: entry.guest_memory_mib(),
         duration_s: entry.duration_s,
         watchdog_timeout_s: entry.watchdog_timeout_s,
         scheduler: entry.scheduler_name().map(str::to_owned),
@@ -268,7 +257,7 @@ mod tests {
         name: "smt",
         constraints: TopologyConstraints {
             requires_smt: true,
-            max_cpus: 12,
+            max_cpus: Some(12),
             ..TopologyConstraints::DEFAULT
         },
         ..KtstrTestEntry::DEFAULT
@@ -291,7 +280,7 @@ mod tests {
         assert_eq!(names, ["smt@8cpu-2llc-smt", "smt@12cpu-3llc-smt"]);
         assert_eq!(on[0].topology.to_string(), "1n2l2c2t");
         assert!(on[0].ignore && on[0].validate().is_ok());
-        assert_eq!(on[0].memory_mib, 256 + 6 * MIB_PER_VCPU);
+        assert_eq!(on[0].guest_memory_mib(), 8 * 64);
     }
 
     #[test]

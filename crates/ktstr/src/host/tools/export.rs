@@ -12,7 +12,7 @@ use crate::host::boot::session;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::includes::{self, Include};
 use crate::host::plan::scheduler::resolve_scheduler;
-use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
+use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec, Sysctl};
 use crate::model::payload::OutputFormat;
 
 /// Names the file to write an [`Export`] to: a test binary that has it describes the test that its filter names.
@@ -64,7 +64,7 @@ pub fn run(entry: &KtstrTestEntry, manifest_dir: &Path, path: &Path) -> Result<(
 #[derive(Debug, Default)]
 struct Carried {
     sched_args: Vec<&'static str>,
-    sysctls: &'static [(&'static str, &'static str)],
+    sysctls: &'static [Sysctl],
     kargs: &'static [&'static str],
     allow_inconclusive: bool,
     /// The test is meant to fail, which only the host can judge.
@@ -160,7 +160,9 @@ impl Carried {
             kargs,
             kernels,
             cgroup_parent,
-            config,
+            config_file: config,
+            // The machine is as it is.
+            constraints: _,
             env,
             // For the host's questions.
             stats_socket: _,
@@ -287,7 +289,7 @@ fn script(entry: &KtstrTestEntry, carried: &Carried, has_scheduler: bool) -> Str
     let sysctls: Vec<String> = carried
         .sysctls
         .iter()
-        .flat_map(|(name, value)| [quote(&name.replace('.', "/")), quote(value)])
+        .flat_map(|one| [quote(&one.key.replace('.', "/")), quote(one.value)])
         .collect();
     let flag = |on: bool| String::from(if on { "1" } else { "" });
     let root = session::test_plan(entry).workload_root;
@@ -374,7 +376,7 @@ mod tests {
         name: "s",
         spec: SchedulerSpec::Discover("scx_s"),
         sched_args: &["--slice", "it's 5"],
-        sysctls: &[("kernel.sched_x", "1 2")],
+        sysctls: &[Sysctl::new("kernel.sched_x", "1 2")],
         kargs: &["nohz_full=1"],
         ..Scheduler::DEFAULT
     };
