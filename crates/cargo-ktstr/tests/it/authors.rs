@@ -6,7 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::fixture::{Ran, bare, ktstr};
+use ktstr::host::plan::config::cache_dir;
+
+use crate::fixture::{Ran, bare, ktstr, lacks};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -25,9 +27,16 @@ fn target() -> PathBuf {
 /// wants of them.
 const PACKAGE: [&str; 4] = ["--workspace", "--features", "ktstr-tests", "--test"];
 
+/// Where the scheduler of somebody else is that `cargo xtask setup --checks` has installed.
+fn schedulers() -> PathBuf {
+    cache_dir().join("schedulers/checks/bin")
+}
+
 fn at_home(mut command: Command, records: &Path) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
     command
         .current_dir(repository())
+        .env("PATH", format!("{}:{path}", schedulers().display()))
         .env("CARGO_TARGET_DIR", target())
         .env("KTSTR_SIDECAR_DIR", records);
     command
@@ -158,4 +167,72 @@ fn cargo_ktstr_knows_their_verdicts() {
             "{runner}"
         );
     }
+}
+
+/// The shapes of tests that authors have, on real guests; the one that must fail says which claim does not hold.
+#[test]
+fn authors_tests_have_their_verdicts_in_guests() {
+    if !schedulers().join("scx_bpfland").is_file() {
+        return lacks(
+            "scheduler",
+            "scx_bpfland is missing; `cargo xtask setup --checks` installs it",
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let all = cargo(&["test", "--no-fail-fast"], "tenants", &[], dir.path());
+    all.exits(101).says(&[
+        "running 12 tests",
+        "test a_plain_test_comes_first ... ok",
+        "test tenants_with_and_without_the_scheduler ... ok",
+        "test a_scheduler_in_the_other_form_takes_its_own_topology ... ok",
+        "test a_crowded_cpuset_leaves_the_rest_alone ... ok",
+        "test a_claim_that_does_not_hold_is_the_failure ... FAILED",
+        "expected at least 1000",
+        "11 passed; 1 failed; 0 ignored",
+    ]);
+    let two = ["a_claim_that_does_not", "a_plain_test"];
+    let args = ["run", "--no-fail-fast"];
+    let nextest = cargo(
+        &[&["nextest"][..], &args].concat(),
+        "tenants",
+        &two,
+        dir.path(),
+    );
+    nextest
+        .exits(100)
+        .says(&["2 tests run: 1 passed, 1 failed", "expected at least 1000"]);
+    let expected = owned(&[
+        ("a_claim_that_does_not_hold_is_the_failure", "fail"),
+        ("a_plain_test_comes_first", "pass"),
+    ]);
+    assert_eq!(verdicts("tenants", &two, dir.path(), 1), expected);
+}
+
+/// A binary that declares a scheduler and has no test of ktstr's gives the verifier its cells.
+#[test]
+fn the_verifier_finds_declarations_in_the_default_harness() {
+    if !schedulers().join("scx_bpfland").is_file() {
+        return lacks(
+            "scheduler",
+            "scx_bpfland is missing; `cargo xtask setup --checks` installs it",
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = ktstr(&["verifier", "--json", "--max-cpus", "1"]);
+    command
+        .args(["--scheduler", "bpfland_primary"])
+        .args(PACKAGE)
+        .arg("declared");
+    let ran = Ran::new(at_home(command, dir.path()).output().unwrap());
+    let json = ran.exits(0).json();
+    let cells = json.as_array().unwrap();
+    assert_eq!(cells.len(), 1, "{json:#}");
+    assert_eq!(
+        (&cells[0]["scheduler"], &cells[0]["verdict"]),
+        (&"bpfland_primary".into(), &"pass".into())
+    );
+    assert!(
+        !cells[0]["programs"].as_array().unwrap().is_empty(),
+        "{json:#}"
+    );
 }
