@@ -69,7 +69,7 @@ const ALU_HOT: WorkTypeInfo = busy(
 const IPC_VARIANCE: WorkTypeInfo = busy(
     "IpcVariance",
     "accounting of tasks whose work per CPU time changes",
-    "one hot and one cold stretch",
+    "`period_iters` hot and as many cold stretches",
 );
 const SMT_SIBLING_SPIN: WorkTypeInfo = busy(
     "SmtSiblingSpin",

@@ -267,13 +267,14 @@ const fn ms(count: u64) -> Duration {
 }
 
 impl WorkType {
-    /// One of each but [`Custom`](Self::Custom), with its usual parameters.
+    /// One of each but [`Custom`](Self::Custom), with its usual parameters; those that compute for long, with smaller ones, so that
+    /// a guest without hardware support does something in a second.
     #[must_use]
     pub fn all() -> Vec<Self> {
         vec![
             Self::SpinWait,
             Self::alu_hot(AluWidth::Widest),
-            Self::ipc_variance(100_000, 1_024, 64),
+            Self::ipc_variance(10_000, 1_024, 4),
             Self::SmtSiblingSpin,
             Self::YieldHeavy,
             Self::cache_yield(32, 64),
@@ -294,7 +295,7 @@ impl WorkType {
             Self::timer_latency(1_000),
             Self::futex_ping_pong(1_024),
             Self::futex_fan_out(4, 1_024),
-            Self::fan_out_compute(4, 256, 5, 100),
+            Self::fan_out_compute(4, 32, 1, 100),
             Self::pipe_io(1_024),
             Self::wake_chain(4, WakeMechanism::Pipe, Duration::from_micros(100)),
             Self::thundering_herd(7, 1_000, 5),
