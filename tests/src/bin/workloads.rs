@@ -373,6 +373,7 @@ fn pages_on_the_move(ctx: &Ctx) -> Result<AssertResult> {
             .work_type(WorkType::cache_pressure(4_096, 4_096))
     };
     const MODE: &str = "/proc/sys/kernel/numa_balancing";
+    static BUSYBOX: Payload = Payload::binary("busybox");
     fs::write(MODE, "0")?;
     let off = execute_steps(ctx, vec![Step::with_defs(vec![def()], SHORT)])?;
     let untold = off.details_of_kind(DetailKind::CrossNodeMigration);
@@ -384,11 +385,7 @@ fn pages_on_the_move(ctx: &Ctx) -> Result<AssertResult> {
     fs::write(MODE, "1")?;
     let ops = vec![
         Op::set_cpuset("pages", CpusetSpec::numa(1)),
-        Op::RunPayload {
-            payload: "busybox".to_owned(),
-            args: until_migrated(512),
-            cgroup: None,
-        },
+        Op::run_payload(&BUSYBOX, until_migrated(512)),
         Op::wait_payload("busybox"),
     ];
     let backdrop = Backdrop::from_cgroups(vec![def()]);
