@@ -64,6 +64,17 @@ pub(crate) fn kvm_tests() -> Result<()> {
     }
     let mut options = options(command);
     options.files.push(format!("{}:/bin/busybox", busybox()?));
+    // What guests of guests show their shape with.
+    for name in ["lscpu", "lstopo-no-graphics"] {
+        let found = find_program(name).context("it is needed; run `cargo xtask setup --checks`")?;
+        options
+            .files
+            .push(format!("{}:/bin/{name}", found.display()));
+    }
+    let topology = crate::setup::scx_topology()?;
+    options
+        .files
+        .push(format!("{}:/bin/scx-topology", topology.display()));
     pass("kvm-in-lab", &options)
 }
 

@@ -23,6 +23,11 @@ pub(crate) const CMDLINE: &str = "console=ttyS0 rdinit=/init panic=-1 loglevel=4
 
 /// A guest that runs `script` and powers off; `None` where KVM cannot run a kernel, which is said.
 pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
+    linux_with(Builder::new(), script, topology)
+}
+
+/// The same with what else `builder` holds.
+pub(crate) fn linux_with(mut builder: Builder, script: &str, topology: &str) -> Option<VmBuilder> {
     let found = probe();
     // The lab's KVM is genuine, but on a busy host its timing may not show that.
     let is_lab = std::env::var_os("KTSTR_LAB").is_some();
@@ -34,7 +39,6 @@ pub(crate) fn linux(script: &str, topology: &str) -> Option<VmBuilder> {
         skip("no kernel; run `cargo xtask kernel`, or set KTSTR_TEST_KERNEL");
         return None;
     };
-    let mut builder = Builder::new();
     builder
         .file("/bin/busybox", Path::new("/bin/busybox"), 0o755)
         .unwrap();

@@ -8,5 +8,8 @@ mod devices;
 mod guest;
 mod linux;
 mod performance;
+mod shape;
+#[path = "../shared/shape.rs"]
+mod shared_shape;
 mod stock_kernel;
 mod sysfs;
