@@ -64,7 +64,13 @@ fn links_and_anchors_lead_somewhere() {
             .filter_map(|rest| rest.split(')').next().map(str::to_owned))
         {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            assert!(names.contains(&file.to_owned()), "{name} links to {link}");
+            if !names.contains(&file.to_owned()) {
+                // mdBook copies what is no chapter beside the pages.
+                let beside =
+                    repository().join("book/src").join(file).is_file() && anchor.is_empty();
+                assert!(beside, "{name} links to {link}");
+                continue;
+            }
             let heading = |line: &str| {
                 line.trim_start_matches('#')
                     .trim()
