@@ -20,8 +20,12 @@ use crate::model::scenario::{Backdrop, HoldSpec, Op, Step};
 use crate::model::transport::{ScenarioEvent, StepFigures};
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
-/// How long workers have to stop before they are killed.
+/// How long workers have to stop before they are killed: this, and more for each, because hundreds on a few emulated CPUs
+/// take turns to notice and to exit.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+const STOP_GRACE_EACH: Duration = Duration::from_millis(50);
+/// Workers beyond these add nothing: a VM's own deadline must stay the later one.
+const STOP_GRACE_WORKERS: usize = 400;
 
 /// The figure that says how often a scheduler restarted itself.
 const RESTARTS: &str = "scheduler.restarts";
@@ -405,7 +409,8 @@ impl<'a> Engine<'a> {
         for live in &doomed {
             let _ = self.thaw_if_frozen(&live.group.spec().cgroup.clone());
         }
-        let until_ns = after(STOP_GRACE);
+        let workers = doomed.iter().map(|live| live.group.spec().count).sum();
+        let until_ns = after(stop_grace(workers));
         for live in doomed {
             let left = Duration::from_nanos(until_ns.saturating_sub(monotonic_ns()));
             let now = self.cgroups.throttled(&live.group.spec().cgroup);
@@ -460,6 +465,12 @@ impl<'a> Engine<'a> {
         result.stats.phases = self.timeline.into_phases();
         result
     }
+}
+
+/// How long this many workers have to stop.
+pub(super) fn stop_grace(workers: usize) -> Duration {
+    let each = u32::try_from(workers.min(STOP_GRACE_WORKERS)).unwrap_or(u32::MAX);
+    STOP_GRACE + STOP_GRACE_EACH * each
 }
 
 fn after(time: Duration) -> u64 {

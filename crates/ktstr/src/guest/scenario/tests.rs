@@ -1,6 +1,6 @@
 //! Whole scenarios with real workers, over a plain directory in the place of cgroups.
 
-use super::engine::Engine;
+use super::engine::{Engine, stop_grace};
 use crate::guest::cgroup::CgroupManager;
 use crate::model::checks::Assert;
 use crate::model::cpuset::CpuMap;
@@ -732,4 +732,12 @@ fn a_second_whole_step_lasts_no_time() {
         .any(|note| note.contains("step 2 held 0 of 1000 ms"));
     assert!(told, "{:?}", result.info_notes);
     assert_eq!(second.cgroups["a"].num_workers, 1);
+}
+
+/// 64 spinners on three emulated CPUs needed longer than any fixed grace that suits one.
+#[test]
+fn many_workers_have_longer_to_stop() {
+    assert!(stop_grace(1) < Duration::from_secs(6));
+    assert!(stop_grace(256) > Duration::from_secs(15));
+    assert_eq!(stop_grace(400), stop_grace(1_000_000));
 }
