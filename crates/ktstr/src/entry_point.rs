@@ -5,7 +5,7 @@ use std::panic::catch_unwind;
 use std::process::ExitCode;
 
 use crate::host::libtest;
-use crate::model::entry::{KTSTR_SCHEDULERS, KTSTR_TESTS, TEST_MAINS};
+use crate::model::entry::{KTSTR_SCHEDULERS, KTSTR_TESTS, LIBTEST_TESTS, TEST_MAINS};
 use crate::model::role::{Role, role_of};
 
 /// What `ktstr::test_main!()` calls. `manifest_dir` is where the tests' package lies, `package` its name.
@@ -61,8 +61,8 @@ fn play(role: &Role) -> Option<u8> {
 static BEFORE_MAIN: extern "C" fn() = before_main;
 
 extern "C" fn before_main() {
-    // Nothing to do in any other program that has this library, and none of our business where `test_main!` is the main.
-    if (KTSTR_TESTS.is_empty() && KTSTR_SCHEDULERS.is_empty()) || !TEST_MAINS.is_empty() {
+    let registers = !KTSTR_TESTS.is_empty() || !KTSTR_SCHEDULERS.is_empty();
+    if !comes_first(registers, !LIBTEST_TESTS.is_empty(), !TEST_MAINS.is_empty()) {
         return;
     }
     // An unwinding panic must not reach the C library; its message was printed by the hook.
@@ -71,6 +71,13 @@ extern "C" fn before_main() {
         Ok(Some(code)) => std::process::exit(i32::from(code)),
         Err(_) => std::process::exit(PANICKED),
     }
+}
+
+/// Whether the constructor has a part in this program: not in one that only has this library, and not where `test_main!` is
+/// the main. With libtest linked it is not, even if it is written: libtest's main has taken its place (a `[[bin]]` that
+/// `cargo test` builds, or a forgotten `harness = false`).
+fn comes_first(registers: bool, libtest: bool, test_main: bool) -> bool {
+    registers && (libtest || !test_main)
 }
 
 /// As Rust's own runtime ends after a panic of the main thread.
@@ -101,4 +108,21 @@ fn is_guest(args: &[OsString]) -> bool {
 fn ignore_sigpipe() {
     // SAFETY: SIG_IGN is a disposition, not a handler: no code runs on the signal. No other thread exists yet.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_main_is_the_main_unless_libtest_is() {
+        assert!(comes_first(true, true, false));
+        assert!(comes_first(true, false, false), "declarations alone");
+        assert!(!comes_first(true, false, true));
+        assert!(
+            comes_first(true, true, true),
+            "a guest's init would be libtest"
+        );
+        assert!(!comes_first(false, false, false));
+    }
 }
