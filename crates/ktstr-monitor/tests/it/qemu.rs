@@ -111,7 +111,8 @@ impl Qemu {
             .stdin(Stdio::piped())
             .spawn()
             .unwrap();
-        let child = Command::new("qemu-system-x86_64")
+        let program = std::env::var_os("KTSTR_QEMU").unwrap_or_else(|| "qemu-system-x86_64".into());
+        let child = Command::new(&program)
             .args(["-machine", "q35,memory-backend=ram", "-nodefaults"])
             .args(["-cpu", "max", "-accel", "tcg,thread=multi"])
             .args([
@@ -143,7 +144,10 @@ impl Qemu {
             .stderr(log)
             .process_group(guard.id().try_into().unwrap())
             .spawn()
-            .expect("qemu-system-x86_64 is missing; `cargo xtask setup` installs it");
+            .unwrap_or_else(|error| {
+                let program = program.display();
+                panic!("failed to start {program}: {error}; `cargo xtask setup` installs QEMU")
+            });
         let end = Instant::now() + BOOT;
         let stream = loop {
             match UnixStream::connect(&socket) {
