@@ -8,20 +8,7 @@ use serde_json::Value;
 
 use ktstr::host::plan::config::cache_dir;
 
-use crate::fixture::{Ran, bare, ktstr, lacks};
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .unwrap()
-}
-
-/// Where this test was built, so that the package's dependencies are built already.
-fn target() -> PathBuf {
-    let here = Path::new(env!("CARGO_BIN_EXE_cargo-ktstr"));
-    here.ancestors().nth(2).unwrap().to_owned()
-}
+use crate::fixture::{Ran, bare, ktstr, lacks, repository, target};
 
 /// On this target of the package; of the whole workspace, whose dependencies are built already with the features that all of it
 /// wants of them.

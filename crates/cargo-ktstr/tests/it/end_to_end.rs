@@ -6,20 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::fixture::{Ran, ktstr};
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .unwrap()
-}
-
-/// Where this test was built, so that the sample's dependencies are built already.
-fn target() -> PathBuf {
-    let here = Path::new(env!("CARGO_BIN_EXE_cargo-ktstr"));
-    here.ancestors().nth(2).unwrap().to_owned()
-}
+use crate::fixture::{Ran, ktstr, repository, target};
 
 /// `cargo ktstr COMMAND`, in the repository.
 fn command(args: &[&str]) -> Command {

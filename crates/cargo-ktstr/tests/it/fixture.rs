@@ -7,6 +7,20 @@ use std::process::{Command, Output, Stdio};
 use ktstr::host::evidence::sidecar::{SIDECAR_SCHEMA, Sidecar};
 use ktstr::model::verdict::{AssertResult, DetailKind, Outcome};
 
+/// The root of this repository.
+pub(crate) fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
+}
+
+/// Where this test was built, so that dependencies of the repository's other packages are built already.
+pub(crate) fn target() -> PathBuf {
+    let here = Path::new(env!("CARGO_BIN_EXE_cargo-ktstr"));
+    here.ancestors().nth(2).unwrap().to_owned()
+}
+
 /// What the fake tests do is in their names.
 const HARNESS: &str = r##"
 use std::{env, fs, process};

@@ -9,14 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::fixture::{Ran, ktstr};
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .canonicalize()
-        .unwrap()
-}
+use crate::fixture::{Ran, ktstr, repository};
 
 fn chapter(name: &str) -> String {
     let path = repository().join("book/src").join(name);

@@ -2,23 +2,12 @@
 //! several of them, since a boot is what costs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
 
-use crate::fixture::{Ran, ktstr};
-
-fn repository() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.join("../..").canonicalize().unwrap()
-}
-
-/// Where this test was built, so that the sample's dependencies are built already.
-fn target() -> PathBuf {
-    let here = Path::new(env!("CARGO_BIN_EXE_cargo-ktstr"));
-    here.ancestors().nth(2).unwrap().to_owned()
-}
+use crate::fixture::{Ran, ktstr, repository, target};
 
 /// `cargo ktstr COMMAND` somewhere else than in the repository, so that `--manifest-path` says where it is.
 fn command(args: &[&str], here: &Path) -> Command {
