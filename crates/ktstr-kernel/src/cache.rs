@@ -69,28 +69,22 @@ impl Cache {
     /// Keys of all complete entries.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
-        let Ok(entries) = fs::read_dir(&self.root) else {
-            return Vec::new();
-        };
-        let mut keys: Vec<String> = entries
-            .filter_map(Result::ok)
-            .filter(|entry| entry.path().join(METADATA).is_file())
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .filter(|key| !key.starts_with('.'))
-            .collect();
-        keys.sort();
-        keys
+        self.keys_where(|entry| entry.join(METADATA).is_file())
     }
 
     /// Keys of all entry directories, complete or not: what cleaning looks through.
     #[must_use]
     pub fn all_keys(&self) -> Vec<String> {
+        self.keys_where(Path::is_dir)
+    }
+
+    fn keys_where(&self, is_entry: impl Fn(&Path) -> bool) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.root) else {
             return Vec::new();
         };
         let mut keys: Vec<String> = entries
             .filter_map(Result::ok)
-            .filter(|entry| entry.path().is_dir())
+            .filter(|entry| is_entry(&entry.path()))
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .filter(|key| !key.starts_with('.'))
             .collect();
