@@ -156,7 +156,6 @@ extern "C" fn block(vcpu: c_uint, data: *mut c_void) {
     let (count, ending, address) = (packed & 0x3fff, (packed >> 14) & 3, packed >> 16);
     let begins = state.turns.begins(vcpu);
     if begins || state.port_written {
-        state.port_written = false;
         state.end_if_requested();
     }
     if begins {
