@@ -13,7 +13,8 @@
 
 use std::collections::VecDeque;
 
-use crate::frame::{Frame, HEADER_LEN, Header, MAGIC, MAX_PAYLOAD};
+use crate::frame::{Frame, HEADER_LEN, Header, MAGIC};
+use crate::message::MAX_PAYLOAD;
 use crate::message::is_known;
 
 /// Bytes of payloads inside of damaged frames that may be summed in vain before any came, and per byte that came. Damage by

@@ -24,6 +24,16 @@ pub enum EncodeError {
         /// Its limit.
         max: usize,
     },
+    /// A list with a limit exceeds it.
+    #[error("{count} {part}, at most {max} are allowed")]
+    TooMany {
+        /// Of what.
+        part: &'static str,
+        /// How many.
+        count: usize,
+        /// Its limit.
+        max: usize,
+    },
     /// The body could not be serialised.
     #[error("failed to serialise message type {msg_type}")]
     Body {

@@ -1,7 +1,7 @@
 //! The fixed header, and whole frames.
 
 use crate::error::{DecodeError, EncodeError};
-use crate::message::Message;
+use crate::message::{MAX_PAYLOAD, Message};
 
 /// First bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"KTSW";
@@ -9,8 +9,6 @@ pub const MAGIC: [u8; 4] = *b"KTSW";
 pub const VERSION: u16 = 1;
 /// Bytes before the payload.
 pub const HEADER_LEN: usize = 32;
-/// Largest payload that is written or accepted.
-pub const MAX_PAYLOAD: usize = 16 << 20;
 
 /// One frame as it came out of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,17 +18,20 @@
 mod assembler;
 mod error;
 mod frame;
+pub mod gate;
 mod message;
+mod until;
 mod writer;
 
 pub use assembler::{Assembler, AssemblerStats, Event, SkipReason};
 pub use error::{DecodeError, EncodeError, SendError};
-pub use frame::{Frame, HEADER_LEN, MAGIC, MAX_PAYLOAD, VERSION, encode, encode_raw};
+pub use frame::{Frame, HEADER_LEN, MAGIC, VERSION, encode, encode_raw};
 pub use message::{
-    CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpReply, KernelOpRequest,
-    KernelTarget, KernelValue, Lifecycle, MAX_KERNEL_REPLY, MAX_TEXT, Message, Opaque,
-    PayloadMetrics, RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SchedStop, SchedulerAction,
-    SchedulerFault, SchedulerReply, SchedulerRequest, SnapshotKind, SnapshotReply, SnapshotRequest,
-    Stage, StepMark, SysReady, msg_type,
+    Ahead, CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpReply,
+    KernelOpRequest, KernelTarget, KernelValue, Lifecycle, MAX_KERNEL_REPLY, MAX_PAYLOAD, MAX_TEXT,
+    Message, Opaque, PayloadMetrics, RawPayloadOutput, ScenarioEnd, SchedExit, SchedLog, SchedStop,
+    SchedulerAction, SchedulerFault, SchedulerReply, SchedulerRequest, SnapshotKind, SnapshotReply,
+    SnapshotRequest, Stage, StepMark, SysReady, Task, UntilRequest, msg_type,
 };
+pub use until::{MAX_STATE_TESTS, StateTest, Until, UntilReply};
 pub use writer::FrameWriter;

@@ -3,7 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{DecodeError, EncodeError};
-use crate::frame::MAX_PAYLOAD;
+use crate::until::{MAX_STATE_TESTS, StateTest, UntilReply};
+
+/// Largest payload that is written or accepted.
+pub const MAX_PAYLOAD: usize = 16 << 20;
 
 /// Largest reply to a kernel operation.
 pub const MAX_KERNEL_REPLY: usize = 1 << 20;
@@ -351,6 +354,43 @@ pub struct CgroupProcs {
     pub pids: Vec<i32>,
 }
 
+/// The guest's task, from a host that gives it once the guest stands at its gate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Init's plan, as it would lie in the guest.
+    #[serde(with = "serde_bytes")]
+    pub plan: Vec<u8>,
+    /// The test's own plan, and where it is to lie.
+    #[serde(with = "serde_bytes")]
+    pub test_plan: Vec<u8>,
+    /// The place.
+    pub test_plan_path: String,
+}
+
+/// What the host does at the very moment, before it is asked for it: the requests that follow, whose numbers say nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ahead {
+    /// A capture or a watch.
+    Snapshot(SnapshotRequest),
+    /// Reads or writes.
+    KernelOp(KernelOpRequest),
+}
+
+/// A guest asks to be told when its kernel is in a certain state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UntilRequest {
+    /// Pairs the reply.
+    pub id: u32,
+    /// Alternatives, of each of which all is to be true at once. At most [`MAX_STATE_TESTS`] in all.
+    pub any: Vec<Vec<StateTest>>,
+    /// How long the host watches, in nanoseconds of the guest.
+    pub at_most_ns: u64,
+    /// The CPU on which the guest waits, and acts.
+    pub cpu: u32,
+    /// Done at the moment at which the state is reached.
+    pub ahead: Vec<Ahead>,
+}
+
 macro_rules! messages {
     ($($(#[$doc:meta])* $name:ident $(($body:ty))? = $number:literal,)*) => {
         /// Everything that a frame can say.
@@ -474,13 +514,26 @@ messages! {
     StepBegin(u16) = 30,
     /// The processes of a cgroup.
     CgroupProcs(CgroupProcs) = 31,
+    /// Bytes for the scheduler's stats server, from a host that has no port to it.
+    StatsRequest(Vec<u8>) = 32,
+    /// Bytes of its answer.
+    StatsReply(Vec<u8>) = 33,
+    /// All that is the same for each test is set up: what is the task? Coordinator-internal.
+    TaskRequest = 34,
+    /// The answer.
+    Task(Task) = 35,
+    /// The guest waits for a state of its kernel; coordinator-internal.
+    UntilRequest(UntilRequest) = 36,
+    /// The answer.
+    UntilReply(UntilReply) = 37,
 }
 
 /// Most bytes of a body. Small values of a batch need more memory than bytes, so a batch is refused by its length alone.
 const fn max_body(msg_type: u16) -> usize {
     match msg_type {
         msg_type::SnapshotRequest => 1 << 10,
-        msg_type::KernelOpRequest => 2 * MAX_KERNEL_REPLY,
+        msg_type::KernelOpRequest | msg_type::UntilRequest => 2 * MAX_KERNEL_REPLY,
+        msg_type::StatsRequest | msg_type::StatsReply => 1 << 20,
         _ => MAX_PAYLOAD,
     }
 }
@@ -526,7 +579,29 @@ impl Message {
         match self {
             Self::SnapshotRequest(request) => text("snapshot tag", &request.tag),
             Self::CgroupProcs(procs) => text("cgroup.procs tag", &procs.tag),
+            Self::Task(task) => text("test plan's path", &task.test_plan_path),
             Self::KernelOpRequest(request) => text("kernel operation tag", &request.tag),
+            Self::UntilRequest(request) => {
+                let count = request.any.iter().map(Vec::len).sum();
+                if count > MAX_STATE_TESTS || request.any.len() > MAX_STATE_TESTS {
+                    return Err(EncodeError::TooMany {
+                        part: "tests of a condition",
+                        count,
+                        max: MAX_STATE_TESTS,
+                    });
+                }
+                for test in request.any.iter().flatten() {
+                    text("name in a condition", test.text())?;
+                }
+                request.ahead.iter().try_for_each(|ahead| match ahead {
+                    Ahead::Snapshot(request) => text("snapshot tag", &request.tag),
+                    Ahead::KernelOp(request) => text("kernel operation tag", &request.tag),
+                })
+            }
+            Self::UntilReply(reply) => match &reply.result {
+                Err(reason) => text("condition's reason", reason),
+                Ok(_) => Ok(()),
+            },
             Self::KernelOpReply(reply) => {
                 if let Err(reason) = &reply.result {
                     text("kernel operation reason", reason)?;
@@ -594,8 +669,9 @@ macro_rules! plain_bodies {
 }
 
 plain_bodies! {
-    i32, u16, u64, String, CgroupProcs, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
+    i32, u16, u64, String, Task, CgroupProcs, SysReady, Lifecycle, ScenarioEnd, StepMark, Opaque, SchedExit, SchedLog, PayloadMetrics, RawPayloadOutput,
     SnapshotRequest, SnapshotReply, KernelOpRequest, KernelOpReply, SchedulerRequest, SchedulerReply,
+    UntilRequest, UntilReply,
 }
 
 fn decode_body<T: Body>(

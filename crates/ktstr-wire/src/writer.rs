@@ -51,6 +51,11 @@ impl<W: Write> FrameWriter<W> {
         &self.stream
     }
 
+    /// The stream itself, to flush it.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.stream
+    }
+
     /// The stream, given back.
     pub fn into_inner(self) -> W {
         self.stream

@@ -93,7 +93,7 @@ fn value() -> impl Strategy<Value = KernelValue> {
     ]
 }
 
-/// All 31, one strategy each, in the order of their numbers.
+/// All of them, one strategy each, in the order of their numbers.
 #[allow(clippy::too_many_lines, reason = "a list")]
 fn messages() -> Vec<BoxedStrategy<Message>> {
     let entry = (target(), value()).prop_map(|(target, value)| KernelOpEntry { target, value });
@@ -242,6 +242,78 @@ fn messages() -> Vec<BoxedStrategy<Message>> {
         (text(), text(), prop::collection::vec(any::<i32>(), 0..20))
             .prop_map(|(tag, cgroup, pids)| Message::CgroupProcs(CgroupProcs { tag, cgroup, pids }))
             .boxed(),
+        bytes().prop_map(Message::StatsRequest).boxed(),
+        bytes().prop_map(Message::StatsReply).boxed(),
+        Just(Message::TaskRequest).boxed(),
+        (bytes(), bytes(), text())
+            .prop_map(|(plan, test_plan, test_plan_path)| {
+                Message::Task(Task {
+                    plan,
+                    test_plan,
+                    test_plan_path,
+                })
+            })
+            .boxed(),
+        (
+            any::<(u32, u64, u32)>(),
+            vec(vec(state_test(), 0..4), 0..4),
+            vec(ahead(), 0..3),
+        )
+            .prop_map(|((id, at_most_ns, cpu), any, ahead)| {
+                Message::UntilRequest(UntilRequest {
+                    id,
+                    any,
+                    at_most_ns,
+                    cpu,
+                    ahead,
+                })
+            })
+            .boxed(),
+        (
+            any::<u32>(),
+            prop_oneof![
+                Just(Ok(Until::Watched)),
+                Just(Ok(Until::Reached)),
+                Just(Ok(Until::NotReached)),
+                text().prop_map(Err),
+            ],
+        )
+            .prop_map(|(id, result)| Message::UntilReply(UntilReply { id, result }))
+            .boxed(),
+    ]
+}
+
+fn state_test() -> impl Strategy<Value = StateTest> {
+    prop_oneof![
+        text().prop_map(StateTest::TaskDelayed),
+        text().prop_map(StateTest::TaskQueued),
+        text().prop_map(StateTest::TaskIneligible),
+        (text(), any::<u32>()).prop_map(|(name, cpu)| StateTest::TaskRunsOn { name, cpu }),
+        (text(), any::<u32>()).prop_map(|(path, cpu)| StateTest::CgroupThrottledOn { path, cpu }),
+        any::<u32>().prop_map(StateTest::CpuIdle),
+        any::<u32>().prop_map(StateTest::Custom),
+    ]
+}
+
+fn ahead() -> impl Strategy<Value = Ahead> {
+    let entry = (target(), value()).prop_map(|(target, value)| KernelOpEntry { target, value });
+    prop_oneof![
+        (any::<u32>(), text()).prop_map(|(id, tag)| {
+            Ahead::Snapshot(SnapshotRequest {
+                id,
+                kind: SnapshotKind::Capture,
+                tag,
+            })
+        }),
+        (any::<u32>(), text(), vec(entry, 0..3)).prop_map(|(id, tag, entries)| {
+            Ahead::KernelOp(KernelOpRequest {
+                id,
+                mode: KernelOpMode::Cold,
+                direction: KernelOpDirection::Write,
+                tag,
+                entries,
+            })
+        }),
     ]
 }
 
@@ -301,6 +373,12 @@ fn numbers_are_pinned() {
         "Taint",
         "StepBegin",
         "CgroupProcs",
+        "StatsRequest",
+        "StatsReply",
+        "TaskRequest",
+        "Task",
+        "UntilRequest",
+        "UntilReply",
     ];
     let pinned: Vec<(u16, &str)> = (1..).zip(pinned).collect();
     assert_eq!(names, pinned);
@@ -373,6 +451,17 @@ fn limits_are_told_with_the_part_and_both_numbers() {
         error,
         "kernel operation reply has 1048580 bytes, at most 1048576 are allowed"
     );
+    let until = UntilRequest {
+        id: 1,
+        any: vec![vec![StateTest::CpuIdle(0); 33]; 2],
+        at_most_ns: 1,
+        cpu: 0,
+        ahead: Vec::new(),
+    };
+    let error = encode(&Message::UntilRequest(until), 0, 0)
+        .unwrap_err()
+        .to_string();
+    assert_eq!(error, "66 tests of a condition, at most 64 are allowed");
     let error = encode(&Message::Stdout(vec![0; MAX_PAYLOAD]), 0, 0).unwrap_err();
     assert!(
         matches!(error, EncodeError::TooLarge { msg_type: 13, .. }),
