@@ -1,4 +1,4 @@
-//! Compiles the plugin, a dynamic library of its own, so that whoever depends on this crate has its bytes.
+//! Compiles the plugin, a dynamic library of its own, so that crates that depend on this one have its bytes.
 //!
 //! Cargo gives a library's users no shared object, so rustc is called directly. The plugin uses std alone.
 
@@ -7,6 +7,7 @@ use std::process::{Command, exit};
 
 fn main() {
     println!("cargo::rerun-if-changed=plugin");
+    println!("cargo::rerun-if-changed=src/gate.rs");
     println!("cargo::rerun-if-changed=src/options.rs");
     println!("cargo::rerun-if-changed=src/report.rs");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());

@@ -41,10 +41,15 @@ pub(crate) union WorkData {
 pub(crate) type Work = extern "C" fn(*mut c_void, WorkData);
 type OnTranslation = extern "C" fn(PluginId, *mut Tb);
 type OnExecution = extern "C" fn(c_uint, *mut c_void);
+type OnStore = extern "C" fn(c_uint, u32, u64, *mut c_void);
 type AtExit = extern "C" fn(PluginId, *mut c_void);
 
 /// `QEMU_PLUGIN_CB_NO_REGS`.
 const NO_REGISTERS: c_int = 0;
+/// `QEMU_PLUGIN_CB_R_REGS`: what translated code holds of the registers is stored before the call.
+const READ_REGISTERS: c_int = 1;
+/// `QEMU_PLUGIN_MEM_W`.
+const WRITES: c_int = 2;
 
 unsafe extern "C" {
     fn qemu_plugin_register_vcpu_tb_trans_cb(id: PluginId, callback: OnTranslation);
@@ -54,6 +59,21 @@ unsafe extern "C" {
         flags: c_int,
         data: *mut c_void,
     );
+    fn qemu_plugin_register_vcpu_insn_exec_cb(
+        instruction: *const Instruction,
+        callback: OnExecution,
+        flags: c_int,
+        data: *mut c_void,
+    );
+    fn qemu_plugin_register_vcpu_mem_cb(
+        instruction: *const Instruction,
+        callback: OnStore,
+        flags: c_int,
+        accesses: c_int,
+        data: *mut c_void,
+    );
+    fn qemu_plugin_mem_size_shift(info: u32) -> c_uint;
+    fn qemu_plugin_insn_vaddr(instruction: *const Instruction) -> u64;
     fn qemu_plugin_register_atexit_cb(id: PluginId, callback: AtExit, data: *mut c_void);
     fn qemu_plugin_tb_n_insns(tb: *const Tb) -> usize;
     fn qemu_plugin_tb_vaddr(tb: *const Tb) -> u64;
@@ -81,7 +101,7 @@ pub(crate) fn at_exit(id: PluginId, callback: AtExit) {
 }
 
 pub(crate) fn on_execution(tb: *mut Tb, callback: OnExecution, data: *mut c_void) {
-    // SAFETY: `tb` comes from the translation callback that is running; the data is a number, nobody follows it.
+    // SAFETY: `tb` comes from the translation callback that is running; the data is a number, never dereferenced.
     unsafe { qemu_plugin_register_vcpu_tb_exec_cb(tb, callback, NO_REGISTERS, data) }
 }
 
@@ -101,21 +121,68 @@ fn instruction(tb: *const Tb, index: usize) -> *const Instruction {
     unsafe { qemu_plugin_tb_get_insn(tb, index) }
 }
 
-/// The bytes of the last of the `count` instructions of the block that is being translated.
-pub(crate) fn last_instruction<'t>(tb: *const Tb, count: usize) -> &'t [u8] {
-    let Some(last) = count.checked_sub(1) else {
-        return &[];
-    };
-    let instruction = instruction(tb, last);
+/// An instruction of the block that is being translated, and its bytes.
+pub(crate) struct Translated<'t> {
+    instruction: *const Instruction,
+    pub(crate) bytes: &'t [u8],
+}
+
+impl Translated<'_> {
+    pub(crate) fn address(&self) -> u64 {
+        // SAFETY: QEMU gave this pointer in the translation callback that is running.
+        unsafe { qemu_plugin_insn_vaddr(self.instruction) }
+    }
+
+    /// Calls back after each write that it makes, atomic ones too.
+    pub(crate) fn on_store(&self, callback: OnStore, data: *mut c_void) {
+        // SAFETY: as above; the data is a number, never dereferenced.
+        unsafe {
+            qemu_plugin_register_vcpu_mem_cb(
+                self.instruction,
+                callback,
+                READ_REGISTERS,
+                WRITES,
+                data,
+            );
+        }
+    }
+
+    /// Calls back each time it is about to be executed, with its registers stored.
+    pub(crate) fn on_execution(&self, callback: OnExecution, data: *mut c_void) {
+        // SAFETY: as above; the data is a number, never dereferenced.
+        unsafe {
+            qemu_plugin_register_vcpu_insn_exec_cb(
+                self.instruction,
+                callback,
+                READ_REGISTERS,
+                data,
+            );
+        }
+    }
+}
+
+/// Bytes that an access has written.
+pub(crate) fn length(info: u32) -> u64 {
+    // SAFETY: the function only computes with its argument.
+    1 << unsafe { qemu_plugin_mem_size_shift(info) }
+}
+
+/// The instruction at `index` of the block that is being translated; `None` beyond its end.
+pub(crate) fn translated<'t>(tb: *const Tb, index: usize) -> Option<Translated<'t>> {
+    if index >= instructions(tb) {
+        return None;
+    }
+    let instruction = instruction(tb, index);
     if instruction.is_null() {
-        return &[];
+        return None;
     }
     // SAFETY: QEMU gave this pointer in the translation callback that is running.
     let size = unsafe { qemu_plugin_insn_size(instruction) };
     // SAFETY: as above.
     let data = unsafe { qemu_plugin_insn_data(instruction) };
     // SAFETY: QEMU keeps the instruction's bytes, `size` of them, while the block is being translated.
-    unsafe { std::slice::from_raw_parts(data, size) }
+    let bytes = unsafe { std::slice::from_raw_parts(data, size) };
+    Some(Translated { instruction, bytes })
 }
 
 /// Where `TimersState` (`softmmu/timers-state.h`) has its members in 7.2 on x86-64.
@@ -136,6 +203,8 @@ pub(crate) struct Private {
     run_timers: extern "C" fn(c_int) -> bool,
     all_idle: extern "C" fn() -> bool,
     shutdown_requested: extern "C" fn() -> c_int,
+    is_running: extern "C" fn() -> bool,
+    tb_flush: extern "C" fn(*mut c_void),
     /// `timers_state.qemu_icount_bias`.
     bias: *mut i64,
     /// `current_cpu` of the vCPUs' thread: thread-local, so looked up at that thread's first turn.
@@ -177,6 +246,12 @@ impl Private {
                 shutdown_requested: std::mem::transmute::<*mut c_void, extern "C" fn() -> c_int>(
                     symbol(c"qemu_shutdown_requested_get")?,
                 ),
+                is_running: std::mem::transmute::<*mut c_void, extern "C" fn() -> bool>(symbol(
+                    c"runstate_is_running",
+                )?),
+                tb_flush: std::mem::transmute::<*mut c_void, extern "C" fn(*mut c_void)>(symbol(
+                    c"tb_flush",
+                )?),
                 bias: timers.add(BIAS_AT).cast(),
                 current: OnceCell::new(),
             }
@@ -223,6 +298,18 @@ impl Private {
         if !cpu.is_null() {
             (self.cpu_exit)(cpu);
         }
+    }
+
+    /// Forgets all translated blocks once the running one is left, so that they are translated anew.
+    pub(crate) fn translate_anew(&self, cpu: *mut c_void) {
+        if !cpu.is_null() {
+            (self.tb_flush)(cpu);
+        }
+    }
+
+    /// False once the emulator was told to stop; from then on no vCPU begins to execute.
+    pub(crate) fn is_running(&self) -> bool {
+        (self.is_running)()
     }
 
     /// Whether no vCPU has anything to do. Only in queued work, which holds QEMU's big lock.
@@ -287,7 +374,7 @@ impl Private {
     }
 }
 
-fn symbol(name: &CStr) -> Result<*mut c_void, String> {
+pub(crate) fn symbol(name: &CStr) -> Result<*mut c_void, String> {
     // SAFETY: a null handle is RTLD_DEFAULT; the name ends with a NUL.
     let found = unsafe { dlsym(std::ptr::null_mut(), name.as_ptr()) };
     if found.is_null() {

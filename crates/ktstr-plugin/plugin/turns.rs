@@ -1,4 +1,4 @@
-//! Who runs for how long, and how far the clock moves: the rules, without QEMU.
+//! Which vCPU runs for how long, and how far the clock moves: the rules, without QEMU.
 //!
 //! A vCPU's progress is counted in instructions of a full-speed vCPU. While k vCPUs are running, the clock moves by 1/k of
 //! what the running one consumes, so that k running vCPUs make progress in parallel. A turn ends when its length, drawn from the
@@ -7,7 +7,7 @@
 use crate::options::{FULL, Options};
 use crate::report::{End, Report, VcpuReport};
 
-/// A vCPU that was passed over this often is halted though nobody saw its HLT (it was reset).
+/// A vCPU that was passed over this often is halted though its HLT was not seen (it was reset).
 const PASSED_OVER: u32 = 8;
 
 /// One vCPU.
@@ -131,6 +131,16 @@ impl Turns {
             bias_ns: i64::try_from(bias_ns).unwrap_or(0),
             ends_turn,
         }
+    }
+
+    /// Whether `vcpu` has something to do, as far as is known.
+    pub(crate) fn runs(&self, vcpu: usize) -> bool {
+        self.vcpus.get(vcpu).is_some_and(|this| this.runs)
+    }
+
+    /// The turn ends, whatever is left of it.
+    pub(crate) fn cut(&mut self) {
+        self.current = None;
     }
 
     /// `vcpu` is about to halt.

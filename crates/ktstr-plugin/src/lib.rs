@@ -9,6 +9,10 @@
 //! The plugin itself is in `plugin/`; its built bytes are [`LIBRARY`]. It is made for QEMU 7.2 (plugin API 1): from 8.1 on
 //! QEMU shortens turns by itself, so vCPUs no longer get equal shares.
 
+#[cfg(test)]
+#[path = "../plugin/alone.rs"]
+mod alone;
+pub mod gate;
 mod options;
 mod report;
 #[cfg(test)]

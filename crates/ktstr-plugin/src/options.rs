@@ -1,6 +1,7 @@
 //! What the emulator's command line tells the plugin. Both sides use this file: one writes, the other reads.
 
 use std::fmt::Write as _;
+use std::os::fd::RawFd;
 
 /// Costs are counted in parts of a full-speed instruction.
 pub const FULL: u32 = 1024;
@@ -24,6 +25,10 @@ pub struct Options {
     pub costs: Vec<u32>,
     /// Virtual time at which the emulator ends, in nanoseconds from power-on.
     pub deadline_ns: u64,
+    /// The stream to the host by which the plugin tells that the guest stands still; see [`crate::gate`].
+    pub gate: Option<RawFd>,
+    /// The guest is a copy of one that was saved at its gate: it stands still there until the host's first release.
+    pub forked: bool,
     /// Where the report goes when the emulator ends. No commas.
     pub report: String,
 }
@@ -39,6 +44,8 @@ impl Default for Options {
             smt: FULL,
             costs: Vec::new(),
             deadline_ns: u64::MAX,
+            gate: None,
+            forked: false,
             report: String::new(),
         }
     }
@@ -59,6 +66,13 @@ impl Options {
             self.deadline_ns,
             self.report
         );
+        if let Some(gate) = self.gate {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ",gate={gate}");
+        }
+        if self.forked {
+            text.push_str(",forked=1");
+        }
         if !self.costs.is_empty() {
             let costs: Vec<String> = self.costs.iter().map(u32::to_string).collect();
             // Writing to a String cannot fail.
@@ -85,6 +99,8 @@ impl Options {
                 "threads" => options.threads = positive(key, value)?,
                 "smt" => options.smt = positive(key, value)?,
                 "deadline_ns" => options.deadline_ns = number(key, value)?,
+                "gate" => options.gate = Some(number(key, value)?),
+                "forked" => options.forked = number::<u8>(key, value)? != 0,
                 "report" => value.clone_into(&mut options.report),
                 "costs" => {
                     let costs = value.split(':').map(|cost| positive(key, cost));

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::alone::Lead;
+use crate::gate::{ALONE_AT_MOST_NS, Alone};
 use crate::turns::Turns;
 
 /// Runs vCPUs as QEMU does: in order, each until its turn ends, blocks of fifty instructions. Returns the clock.
@@ -184,4 +186,45 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn one_goes_on_alone_until_it_has_acted() {
+    let mut lead = Lead::default();
+    assert!(!lead.holds_back(0, 0));
+    lead.follow(Alone::Only(1), 100);
+    lead.follow(Alone::AsBefore, 150);
+    assert_eq!(
+        (lead.holds_back(0, 200), lead.holds_back(1, 200)),
+        (true, false)
+    );
+    // One that was just woken has its turn before the clock moves again.
+    let halts = [true, true, false, true, true, true, true, true, true];
+    let skips: Vec<bool> = halts.map(|halts| lead.may_skip(halts, 2)).to_vec();
+    let expected = [false, false, false, false, false, true, false, false, true];
+    assert_eq!(skips, expected);
+    // It sleeps until its timer wakes it: it has not acted yet.
+    lead.halt(1);
+    lead.mark(0);
+    lead.halt(0);
+    assert_eq!(lead.vcpu(), Some(1));
+    lead.mark(1);
+    assert!(lead.holds_back(0, 300));
+    lead.halt(1);
+    assert!(!lead.holds_back(0, 400), "nothing is left to wait for");
+    lead.follow(Alone::Only(1), 1000);
+    lead.follow(Alone::All, 1100);
+    assert_eq!(lead.vcpu(), None);
+    lead.follow(Alone::Only(1), 2000);
+    assert!(lead.holds_back(0, 2000 + ALONE_AT_MOST_NS - 1));
+    assert!(!lead.holds_back(0, 2000 + ALONE_AT_MOST_NS), "not for ever");
+}
+
+#[test]
+fn a_turn_that_is_cut_is_over() {
+    let mut turns = Turns::new(2, &Options::default());
+    turns.begin(1, 0, None);
+    assert!(turns.runs(1) && !turns.runs(0) && !turns.begins(1));
+    turns.cut();
+    assert!(turns.begins(1) && turns.runs(1));
 }
