@@ -6,7 +6,7 @@ use acpi_tables::aml::{
 };
 
 use super::tables::{Body, VirtioPlace};
-use crate::engine::kvm::layout::{
+use crate::layout::{
     COM1_IRQ, COM1_PORT, COM2_IRQ, COM2_PORT, PM1_CONTROL_PORT, PM1_EVENT_PORT, RESET_PORT,
     RESET_VALUE, S5_SLEEP_TYPE, SCI_IRQ,
 };

@@ -2,7 +2,7 @@
 
 use super::tables::Body;
 use crate::cpuid::ApicLayout;
-use crate::engine::kvm::layout::{IOAPIC_BASE, LOCAL_APIC_BASE, SCI_IRQ};
+use crate::layout::{IOAPIC_BASE, LOCAL_APIC_BASE, SCI_IRQ};
 use crate::topology::Topology;
 
 const ENABLED: u32 = 1;

@@ -8,13 +8,9 @@
 //! ```
 //!
 //! Pure: from a [`Machine`] to bytes at an address. ACPI 6.5 is the source of every number here.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the parts come before the engine that joins them"
-)]
 
 mod affinity;
+mod chain;
 mod fixed;
 mod hmat;
 mod madt;
@@ -23,4 +19,5 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use tables::{Machine, VirtioPlace, build};
+pub(crate) use chain::build;
+pub(crate) use tables::{Machine, VirtioPlace};

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cpuid::ApicLayout;
-use crate::engine::kvm::layout::{ACPI, ACPI_MAX, deal, ranges};
+use crate::layout::{ACPI, ACPI_MAX, deal, ranges};
 use crate::topology::{NumaNode, PRESETS, Topology};
 
 /// Guest memory that holds nothing but the tables.

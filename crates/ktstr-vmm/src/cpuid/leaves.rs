@@ -3,12 +3,14 @@
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use super::ApicLayout;
+use super::host::{self, Host};
 
 /// Highest basic leaf that we fill.
 const V2_TOPOLOGY: u32 = 0x1f;
-/// Leaf 0x8000001E is the last extended one that we fill; 0x80000026 and later would tell the host's topology.
+/// The last extended leaf that we fill.
 const LAST_EXTENDED: u32 = 0x8000_001e;
-const FIRST_HOST_TOPOLOGY: u32 = 0x8000_0022;
+/// AMD's own topology leaf, which would tell the host's (AMD APM 3, "Extended CPU Topology"); 0x80000022, PerfMonV2, stays.
+const FIRST_HOST_TOPOLOGY: u32 = 0x8000_0026;
 /// KVM's feature leaf (Documentation/virt/kvm/x86/cpuid.rst).
 const KVM_FEATURES: u32 = 0x4000_0001;
 const KVM_FEATURE_MSI_EXT_DEST_ID: u32 = 1 << 15;
@@ -22,12 +24,20 @@ const TSC_DEADLINE: u32 = 1 << 24;
 /// Leaf 0x80000001 ECX.
 const CMP_LEGACY: u32 = 1 << 1;
 const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
-/// "AuthenticAMD", "HygonGenuine": EBX of leaf 0.
-const AMD: [u32; 2] = [0x6874_7541, 0x6f67_7948];
+/// Advanced power management; EDX has the TSC.
+const POWER: u32 = 0x8000_0007;
+const INVARIANT_TSC: u32 = 1 << 8;
+/// Leaf 2: the caches are told by leaf 4 (descriptor 0xFF); the low byte is always 1.
+const CACHES_IN_LEAF_4: u32 = 0xff01;
 
-/// Hints that KVM passes to its guests.
+/// What is told apart from the host's features and our topology.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Hints {
+    /// The TSC neither stops nor changes its rate, so that Linux takes it for its clock. Otherwise it takes kvm-clock, which KVM
+    /// can set back after a freeze.
+    pub(crate) invariant_tsc: bool,
+    /// APIC ids above 254 occur, and interrupts have destinations of 15 bits (`KVM_FEATURE_MSI_EXT_DEST_ID`).
+    pub(crate) large_ids: bool,
     /// vCPUs are never preempted (`KVM_HINTS_REALTIME`).
     pub(crate) realtime: bool,
     /// KVM emulates the TSC deadline timer (`KVM_CAP_TSC_DEADLINE_TIMER`).
@@ -42,6 +52,25 @@ struct Cache {
     ways: u32,
     sets: u32,
     per_package: bool,
+}
+
+impl Cache {
+    fn size(&self) -> u32 {
+        self.ways * self.sets * LINE
+    }
+
+    /// Leaf 0x80000005: size in KiB, ways, lines per tag, line size (AMD APM 3 §E.4.5).
+    fn as_l1(&self) -> u32 {
+        self.size() >> 10 << 24 | self.ways << 16 | 1 << 8 | LINE
+    }
+
+    /// Leaf 0x80000006 without the size: ways as a code, lines per tag, line size (AMD APM 3 §E.4.6).
+    fn as_outer(&self) -> u32 {
+        /// 16 ways.
+        const CODE: u32 = 8;
+        debug_assert_eq!(self.ways, 16);
+        CODE << 12 | 1 << 8 | LINE
+    }
 }
 
 const LINE: u32 = 64;
@@ -84,17 +113,24 @@ pub(crate) fn for_vcpu(
     hints: Hints,
 ) -> Vec<kvm_cpuid_entry2> {
     let apic_id = layout.id(vcpu);
-    let amd = supported
-        .iter()
-        .any(|entry| entry.function == 0 && AMD.contains(&entry.ebx));
+    let host = Host::of(supported);
+    let amd = host.is_amd();
     let mut entries: Vec<kvm_cpuid_entry2> = supported
         .iter()
         .filter(|entry| !is_rebuilt(entry.function, amd))
         .copied()
         .collect();
     for entry in &mut entries {
-        patch(entry, layout, apic_id, amd, hints);
+        patch(entry, layout, apic_id, &host, hints);
     }
+    if hints.invariant_tsc && !entries.iter().any(|entry| entry.function == POWER) {
+        entries.push(kvm_cpuid_entry2 {
+            function: POWER,
+            edx: INVARIANT_TSC,
+            ..Default::default()
+        });
+    }
+    host::without_half_amx(&mut entries);
     for function in [0xb, V2_TOPOLOGY] {
         entries.extend(extended_topology(function, layout, apic_id));
     }
@@ -115,8 +151,15 @@ fn is_rebuilt(function: u32, amd: bool) -> bool {
     }
 }
 
-fn patch(entry: &mut kvm_cpuid_entry2, layout: ApicLayout, apic_id: u32, amd: bool, hints: Hints) {
+fn patch(
+    entry: &mut kvm_cpuid_entry2,
+    layout: ApicLayout,
+    apic_id: u32,
+    host: &Host,
+    hints: Hints,
+) {
     let threads = layout.package_threads();
+    let amd = host.is_amd();
     match entry.function {
         0 => entry.eax = entry.eax.max(V2_TOPOLOGY),
         1 => {
@@ -126,17 +169,37 @@ fn patch(entry: &mut kvm_cpuid_entry2, layout: ApicLayout, apic_id: u32, amd: bo
             set(&mut entry.ecx, TSC_DEADLINE, hints.tsc_deadline);
             set(&mut entry.edx, HTT, threads > 1);
         }
+        2 if entry.eax != 0 => {
+            entry.eax = CACHES_IN_LEAF_4;
+            (entry.ebx, entry.ecx, entry.edx) = (0, 0, 0);
+        }
         KVM_FEATURES => {
-            entry.eax |= KVM_FEATURE_MSI_EXT_DEST_ID;
+            set(&mut entry.eax, KVM_FEATURE_MSI_EXT_DEST_ID, hints.large_ids);
             set(&mut entry.edx, KVM_HINTS_REALTIME, hints.realtime);
         }
         0x8000_0000 if amd => {
             entry.eax = entry.eax.clamp(LAST_EXTENDED, FIRST_HOST_TOPOLOGY - 1);
         }
+        0x8000_0000 if hints.invariant_tsc => entry.eax = entry.eax.max(POWER),
         0x8000_0001 if amd => {
             entry.ecx |= TOPOLOGY_EXTENSIONS;
             set(&mut entry.ecx, CMP_LEGACY, threads > 1);
         }
+        0x8000_0005 if amd => {
+            let [data, code, ..] = &CACHES;
+            (entry.ecx, entry.edx) = (data.as_l1(), code.as_l1());
+        }
+        0x8000_0006 => {
+            let [_, _, l2, l3] = &CACHES;
+            entry.ecx = l2.size() >> 10 << 16 | l2.as_outer();
+            // Intel reserves it.
+            entry.edx = if amd && !host.has_fixed_llc() {
+                l3.size() >> 19 << 18 | l3.as_outer()
+            } else {
+                0
+            };
+        }
+        POWER => set(&mut entry.edx, INVARIANT_TSC, hints.invariant_tsc),
         // AMD APM 3 §E.4.8: ApicIdSize and NC.
         0x8000_0008 if amd => entry.ecx = layout.package_shift << 12 | (threads - 1) & 0xff,
         _ => {}
@@ -266,7 +329,7 @@ mod tests {
             let layout = ApicLayout::new(&topology);
             for vcpu in 0..topology.total_cpus() {
                 let place = topology.place(vcpu).unwrap();
-                let entries = for_vcpu(&host(AMD[0]), layout, vcpu, Hints::default());
+                let entries = for_vcpu(&host(host::AMD[0]), layout, vcpu, Hints::default());
                 for function in [0xb, 0x1f] {
                     assert_eq!(
                         decode(&entries, function),
@@ -293,7 +356,7 @@ mod tests {
     fn the_l3_is_shared_by_an_llc_and_the_l2_by_a_core() {
         let layout = ApicLayout::new(&"1n2l4c2t".parse().unwrap());
         for function in [4, 0x8000_001d] {
-            let entries = for_vcpu(&host(AMD[0]), layout, 0, Hints::default());
+            let entries = for_vcpu(&host(host::AMD[0]), layout, 0, Hints::default());
             let sharing: Vec<(u32, u32)> = entries
                 .iter()
                 .filter(|entry| entry.function == function && entry.eax & 0x1f != 0)
@@ -317,8 +380,9 @@ mod tests {
         let hints = Hints {
             realtime: true,
             tsc_deadline: true,
+            ..Hints::default()
         };
-        let entries = for_vcpu(&host(AMD[0]), layout, 0, hints);
+        let entries = for_vcpu(&host(host::AMD[0]), layout, 0, hints);
         let find = |function| {
             *entries
                 .iter()
@@ -326,7 +390,7 @@ mod tests {
                 .unwrap()
         };
         assert_eq!(find(KVM_FEATURES).edx & 1, 1);
-        assert_ne!(find(KVM_FEATURES).eax & KVM_FEATURE_MSI_EXT_DEST_ID, 0);
+        assert_eq!(find(KVM_FEATURES).eax & KVM_FEATURE_MSI_EXT_DEST_ID, 0);
         assert_ne!(find(1).ecx & TSC_DEADLINE, 0);
     }
 }

@@ -1,12 +1,11 @@
 //! What CPUID tells a guest: the host's features, our topology.
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the parts come before the engine that joins them"
-)]
 
 mod apic;
+mod host;
 mod leaves;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use apic::ApicLayout;
+pub(crate) use host::HostFeatures;
 pub(crate) use leaves::{Hints, for_vcpu};
