@@ -266,7 +266,7 @@ fn frames(from: &str, to: &str) -> f64 {
         socket(to)
     };
     let mut frame = [0xff; FRAME];
-    // From a card that is nobody's.
+    // From a card that does not exist.
     frame[6] = 2;
     frame[12..14].copy_from_slice(&PROTOCOL.to_be_bytes());
     let mut back = [0; 2048];
@@ -306,7 +306,7 @@ fn socket(card: &str) -> File {
     // SAFETY: takes no pointers; the result is looked at before it is used.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(protocol)) };
     assert!(fd >= 0, "{}", io::Error::last_os_error());
-    // SAFETY: just opened, and nobody else has it.
+    // SAFETY: just opened, and nothing else has it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let len = u32::try_from(size_of_val(&address)).unwrap();
     // SAFETY: `address` is a sockaddr_ll of that length and lives through the call.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use crate::engine::kvm::layout::{
+use crate::layout::{
     I8042_COMMAND, I8042_RESET, PM1_CONTROL_PORT, PM1_EVENT_PORT, RESET_PORT, RESET_VALUE,
     S5_SLEEP_TYPE,
 };

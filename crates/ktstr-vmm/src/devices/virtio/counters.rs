@@ -1,4 +1,4 @@
-//! Counters of a device: atomics while it lives, plain numbers for whoever asks.
+//! Counters of a device: atomics while it lives, plain numbers for readers.
 
 macro_rules! counters {
     ($(#[$outer:meta])* $public:ident, $live:ident { $($(#[$meta:meta])* $name:ident,)* }) => {

@@ -13,6 +13,7 @@ use super::console::Console;
 use super::net::{self, Loopback, Net};
 use super::rng::Entropy;
 use super::testutil::Driver;
+use crate::port::Leftover;
 
 /// Descriptors of each queue.
 const SIZE: u16 = 16;
@@ -63,7 +64,7 @@ pub fn console(input: &[u8]) {
     let Ok((mut host, device)) = UnixStream::pair() else {
         return;
     };
-    let ports = vec![(String::from("port"), device)];
+    let ports = vec![(String::from("port"), device, Leftover::default())];
     if let (Ok(mut console), Ok(())) = (Console::new(ports), host.set_nonblocking(true)) {
         let mut buffer = [0; 4096];
         drive(&mut console, 6, input, || {

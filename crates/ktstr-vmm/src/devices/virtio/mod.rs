@@ -3,7 +3,7 @@
 //! ```text
 //!   guest --kick (ioeventfd)--> Worker thread: gate, lock, Device::process(queue)
 //!     |                                             |  Rings: pop, push, interrupt (irqfd)
-//!     +--registers--> Transport (same lock) --------+
+//!     +--Registers--> Transport (same lock) --------+     InterruptStatus, InterruptACK: no lock
 //! ```
 //!
 //! Whatever a driver writes into its rings, a device neither panics nor hangs nor touches anything outside guest memory:
@@ -17,6 +17,7 @@ mod counters;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub(crate) mod net;
+mod registers;
 mod ring;
 pub(crate) mod rng;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -25,9 +26,10 @@ mod transport;
 pub(crate) mod vhost_user;
 mod worker;
 
+pub(crate) use registers::Registers;
 pub(crate) use ring::{Chain, Popped, Rings, Segment};
 pub(crate) use transport::{NOTIFY_OFFSET, Transport};
-pub(crate) use worker::{Worker, Workers, eventfd};
+pub(crate) use worker::{Worker, Workers, eventfd, stay_on};
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;

@@ -127,7 +127,7 @@ impl Rings {
     }
 
     /// The line's InterruptStatus; `None` where there is no line.
-    pub(super) fn status(&self) -> Option<&AtomicU32> {
+    pub(super) fn status(&self) -> Option<&Arc<AtomicU32>> {
         match &self.interrupt {
             Interrupt::Line { status, .. } => Some(status),
             Interrupt::Calls(_) => None,
@@ -233,7 +233,12 @@ impl Rings {
         };
         // The iterator ends early at a loop, a bad index or a bad table; the last descriptor then still has a successor.
         let mut complete = false;
+        let longest = usize::from(ring.queue.max_size());
         for descriptor in chain {
+            // Longer ones than the queue are an indirect table's, which no device of ours offers.
+            if found.readable.len() + found.writable.len() >= longest {
+                return Popped::Bad(head);
+            }
             complete = !descriptor.has_next();
             let segment = Segment {
                 gpa: descriptor.addr(),
@@ -329,14 +334,26 @@ impl Rings {
 
     /// Reads what the chain's readable buffers hold, at most `max` bytes.
     pub(crate) fn read(&self, chain: &Chain, max: usize) -> Vec<u8> {
+        self.read_from(chain, 0, max)
+    }
+
+    /// Reads what the chain's readable buffers hold behind the first `skip` bytes, at most `max` bytes.
+    pub(crate) fn read_from(&self, chain: &Chain, skip: u64, max: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
+        let mut skip = skip;
         for segment in &chain.readable {
-            let want = usize::try_from(segment.len).unwrap_or(usize::MAX);
+            let gone = skip.min(segment.len.into());
+            skip -= gone;
+            let gpa = GuestAddress(segment.gpa.0.saturating_add(gone));
+            let want = usize::try_from(u64::from(segment.len) - gone).unwrap_or(usize::MAX);
             let len = want.min(max.saturating_sub(bytes.len()));
+            if len == 0 {
+                continue;
+            }
             let start = bytes.len();
             bytes.resize(start + len, 0);
             let slot = bytes.get_mut(start..).unwrap_or_default();
-            if self.memory.read_slice(slot, segment.gpa).is_err() {
+            if self.memory.read_slice(slot, gpa).is_err() {
                 // Checked when popped, and memory never shrinks.
                 bytes.truncate(start);
                 break;

@@ -38,7 +38,11 @@ impl Driver {
     pub(crate) const MEMORY: u64 = 0x10_0000;
 
     pub(crate) fn new(queues: usize, size: u16) -> Self {
-        let len = usize::try_from(Self::MEMORY).unwrap();
+        Self::with_memory(queues, size, Self::MEMORY)
+    }
+
+    pub(crate) fn with_memory(queues: usize, size: u16, len: u64) -> Self {
+        let len = usize::try_from(len).unwrap();
         Self {
             memory: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), len)]).unwrap(),
             line: EventFd::new(libc::EFD_NONBLOCK).unwrap(),

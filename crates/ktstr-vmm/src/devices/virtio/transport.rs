@@ -1,6 +1,7 @@
 //! The register file of a virtio-mmio device (virtio 1.2 §4.2.2).
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use virtio_queue::QueueT as _;
 use vm_memory::GuestMemoryMmap;
@@ -11,6 +12,9 @@ use super::ring::Rings;
 
 /// QueueNotify, whose writes are ioeventfds.
 pub(crate) const NOTIFY_OFFSET: u64 = 0x50;
+
+pub(super) const INTERRUPT_STATUS: u64 = 0x60;
+pub(super) const INTERRUPT_ACK: u64 = 0x64;
 
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
@@ -67,6 +71,16 @@ impl Transport {
         Some((self.device.as_mut(), &mut self.rings))
     }
 
+    /// The driver is ready.
+    pub(super) fn is_active(&self) -> bool {
+        self.status & STATUS_DRIVER_OK != 0
+    }
+
+    /// InterruptStatus, readable without waiting for the device.
+    pub(super) fn interrupt_status(&self) -> Arc<AtomicU32> {
+        self.rings.status().map(Arc::clone).unwrap_or_default()
+    }
+
     /// The VM has ended, whatever state the driver left the device in.
     pub(super) fn end(&mut self) {
         self.device.end(&mut self.rings);
@@ -104,10 +118,7 @@ impl Transport {
             0x10 => half(self.offered(), self.feature_select),
             0x34 => queue.map_or(0, |queue| u32::from(queue.max_size())),
             0x44 => queue.map_or(0, |queue| u32::from(queue.ready())),
-            0x60 => self
-                .rings
-                .status()
-                .map_or(0, |status| status.load(Ordering::Relaxed)),
+            INTERRUPT_STATUS => self.interrupt_status().load(Ordering::Relaxed),
             0x70 => self.status,
             // No shared memory regions: all ones (§4.2.2).
             0xb0..=0xbc => u32::MAX,
@@ -127,10 +138,8 @@ impl Transport {
             0x24 => self.driver_feature_select = value,
             0x30 => self.queue_select = value,
             NOTIFY_OFFSET => self.kick(value),
-            0x64 => {
-                if let Some(status) = self.rings.status() {
-                    status.fetch_and(!value, Ordering::Relaxed);
-                }
+            INTERRUPT_ACK => {
+                self.interrupt_status().fetch_and(!value, Ordering::Relaxed);
             }
             0x70 => self.set_status(value),
             0x38 | 0x44 | 0x80..=0xa4 => self.set_queue(offset, value),

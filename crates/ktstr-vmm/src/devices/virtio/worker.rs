@@ -13,10 +13,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::transport::Transport;
-use crate::engine::kvm::gate::{Gate, Pass};
+use crate::devices::gate::{Gate, Pass};
 use crate::error::{Error, Result};
 
 /// The gate at which device threads stand during a freeze, and what wakes them.
@@ -73,6 +74,15 @@ pub(crate) struct Worker {
     pub(crate) kicks: Vec<EventFd>,
     pub(crate) workers: Arc<Workers>,
     pub(crate) index: usize,
+    /// The host CPUs that it stays on, if not any.
+    pub(crate) cpus: Option<CpuSet>,
+}
+
+/// Keeps the calling thread on these CPUs; one that cannot be kept there runs on any.
+pub(crate) fn stay_on(cpus: Option<&CpuSet>) {
+    if let Some(Err(error)) = cpus.map(|cpus| sched_setaffinity(None, cpus)) {
+        tracing::warn!(%error, "a thread cannot be kept off the vCPUs' host CPUs");
+    }
 }
 
 /// What a sleep ended with.
@@ -81,6 +91,20 @@ struct Ready {
     queues: Vec<usize>,
     tokens: Vec<usize>,
     timer: bool,
+}
+
+/// Tells the gate that the thread is gone, however it ends.
+struct Goodbye<'w>(&'w Worker);
+
+impl Drop for Goodbye<'_> {
+    fn drop(&mut self) {
+        let Worker { workers, index, .. } = self.0;
+        if std::thread::panicking() {
+            let name = workers.name(u32::try_from(*index).unwrap_or(u32::MAX));
+            tracing::error!(name, "a device's thread panicked; the device is dead");
+        }
+        workers.gate.leave(*index);
+    }
 }
 
 impl Worker {
@@ -94,8 +118,9 @@ impl Worker {
         thread::Builder::new()
             .name(name)
             .spawn(move || {
+                let _goodbye = Goodbye(&self);
+                stay_on(self.cpus.as_ref());
                 self.run();
-                self.workers.gate.leave(self.index);
             })
             .map_err(Error::system("start a thread"))
     }
@@ -168,8 +193,12 @@ impl Worker {
     /// Duplicates of the device's descriptors, so that no lock is held while sleeping.
     fn interests(&self) -> (Vec<(OwnedFd, PollFlags, usize)>, Option<Instant>) {
         let transport = self.lock();
-        let device = transport.device();
         let mut interests = Vec::new();
+        // Nothing is done before the driver is ready, nor after it has gone back on that; then a kick comes.
+        if !transport.is_active() {
+            return (interests, None);
+        }
+        let device = transport.device();
         for host in device.host_fds() {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, host.readable);
@@ -202,5 +231,77 @@ impl Worker {
                 let _ = kick.write(1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::devices::virtio::testutil::Driver;
+    use crate::devices::virtio::{Device, Rings};
+
+    /// A device that always wants to be called, and may panic at its end.
+    #[derive(Debug)]
+    struct Eager {
+        panics: bool,
+    }
+
+    impl Device for Eager {
+        fn device_type(&self) -> u32 {
+            4
+        }
+        fn queue_sizes(&self) -> Vec<u16> {
+            vec![8]
+        }
+        fn process(&mut self, _queue: usize, _rings: &mut Rings) {}
+        fn reset(&mut self) {}
+        fn next_timer(&self) -> Option<Instant> {
+            Some(Instant::now())
+        }
+        fn end(&mut self, _rings: &mut Rings) {
+            assert!(!self.panics, "as the test wants it");
+        }
+    }
+
+    fn worker(panics: bool) -> Worker {
+        let driver = Driver::new(1, 8);
+        let line = driver.line.try_clone().unwrap();
+        let device = Box::new(Eager { panics });
+        let transport = Transport::new(device, driver.memory.clone(), line, Vec::new()).unwrap();
+        Worker {
+            transport: Arc::new(Mutex::new(transport)),
+            kicks: Vec::new(),
+            workers: Arc::new(Workers::new(vec![String::from("eager")]).unwrap()),
+            index: 0,
+            cpus: None,
+        }
+    }
+
+    #[test]
+    fn a_driver_that_goes_back_on_driver_ok_leaves_nothing_to_do() {
+        let worker = worker(false);
+        let set = |offset, value: u32| worker.lock().write(offset, &value.to_le_bytes());
+        assert!(worker.interests().1.is_none(), "no driver yet");
+        set(0x24, 1);
+        set(0x20, 1);
+        set(0x70, 0xb);
+        set(0x70, 0xf);
+        assert!(worker.interests().1.is_some());
+        set(0x70, 0xb);
+        assert!(worker.interests().1.is_none(), "it would spin");
+    }
+
+    #[test]
+    fn a_worker_that_panics_is_gone_for_whoever_waits() {
+        let worker = worker(true);
+        let workers = Arc::clone(&worker.workers);
+        let thread = worker.spawn().unwrap();
+        workers.gate.stop();
+        workers.wake_all();
+        let soon = Instant::now() + Duration::from_secs(20);
+        assert_eq!(workers.gate.wait_gone(soon), [0u32; 0]);
+        thread.join().unwrap_err();
     }
 }

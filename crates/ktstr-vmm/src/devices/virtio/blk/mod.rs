@@ -17,7 +17,7 @@ pub(crate) use counters::Counters;
 pub use request::SERIAL as DISK_SERIAL;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek as _, SeekFrom};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -38,6 +38,8 @@ const SIZE_MAX: u32 = 1 << 20;
 const SEG_MAX: u32 = 128;
 /// Requests served before the worker looks up.
 const BUDGET: usize = 64;
+/// Bytes moved before it does; a flush, which may take the host's disk any time, counts as all of them.
+const BYTES: u64 = 8 << 20;
 
 /// The device.
 #[derive(Debug)]
@@ -54,8 +56,15 @@ pub(crate) struct Block {
 impl Block {
     /// Opens the disk's file, or makes its memory.
     pub(crate) fn new(disk: &Disk, counters: Arc<Counters>) -> io::Result<Self> {
-        let file = disk.open()?;
-        let sectors = file.metadata()?.len() / SECTOR;
+        let mut file = disk.open()?;
+        // A block device's metadata has no length.
+        let sectors = file.seek(SeekFrom::End(0))? / SECTOR;
+        if sectors == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is shorter than a sector of 512 bytes",
+            ));
+        }
         Ok(Self {
             file,
             sectors,
@@ -69,10 +78,10 @@ impl Block {
     fn serve(&mut self, queue: usize, rings: &mut Rings) {
         self.stalled_until = None;
         rings.quiet(queue);
-        let mut turns = 0;
+        let (mut turns, mut bytes) = (0, 0u64);
         loop {
             turns += 1;
-            if turns > BUDGET {
+            if turns > BUDGET || bytes >= BYTES {
                 rings.again(queue);
                 break;
             }
@@ -100,6 +109,10 @@ impl Block {
                         Counters::add(&self.counters.io_errors, 1);
                     }
                     self.finish(queue, rings, chain.head, written);
+                    bytes = bytes.saturating_add(match &request {
+                        Request::Flush { .. } => BYTES,
+                        moved => moved.cost(),
+                    });
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::io::{self, Seek as _, SeekFrom};
 
 use vm_memory::{Bytes as _, GuestAddress};
 
-use super::{SECTOR, SIZE_MAX};
+use super::{SECTOR, SEG_MAX, SIZE_MAX};
 use crate::devices::virtio::{Chain, Rings, Segment};
 
 const T_IN: u32 = 0;
@@ -97,6 +97,16 @@ impl Request {
     }
 }
 
+/// A transfer at the disk's begin.
+#[cfg(test)]
+pub(super) fn of_segments(data: Vec<Segment>) -> Transfer {
+    Transfer {
+        sector: 0,
+        data,
+        status: Some(GuestAddress(0)),
+    }
+}
+
 /// The last writable byte is the status.
 fn split_status(writable: &[Segment]) -> (Vec<Segment>, Option<GuestAddress>) {
     let mut data: Vec<Segment> = writable.iter().filter(|s| s.len > 0).copied().collect();
@@ -136,7 +146,7 @@ impl Transfer {
         self.data.iter().map(|segment| u64::from(segment.len)).sum()
     }
 
-    /// Whole sectors inside the disk, there is a place for the status, and no segment is larger than told.
+    /// Whole sectors inside the disk, there is a place for the status, and there are no more and no larger segments than told.
     pub(super) fn fits(&self, sectors: u64) -> bool {
         let len = self.len();
         let end = self.sector.checked_add(len / SECTOR);
@@ -144,6 +154,7 @@ impl Transfer {
             && len.is_multiple_of(SECTOR)
             && end.is_some_and(|end| end <= sectors)
             && self.status.is_some()
+            && u32::try_from(self.data.len()).is_ok_and(|count| count <= SEG_MAX)
             && self.data.iter().all(|segment| segment.len <= SIZE_MAX)
     }
 

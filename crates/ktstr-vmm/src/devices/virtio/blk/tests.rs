@@ -11,6 +11,15 @@ const DATA: u64 = 0x2_0000;
 const STATUS: u64 = 0x3_0000;
 const DISK: u64 = 1 << 20;
 
+fn descriptor(gpa: u64, len: u32, flags: u16, next: u16) -> Descriptor {
+    Descriptor {
+        gpa,
+        len,
+        flags,
+        next,
+    }
+}
+
 struct Bench {
     driver: Driver,
     rings: Rings,
@@ -40,12 +49,6 @@ impl Bench {
         self.driver.write(HEADER, &header);
         self.driver.write(STATUS, &[0xee]);
         let data_flags = if kind == 1 { NEXT } else { NEXT | WRITE };
-        let descriptor = |gpa, len, flags, next| Descriptor {
-            gpa,
-            len,
-            flags,
-            next,
-        };
         let table = [
             descriptor(HEADER, 16, NEXT, 1),
             descriptor(DATA, len, data_flags, 2),
@@ -169,4 +172,59 @@ proptest! {
         let done = bench.counters.snapshot();
         prop_assert!(done.invalid_avail_idx_count <= 1);
     }
+}
+
+/// Offers requests of one MiB each, or flushes, all at once; gives how many one turn has served, and whether it wants another.
+fn one_turn(kind: u32, count: u16) -> (usize, bool) {
+    const MIB: u64 = 1 << 20;
+    let driver = Driver::with_memory(1, 64, 4 * MIB);
+    let mut rings = driver.rings(64);
+    let disk = Disk::new(DiskSource::Memory(MIB));
+    let mut block = Block::new(&disk, Arc::new(Counters::default())).unwrap();
+    let mut header = kind.to_le_bytes().to_vec();
+    header.extend([0; 12]);
+    driver.write(HEADER, &header);
+    for request in 0..count {
+        let slot = 3 * request;
+        let table = [
+            descriptor(HEADER, 16, NEXT, slot + 1),
+            descriptor(2 * MIB, 1 << 20, NEXT | WRITE, slot + 2),
+            descriptor(STATUS, 1, WRITE, 0),
+        ];
+        for (at, descriptor) in (u64::from(slot)..).zip(table) {
+            driver.put(0, at, descriptor);
+        }
+        driver.offer(0, &[slot]);
+    }
+    block.process(0, &mut rings);
+    (driver.used(0).len(), !rings.take_again().is_empty())
+}
+
+#[test]
+fn a_turn_is_bounded_in_bytes_and_by_a_flush() {
+    assert_eq!(one_turn(0, 4), (4, false));
+    assert_eq!(one_turn(0, 20), (8, true));
+    assert_eq!(one_turn(4, 3), (1, true));
+}
+
+#[test]
+fn more_segments_than_told_are_refused() {
+    let transfer = |count: u32| {
+        let segment = crate::devices::virtio::Segment {
+            gpa: vm_memory::GuestAddress(DATA),
+            len: 512,
+        };
+        request::of_segments(vec![segment; usize::try_from(count).unwrap()])
+    };
+    assert!(transfer(SEG_MAX).fits(1 << 20));
+    assert!(!transfer(SEG_MAX + 1).fits(1 << 20));
+}
+
+#[test]
+fn a_disk_without_a_sector_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(100).unwrap();
+    let disk = Disk::new(DiskSource::File(file.path().into()));
+    let error = Block::new(&disk, Arc::new(Counters::default())).unwrap_err();
+    assert!(error.to_string().contains("512"), "{error}");
 }

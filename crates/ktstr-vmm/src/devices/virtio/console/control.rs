@@ -1,4 +1,4 @@
-//! The control queues: which ports there are, what they are called, who has opened them (virtio 1.2 §5.3.6.2).
+//! The control queues: which ports there are, what they are called, which are open (virtio 1.2 §5.3.6.2).
 
 use std::collections::VecDeque;
 

@@ -2,7 +2,7 @@
 //!
 //! A slow side slows the other down: a chain whose bytes do not fit the socket stays where it is, and bytes for which the
 //! guest has no buffer stay in the socket. A port that the guest has not opened is not read, because Linux would drop the
-//! bytes. When the host closes its end, the guest sees the port disconnected and what it still writes is dropped.
+//! bytes. What the socket does not take when the VM ends stays with the host's end, for its reader. When the host closes its end, the guest sees the port disconnected and what it still writes is dropped.
 
 mod control;
 mod port;
@@ -15,11 +15,12 @@ use std::os::unix::net::UnixStream;
 use self::control::{Control, Event};
 use self::port::Port;
 use super::{Device, HostFd, Popped, Rings, read_space};
+use crate::port::Leftover;
 
 const DEVICE_TYPE: u32 = 3;
 const F_MULTIPORT: u64 = 1 << 1;
 const QUEUE_SIZE: u16 = 128;
-/// Chains handled before the worker looks up; the rest gets another turn.
+/// Chains, and pieces of long ones, handled before the worker looks up; the rest gets another turn.
 const BUDGET: usize = 256;
 const CONTROL_RX: usize = 2;
 const CONTROL_TX: usize = 3;
@@ -60,10 +61,10 @@ pub(crate) struct Console {
 
 impl Console {
     /// Port 0 is a console without a host; the others have these names and streams.
-    pub(crate) fn new(ports: Vec<(String, UnixStream)>) -> std::io::Result<Self> {
-        let mut all = vec![Port::new(None, None)?];
-        for (name, stream) in ports {
-            all.push(Port::new(Some(name), Some(stream))?);
+    pub(crate) fn new(ports: Vec<(String, UnixStream, Leftover)>) -> std::io::Result<Self> {
+        let mut all = vec![Port::new(None, None, Leftover::default())?];
+        for (name, stream, leftover) in ports {
+            all.push(Port::new(Some(name), Some(stream), leftover)?);
         }
         Ok(Self {
             control: Control::new(),
@@ -77,20 +78,21 @@ impl Console {
             return;
         };
         rings.quiet(queue);
-        let mut turns = 0;
+        let (mut turns, mut unfinished) = (BUDGET, false);
         loop {
-            turns += 1;
-            if turns > BUDGET {
-                rings.again(queue);
+            let Some(left) = turns.checked_sub(1) else {
+                unfinished = true;
                 break;
-            }
+            };
+            turns = left;
             let head = match rings.pop(queue) {
                 Popped::Empty if rings.listen(queue) => continue,
                 Popped::Empty | Popped::Poisoned => break,
                 Popped::Bad(head) => head,
                 Popped::Chain(chain) => {
-                    if !port.send(rings, &chain) {
+                    if !port.send(rings, &chain, &mut turns) {
                         rings.unpop(queue);
+                        unfinished = !port.is_blocked();
                         break;
                     }
                     chain.head
@@ -99,7 +101,32 @@ impl Console {
             // A used ring outside memory hurts only the guest.
             let _ = rings.push(queue, head, 0);
         }
+        if unfinished {
+            rings.again(queue);
+        }
         rings.signal(queue);
+    }
+
+    /// Leaves what the socket did not take behind for its reader.
+    fn leave(&mut self, index: usize, rings: &mut Rings) {
+        let queue = receive_queue(index) + 1;
+        let Some(port) = self.ports.get_mut(index) else {
+            return;
+        };
+        for _ in 0..QUEUE_SIZE {
+            let head = match rings.pop(queue) {
+                Popped::Empty | Popped::Poisoned => break,
+                Popped::Bad(head) => head,
+                Popped::Chain(chain) => {
+                    if !port.leave(rings, &chain) {
+                        tracing::warn!(port = port.name(), "a port's last bytes are lost");
+                        break;
+                    }
+                    chain.head
+                }
+            };
+            let _ = rings.push(queue, head, 0);
+        }
     }
 
     fn receive(&mut self, index: usize, rings: &mut Rings) {
@@ -240,6 +267,7 @@ impl Device for Console {
     fn end(&mut self, rings: &mut Rings) {
         for index in 0..self.ports.len() {
             self.transmit(index, rings);
+            self.leave(index, rings);
         }
         self.ports.iter_mut().for_each(Port::close);
     }

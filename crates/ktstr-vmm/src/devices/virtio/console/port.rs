@@ -4,9 +4,12 @@ use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use crate::devices::virtio::{Chain, Rings};
+use crate::port::Leftover;
 
 /// Bytes taken from a socket at once, and of a chain that is sent at once.
 const CHUNK: usize = 64 << 10;
+/// Bytes that a port leaves behind at most; what a Linux guest has in a full queue is half of it.
+const LEFTOVER: usize = 8 << 20;
 
 /// A port and its stream.
 #[derive(Debug)]
@@ -14,11 +17,14 @@ pub(super) struct Port {
     name: Option<String>,
     /// `None` for a port without a host, or one that the host has closed.
     stream: Option<UnixStream>,
+    /// Where the reader finds what the socket does not take at the end.
+    leftover: Leftover,
+    left: usize,
     /// The host has closed, and the guest was not told yet.
     closed: bool,
     guest_open: bool,
     /// Bytes of the chain at the front of the transmit queue that were sent.
-    sent: usize,
+    sent: u64,
     /// The socket is full.
     blocked: bool,
     /// The guest has no receive buffer.
@@ -26,13 +32,19 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn new(name: Option<String>, stream: Option<UnixStream>) -> io::Result<Self> {
+    pub(super) fn new(
+        name: Option<String>,
+        stream: Option<UnixStream>,
+        leftover: Leftover,
+    ) -> io::Result<Self> {
         if let Some(stream) = &stream {
             stream.set_nonblocking(true)?;
         }
         Ok(Self {
             name,
             stream,
+            leftover,
+            left: 0,
             closed: false,
             guest_open: false,
             sent: 0,
@@ -95,21 +107,25 @@ impl Port {
         self.sent = 0;
     }
 
-    /// Sends the chain's bytes; `false` when some are left, which then stay at the front of the queue.
-    pub(super) fn send(&mut self, rings: &Rings, chain: &Chain) -> bool {
+    /// Sends the chain's bytes, in at most `turns` pieces, which it counts down; `false` when some are left, which then stay at
+    /// the front of the queue.
+    pub(super) fn send(&mut self, rings: &Rings, chain: &Chain, turns: &mut usize) -> bool {
         self.blocked = false;
-        let total = usize::try_from(chain.readable_len()).unwrap_or(usize::MAX);
+        let total = chain.readable_len();
         while self.sent < total {
             let Some(stream) = &mut self.stream else {
                 break;
             };
-            let end = self.sent.saturating_add(CHUNK).min(total);
-            let bytes = rings.read(chain, end);
-            let Some(rest) = bytes.get(self.sent..).filter(|rest| !rest.is_empty()) else {
-                break;
+            let Some(left) = turns.checked_sub(1) else {
+                return false;
             };
-            match stream.write(rest) {
-                Ok(len) => self.sent += len,
+            *turns = left;
+            let bytes = rings.read_from(chain, self.sent, CHUNK);
+            if bytes.is_empty() {
+                break;
+            }
+            match stream.write(&bytes) {
+                Ok(len) => self.sent = self.sent.saturating_add(len as u64),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -117,6 +133,22 @@ impl Port {
                 }
                 Err(_) => self.close(),
             }
+        }
+        self.sent = 0;
+        true
+    }
+
+    /// Leaves the rest of the chain behind for the reader; `false` when there is no room for all of it.
+    pub(super) fn leave(&mut self, rings: &Rings, chain: &Chain) -> bool {
+        let total = chain.readable_len();
+        while self.stream.is_some() && self.sent < total {
+            let bytes = rings.read_from(chain, self.sent, CHUNK.min(LEFTOVER - self.left));
+            if bytes.is_empty() {
+                return false;
+            }
+            self.leftover.push(&bytes);
+            self.left += bytes.len();
+            self.sent = self.sent.saturating_add(bytes.len() as u64);
         }
         self.sent = 0;
         true

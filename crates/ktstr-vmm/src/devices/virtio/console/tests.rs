@@ -1,9 +1,13 @@
 //! The console as a driver sees it.
 
 use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::devices::virtio::testutil::{Descriptor, Driver, WRITE};
+use crate::port::PortStream;
 use proptest::prelude::*;
 
 const SIZE: u16 = 8;
@@ -16,20 +20,26 @@ struct Bench {
     rings: Rings,
     console: Console,
     host: UnixStream,
+    left: Leftover,
 }
 
 impl Bench {
     fn new() -> Self {
-        let driver = Driver::new(6, SIZE);
-        let rings = driver.rings(SIZE);
+        Self::with(Driver::new(6, SIZE), SIZE)
+    }
+
+    fn with(driver: Driver, size: u16) -> Self {
+        let left = Leftover::default();
+        let rings = driver.rings(size);
         let (host, device) = UnixStream::pair().unwrap();
         host.set_nonblocking(true).unwrap();
-        let console = Console::new(vec![(String::from("frames"), device)]).unwrap();
+        let console = Console::new(vec![(String::from("frames"), device, left.clone())]).unwrap();
         Self {
             driver,
             rings,
             console,
             host,
+            left,
         }
     }
 
@@ -131,6 +141,116 @@ fn a_slow_host_loses_nothing() {
         bench.console.ready(1, &mut bench.rings);
     }
     assert!(got == sent, "bytes differ");
+}
+
+/// A guest that powers off with more sent than its reader has taken.
+#[test]
+fn what_nobody_has_read_at_the_end_is_read_after_it() {
+    let mut bench = Bench::new();
+    let mut sent = Vec::new();
+    let mut slot = 0u16;
+    // Until the socket is full, and so is the queue.
+    while !bench.console.ports[1].is_blocked() || !slot.is_multiple_of(SIZE) {
+        assert!(slot < 4096, "the socket never fills");
+        let bytes = vec![u8::try_from(slot % 251).unwrap(); 4096];
+        bench.send(TX, slot % SIZE, &bytes);
+        sent.extend(bytes);
+        slot += 1;
+    }
+    bench.console.end(&mut bench.rings);
+    let (other, _) = UnixStream::pair().unwrap();
+    let host = std::mem::replace(&mut bench.host, other);
+    host.set_nonblocking(false).unwrap();
+    let mut reader = PortStream::with_leftover(host, bench.left.clone());
+    let mut got = Vec::new();
+    reader.read_to_end(&mut got).unwrap();
+    assert!(
+        got == sent,
+        "{} of {} bytes, or others",
+        got.len(),
+        sent.len()
+    );
+}
+
+/// 4 GiB - 1 in one chain.
+fn huge_chain(bench: &Bench) {
+    for slot in 0..16u16 {
+        let last = slot == 15;
+        let descriptor = Descriptor {
+            gpa: 0,
+            len: u32::try_from(HUGE).unwrap() - u32::from(last),
+            flags: u16::from(!last),
+            next: slot + 1,
+        };
+        bench.driver.put(TX, slot.into(), descriptor);
+    }
+    bench.driver.offer(TX, &[0]);
+}
+
+const HUGE: u64 = 256 << 20;
+
+/// In a process of its own, whose memory is that of the test alone.
+#[test]
+fn a_chain_of_4_gib_takes_neither_memory_nor_a_turn_without_end() {
+    let program = std::env::current_exe().unwrap();
+    let name = "devices::virtio::console::tests::a_chain_of_4_gib_in_this_process";
+    let out = std::process::Command::new(program)
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(
+        out.status.success() && said.contains("1 passed"),
+        "{said}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+}
+
+#[test]
+#[ignore = "its memory is measured: another test runs it in a process of its own"]
+fn a_chain_of_4_gib_in_this_process() {
+    let mut bench = Bench::with(Driver::with_memory(6, 16, HUGE), 16);
+    huge_chain(&bench);
+    // A reader that is faster than the device: the socket never fills.
+    let (host, device) = UnixStream::pair().unwrap();
+    bench.console.ports[1] =
+        Port::new(Some("frames".into()), Some(device), Leftover::default()).unwrap();
+    let total = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&total);
+    let reader = std::thread::spawn(move || {
+        let mut host = host;
+        let mut bytes = vec![0; 1 << 20];
+        while let Ok(len) = host.read(&mut bytes)
+            && len > 0
+        {
+            counted.fetch_add(len as u64, Ordering::Relaxed);
+        }
+    });
+    let began = Instant::now();
+    // More than the memory that it may take.
+    while total.load(Ordering::Relaxed) < 96 << 20 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{total:?} bytes");
+        let before = total.load(Ordering::Relaxed);
+        bench.console.process(TX, &mut bench.rings);
+        // What a worker does next: look at its gate.
+        let again = !bench.rings.take_again().is_empty();
+        assert!(again || bench.console.ports[1].is_blocked(), "it has ended");
+        let turn = total.load(Ordering::Relaxed) - before;
+        assert!(
+            turn <= (BUDGET as u64) * (64 << 10) + (1 << 20),
+            "{turn} bytes"
+        );
+    }
+    assert!(bench.driver.used(TX).is_empty());
+    bench.console.end(&mut bench.rings);
+    reader.join().unwrap();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(kib < 64 << 10, "{kib} KiB");
 }
 
 #[test]

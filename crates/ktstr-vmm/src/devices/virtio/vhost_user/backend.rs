@@ -275,7 +275,7 @@ impl VhostUserBackendReqHandlerMut for Backend {
         Ok(())
     }
 
-    /// A ring that is dead stays dead until the driver resets it; nobody is told otherwise than by a counter.
+    /// A ring that is dead stays dead until the driver resets it; only a counter tells of it.
     fn set_vring_err(&mut self, index: u8, _fd: Option<File>) -> Result<()> {
         self.vring(index).map(drop)
     }

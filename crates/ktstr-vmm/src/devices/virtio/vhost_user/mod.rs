@@ -83,7 +83,7 @@ fn run(backend: &Arc<Mutex<Backend>>, socket: UnixStream) {
             match messages.handle_request() {
                 Ok(()) => {}
                 // QEMU's netdev enables its rings before it sets features (hw/net/vhost_net.c: vhost_net_start), and the message
-                // crate refuses that without telling which. Our cards have one pair of rings, and nobody disables them.
+                // crate refuses that without telling which. Our cards have one pair of rings, and no driver disables them.
                 Err(VhostError::InactiveFeature(_)) => {
                     lock(backend).enable_all();
                     if wants_reply && let Err(error) = (&watched).write_all(&ENABLED) {

@@ -25,7 +25,7 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    /// Listens on a name that nobody guesses; gives the name, too.
+    /// Listens on a random name; gives the name, too.
     ///
     /// # Errors
     /// When the system refuses the socket.
