@@ -195,7 +195,7 @@ mod tests {
             "{text}"
         );
         assert!(fit_for_kvm(judge(Ok(Duration::from_nanos(1)))).is_ok());
-        // Asked for only by those who want kvm and nothing else.
+        // Asked for only where kvm is required.
         assert!(EngineChoice::Tcg.check().is_ok() && EngineChoice::Auto.check().is_ok());
     }
 

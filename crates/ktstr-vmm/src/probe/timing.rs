@@ -45,7 +45,7 @@ pub(super) fn measure(enough: Duration) -> Result<Times, String> {
             matches!(exit, VcpuExit::Hlt).then_some(took)
         })
     });
-    // The kernel waits for a grace period to take a VM down, and nobody need wait for that.
+    // The kernel waits for a grace period to take a VM down, and there is no need to wait for that.
     thread::spawn(move || drop(guest));
     found
 }

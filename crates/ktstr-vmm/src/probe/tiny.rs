@@ -66,8 +66,24 @@ impl Tiny {
             .map_err(|error| failed(&error))
     }
 
+    /// Writes its memory.
+    #[cfg(test)]
+    pub(crate) fn write(&self, gpa: u64, bytes: &[u8]) -> Result<(), String> {
+        self.memory
+            .write_slice(bytes, GuestAddress(gpa))
+            .map_err(|error| failed(&error))
+    }
+
+    /// Reads a word of its memory.
+    #[cfg(test)]
+    pub(crate) fn read(&self, gpa: u64) -> Result<u64, String> {
+        self.memory
+            .read_obj(GuestAddress(gpa))
+            .map_err(|error| failed(&error))
+    }
+
     /// Makes it ready to run at `rip`, in 64-bit mode.
-    pub(super) fn reset(&self, rip: u64) -> Result<(), String> {
+    pub(crate) fn reset(&self, rip: u64) -> Result<(), String> {
         let refused =
             |error: kvm_ioctls::Error| format!("/dev/kvm refuses the vCPU's registers: {error}");
         let mut sregs = self.vcpu.get_sregs().map_err(refused)?;

@@ -1,4 +1,4 @@
-//! The host's CPUs, grouped by LLC, as far as this process may use them.
+//! The host's CPUs, grouped by LLC and core, as far as this process may use them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,10 +9,13 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 const SYSFS: &str = "/sys/devices/system/cpu";
 
-/// Usable CPUs of each LLC, ascending; the LLCs in the order of their first CPU.
+/// The cores of an LLC, each with its usable CPUs, which are SMT siblings; all in the order of their first CPU.
+pub(super) type Llc = Vec<Vec<u32>>;
+
+/// Usable CPUs by LLC and core; the LLCs in the order of their first CPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HostCpus {
-    pub(super) llcs: Vec<Vec<u32>>,
+    pub(super) llcs: Vec<Llc>,
 }
 
 impl HostCpus {
@@ -22,24 +25,45 @@ impl HostCpus {
         let allowed = (0..CpuSet::MAX_CPU)
             .filter(|cpu| allowed.is_set(*cpu))
             .filter_map(|cpu| u32::try_from(cpu).ok());
-        Ok(Self::group(allowed, |cpu| {
-            shared_with(Path::new(SYSFS), cpu)
-        }))
+        Ok(Self::group(allowed, Path::new(SYSFS)))
     }
 
-    /// Without LLC information, all CPUs are one LLC.
-    fn group(allowed: impl Iterator<Item = u32>, llc_of: impl Fn(u32) -> Option<String>) -> Self {
-        let mut groups: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    /// Without LLC information, all CPUs are one LLC; without core information, each is a core.
+    fn group(allowed: impl Iterator<Item = u32>, sysfs: &Path) -> Self {
+        let mut groups: BTreeMap<String, BTreeMap<String, Vec<u32>>> = BTreeMap::new();
         for cpu in allowed {
-            groups
-                .entry(llc_of(cpu).unwrap_or_default())
-                .or_default()
-                .push(cpu);
+            let llc = shared_with(sysfs, cpu).unwrap_or_default();
+            let core = siblings(sysfs, cpu).unwrap_or_else(|| cpu.to_string());
+            let cores = groups.entry(llc).or_default();
+            cores.entry(core).or_default().push(cpu);
         }
-        let mut llcs: Vec<Vec<u32>> = groups.into_values().collect();
+        let sorted = |cores: BTreeMap<String, Vec<u32>>| {
+            let mut cores: Llc = cores.into_values().collect();
+            cores.sort();
+            cores
+        };
+        let mut llcs: Vec<Llc> = groups.into_values().map(sorted).collect();
         llcs.sort();
         Self { llcs }
     }
+
+    /// Every usable CPU.
+    pub(super) fn all(&self) -> impl Iterator<Item = u32> {
+        self.llcs.iter().flatten().flatten().copied()
+    }
+
+    /// Some core has more than one usable CPU.
+    pub(super) fn has_smt(&self) -> bool {
+        self.llcs.iter().flatten().any(|core| core.len() > 1)
+    }
+}
+
+/// The CPUs of `cpu`'s core, as sysfs writes them; kernels before 5.3 have the older name alone.
+fn siblings(sysfs: &Path, cpu: u32) -> Option<String> {
+    let topology = sysfs.join(format!("cpu{cpu}/topology"));
+    let read = |name: &str| fs::read_to_string(topology.join(name)).ok();
+    let text = read("core_cpus_list").or_else(|| read("thread_siblings_list"))?;
+    Some(text.trim().to_owned())
 }
 
 /// The CPUs that share the last level cache with `cpu`, as sysfs writes them.
@@ -64,9 +88,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpus_are_grouped_by_their_last_cache() {
+    fn cpus_are_grouped_by_their_last_cache_and_their_core() {
         let dir = tempfile::tempdir().unwrap();
-        for (cpu, l3) in [(0, "0-1"), (1, "0-1"), (2, "2-3"), (3, "2-3")] {
+        for (cpu, l3, core) in [
+            (0, "0-1,4-5", "0,4"),
+            (1, "0-1,4-5", "1,5"),
+            (2, "2-3", "2"),
+            (3, "2-3", "3"),
+            (4, "0-1,4-5", "0,4"),
+            (5, "0-1,4-5", "1,5"),
+        ] {
+            let topology = dir.path().join(format!("cpu{cpu}/topology"));
+            fs::create_dir_all(&topology).unwrap();
+            // The older name.
+            fs::write(topology.join("thread_siblings_list"), core).unwrap();
             for (index, level, shared) in [(0, "1", cpu.to_string()), (3, "3", l3.to_owned())] {
                 let cache = dir.path().join(format!("cpu{cpu}/cache/index{index}"));
                 fs::create_dir_all(&cache).unwrap();
@@ -74,14 +109,20 @@ mod tests {
                 fs::write(cache.join("shared_cpu_list"), format!("{shared}\n")).unwrap();
             }
         }
-        let host = HostCpus::group([0, 2, 3].into_iter(), |cpu| shared_with(dir.path(), cpu));
-        assert_eq!(host.llcs, [vec![0], vec![2, 3]]);
+        let host = HostCpus::group([0, 2, 3, 4, 5].into_iter(), dir.path());
+        assert_eq!(
+            host.llcs,
+            [vec![vec![0, 4], vec![5]], vec![vec![2], vec![3]],]
+        );
+        assert!(host.has_smt());
+        assert_eq!(host.all().count(), 5);
     }
 
     #[test]
     fn without_caches_all_cpus_are_one_llc() {
-        let host = HostCpus::group([0, 5].into_iter(), |_| None);
-        assert_eq!(host.llcs, [vec![0, 5]]);
+        let host = HostCpus::group([0, 5].into_iter(), Path::new("/nonexistent"));
+        assert_eq!(host.llcs, [vec![vec![0], vec![5]]]);
+        assert!(!host.has_smt());
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Performance mode: host CPUs of a VM's own.
 //!
 //! ```text
-//!   hostcpu: which CPUs and LLCs this process may use   (sysfs, affinity)
-//!   assign:  a host CPU for each vCPU, LLC by LLC       (pure)
-//!   reserve: lock files, so that several processes share a host
-//!   apply:   pin and SCHED_FIFO on the vCPU's own thread
+//!   hostcpu: which CPUs, cores and LLCs this process may use   (sysfs, affinity)
+//!   assign:  a host CPU for each vCPU, LLC by LLC, core by core (pure)
+//!   reserve: lock files, so that several processes share a host; one CPU stays free
+//!   apply:   pin the vCPU's own thread, and SCHED_FIFO where that is not throttled
 //! ```
 //!
 //! What the host cannot give is [`Error::PerfModeUnavailable`](crate::Error::PerfModeUnavailable), a reason to skip; what another
@@ -13,12 +13,17 @@
 mod apply;
 mod assign;
 mod hostcpu;
+mod outlook;
 mod reserve;
 
-pub(super) use apply::make_real_time;
+use apply::Policy;
+pub(super) use apply::take_cpu;
+pub(crate) use outlook::findings;
 pub(super) use reserve::Reservation;
 
 use std::path::Path;
+
+use rustix::thread::CpuSet;
 
 const FREE_HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
 
@@ -27,20 +32,40 @@ use crate::error::{Error, Result};
 use crate::memory::Backing;
 use crate::topology::Topology;
 
+/// What performance mode has of the host's CPUs for one VM.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub(super) reservation: Reservation,
+    pub(super) policy: Policy,
+    /// For the VM's other threads.
+    pub(super) rest: CpuSet,
+}
+
 /// Finds and reserves a host CPU for each vCPU.
-pub(super) fn reserve(topology: &Topology, lock_dir: &Path) -> Result<Reservation> {
+pub(super) fn reserve(topology: &Topology, lock_dir: &Path) -> Result<Grant> {
     let host = HostCpus::read().map_err(Error::system("read the host's CPUs"))?;
     let reservation = Reservation::take(lock_dir, &host, topology)?;
-    check_priority(&reservation)?;
-    Ok(reservation)
+    let policy = Policy::of_host();
+    check_priority(&reservation, policy)?;
+    let mut rest = CpuSet::new();
+    for cpu in host.all().filter(|cpu| !reservation.cpus().contains(cpu)) {
+        if let Ok(cpu) = usize::try_from(cpu) {
+            rest.set(cpu);
+        }
+    }
+    Ok(Grant {
+        reservation,
+        policy,
+        rest,
+    })
 }
 
 /// Tries what every vCPU thread will do, where it can still be reported.
-fn check_priority(reservation: &Reservation) -> Result<()> {
+fn check_priority(reservation: &Reservation, policy: Policy) -> Result<()> {
     let Some(cpu) = reservation.cpu_of(0) else {
         return Ok(());
     };
-    let tried = std::thread::spawn(move || make_real_time(cpu)).join();
+    let tried = std::thread::spawn(move || take_cpu(cpu, policy)).join();
     match tried {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {

@@ -1,11 +1,11 @@
-//! Lock files: who holds a host's LLCs and CPUs. The kernel frees them when their holder ends, however it ends.
+//! Lock files: which processes hold a host's LLCs and CPUs. The kernel frees them when their holder ends, however it ends.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::assign::{assign, candidates};
+use super::assign::candidates;
 use super::hostcpu::HostCpus;
 use crate::error::{Error, Result};
 use crate::topology::Topology;
@@ -18,41 +18,46 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// Locks an LLC of the host for each of the guest's, of those that nobody else holds, and their CPUs.
+    /// Locks an LLC of the host for each of the guest's, of those that no other process holds, and their CPUs.
     ///
-    /// Nobody waits for a lock, so two processes cannot wait for each other: who does not get enough gives all back.
+    /// One CPU that no VM holds is left to the host. No process waits for a lock, so two cannot wait for each other: one that does not get enough gives all back.
     pub(super) fn take(dir: &Path, host: &HostCpus, topology: &Topology) -> Result<Self> {
         fs::create_dir_all(dir).map_err(Error::system("create the lock directory"))?;
         let candidates =
-            candidates(topology, &host.llcs).map_err(|lacking| Error::PerfModeUnavailable {
+            candidates(topology, host).map_err(|lacking| Error::PerfModeUnavailable {
                 what: lacking.what,
                 needed: lacking.needed,
                 found: lacking.found,
             })?;
         let wanted = usize::try_from(topology.llcs()).unwrap_or(usize::MAX);
-        let (mut chosen, mut locks, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut cpus, mut locks, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for llc in candidates {
-            if chosen.len() == wanted {
+            if locks.len() == wanted {
                 break;
             }
-            let number = llc.first().copied().unwrap_or_default();
-            match lock(&dir.join(format!("ktstr-llc-{number}.lock"))) {
+            match lock(&dir.join(format!("ktstr-llc-{}.lock", llc.first))) {
                 Ok(lock) => {
-                    chosen.push(llc);
+                    cpus.extend(llc.cpus);
                     locks.push(lock);
                 }
                 Err(Error::ResourceContention { resource }) => held.push(resource),
                 Err(error) => return Err(error),
             }
         }
-        if chosen.len() < wanted {
+        if locks.len() < wanted {
             return Err(Error::ResourceContention {
                 resource: held.join(", "),
             });
         }
-        let cpus = assign(topology, &chosen);
+        let of_cpu = |cpu: u32| dir.join(format!("ktstr-cpu-{cpu}.lock"));
         for cpu in &cpus {
-            locks.push(lock(&dir.join(format!("ktstr-cpu-{cpu}.lock")))?);
+            locks.push(lock(&of_cpu(*cpu))?);
+        }
+        let mut others = host.all().filter(|cpu| !cpus.contains(cpu));
+        if !others.any(|cpu| is_free(&of_cpu(cpu))) {
+            return Err(Error::ResourceContention {
+                resource: String::from("the last host CPU but one"),
+            });
         }
         Ok(Self {
             cpus,
@@ -60,9 +65,23 @@ impl Reservation {
         })
     }
 
+    /// The vCPUs' CPUs.
+    pub(super) fn cpus(&self) -> &[u32] {
+        &self.cpus
+    }
+
     /// The host CPU of a vCPU.
     pub(crate) fn cpu_of(&self, vcpu: usize) -> Option<u32> {
         self.cpus.get(vcpu).copied()
+    }
+}
+
+/// No VM holds the CPU of this lock file.
+fn is_free(path: &Path) -> bool {
+    match File::open(path) {
+        // Held for a moment: a process that wants it just now tries again later.
+        Ok(file) => file.try_lock().is_ok(),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
@@ -80,7 +99,7 @@ fn lock(path: &Path) -> Result<File> {
     }
 }
 
-/// A lock needs no write, and every user of the host must be able to take it, whatever the umask of who was first.
+/// A lock needs no write, and every user of the host must be able to take it, whatever the umask of its creator.
 fn open(path: &Path) -> io::Result<File> {
     match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -91,7 +110,7 @@ fn open(path: &Path) -> io::Result<File> {
         .set_permissions(fs::Permissions::from_mode(0o644))?;
     match new.persist_noclobber(path) {
         Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
-        // Opened by its name again: who lost the race must lock the winner's.
+        // Opened by its name again: the loser of a race must lock the winner's file.
         _ => File::open(path),
     }
 }
@@ -102,8 +121,63 @@ mod tests {
 
     fn host() -> HostCpus {
         HostCpus {
-            llcs: vec![vec![0, 1], vec![2, 3]],
+            llcs: vec![vec![vec![0], vec![1]], vec![vec![2], vec![3]]],
         }
+    }
+
+    /// Four LLCs of two cores with two threads each.
+    fn server() -> HostCpus {
+        let llc = |first: u32| vec![vec![first, first + 8], vec![first + 1, first + 9]];
+        HostCpus {
+            llcs: [0, 2, 4, 6].map(llc).to_vec(),
+        }
+    }
+
+    #[test]
+    fn two_vms_share_a_host_of_four_llcs_and_a_third_waits_its_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let take = |shape: &str| Reservation::take(dir.path(), &server(), &shape.parse().unwrap());
+        let first = take("1n2l2c1t").unwrap();
+        let second = take("1n2l1c2t").unwrap();
+        assert_eq!(first.cpus(), [0, 1, 2, 3]);
+        assert_eq!(second.cpus(), [4, 12, 6, 14]);
+        for _ in 0..2 {
+            let error = take("1n1l1c1t").unwrap_err();
+            assert!(matches!(error, Error::ResourceContention { .. }), "{error}");
+        }
+        drop(first);
+        let third = take("1n1l1c1t").unwrap();
+        assert_eq!(third.cpus(), [0]);
+    }
+
+    #[test]
+    fn the_last_cpu_is_the_hosts() {
+        let dir = tempfile::tempdir().unwrap();
+        let take = |shape: &str| Reservation::take(dir.path(), &server(), &shape.parse().unwrap());
+        // All sixteen: never.
+        let error = take("1n4l2c2t").unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::PerfModeUnavailable {
+                    needed: 17,
+                    found: 16,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        // The last four of them: not while another VM has the other twelve.
+        let first = take("1n3l2c2t").unwrap();
+        let error = take("1n1l2c2t").unwrap_err();
+        assert!(
+            matches!(&error, Error::ResourceContention { resource } if resource.contains("last host CPU")),
+            "{error}"
+        );
+        // Three cores' worth leaves one.
+        let second = take("1n1l2c1t").unwrap();
+        drop((first, second));
+        take("1n1l2c2t").unwrap();
     }
 
     #[track_caller]
@@ -131,7 +205,7 @@ mod tests {
         take(dir.path(), "1n2l1c1t").unwrap_err();
         let fourth = take(dir.path(), "1n1l2c1t").unwrap();
         drop((third, fourth));
-        take(dir.path(), "1n2l2c1t").unwrap();
+        take(dir.path(), "1n2l1c1t").unwrap();
         let mode = |path: fs::DirEntry| path.metadata().unwrap().permissions().mode() & 0o777;
         let files = fs::read_dir(dir.path()).unwrap().flatten();
         assert!(files.map(mode).all(|mode| mode == 0o644));
