@@ -1,21 +1,24 @@
 //! The virtio devices of a VM: which there are, where they sit, which thread serves them.
 
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use kvm_ioctls::IoEventAddress;
 
-use super::layout::{VIRTIO_BASE, VIRTIO_GSIS, VIRTIO_STRIDE};
-use super::machine::{Machine, failed};
+use super::ioctl::failed;
+use super::machine::Machine;
 use crate::acpi::VirtioPlace;
+use crate::config::Config;
 use crate::devices::virtio::cards::{Card, CardCounters, cards};
 use crate::devices::virtio::console::Console;
 use crate::devices::virtio::rng::Entropy;
-use crate::devices::virtio::{Device, NOTIFY_OFFSET, Transport, Worker, Workers, eventfd};
+use crate::devices::virtio::{
+    Device, NOTIFY_OFFSET, Registers, Transport, Worker, Workers, eventfd,
+};
 use crate::error::{Error, Result};
+use crate::layout::{VIRTIO_BASE, VIRTIO_GSIS, VIRTIO_STRIDE};
 use crate::memory::GuestMemory;
-use crate::port::PortStream;
-use crate::vm::Config;
+use crate::port::{Leftover, PortStream};
 
 /// The host's ends of the ports.
 pub(super) type Ports = Vec<(String, Option<PortStream>)>;
@@ -33,8 +36,10 @@ pub(super) fn models(config: &Config) -> Result<Models> {
     let (mut ports, mut guest) = (Ports::new(), Vec::new());
     for name in &config.ports {
         let (host, device) = UnixStream::pair().map_err(Error::system("create a socket pair"))?;
-        ports.push((name.clone(), Some(PortStream::new(host))));
-        guest.push((name.clone(), device));
+        let leftover = Leftover::default();
+        let stream = PortStream::with_leftover(host, leftover.clone());
+        ports.push((name.clone(), Some(stream)));
+        guest.push((name.clone(), device, leftover));
     }
     let console = Console::new(guest).map_err(Error::system("set a port up"))?;
     let model = |name: &str, device: Box<dyn Device>| Card {
@@ -77,7 +82,7 @@ pub(super) fn places(models: &[Card]) -> Result<Vec<VirtioPlace>> {
 /// Devices in their places, their threads not started yet.
 #[derive(Debug)]
 pub(super) struct Attached {
-    pub(super) transports: Vec<Arc<Mutex<Transport>>>,
+    pub(super) registers: Vec<Registers>,
     pub(super) workers: Arc<Workers>,
     pub(super) threads: Vec<Worker>,
 }
@@ -91,7 +96,7 @@ pub(super) fn attach(
 ) -> Result<Attached> {
     let names = models.iter().map(|model| model.name.clone()).collect();
     let mut attached = Attached {
-        transports: Vec::new(),
+        registers: Vec::new(),
         workers: Arc::new(Workers::new(names)?),
         threads: Vec::new(),
     };
@@ -111,19 +116,20 @@ pub(super) fn attach(
             .iter()
             .map(|kick| kick.try_clone().map_err(Error::system("share an eventfd")))
             .collect::<Result<_>>()?;
-        let transport = Transport::new(model.device, memory.inner().clone(), line, clones);
+        let transport = Transport::new(model.device, memory.mapping()?.clone(), line, clones);
         let transport = transport.map_err(|error| Error::Refused {
             what: format!("attach {}", model.name),
             reason: error.to_string(),
         })?;
-        let transport = Arc::new(Mutex::new(transport));
-        attached.transports.push(Arc::clone(&transport));
+        let registers = Registers::new(transport);
         attached.threads.push(Worker {
-            transport,
+            transport: registers.transport(),
             kicks,
             workers: Arc::clone(&attached.workers),
             index,
+            cpus: None,
         });
+        attached.registers.push(registers);
     }
     Ok(attached)
 }

@@ -1,11 +1,9 @@
 //! From an exit's address to a device.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use crate::devices::power::{Power, PowerRequest};
 use crate::devices::serial::Uart;
-use crate::devices::virtio::Transport;
-use crate::engine::kvm::layout::{COM_PORTS, COM1_PORT, COM2_PORT, VIRTIO_BASE, VIRTIO_STRIDE};
+use crate::devices::virtio::Registers;
+use crate::layout::{COM_PORTS, COM1_PORT, COM2_PORT, VIRTIO_BASE, VIRTIO_STRIDE};
 
 /// Every device of a VM that exits reach.
 #[derive(Debug)]
@@ -14,7 +12,7 @@ pub(crate) struct Bus {
     pub(crate) com2: Uart,
     pub(crate) power: Power,
     /// In the order of their addresses.
-    pub(crate) virtio: Vec<Arc<Mutex<Transport>>>,
+    pub(crate) virtio: Vec<Registers>,
 }
 
 impl Bus {
@@ -38,7 +36,7 @@ impl Bus {
         self.power.write(port, data)
     }
 
-    /// The guest reads a port; nobody there reads as ones, like on a PC.
+    /// The guest reads a port; without a device it reads ones, as on a PC.
     pub(crate) fn read_port(&self, port: u16, data: &mut [u8]) {
         if let Some((uart, offset)) = self.uart(port) {
             for byte in data {
@@ -57,22 +55,21 @@ impl Bus {
     }
 
     /// The device at `gpa`, and the offset into its registers.
-    fn device(&self, gpa: u64) -> Option<(MutexGuard<'_, Transport>, u64)> {
+    fn device(&self, gpa: u64) -> Option<(&Registers, u64)> {
         let offset = gpa.checked_sub(u64::from(VIRTIO_BASE))?;
         let stride = u64::from(VIRTIO_STRIDE);
         let device = self.virtio.get(usize::try_from(offset / stride).ok()?)?;
-        let device = device.lock().unwrap_or_else(PoisonError::into_inner);
         Some((device, offset % stride))
     }
 
     /// The guest writes where there is no memory.
     pub(crate) fn write_memory(&self, gpa: u64, data: &[u8]) {
-        if let Some((mut device, offset)) = self.device(gpa) {
+        if let Some((device, offset)) = self.device(gpa) {
             device.write(offset, data);
         }
     }
 
-    /// The guest reads where there is no memory; nobody there reads as ones.
+    /// The guest reads where there is no memory; without a device it reads ones.
     pub(crate) fn read_memory(&self, gpa: u64, data: &mut [u8]) {
         match self.device(gpa) {
             Some((device, offset)) => device.read(offset, data),
@@ -85,7 +82,7 @@ impl Bus {
 mod tests {
     use super::*;
     use crate::console::ConsoleLog;
-    use crate::engine::kvm::layout::PM1_CONTROL_PORT;
+    use crate::layout::PM1_CONTROL_PORT;
     use vmm_sys_util::eventfd::EventFd;
 
     #[test]

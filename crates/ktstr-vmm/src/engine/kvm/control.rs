@@ -11,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use super::bus::Bus;
 use super::debug::Watches;
-use super::gate::Gate;
 use super::kick::Kicker;
 use super::slots::Slots;
+use super::tsc::Tsc;
 use super::turns::Turns;
 use crate::console::{ConsoleLog, kernel_panic};
+use crate::devices::gate::Gate;
 use crate::devices::virtio::Workers;
+use crate::exit::{ExitReason, VcpuRegs};
 use crate::memory::GuestMemory;
 use crate::standstill::StandStill;
-use crate::vm::{ExitReason, VcpuRegs};
 
 /// A kick is repeated after this time; one is enough unless the host loses signals.
 const KICK_AGAIN: Duration = Duration::from_millis(20);
@@ -57,6 +58,8 @@ pub(super) struct Parts {
     pub(super) com1: ConsoleLog,
     pub(super) exit_event: OwnedFd,
     pub(super) deadline: Instant,
+    /// Where the guest's clock is its TSC.
+    pub(super) tsc: Option<Tsc>,
 }
 
 /// Shared by vCPU threads, keeper and user.
@@ -72,6 +75,7 @@ pub(super) struct Control {
     pub(super) workers: Arc<Workers>,
     pub(super) com1: ConsoleLog,
     pub(super) exit_event: OwnedFd,
+    pub(super) tsc: Option<Tsc>,
     deadline: Instant,
     state: Mutex<State>,
     changed: Condvar,
@@ -90,6 +94,7 @@ impl Control {
             workers: parts.workers,
             com1: parts.com1,
             exit_event: parts.exit_event,
+            tsc: parts.tsc,
             deadline: parts.deadline,
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -200,7 +205,7 @@ impl Control {
         }
     }
 
-    /// Parks vCPUs, then device threads; gives who did not park until `until`.
+    /// Parks vCPUs, then device threads; gives those that did not park until `until`.
     pub(super) fn park(&self, until: Instant) -> Vec<String> {
         self.gate.close();
         self.workers.gate.close();

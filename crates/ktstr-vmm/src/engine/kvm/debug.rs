@@ -1,7 +1,7 @@
 //! The watches of a VM and their hits.
 //!
-//! Most are in the four debug registers, which every vCPU arms for itself (Intel SDM 3B §17.2). Where those do not work, watches lie
-//! in guest memory: a read-only page for a write, a instruction that leaves the guest for an execution.
+//! Most are in the four debug registers, which every vCPU arms for itself (Intel SDM 3, "Debug Registers"). Where those do not work, watches lie
+//! in guest memory: a read-only page for a write, an instruction that leaves the guest for an execution.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,13 +13,14 @@ use kvm_bindings::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug}
 use super::translate::page_of;
 
 use crate::error::{Error, Result};
+use crate::time::from_now;
 use crate::watch::{Watch, WatchHit, WatchId, WatchKind};
 
 /// Debug registers of an x86 CPU, and as many watches in memory.
 const SLOTS: usize = 4;
 /// DR7: always-one bit, exact breakpoints.
 const DR7_BASE: u64 = 0x700;
-/// Hits that nobody fetched; later ones are dropped.
+/// Hits that were not fetched; later ones are dropped.
 const MAX_HITS: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -250,6 +251,12 @@ impl Watches {
         Some(registers(&self.lock().slots))
     }
 
+    /// What a vCPU has to have armed, at the epoch that this updates.
+    pub(crate) fn all(&self, epoch: &mut u32) -> kvm_guest_debug {
+        *epoch = self.epoch.load(Ordering::Acquire);
+        registers(&self.lock().slots)
+    }
+
     /// A debug exit on `vcpu` with these `dr6` and instruction pointer.
     pub(crate) fn hit(&self, vcpu: u32, dr6: u64, rip: u64) -> Hit {
         let mut state = self.lock();
@@ -267,7 +274,7 @@ impl Watches {
         hit
     }
 
-    /// Tells whoever waits; apart from [`hit`](Self::hit), so that the gate is closed first.
+    /// Wakes the waiting threads; apart from [`hit`](Self::hit), so that the gate is closed first.
     pub(crate) fn announce(&self) {
         self.came.notify_all();
     }
@@ -290,7 +297,7 @@ impl Watches {
 
     /// The next hit, waiting for it `deadline` long.
     pub(crate) fn next(&self, deadline: Duration) -> Option<WatchHit> {
-        let until = Instant::now() + deadline;
+        let until = from_now(deadline);
         let mut state = self.lock();
         loop {
             if let Some(hit) = state.hits.pop_front() {

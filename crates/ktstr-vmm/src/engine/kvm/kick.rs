@@ -91,7 +91,7 @@ impl Kicker {
     /// Makes the calling thread kickable for `vcpu`, whose `immediate_exit` byte outlives the guard.
     ///
     /// # Safety
-    /// `immediate_exit` stays valid until the guard is dropped, and nobody accesses it meanwhile but this thread and the
+    /// `immediate_exit` stays valid until the guard is dropped, and it is accessed meanwhile only by this thread and the
     /// kernel.
     pub(crate) unsafe fn enter(
         &self,
@@ -104,6 +104,13 @@ impl Kicker {
         let thread = unsafe { libc::gettid() };
         self.set(vcpu, Some(thread));
         Ok(Kickable { kicker: self, vcpu })
+    }
+
+    /// The threads of all vCPUs, in order; none as long as one has none.
+    pub(crate) fn threads(&self) -> Vec<libc::pid_t> {
+        let threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Option<Vec<_>> = threads.iter().copied().collect();
+        all.unwrap_or_default()
     }
 
     /// Kicks the thread that runs `vcpu`, if one does.
@@ -195,7 +202,7 @@ mod tests {
         drop(signal);
         assert_eq!(handler(), on_kick as *const () as usize);
         drop(second);
-        // Another test of this process may hold the signal meanwhile; a kick to nobody must do nothing.
+        // Another test of this process may hold the signal meanwhile; a kick without a target must do nothing.
         kicker.kick_all();
     }
 }

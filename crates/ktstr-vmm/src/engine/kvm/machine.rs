@@ -1,6 +1,5 @@
 //! KVM's objects: the VM with its memory and interrupt chips, the vCPUs in their first state.
 
-use std::io;
 use std::sync::Arc;
 
 use kvm_bindings::{
@@ -13,10 +12,12 @@ use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::boot::{Entry, initial_registers};
-use super::layout::{COM1_IRQ, COM2_IRQ, KVM_IDENTITY_MAP, KVM_TSS};
+use super::ioctl::failed;
 use super::slots::Slots;
+use super::tsc;
 use crate::cpuid::{ApicLayout, Hints, for_vcpu};
 use crate::error::{Error, Result};
+use crate::layout::{COM1_IRQ, COM2_IRQ, KVM_IDENTITY_MAP, KVM_TSS};
 use crate::memory::GuestMemory;
 use crate::probe::create_vm;
 use crate::topology::Topology;
@@ -37,8 +38,29 @@ const REQUIRED: [(Cap, &str); 12] = [
     (Cap::SetGuestDebug, "KVM_CAP_SET_GUEST_DEBUG"),
 ];
 
+/// What of it this host's KVM lacks.
+pub(super) fn missing(kvm: &Kvm) -> Vec<&'static str> {
+    REQUIRED
+        .into_iter()
+        .filter(|(cap, _)| !kvm.check_extension(*cap))
+        .map(|(_, name)| name)
+        .collect()
+}
+
+/// Refuses a KVM that lacks what the engine needs.
+fn check(kvm: &Kvm) -> Result<()> {
+    let missing = missing(kvm);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        what: String::from("serve a VM"),
+        reason: format!("/dev/kvm lacks {}; use the tcg engine", missing.join(", ")),
+    })
+}
+
 /// 255 addresses all local APICs in their older mode.
-const LAST_XAPIC_ID: u32 = 254;
+pub(super) const LAST_XAPIC_ID: u32 = 254;
 /// Intel SDM 3A §11.12.1: the local APIC is in x2APIC mode.
 const APIC_BASE_X2APIC: u64 = 1 << 10;
 /// Intel SDM 4: memory types; enabled, write-back unless said otherwise.
@@ -46,12 +68,13 @@ const MTRR_DEF_TYPE: (u32, u64) = (0x2ff, 1 << 11 | 6);
 /// Fast strings.
 const MISC_ENABLE: (u32, u64) = (0x1a0, 1);
 
-/// Turns what an ioctl said into our error.
-pub(super) fn failed(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    move |error| Error::System {
-        what,
-        source: io::Error::from_raw_os_error(error.errno()),
-    }
+/// What the vCPUs of a VM shall be, beside their topology.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wanted {
+    /// Never preempted.
+    pub(super) realtime: bool,
+    /// With a TSC that Linux takes for its clock.
+    pub(super) invariant_tsc: bool,
 }
 
 /// A VM that KVM knows, without devices.
@@ -66,17 +89,7 @@ impl Machine {
     /// Opens /dev/kvm and makes a VM with `memory` and the interrupt chips of a PC.
     pub(super) fn new(memory: &GuestMemory) -> Result<Self> {
         let kvm = Kvm::new().map_err(failed("open /dev/kvm"))?;
-        let missing: Vec<&str> = REQUIRED
-            .into_iter()
-            .filter(|(cap, _)| !kvm.check_extension(*cap))
-            .map(|(_, name)| name)
-            .collect();
-        if !missing.is_empty() {
-            return Err(Error::Refused {
-                what: String::from("serve a VM"),
-                reason: format!("/dev/kvm lacks {}; use the tcg engine", missing.join(", ")),
-            });
-        }
+        check(&kvm)?;
         let vm = Arc::new(create_vm(&kvm).map_err(failed("create a VM"))?);
         let slots = Arc::new(Slots::new(Arc::clone(&vm), memory)?);
         let machine = Self { kvm, vm, slots };
@@ -146,7 +159,7 @@ impl Machine {
         &self,
         topology: &Topology,
         entry: Entry,
-        realtime: bool,
+        wanted: Wanted,
     ) -> Result<Vec<VcpuFd>> {
         let layout = ApicLayout::new(topology);
         let total = topology.total_cpus();
@@ -155,11 +168,13 @@ impl Machine {
             .kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(failed("ask for the supported CPUID"))?;
-        let hints = Hints {
-            realtime,
-            tsc_deadline: self.kvm.check_extension(Cap::TscDeadlineTimer),
-        };
         let needs_x2apic = topology.max_apic_id() > LAST_XAPIC_ID;
+        let hints = Hints {
+            realtime: wanted.realtime,
+            tsc_deadline: self.kvm.check_extension(Cap::TscDeadlineTimer),
+            invariant_tsc: wanted.invariant_tsc,
+            large_ids: needs_x2apic,
+        };
         if needs_x2apic {
             let api = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
             self.enable(KVM_CAP_X2APIC_API, api.into());
@@ -171,6 +186,22 @@ impl Machine {
                 .vm
                 .create_vcpu(u64::from(layout.id(vcpu)))
                 .map_err(failed("create a vCPU"))?;
+            if wanted.invariant_tsc && tsc::is_unstable() {
+                return Err(Error::Refused {
+                    what: String::from("show an invariant TSC"),
+                    reason: String::from(
+                        "the host's kernel found its own TSC unstable (it is not among the clock sources), and KVM moves a guest's then",
+                    ),
+                });
+            }
+            if wanted.invariant_tsc && !tsc::can_set(&fd) {
+                return Err(Error::Refused {
+                    what: String::from("show an invariant TSC"),
+                    reason: String::from(
+                        "a freeze could not be kept from the guest: this host's KVM cannot set a TSC (Linux 5.16 and later can)",
+                    ),
+                });
+            }
             let entries = for_vcpu(supported.as_slice(), layout, vcpu, hints);
             set_cpuid(&fd, &entries)?;
             set_msrs(&fd)?;

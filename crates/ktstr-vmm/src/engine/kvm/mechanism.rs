@@ -88,7 +88,7 @@ fn fires_in_registers() -> Result<bool, String> {
         ..Default::default()
     };
     debug.arch.debugreg[0] = WORD;
-    // Slot 0: enabled, a write, four bytes (Intel SDM 3B §17.2.4).
+    // Slot 0: enabled, a write, four bytes (Intel SDM 3, "Debug Control Register").
     debug.arch.debugreg[7] = 0x700 | 0b11 | 0b1101 << 16;
     guest
         .vcpu

@@ -13,26 +13,32 @@
 //! vCPUs run on threads of their own that end with the VM, so a caller's FPU state, segment bases and signal mask are never
 //! touched; the action of the kick signal is restored with the last VM of the process.
 
+mod ask;
 mod attach;
 mod boot;
 mod bus;
 mod control;
 mod debug;
-pub(crate) mod gate;
+mod failure;
+mod ioctl;
 mod kick;
-pub(crate) mod layout;
 mod machine;
 mod mechanism;
 mod memwatch;
+mod own_debug;
 mod perf;
 mod slots;
 mod stats;
 mod step;
+mod threads;
 mod translate;
+mod tsc;
 mod turns;
 mod vcpu;
 mod vm;
 
-pub use boot::BootError;
+pub(crate) use ask::HostKvm;
+pub(crate) use boot::elf_len;
 pub(crate) use mechanism::mechanism;
+pub(crate) use perf::findings as performance_findings;
 pub(crate) use vm::KvmVm;

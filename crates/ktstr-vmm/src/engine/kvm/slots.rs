@@ -12,7 +12,7 @@ use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use vm_memory::{Address as _, GuestMemoryBackend as _, GuestMemoryRegion as _};
 
-use super::machine::failed;
+use super::ioctl::failed;
 use crate::error::{Error, Result};
 use crate::memory::GuestMemory;
 
@@ -39,11 +39,12 @@ pub(super) struct Slots {
 }
 
 impl Slots {
-    /// Gives `vm` all of `memory`, which whoever runs its vCPUs keeps mapped as long as they run.
+    /// Gives `vm` all of `memory`, which the vCPUs' owner keeps mapped as long as they run.
     pub(super) fn new(vm: Arc<VmFd>, memory: &GuestMemory) -> Result<Self> {
-        let regions = memory.inner().iter().map(|region| {
+        let mapping = memory.mapping()?;
+        let regions = mapping.iter().map(|region| {
             let gpa = region.start_addr();
-            let host = memory.inner().get_host_address(gpa);
+            let host = mapping.get_host_address(gpa);
             let host = host.map_err(|_| Error::NoMemory {
                 gpa: gpa.raw_value(),
                 len: 1,

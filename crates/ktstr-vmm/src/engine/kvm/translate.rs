@@ -1,8 +1,8 @@
 //! From a guest virtual to a guest physical address, by the guest's own page tables (Intel SDM 3A §4.5).
 
 use super::slots::PAGE;
+use crate::exit::VcpuRegs;
 use crate::memory::GuestMemory;
-use crate::vm::VcpuRegs;
 
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;

@@ -35,7 +35,7 @@ pub(super) struct Turns {
 /// What asking for a turn gave.
 #[derive(Debug)]
 pub(super) enum Turn<'t> {
-    /// Nobody needs turns.
+    /// No turns are needed.
     Free,
     /// It is this vCPU's until this is dropped.
     Mine { _guard: InTurn<'t> },
@@ -52,7 +52,7 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Turns are needed, or no more. For whoever has parked all vCPUs.
+    /// Turns are needed, or no more. All vCPUs must be parked.
     pub(super) fn need(&self, needed: bool) {
         self.needed.store(needed, Ordering::Release);
     }

@@ -6,13 +6,15 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use super::control::{Control, End};
 use super::debug::InMemory;
-use super::gate::Pass;
+use super::failure;
 use super::kick::Kickable;
+use super::own_debug;
 use super::step::{self, BREAKPOINT, BREAKPOINT_PORT};
 use super::translate::page_of;
 use super::turns::Turn;
+use crate::devices::gate::Pass;
 use crate::devices::power::PowerRequest;
-use crate::vm::VcpuRegs;
+use crate::exit::VcpuRegs;
 
 const RFLAGS_RF: u64 = 1 << 16;
 
@@ -59,6 +61,7 @@ pub(super) fn run(control: &Arc<Control>, index: u32, mut vcpu: VcpuFd) {
         index,
         place,
         armed: 0,
+        tsc_taken: 0,
         breakpoint: None,
         kickable,
     };
@@ -89,6 +92,8 @@ struct Thread<'c> {
     place: usize,
     /// The watches' epoch that is in the debug registers.
     armed: u32,
+    /// What of the freezes its TSC was set back by.
+    tsc_taken: u64,
     /// It stands at a breakpoint instruction of ours, which it is to be let over.
     breakpoint: Option<InMemory>,
     kickable: Kickable<'c>,
@@ -119,6 +124,10 @@ impl Thread<'_> {
                 Pass::Run => {}
             }
             let control = self.control;
+            if let Some(tsc) = &control.tsc {
+                tsc.catch_up(vcpu, &mut self.tsc_taken)
+                    .map_err(|error| End::Broken(format!("vCPU {index}: its TSC: {error}")))?;
+            }
             let _turn = match control.turns.ask(self.place) {
                 Turn::Later(running) => {
                     running
@@ -166,6 +175,11 @@ impl Thread<'_> {
                 if hit.executed {
                     step_over(vcpu);
                 }
+                // A step may be one of ours, over a breakpoint in memory.
+                let armed = self.control.watches.in_memory().is_empty();
+                if let Some(causes) = own_debug::of_guest(dr6).filter(|_| armed) {
+                    self.give_back(vcpu, causes, pc)?;
+                }
                 self.control.hold(hit.holds);
             }
             Next::Written { gpa, bytes, len } => {
@@ -201,7 +215,7 @@ impl Thread<'_> {
         Ok(())
     }
 
-    /// Performs a write that the guest may not, and tells who watches.
+    /// Performs a write that the guest may not, and reports a hit of a watch.
     fn written(&self, vcpu: &VcpuFd, gpa: u64, bytes: &[u8]) -> Result<(), End> {
         let control = self.control;
         control.memory.write(gpa, bytes).map_err(|error| {
@@ -214,9 +228,28 @@ impl Thread<'_> {
         Ok(())
     }
 
+    /// Lets the guest have a debug exception that is its own.
+    fn give_back(&mut self, vcpu: &VcpuFd, causes: u64, pc: u64) -> Result<(), End> {
+        let control = self.control;
+        let code = failure::code_at(vcpu, &control.memory, pc);
+        own_debug::give_back(vcpu, &control.watches, &mut self.armed, causes, &code).map_err(
+            |error| {
+                End::Broken(format!(
+                    "vCPU {}: a debug exception of the guest's own is lost: {error}",
+                    self.index
+                ))
+            },
+        )
+    }
+
     fn broken(&self, vcpu: &VcpuFd, reason: &str) -> End {
         let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);
-        End::Broken(format!("vCPU {} stopped at {rip:#x}: {reason}", self.index))
+        let code = failure::code_at(vcpu, &self.control.memory, rip);
+        End::Broken(format!(
+            "vCPU {} stopped at {rip:#x}: {reason}; code there: {}",
+            self.index,
+            failure::hex(&code)
+        ))
     }
 
     /// Lets KVM finish the instruction that exited, so that registers are those after it (api.rst, KVM_RUN: pending I/O).
@@ -289,6 +322,8 @@ impl Thread<'_> {
             Ok(VcpuExit::Hlt | VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr) => {
                 return Next::Run;
             }
+            Ok(VcpuExit::InternalError) => failure::internal_error(vcpu),
+            Ok(VcpuExit::FailEntry(reason, cpu)) => failure::failed_entry(reason, cpu),
             Ok(other) => format!("{other:?}"),
             // EAGAIN: a vCPU was started by INIT and SIPI.
             Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => return Next::Run,
@@ -307,7 +342,7 @@ fn system_event(kind: u32) -> End {
     }
 }
 
-/// An execution breakpoint is hit before its instruction: the resume flag lets that run (Intel SDM 3B §17.3.1.1).
+/// An execution breakpoint is hit before its instruction: the resume flag lets that run (Intel SDM 3, "Instruction-Breakpoint Exception Condition").
 fn step_over(vcpu: &VcpuFd) {
     let stepped = vcpu.get_regs().and_then(|mut regs| {
         regs.rflags |= RFLAGS_RF;

@@ -17,40 +17,50 @@ use super::boot::{self, Plan};
 use super::bus::Bus;
 use super::control::{Control, End, Parts};
 use super::kick::KickSignal;
-use super::machine::Machine;
+use super::machine::{LAST_XAPIC_ID, Machine, Wanted};
 use super::mechanism::mechanism;
-use super::perf::{self, Reservation};
+use super::perf::{self, Grant};
 use super::stats::Stats;
-use super::{layout, vcpu};
+use super::threads::{Joined, join_until};
+use super::tsc::Tsc;
+use super::vcpu;
 use crate::acpi;
 use crate::budget;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::console::ConsoleLog;
+use crate::cpuid::ApicLayout;
 use crate::devices::power::Power;
 use crate::devices::serial::Uart;
-use crate::devices::virtio::Worker;
 use crate::devices::virtio::cards::CardCounters;
+use crate::devices::virtio::{Worker, stay_on};
 use crate::error::{Error, Result};
+use crate::exit::{ExitReason, VcpuRegs, VmExit};
 use crate::initrd::Initrd;
-use crate::memory::{Backing, GuestMemory, MemoryRange, map};
+use crate::layout;
+use crate::memory::{GuestMemory, MemoryRange, anonymous, map};
 use crate::port::PortStream;
 use crate::probe::Engine;
-use crate::vm::{Config, ExitReason, VcpuRegs, VmExit};
+use crate::time::{after, from_now};
+use crate::topology::Topology;
+use crate::vcpu_time::VcpuClocks;
 use crate::watch::{Watch, WatchHit, WatchId, WatchMechanism};
 
 /// How long the threads may take to end after the VM's deadline.
 const END_GRACE: Duration = Duration::from_secs(30);
+/// How long a thread may take to end once the VM has.
+const JOIN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A VM whose vCPUs run.
 ///
-/// Ends in this order: vCPU threads with their vCPUs, keeper, KVM's VM, guest memory.
+/// Ends in this order: vCPU threads with their vCPUs, keeper, KVM's VM, guest memory. Nothing of it is waited for without a bound.
 #[derive(Debug)]
 pub(crate) struct KvmVm {
     threads: Vec<JoinHandle<()>>,
     pub(super) control: Arc<Control>,
     machine: Machine,
     /// Host CPUs of the vCPUs, in performance mode.
-    reservation: Option<Reservation>,
+    grant: Option<Grant>,
     stats: Option<Vec<Stats>>,
     /// KVM's clock as of each of the nested freezes.
     frozen: Mutex<Vec<Option<kvm_clock_data>>>,
@@ -60,20 +70,21 @@ pub(crate) struct KvmVm {
     counters: CardCounters,
     started: Instant,
     deadline: Instant,
-    _signal: KickSignal,
+    /// Ours as long as a thread of this VM may be kicked.
+    signal: Option<KickSignal>,
 }
 
 impl KvmVm {
     pub(crate) fn start(config: &Config) -> Result<Self> {
         let started = Instant::now();
-        let deadline = started + config.deadline;
+        let deadline = after(started, config.deadline);
         let total = u64::from(config.memory_mib) << 20;
         let ranges = layout::ranges(total);
-        let reservation = config
+        let grant = config
             .performance_mode
             .then(|| perf::reserve(&config.topology, &config.lock_dir))
             .transpose()?;
-        let memory = memory(total, &ranges, reservation.is_some())?;
+        let memory = memory(total, &ranges, grant.is_some())?;
         let node_bytes: Vec<u64> = config
             .node_mib
             .iter()
@@ -95,12 +106,12 @@ impl KvmVm {
             com1: Uart::new(consoles[0].clone(), line1),
             com2: Uart::new(consoles[1].clone(), line2),
             power: Power::default(),
-            virtio: attached.transports,
+            virtio: attached.registers,
         };
-        if reservation.is_some() {
+        if grant.is_some() {
             machine.keep_idle_in_guest();
         }
-        let vcpus = machine.vcpus(&config.topology, entry, reservation.is_some())?;
+        let vcpus = machine.vcpus(&config.topology, entry, wanted(config))?;
         // Absent on kernels before 5.14.
         let stats = vcpus
             .iter()
@@ -117,13 +128,14 @@ impl KvmVm {
             com1: consoles[0].clone(),
             exit_event,
             deadline,
+            tsc: config.invariant_tsc.then(Tsc::default),
         };
         let control = Arc::new(Control::new(vcpus.len(), parts));
         let mut vm = Self {
             threads: Vec::new(),
             control,
             machine,
-            reservation,
+            grant,
             stats,
             frozen: Mutex::default(),
             memory,
@@ -132,12 +144,9 @@ impl KvmVm {
             counters,
             started,
             deadline,
-            _signal: signal,
+            signal: Some(signal),
         };
-        // First, since it ends the others.
-        let control = Arc::clone(&vm.control);
-        vm.threads
-            .push(named(String::from("ktstr-keeper"), move || control.keep())?);
+        vm.start_keeper()?;
         let budget = budget::host_cpus(config.cpu_budget.filter(|_| !config.performance_mode))
             .map_err(Error::system("read the host's CPUs"))?;
         match vm.start_threads(attached.threads, vcpus, budget) {
@@ -149,6 +158,18 @@ impl KvmVm {
         }
     }
 
+    /// Starts the keeper, which is first, since it ends the others.
+    fn start_keeper(&mut self) -> Result<()> {
+        let control = Arc::clone(&self.control);
+        let rest = self.grant.as_ref().map(|grant| grant.rest);
+        self.threads
+            .push(named(String::from("ktstr-keeper"), move || {
+                stay_on(rest.as_ref());
+                control.keep();
+            })?);
+        Ok(())
+    }
+
     /// Starts devices, then vCPUs; an error names the first vCPU that has no thread.
     fn start_threads(
         &mut self,
@@ -156,22 +177,23 @@ impl KvmVm {
         vcpus: Vec<VcpuFd>,
         budget: Option<CpuSet>,
     ) -> std::result::Result<(), (usize, Error)> {
-        for worker in workers {
+        for mut worker in workers {
+            worker.cpus = self.grant.as_ref().map(|grant| grant.rest);
             self.threads
                 .push(worker.spawn().map_err(|error| (0, error))?);
         }
         for (place, (index, vcpu)) in (0u32..).zip(vcpus).enumerate() {
             let control = Arc::clone(&self.control);
-            let cpu = self
-                .reservation
-                .as_ref()
-                .and_then(|host| host.cpu_of(place));
+            let own = self.grant.as_ref().and_then(|grant| {
+                let cpu = grant.reservation.cpu_of(place)?;
+                Some((cpu, grant.policy))
+            });
             let body = move || {
                 let confined = budget.map(|cpus| sched_setaffinity(None, &cpus));
                 if let Some(Err(error)) = confined {
                     tracing::warn!(%error, vcpu = index, "a vCPU is not confined to its budget");
                 }
-                if let Some(Err(error)) = cpu.map(perf::make_real_time) {
+                if let Some(Err(error)) = own.map(|(cpu, policy)| perf::take_cpu(cpu, policy)) {
                     tracing::warn!(%error, vcpu = index, "a vCPU runs without its CPU or priority");
                 }
                 vcpu::run(&control, index, vcpu);
@@ -215,6 +237,15 @@ impl KvmVm {
         std::process::id()
     }
 
+    pub(crate) fn vcpus(&self) -> usize {
+        self.control.gate.len()
+    }
+
+    pub(crate) fn vcpu_clocks(&self) -> VcpuClocks {
+        let threads = self.control.kicker.threads();
+        VcpuClocks::of_threads(self.pid(), &threads)
+    }
+
     pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
         self.control.exit_event.as_fd()
     }
@@ -232,7 +263,7 @@ impl KvmVm {
     pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
         self.gone("freeze")?;
         let began = Instant::now();
-        let missing = self.control.park(began + deadline);
+        let missing = self.control.park(after(began, deadline));
         if !missing.is_empty() {
             self.control.unpark();
             return Err(Error::Timeout {
@@ -247,11 +278,14 @@ impl KvmVm {
         let clock = self.machine.vm.get_clock().ok();
         let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
         self.control.begin_frozen(began);
+        if let Some(tsc) = self.control.tsc.as_ref().filter(|_| frozen.is_empty()) {
+            tsc.begin();
+        }
         frozen.push(clock);
         Ok(())
     }
 
-    /// Takes one [`stop`](Self::stop) back; the guest's kvm-clock goes on where it stood.
+    /// Takes one [`stop`](Self::stop) back; the guest's clock goes on where it stood.
     pub(crate) fn cont(&self, _deadline: Duration) -> Result<()> {
         let mut frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(clock) = frozen.pop() else {
@@ -265,6 +299,9 @@ impl KvmVm {
             if let Err(error) = self.machine.vm.set_clock(&clock) {
                 tracing::debug!(%error, "the guest's clock cannot be set");
             }
+        }
+        if let Some(tsc) = self.control.tsc.as_ref().filter(|_| frozen.is_empty()) {
+            tsc.end();
         }
         self.control.end_frozen();
         drop(frozen);
@@ -297,10 +334,12 @@ impl KvmVm {
                 Ok(id)
             }
             WatchMechanism::GuestMemory => self.still(|| self.set_in_memory(watch, hold)),
-            WatchMechanism::GdbStub | WatchMechanism::Unavailable => Err(Error::Refused {
-                what: format!("watch {:#x}", watch.gva),
-                reason: used.why,
-            }),
+            WatchMechanism::GdbStub | WatchMechanism::Plugin | WatchMechanism::Unavailable => {
+                Err(Error::Refused {
+                    what: format!("watch {:#x}", watch.gva),
+                    reason: used.why,
+                })
+            }
         }
     }
 
@@ -376,17 +415,32 @@ impl KvmVm {
         })
     }
 
+    /// Joins the threads. One that the host's kernel keeps, in a vCPU or at a disk that does not answer, is left to it with
+    /// everything that it uses, until this process ends.
     fn join(&mut self) {
-        for thread in self.threads.drain(..) {
-            // A panic there was printed there, and ended the VM.
-            let _ = thread.join();
+        let threads = std::mem::take(&mut self.threads);
+        if threads.is_empty() {
+            return;
         }
+        let Joined::Left(name) = join_until(threads, from_now(JOIN_DEADLINE)) else {
+            return;
+        };
+        tracing::error!(
+            name,
+            "a VM's thread does not end; it and the guest's memory stay until this process ends"
+        );
+        // Its shared parts are its own: it holds `Control` or its device, and these hold the guest's memory. These two are not.
+        std::mem::forget(self.grant.take());
+        std::mem::forget(self.signal.take());
     }
 }
 
 impl Drop for KvmVm {
     fn drop(&mut self) {
         self.kill();
+        if !self.threads.is_empty() {
+            self.wait_until(from_now(END_GRACE));
+        }
         self.join();
     }
 }
@@ -408,12 +462,34 @@ fn exit_event() -> Result<OwnedFd> {
 
 /// One mapping of all memory: touched lazily, or huge and there at once.
 fn memory(total: u64, ranges: &[MemoryRange], huge: bool) -> Result<GuestMemory> {
-    let backing = if huge {
-        perf::huge_memory(total)?
-    } else {
-        Backing::new(total)?
-    };
-    map(&[backing], ranges)
+    if huge {
+        return map(&[perf::huge_memory(total)?], ranges);
+    }
+    anonymous(ranges)
+}
+
+fn wanted(config: &Config) -> Wanted {
+    Wanted {
+        realtime: config.performance_mode,
+        invariant_tsc: config.invariant_tsc,
+    }
+}
+
+/// The command line, which keeps interrupts off the CPUs that KVM's IOAPIC cannot name: its destinations have eight bits
+/// (arch/x86/kvm/ioapic.h: `dest_id`), of which all ones are a broadcast.
+fn cmdline(topology: &Topology, given: &str) -> String {
+    let layout = ApicLayout::new(topology);
+    let total = topology.total_cpus();
+    let within = (0..total).take_while(|vcpu| layout.id(*vcpu) <= LAST_XAPIC_ID);
+    let within = u32::try_from(within.count()).unwrap_or(total);
+    let declared = given
+        .split_whitespace()
+        .any(|word| word.starts_with("irqaffinity="));
+    if within == total || declared {
+        return given.to_owned();
+    }
+    let last = within.saturating_sub(1);
+    format!("{given} irqaffinity=0-{last}")
 }
 
 /// Puts kernel, initrd and tables into memory.
@@ -433,7 +509,7 @@ fn load(
     let plan = Plan {
         kernel: &mut kernel,
         initrd: initrd.as_mut(),
-        cmdline: &config.cmdline,
+        cmdline: &cmdline(&config.topology, &config.cmdline),
         machine: acpi::Machine {
             topology: &config.topology,
             node_memory,
@@ -441,4 +517,22 @@ fn load(
         },
     };
     boot::prepare(memory, plan).map_err(Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(shape: &str, given: &str, expected: &str) {
+        assert_eq!(cmdline(&shape.parse().unwrap(), given), expected);
+    }
+
+    #[test]
+    fn interrupts_stay_on_cpus_that_the_ioapic_can_name() {
+        check("1n2l4c2t", "quiet", "quiet");
+        // Nine cores take sixteen places: LLC n begins at APIC id 32 n, and CPU 143 is the last of LLC 7, whose ids end at 241.
+        check("1n14l9c2t", "quiet", "quiet irqaffinity=0-143");
+        check("1n14l9c2t", "irqaffinity=0", "irqaffinity=0");
+    }
 }

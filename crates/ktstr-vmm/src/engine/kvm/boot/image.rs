@@ -12,8 +12,8 @@ use object::elf::{FileHeader64, PT_LOAD};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::BootError;
-use crate::engine::kvm::layout::HIGH_RAM;
+use crate::boot_error::BootError;
+use crate::layout::HIGH_RAM;
 
 /// boot.rst: the kernel has the 64-bit entry point at 0x200.
 const XLF_KERNEL_64: u16 = 1;
@@ -137,6 +137,11 @@ fn load_elf(
         end,
         header: None,
     })
+}
+
+/// Bytes of memory that an ELF kernel needs for what it loads; its file may be many times longer.
+pub(crate) fn elf_len(kernel: &mut File) -> Result<u64, BootError> {
+    elf_extent(kernel).map(|(start, end)| end.saturating_sub(start))
 }
 
 /// Lowest and highest physical address of what an ELF kernel loads, checked before anything is written.

@@ -7,9 +7,11 @@ use linux_loader::loader::start_info::{hvm_memmap_table_entry, hvm_modlist_entry
 use vm_memory::{ByteValued, Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::image::{self, Entry, Image};
-use super::{BootError, state};
+use super::place::write;
+use super::state;
 use crate::acpi;
-use crate::engine::kvm::layout::{
+use crate::boot_error::BootError;
+use crate::layout::{
     self, ACPI, ACPI_MAX, BOOT_PARAMS, CMDLINE, CMDLINE_MAX, E820Kind, HOLE, PVH_START_INFO,
 };
 use crate::memory::{GuestMemory, MemoryRange};
@@ -65,7 +67,9 @@ pub(crate) fn prepare(memory: &GuestMemory, plan: Plan<'_>) -> Result<Entry, Boo
         .map(|range| range.gpa + range.len)
         .max()
         .unwrap_or(0);
-    let inner = memory.inner();
+    let inner = memory.inner().ok_or_else(|| BootError::Malformed {
+        reason: String::from("guest memory is not mapped here"),
+    })?;
     let image = image::load(inner, low_end, plan.kernel)?;
     let initrd = plan
         .initrd
@@ -97,15 +101,6 @@ fn joined(ranges: &[MemoryRange]) -> Vec<MemoryRange> {
         }
     }
     joined
-}
-
-pub(super) fn write(memory: &GuestMemoryMmap<()>, gpa: u64, bytes: &[u8]) -> Result<(), BootError> {
-    memory
-        .write_slice(bytes, GuestAddress(gpa))
-        .map_err(|_| BootError::KernelTooLarge {
-            end: gpa + bytes.len() as u64,
-            memory_end: gpa,
-        })
 }
 
 fn write_cmdline(memory: &GuestMemoryMmap<()>, cmdline: &str) -> Result<(), BootError> {

@@ -3,9 +3,10 @@
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::GuestMemoryMmap;
 
-use super::prepare::write;
-use super::{BootError, Entry};
-use crate::engine::kvm::layout::{BOOT_PARAMS, BOOT_STACK, GDT, PAGE_TABLES, PVH_START_INFO};
+use super::Entry;
+use super::place::write;
+use crate::boot_error::BootError;
+use crate::layout::{BOOT_PARAMS, BOOT_STACK, GDT, PAGE_TABLES, PVH_START_INFO};
 
 const CR0_PE: u64 = 1;
 const CR0_ET: u64 = 1 << 4;

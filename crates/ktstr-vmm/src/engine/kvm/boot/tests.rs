@@ -6,7 +6,8 @@ use std::io::{Seek as _, Write as _};
 use super::image::Entry;
 use super::*;
 use crate::acpi;
-use crate::engine::kvm::layout::{self, BOOT_PARAMS, CMDLINE, PVH_START_INFO};
+use crate::boot_error::BootError;
+use crate::layout::{self, BOOT_PARAMS, CMDLINE, PVH_START_INFO};
 use crate::memory::{Backing, GuestMemory, map};
 use crate::topology::Topology;
 
