@@ -1,19 +1,26 @@
 //! What executes a guest.
 
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) mod kvm;
 pub(crate) mod tcg;
 
+use crate::config::Config;
 use crate::console::ConsoleLog;
 use crate::devices::virtio::cards::CardCounters;
 use crate::error::Result;
+use crate::exit::{ExitReason, VcpuRegs, VmExit};
+use crate::gate::{RunOnly, Stop, no_gate};
 use crate::memory::GuestMemory;
 use crate::port::PortStream;
 use crate::probe::Engine;
-use crate::vm::{Config, ExitReason, VcpuRegs, VmExit};
+use crate::saved::Saved;
+use crate::vcpu_time::VcpuClocks;
 use crate::watch::{Watch, WatchHit, WatchId, WatchMechanism, WatchSupport};
+use ktstr_wire::gate::UntilState;
 
 /// A started VM of either engine: what both can do.
 #[derive(Debug)]
@@ -40,6 +47,21 @@ impl EngineVm {
         }
     }
 
+    /// Only tcg has saved guests.
+    pub(crate) fn start_saved(engine: Engine, config: &Config, saved: &Saved) -> Result<Self> {
+        match engine {
+            Engine::Kvm => Err(no_gate()),
+            Engine::Tcg => tcg::TcgVm::start_saved(config, saved).map(Self::Tcg),
+        }
+    }
+
+    pub(crate) fn save(&self, dir: &Path, said: &[u8]) -> Result<Saved> {
+        match self {
+            Self::Kvm(_) => Err(no_gate()),
+            Self::Tcg(vm) => vm.save(dir, said),
+        }
+    }
+
     pub(crate) fn take_port(&mut self, name: &str) -> Option<PortStream> {
         both!(self, vm => vm.take_port(name))
     }
@@ -58,6 +80,14 @@ impl EngineVm {
 
     pub(crate) fn pid(&self) -> u32 {
         both!(self, vm => vm.pid())
+    }
+
+    pub(crate) fn vcpus(&self) -> usize {
+        both!(self, vm => vm.vcpus())
+    }
+
+    pub(crate) fn vcpu_clocks(&self) -> VcpuClocks {
+        both!(self, vm => vm.vcpu_clocks())
     }
 
     pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
@@ -83,6 +113,11 @@ impl EngineVm {
     pub(crate) fn watch_support(&self) -> WatchSupport {
         match self {
             Self::Kvm(_) => kvm::mechanism(),
+            Self::Tcg(vm) if vm.is_virtual() => WatchSupport {
+                write: WatchMechanism::Plugin,
+                exec: WatchMechanism::Plugin,
+                why: String::from("the emulator's plugin sees every instruction"),
+            },
             Self::Tcg(_) => WatchSupport {
                 write: WatchMechanism::GdbStub,
                 exec: WatchMechanism::GdbStub,
@@ -101,6 +136,51 @@ impl EngineVm {
 
     pub(crate) fn next_watch_hit(&self, deadline: Duration) -> Option<WatchHit> {
         both!(self, vm => vm.next_watch_hit(deadline))
+    }
+
+    pub(crate) fn next_stop(&self) -> Result<Option<Stop>> {
+        match self {
+            Self::Kvm(_) => Err(no_gate()),
+            Self::Tcg(vm) => vm.next_stop(),
+        }
+    }
+
+    pub(crate) fn go_on(&self, answer: &[u8], wake: Option<Duration>) -> Result<()> {
+        match self {
+            Self::Kvm(_) => Err(no_gate()),
+            Self::Tcg(vm) => vm.go_on(answer, wake),
+        }
+    }
+
+    pub(crate) fn tell_waiting(&self, state: UntilState) -> Result<()> {
+        match self {
+            Self::Kvm(_) => Err(no_gate()),
+            Self::Tcg(vm) => vm.gate()?.tell_waiting(state),
+        }
+    }
+
+    pub(crate) fn waits_for(&self) -> Result<u32> {
+        match self {
+            Self::Kvm(_) => Err(no_gate()),
+            Self::Tcg(vm) => vm.gate()?.waits_for(),
+        }
+    }
+
+    pub(crate) fn run_only(&self, who: RunOnly) -> Result<()> {
+        match self {
+            Self::Kvm(_) => Err(no_gate()),
+            Self::Tcg(vm) => {
+                vm.gate()?.run_only(who);
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn debug(&self, answer: &[u8]) -> Result<(UnixStream, Duration)> {
+        match self {
+            Self::Kvm(_) => Err(no_gate()),
+            Self::Tcg(vm) => vm.debug(answer),
+        }
     }
 
     pub(crate) fn card_counters(&self) -> &CardCounters {

@@ -1,12 +1,15 @@
 //! QEMU's command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
+use std::path::Path;
+
+use crate::config::Config;
+use ktstr_wire::gate::MAILBOX_LEN;
 
 use crate::devices::virtio::blk;
 use crate::devices::virtio::net::{self, MTU};
 use crate::topology::Topology;
-use crate::vm::Config;
 
 /// The kernel counts timer ticks over ten jiffies of its own and panics when too few came ("IO-APIC + timer doesn't work"),
 /// which happens to an emulated CPU on a busy host.
@@ -37,10 +40,26 @@ pub(super) struct VirtualArguments {
     pub(super) serials: [String; 2],
     /// The plugin with its arguments.
     pub(super) plugin: String,
+    /// What guest and host share, where the guest has a gate.
+    pub(super) mailbox: Option<RawFd>,
+    /// The machine is made for a guest that was saved: memory is the emulator's own copy of its files, and nothing boots.
+    pub(super) forked: bool,
+}
+
+impl Fds {
+    /// Whether the host sees in the memory's files what the guest writes.
+    fn share(&self) -> &'static str {
+        let forked = self.virtual_time.as_ref().is_some_and(|time| time.forked);
+        if forked { "off" } else { "on" }
+    }
 }
 
 /// The arguments after the program's name; `names` are the sockets of the network cards.
 pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsString> {
+    arguments_with(config, &config.kernel, fds, names)
+}
+
+fn arguments_with(config: &Config, kernel: &Path, fds: &Fds, names: &[String]) -> Vec<OsString> {
     let mut args = Args(Vec::new());
     args.flag("-nodefaults")
         .flag("-no-user-config")
@@ -51,7 +70,7 @@ pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsS
     args.pair("-smp", smp(&config.topology));
     memory(&mut args, config, fds);
     args.0.push("-kernel".into());
-    args.0.push(config.kernel.clone().into());
+    args.0.push(kernel.into());
     args.pair("-append", format!("{TIMER} {}", config.cmdline));
     if let Some(fd) = fds.initrd {
         args.pair("-initrd", format!("/proc/self/fd/{fd}"));
@@ -60,7 +79,7 @@ pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsS
         .pair("-mon", "chardev=qmp,mode=control");
     match &fds.virtual_time {
         None => host_time(&mut args, fds),
-        Some(virtual_time) => count_time(&mut args, virtual_time),
+        Some(virtual_time) => count_time(&mut args, virtual_time, fds.share()),
     }
     if !config.ports.is_empty() {
         args.pair(
@@ -84,6 +103,30 @@ pub(super) fn arguments(config: &Config, fds: &Fds, names: &[String]) -> Vec<OsS
     args.0
 }
 
+/// The arguments of a guest in virtual time without what differs from one start to the next, or is no part of the machine: paths,
+/// descriptors, the plugin.
+pub(super) fn normalised(config: &Config, has_gate: bool) -> Vec<u8> {
+    let fds = Fds {
+        qmp: 0,
+        com1: 0,
+        com2: 0,
+        gdb: 0,
+        ports: vec![0; config.ports.len()],
+        cards: Vec::new(),
+        memory: vec![0; config.node_mib.len()],
+        initrd: config.initrd.as_ref().map(|_| 0),
+        virtual_time: Some(VirtualArguments {
+            serials: [1, 2].map(|number| format!("file:{number}")),
+            plugin: String::from("plugin"),
+            mailbox: has_gate.then_some(0),
+            forked: false,
+        }),
+    };
+    let kernel = Path::new("kernel");
+    let args = arguments_with(config, kernel, &fds, &[]);
+    args.join(OsStr::new("\n")).into_encoded_bytes()
+}
+
 /// A thread per vCPU, and streams that the host follows while the guest runs.
 fn host_time(args: &mut Args, fds: &Fds) {
     args.pair("-accel", "tcg,thread=multi");
@@ -97,7 +140,7 @@ fn host_time(args: &mut Args, fds: &Fds) {
 }
 
 /// One thread, whose instructions are the clock; no device that answers at a time of the host's (virtio-rng does).
-fn count_time(args: &mut Args, virtual_time: &VirtualArguments) {
+fn count_time(args: &mut Args, virtual_time: &VirtualArguments, share: &str) {
     args.pair("-accel", "tcg,thread=single")
         .pair("-icount", "shift=0,sleep=off")
         .pair("-rtc", "base=2024-01-01T00:00:00,clock=vm")
@@ -105,6 +148,19 @@ fn count_time(args: &mut Args, virtual_time: &VirtualArguments) {
         .pair("-plugin", &virtual_time.plugin);
     for serial in &virtual_time.serials {
         args.pair("-serial", serial);
+    }
+    if let Some(fd) = virtual_time.mailbox {
+        args.pair(
+            "-object",
+            format!(
+                "memory-backend-file,id=mailbox,size={MAILBOX_LEN},mem-path=/proc/self/fd/{fd},share={share}"
+            ),
+        )
+        // QEMU saves a guest with this device only where it is the memory's master, which tells a guest nothing.
+        .pair("-device", "ivshmem-plain,memdev=mailbox,master=on");
+    }
+    if virtual_time.forked {
+        args.pair("-incoming", "defer");
     }
 }
 
@@ -184,7 +240,8 @@ fn memory(args: &mut Args, config: &Config, fds: &Fds) {
     args.pair("-m", format!("{}M", config.memory_mib));
     for (node, (mib, fd)) in config.node_mib.iter().zip(&fds.memory).enumerate() {
         let object = format!(
-            "memory-backend-file,id=mem{node},size={mib}M,mem-path=/proc/self/fd/{fd},share=on"
+            "memory-backend-file,id=mem{node},size={mib}M,mem-path=/proc/self/fd/{fd},share={}",
+            fds.share()
         );
         args.pair("-object", object);
     }
@@ -219,11 +276,10 @@ mod tests {
     use crate::{Disk, DiskSource, Net};
     use std::time::Duration;
 
-    #[track_caller]
-    fn check(shape: &str, expected: &[&str]) {
+    fn config(shape: &str) -> Config {
         let topology: Topology = shape.parse().unwrap();
         let nodes = topology.nodes().len();
-        let config = Config {
+        Config {
             kernel: "/k".into(),
             initrd: None,
             cmdline: "quiet".into(),
@@ -236,11 +292,18 @@ mod tests {
             cpu_budget: None,
             lock_dir: std::env::temp_dir(),
             nested: false,
+            invariant_tsc: false,
             disks: vec![Disk::new(DiskSource::Memory(512))],
             nets: vec![Net::new().mac([2, 0, 0, 0, 0, 7])],
             qemu: "qemu".into(),
             virtual_time: None,
-        };
+        }
+    }
+
+    #[track_caller]
+    fn check(shape: &str, expected: &[&str]) {
+        let config = config(shape);
+        let nodes = config.node_mib.len();
         let memory = (20..).take(nodes).collect();
         let fds = Fds {
             qmp: 3,
@@ -262,6 +325,25 @@ mod tests {
         for needle in expected {
             assert!(line.contains(needle), "{needle:?} is not in {line}");
         }
+    }
+
+    #[test]
+    fn what_a_run_is_does_not_depend_on_where_its_files_are() {
+        let of = |config: &Config| normalised(config, true);
+        let plain = config("1n1l2c1t");
+        let moved = Config {
+            kernel: "/elsewhere/k".into(),
+            qemu: "/elsewhere/qemu".into(),
+            ..config("1n1l2c1t")
+        };
+        assert_eq!(of(&plain), of(&moved));
+        let quiet = Config {
+            cmdline: "loud".into(),
+            ..config("1n1l2c1t")
+        };
+        assert_ne!(of(&plain), of(&quiet));
+        assert_ne!(of(&plain), of(&config("1n1l3c1t")));
+        assert_ne!(of(&plain), normalised(&plain, false));
     }
 
     /// A guest of a busy CI run died of it.

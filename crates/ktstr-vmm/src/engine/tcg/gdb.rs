@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The stub is attached at the first watch. From then on the guest is let go by `vCont;c`, not by QMP's `cont`: QEMU 8.1 and later
-//! tell of a stop only who let the guest go by the stub. A stop by QMP is told as well, with another signal. No packet is sent
+//! tell of a stop only the client that let the guest go by the stub. A stop by QMP is told as well, with another signal. No packet is sent
 //! while the guest runs: it would stop it. Locks are taken in this order: `still`, then `link`. A pump thread sleeps in `poll`
 //! without either and handles stops that come by themselves. Replies are not acknowledged: over a socket none is lost, and
 //! QEMU takes the next packet for an acknowledgement (gdbstub.c, `gdb_read_byte`).
@@ -27,6 +27,7 @@ use serde_json::Value;
 use super::qmp::Qmp;
 use super::start_gdb_stub;
 use crate::error::{Error, Result};
+use crate::time::from_now;
 use crate::watch::{Watch, WatchHit, WatchId, WatchKind};
 
 /// How long the stub may take to answer a packet.
@@ -122,7 +123,7 @@ impl Gdb {
         }
     }
 
-    /// For whoever sees the VM's end.
+    /// Called where the VM's end is seen.
     pub(super) fn hits_end(&self) -> HitsEnd {
         HitsEnd(Arc::clone(&self.shared))
     }
@@ -195,7 +196,7 @@ impl Gdb {
     }
 
     pub(super) fn next_hit(&self, deadline: Duration) -> Option<WatchHit> {
-        let until = Instant::now() + deadline;
+        let until = from_now(deadline);
         let mut hits = self.shared.hits();
         loop {
             if let Some(hit) = hits.queue.pop_front() {
@@ -409,7 +410,7 @@ impl Shared {
 const SIGTRAP: u8 = 5;
 
 impl Link {
-    /// Keeps a hit. Other stops are somebody's request, who will let the guest go on.
+    /// Keeps a hit. Other stops were requested, and end by that request's own resume.
     fn note(&mut self, stop: Stop) {
         if stop.signal == SIGTRAP {
             self.stops.push_back(stop);
@@ -427,7 +428,7 @@ impl Link {
     }
 
     fn receive(&mut self, deadline: Duration) -> Result<String> {
-        let until = Instant::now() + deadline;
+        let until = from_now(deadline);
         loop {
             if let Some(packet) = take_packet(&mut self.buffer) {
                 return Ok(packet);

@@ -10,10 +10,16 @@
 //! Every connection is an inherited socket pair and memory is a memfd, so nothing of a VM is ever on disk.
 
 mod args;
+mod cards;
+mod debugger;
+mod gate;
 mod gdb;
+mod parts;
 mod process;
 mod qmp;
 mod regs;
+mod save;
+mod version;
 mod virtual_time;
 
 use std::fs::File;
@@ -33,26 +39,36 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::Value;
 
-use self::args::{Fds, VirtualArguments};
+use self::args::Fds;
+use self::cards::Cards;
+use self::gate::Gate;
 use self::gdb::Gdb;
+use self::parts::Parts;
 use self::process::{Emulator, Inherited};
 use self::qmp::{Qmp, QmpReader};
+use self::save::Sources;
+pub(crate) use self::save::saved_machine;
+pub(crate) use self::version::{on_path, told_by};
 use self::virtual_time::Files;
 pub(crate) use self::virtual_time::check_qemu;
 use crate::budget;
 use crate::clock::{Clock, VirtualRun};
+use crate::config::Config;
 use crate::console::{ConsoleLog, kernel_panic};
-use crate::devices::virtio::cards::{CardCounters, cards};
-use crate::devices::virtio::vhost_user::{self, Socket};
+use crate::devices::virtio::cards::CardCounters;
 use crate::error::{BuildFault, Error, Result};
+use crate::exit::{ExitReason, VcpuRegs, VmExit};
+use crate::gate::{Stop, no_gate};
 use crate::initrd::Initrd;
 use crate::initrd::memory_file;
 use crate::memory::{Backing, GuestMemory, map, q35_ranges};
 use crate::port::PortStream;
 use crate::probe::Engine;
+use crate::saved::{STATE, Saved};
 use crate::standstill::StandStill;
+use crate::time::after;
 use crate::topology::Topology;
-use crate::vm::{Config, ExitReason, VcpuRegs, VmExit};
+use crate::vcpu_time::VcpuClocks;
 use crate::watch::{Watch, WatchHit, WatchId};
 
 /// The emulator, found on `PATH`.
@@ -118,8 +134,12 @@ pub(crate) struct TcgVm {
     counters: CardCounters,
     threads: Vec<JoinHandle<()>>,
     started: Instant,
+    vcpus: usize,
     /// A guest in virtual time is not interfered with.
     is_virtual: bool,
+    gate: Option<Gate>,
+    /// What a save needs; a guest with a gate has them, unless it was saved itself.
+    sources: Option<Sources>,
 }
 
 /// What the watcher thread tells the others.
@@ -153,19 +173,45 @@ struct State {
 
 impl TcgVm {
     pub(crate) fn start(config: &Config) -> Result<Self> {
+        let backings = backings(config)?;
+        let (vm, _) = Self::launch(config, &backings, None)?;
+        vm.handshake(&config.qemu, None)?;
+        Ok(vm)
+    }
+
+    /// A copy of a saved guest, which stands still where that one did.
+    pub(crate) fn start_saved(config: &Config, saved: &Saved) -> Result<Self> {
+        let memory = saved.memory()?;
+        let backings: Vec<Backing> = memory
+            .into_iter()
+            .map(|file| {
+                let len = file.metadata()?.len();
+                Ok(Backing { file, len })
+            })
+            .collect::<std::io::Result<_>>()
+            .map_err(Error::system("look at a saved guest's memory"))?;
+        let state = saved.open_file(STATE)?;
+        let (mut vm, mailbox) = Self::launch(config, &backings, Some((saved, &state)))?;
+        vm.handshake(&config.qemu, Some(&state))?;
+        let mailbox = mailbox.ok_or_else(no_gate)?;
+        let files: Vec<File> = backings.into_iter().map(|backing| backing.file).collect();
+        vm.take_place(saved, &files, &mailbox)?;
+        Ok(vm)
+    }
+
+    /// Starts the emulator; its mailbox comes with it.
+    fn launch(
+        config: &Config,
+        backings: &[Backing],
+        saved: Option<(&Saved, &File)>,
+    ) -> Result<(Self, Option<File>)> {
         let started = Instant::now();
-        let backings: Vec<Backing> = config
-            .node_mib
-            .iter()
-            .map(|mib| Backing::new(u64::from(*mib) << 20))
-            .collect::<Result<_>>()?;
-        let memory = map(&backings, &q35_ranges(u64::from(config.memory_mib) << 20))?;
-        let initrd = config
-            .initrd
-            .as_ref()
-            .map(Initrd::open)
-            .transpose()
-            .map_err(Error::system("open the initrd"))?;
+        // A copy's memory is found once the emulator has it.
+        let memory = match saved {
+            None => map(backings, &q35_ranges(u64::from(config.memory_mib) << 20))?,
+            Some(_) => GuestMemory::nowhere()?,
+        };
+        let initrd = initrd(config, saved.is_some())?;
         let mut pairs = Pairs::default();
         let (qmp_host, com1_host, com2_host, gdb_host) =
             (pairs.add()?, pairs.add()?, pairs.add()?, pairs.add()?);
@@ -174,43 +220,38 @@ impl TcgVm {
             ports.push((name.clone(), Some(PortStream::new(pairs.add()?))));
         }
         let own = Cards::serve(config, &memory, &mut pairs)?;
-        let files = config
-            .virtual_time
-            .as_ref()
-            .map(|time| Files::new(time, config))
-            .transpose()?;
-        let mut fds = pairs.fds(config.ports.len(), &backings, initrd.as_ref());
-        fds.virtual_time = files.as_ref().map(|files| VirtualArguments {
-            serials: files.serials(),
-            plugin: files.plugin(),
-        });
+        let Parts {
+            files,
+            gate,
+            ends,
+            mailbox,
+            sources,
+            inherited,
+        } = Parts::new(config, backings, saved)?;
+        let mut fds = pairs.fds(config.ports.len(), backings, initrd.as_ref());
+        fds.virtual_time = files.as_ref().map(|files| files.arguments(ends.as_ref()));
         let mut threads = own.threads;
         let stderr = memfd("ktstr-qemu-stderr")?;
-        let emulator = spawn(config, &fds, &own.names, files.as_ref(), &stderr)?;
+        let emulator = spawn(config, &fds, &own.names, inherited, &stderr)?;
         // QEMU's ends must be its alone, so that its end is seen as the end of every stream.
-        drop(pairs);
+        drop((pairs, ends));
         // A port is its owner's to close, which the guest must see.
-        let mut lines = Lines::default();
-        for line in [&qmp_host, &com1_host, &com2_host, &gdb_host]
-            .into_iter()
-            .chain(&own.lines)
-        {
-            lines.add(line)?;
-        }
+        let streams = [&qmp_host, &com1_host, &com2_host, &gdb_host];
+        let lines = Lines::of(streams.into_iter().chain(&own.lines))?;
         let (limit, past_limit) = limit(config);
-        let shared = Arc::new(Shared::new(&emulator, started + limit, lines)?);
+        let shared = Arc::new(Shared::new(&emulator, after(started, limit), lines)?);
         let (qmp, reader) =
             qmp::connect(qmp_host).map_err(Error::system("share the monitor's socket"))?;
         let qmp = Arc::new(qmp);
         let consoles = [shared.com1.clone(), ConsoleLog::default()];
+        if let Some((saved, _)) = saved {
+            saved.tell_consoles(&consoles)?;
+        }
         let is_virtual = files.is_some();
         let files = files.map(|files| (files, consoles[1].clone()));
-        // In virtual time the consoles come out of files at the end; nobody holds the streams' other ends.
+        // In virtual time the consoles come out of files at the end; the streams' other ends are not held.
         if !is_virtual {
-            let logs = consoles.clone().into_iter();
-            for (stream, log) in [com1_host, com2_host].into_iter().zip(logs) {
-                threads.push(named("ktstr-console", move || log.follow(stream))?);
-            }
+            threads.extend(follow([com1_host, com2_host], &consoles)?);
         }
         let deadline_keeper = Arc::clone(&shared);
         threads.push(named("ktstr-deadline", move || {
@@ -232,18 +273,22 @@ impl TcgVm {
             counters: own.counters,
             threads,
             started,
+            vcpus: usize::try_from(config.topology.total_cpus()).unwrap_or(usize::MAX),
             is_virtual,
+            gate,
+            sources,
         };
-        vm.handshake()?;
-        Ok(vm)
+        Ok((vm, mailbox))
     }
 
-    /// Negotiates with QMP and lets the vCPUs go. QEMU that died meanwhile is reported with its own words.
-    fn handshake(&self) -> Result<()> {
+    /// Negotiates with QMP and lets the vCPUs go; those of a copy go as far as to its gate. QEMU that died meanwhile is reported
+    /// with its own words.
+    fn handshake(&self, program: &Path, state: Option<&File>) -> Result<()> {
         let go = self
             .qmp
             .execute("qmp_capabilities", &Value::Null, START_DEADLINE)
-            .and_then(|_| self.qmp.execute("cont", &Value::Null, START_DEADLINE));
+            .and_then(|_| state.map_or(Ok(()), |state| self.load(state)))
+            .and_then(|()| self.qmp.execute("cont", &Value::Null, START_DEADLINE));
         let Err(error) = go else { return Ok(()) };
         if !matches!(error, Error::Gone { .. }) || !self.wait_until(Instant::now() + START_DEADLINE)
         {
@@ -251,7 +296,7 @@ impl TcgVm {
         }
         match self.shared.ended() {
             Some((ExitReason::EngineDied { status, stderr }, _)) => {
-                Err(Error::EarlyDeath { status, stderr })
+                Err(version::explain(program, status, stderr))
             }
             // A deadline that passed this early is how the VM ended, not a failure to start it.
             Some((ExitReason::Deadline | ExitReason::NotFinished, _)) => Ok(()),
@@ -283,6 +328,14 @@ impl TcgVm {
         self.shared.pid
     }
 
+    pub(crate) fn vcpus(&self) -> usize {
+        self.vcpus
+    }
+
+    pub(crate) fn vcpu_clocks(&self) -> VcpuClocks {
+        VcpuClocks::of(self.pid(), self.vcpus)
+    }
+
     pub(crate) fn exit_fd(&self) -> BorrowedFd<'_> {
         self.shared.exit_event.as_fd()
     }
@@ -295,12 +348,36 @@ impl TcgVm {
         Err(Error::Refused {
             what: what.to_owned(),
             reason: String::from(
-                "in virtual time nothing enters a running guest; use host time to look into it",
+                "in virtual time nothing enters a running guest; it can be looked into where it stands still at its gate",
             ),
         })
     }
 
+    pub(crate) fn is_virtual(&self) -> bool {
+        self.is_virtual
+    }
+
+    pub(crate) fn next_stop(&self) -> Result<Option<Stop>> {
+        self.gate()?.next_stop()
+    }
+
+    pub(crate) fn go_on(&self, answer: &[u8], wake: Option<Duration>) -> Result<()> {
+        self.gate()?.go_on(answer, wake)
+    }
+
+    pub(in crate::engine) fn gate(&self) -> Result<&Gate> {
+        self.gate.as_ref().ok_or_else(no_gate)
+    }
+
+    /// The registers of a guest that stands still at its gate.
+    fn at_gate(&self) -> Option<Vec<VcpuRegs>> {
+        self.gate.as_ref()?.registers()
+    }
+
     pub(crate) fn stop(&self, deadline: Duration) -> Result<()> {
+        if self.at_gate().is_some() {
+            return Ok(());
+        }
         self.refuse_in_virtual_time("freeze the guest")?;
         let began = Instant::now();
         self.gdb.stop(deadline)?;
@@ -309,11 +386,17 @@ impl TcgVm {
     }
 
     pub(crate) fn cont(&self, deadline: Duration) -> Result<()> {
+        if self.is_virtual {
+            return Ok(());
+        }
         self.shared.still().end(Instant::now());
         self.gdb.cont(deadline)
     }
 
     pub(crate) fn registers(&self, deadline: Duration) -> Result<Vec<VcpuRegs>> {
+        if let Some(registers) = self.at_gate() {
+            return Ok(registers);
+        }
         self.refuse_in_virtual_time("show registers")?;
         let text = self.qmp.human("info registers -a", deadline)?;
         let regs = regs::parse(&text);
@@ -327,15 +410,25 @@ impl TcgVm {
     }
 
     pub(crate) fn watch(&self, watch: Watch, hold: bool) -> Result<WatchId> {
+        if let Some(gate) = &self.gate {
+            return gate.watch(watch);
+        }
         self.refuse_in_virtual_time("set a watch")?;
         self.gdb.watch(watch, hold)
     }
 
     pub(crate) fn unwatch(&self, id: WatchId) -> Result<()> {
-        self.gdb.unwatch(id)
+        match &self.gate {
+            Some(gate) => gate.unwatch(id),
+            None => self.gdb.unwatch(id),
+        }
     }
 
     pub(crate) fn release_hit(&self, deadline: Duration) -> Result<()> {
+        // At a gate it is `go_on` that lets the guest go.
+        if self.gate.is_some() {
+            return Ok(());
+        }
         self.gdb.release_hit(deadline)
     }
 
@@ -348,6 +441,14 @@ impl TcgVm {
     }
 
     pub(crate) fn kill(&self) {
+        // One that stands still at its gate ends there, and leaves its report.
+        if let Some(gate) = &self.gate
+            && gate.registers().is_some()
+        {
+            self.shared.lock().told.get_or_insert(ExitReason::Killed);
+            gate.close();
+            return;
+        }
         self.shared.kill(ExitReason::Killed);
     }
 
@@ -618,6 +719,28 @@ fn tail(mut stderr: File) -> String {
 /// QEMU's warning of the feature that [`args`] forces.
 const FORCED: &str = "TCG doesn't support requested feature: CPUID.80000001H:ECX.topoext";
 
+/// What boots from it: not a copy, which has unpacked it.
+fn initrd(config: &Config, is_copy: bool) -> Result<Option<File>> {
+    let initrd = config.initrd.as_ref().filter(|_| !is_copy);
+    initrd
+        .map(Initrd::open)
+        .transpose()
+        .map_err(Error::system("open the initrd"))
+}
+
+/// Memory of each node.
+fn backings(config: &Config) -> Result<Vec<Backing>> {
+    let sizes = config.node_mib.iter().map(|mib| u64::from(*mib) << 20);
+    sizes.map(Backing::new).collect()
+}
+
+/// A thread for each console.
+fn follow(streams: [UnixStream; 2], logs: &[ConsoleLog; 2]) -> Result<Vec<JoinHandle<()>>> {
+    let each = streams.into_iter().zip(logs.clone());
+    each.map(|(stream, log)| named("ktstr-console", move || log.follow(stream)))
+        .collect()
+}
+
 fn memfd(name: &str) -> Result<File> {
     memory_file(name).map_err(Error::system("create a memory file"))
 }
@@ -630,15 +753,14 @@ fn named(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 /// Our ends of the emulator's streams, to close them where the other end stays open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Lines(Vec<UnixStream>);
 
 impl Lines {
-    fn add(&mut self, line: &UnixStream) -> Result<()> {
-        let line = line.try_clone();
-        self.0
-            .push(line.map_err(Error::system("share a descriptor"))?);
-        Ok(())
+    fn of<'s>(streams: impl Iterator<Item = &'s UnixStream>) -> Result<Self> {
+        let lines = streams.map(UnixStream::try_clone);
+        let lines = lines.collect::<std::io::Result<_>>().map(Self);
+        lines.map_err(Error::system("share a descriptor"))
     }
 
     fn close(&self) {
@@ -662,7 +784,7 @@ fn spawn(
     config: &Config,
     fds: &Fds,
     names: &[String],
-    files: Option<&Files>,
+    further: Vec<RawFd>,
     stderr: &File,
 ) -> Result<Emulator> {
     let stderr = stderr
@@ -675,7 +797,7 @@ fn spawn(
         .stdout(Stdio::null())
         .stderr(stderr);
     let mut inherited = all(fds);
-    inherited.extend(files.into_iter().flat_map(Files::fds));
+    inherited.extend(further);
     let inherited = Inherited {
         fds: inherited,
         cpus: budget::host_cpus(config.cpu_budget)
@@ -714,46 +836,6 @@ impl Pairs {
             initrd: initrd.map(AsRawFd::as_raw_fd),
             virtual_time: None,
         }
-    }
-}
-
-/// Our own device models and QEMU's way to each.
-#[derive(Debug)]
-struct Cards {
-    threads: Vec<JoinHandle<()>>,
-    counters: CardCounters,
-    /// Names of those that QEMU connects to.
-    names: Vec<String>,
-    /// Our ends of their sockets; of a named one, of its guard.
-    lines: Vec<UnixStream>,
-}
-
-impl Cards {
-    /// Starts their threads, which end with QEMU's end of their sockets.
-    fn serve(config: &Config, memory: &GuestMemory, pairs: &mut Pairs) -> Result<Self> {
-        let (cards, counters) = cards(&config.disks, &config.nets)?;
-        let (mut threads, mut names, mut lines) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, card) in cards.into_iter().enumerate() {
-            let ours = pairs.add()?;
-            lines.push(
-                ours.try_clone()
-                    .map_err(Error::system("share a descriptor"))?,
-            );
-            let socket = if index < config.disks.len() {
-                Socket::Connected(ours)
-            } else {
-                let (socket, name) = Socket::listen(ours)?;
-                names.push(name);
-                socket
-            };
-            threads.push(vhost_user::serve(card, memory.inner().clone(), socket)?);
-        }
-        Ok(Self {
-            threads,
-            counters,
-            names,
-            lines,
-        })
     }
 }
 

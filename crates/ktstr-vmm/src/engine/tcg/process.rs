@@ -7,7 +7,7 @@
 //! An emulator may be a wrapper that runs another process, which is why it is the group that is killed. The guard is a shell that
 //! waits for the end of a pipe, and the end of the pipe is the end of this process, however that comes.
 //!
-//! `PR_SET_PDEATHSIG` is asked for as well: should somebody kill the guard, the emulator itself still dies with its parent. It
+//! `PR_SET_PDEATHSIG` is asked for as well: should the guard be killed, the emulator itself still dies with its parent. It
 //! fires when the *thread* that forked ends, so every QEMU is forked by one thread that lives as long as the process. A parent
 //! that died before the child could ask for the signal is noticed by its changed parent pid.
 
@@ -70,14 +70,14 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         kill_group(self.group());
-        // It was killed; an error means that somebody else reaped it.
+        // It was killed; an error means that it was reaped elsewhere.
         let _ = self.0.wait();
     }
 }
 
 /// Kills what is left of a group whose guard was not reaped yet.
 pub(super) fn kill_group(group: Pid) {
-    // An error means that nobody is left.
+    // An error means that no process is left.
     let _ = kill_process_group(group, Signal::KILL);
 }
 
@@ -113,7 +113,7 @@ pub(super) fn spawn(command: Command, inherited: Inherited) -> io::Result<Emulat
         let (sender, jobs) = mpsc::channel::<Job>();
         let body = move || {
             for job in jobs {
-                // Nobody waits any more: the emulator is dropped, and dies.
+                // The receiver is gone: the emulator is dropped, and dies.
                 let _ = job.reply.send(spawn_here(job.command, job.inherited));
             }
         };

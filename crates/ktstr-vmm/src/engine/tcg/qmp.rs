@@ -1,11 +1,14 @@
 //! QEMU's monitor: one command at a time, events on the side (QEMU docs/interop/qmp-spec).
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{self, BufRead, BufReader, IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
@@ -27,6 +30,8 @@ struct Resumes {
 #[derive(Debug, Default)]
 struct Seen {
     resumes: u64,
+    /// Whether the last save or load went well, once it is over.
+    migrated: Option<bool>,
     /// No more will be seen.
     closed: bool,
 }
@@ -86,6 +91,20 @@ pub(super) fn connect(stream: UnixStream) -> std::io::Result<(Qmp, QmpReader)> {
     ))
 }
 
+/// Sends all of `bytes`, the first of them with `fd` (unix(7), SCM_RIGHTS).
+fn send(stream: &mut UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let Some(fd) = fd else {
+        return stream.write_all(bytes);
+    };
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let slices = [IoSlice::new(bytes)];
+    let sent = sendmsg(&*stream, &slices, &mut control, SendFlags::NOSIGNAL)?;
+    stream.write_all(bytes.get(sent..).unwrap_or_default())
+}
+
 impl QmpReader {
     /// The next event; `None` when QEMU closed the connection.
     pub(super) fn next_event(&mut self) -> Option<Value> {
@@ -102,10 +121,18 @@ impl QmpReader {
                 if event == "RESUME" {
                     self.resumes.change(|seen| seen.resumes += 1);
                 }
+                let well = match (event.as_str(), value["data"]["status"].as_str()) {
+                    (Some("MIGRATION"), Some("completed")) => Some(true),
+                    (Some("MIGRATION"), Some("failed")) => Some(false),
+                    _ => None,
+                };
+                if well.is_some() {
+                    self.resumes.change(|seen| seen.migrated = well);
+                }
                 return Some(value);
             }
             if value.get("id").is_some() {
-                // A reply that nobody waits for any more is late, and dropped with the channel.
+                // A reply whose request was given up is late, and dropped with the channel.
                 let _ = self.replies.send(value);
             }
         }
@@ -120,6 +147,22 @@ impl Qmp {
         arguments: &Value,
         deadline: Duration,
     ) -> Result<Value> {
+        self.execute_with(command, arguments, None, deadline)
+    }
+
+    /// Gives QEMU a descriptor under a name.
+    pub(super) fn pass_fd(&self, name: &str, fd: BorrowedFd<'_>, deadline: Duration) -> Result<()> {
+        self.execute_with("getfd", &json!({"fdname": name}), Some(fd), deadline)
+            .map(drop)
+    }
+
+    fn execute_with(
+        &self,
+        command: &str,
+        arguments: &Value,
+        fd: Option<BorrowedFd<'_>>,
+        deadline: Duration,
+    ) -> Result<Value> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let id = inner.next_id;
         inner.next_id += 1;
@@ -128,12 +171,9 @@ impl Qmp {
             line.insert(String::from("arguments"), arguments.clone());
         }
         let text = format!("{line}\n");
-        inner
-            .stream
-            .write_all(text.as_bytes())
-            .map_err(|_| Error::Gone {
-                what: command.to_owned(),
-            })?;
+        send(&mut inner.stream, text.as_bytes(), fd).map_err(|_| Error::Gone {
+            what: command.to_owned(),
+        })?;
         loop {
             let reply = match inner.replies.recv_timeout(deadline) {
                 Ok(reply) => reply,
@@ -191,6 +231,30 @@ impl Qmp {
             return Err(Error::Gone { what });
         }
         Ok(())
+    }
+
+    /// Waits until the save or load that `begin` begins is over; false when QEMU says that it failed.
+    pub(super) fn migrate(
+        &self,
+        deadline: Duration,
+        begin: impl FnOnce() -> Result<()>,
+    ) -> Result<bool> {
+        self.resumes.change(|seen| seen.migrated = None);
+        begin()?;
+        let waits = |seen: &mut Seen| seen.migrated.is_none() && !seen.closed;
+        let waited = self
+            .resumes
+            .changed
+            .wait_timeout_while(self.resumes.lock(), deadline, waits);
+        let (seen, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
+        let what = String::from("save or load the guest");
+        if timed_out.timed_out() {
+            return Err(Error::Timeout {
+                what,
+                waited: deadline,
+            });
+        }
+        seen.migrated.ok_or(Error::Gone { what })
     }
 
     /// Runs one line of the human monitor and returns its text.

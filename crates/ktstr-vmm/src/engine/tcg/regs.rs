@@ -1,6 +1,6 @@
 //! The text of `info registers -a`, parsed (QEMU target/i386/cpu-dump.c).
 
-use crate::vm::VcpuRegs;
+use crate::exit::VcpuRegs;
 
 /// One entry per `CPU#n` section. A register that the text lacks stays 0.
 pub(super) fn parse(text: &str) -> Vec<VcpuRegs> {
