@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::error::BuildFault;
+use crate::identity::Identity;
 use crate::probe::Engine;
 use crate::topology::Topology;
 
@@ -45,6 +46,7 @@ pub struct VirtualTime {
     pub(crate) speeds: Vec<f64>,
     pub(crate) smt_factor: f64,
     pub(crate) wall_limit: Duration,
+    pub(crate) gate: bool,
 }
 
 impl VirtualTime {
@@ -56,6 +58,7 @@ impl VirtualTime {
             speeds: Vec::new(),
             smt_factor: SMT_FACTOR,
             wall_limit: Duration::from_secs(600),
+            gate: false,
         }
     }
 
@@ -78,6 +81,14 @@ impl VirtualTime {
     #[must_use]
     pub fn wall_limit(mut self, limit: Duration) -> Self {
         self.wall_limit = limit;
+        self
+    }
+
+    /// Gives the guest a gate: moments at which it stands still and host and guest may speak. Such a VM must be followed
+    /// by [`RunningVm::next_stop`](crate::RunningVm::next_stop) and `go_on`.
+    #[must_use]
+    pub fn gate(mut self) -> Self {
+        self.gate = true;
         self
     }
 
@@ -123,6 +134,8 @@ impl VirtualTime {
             smt: parts(self.smt_factor),
             costs: self.speeds.iter().map(|speed| parts(1.0 / speed)).collect(),
             deadline_ns: u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX),
+            gate: None,
+            forked: false,
             report: String::new(),
         }
     }
@@ -143,6 +156,8 @@ fn parts(factor: f64) -> u32 {
 pub struct VirtualRun {
     /// The seed.
     pub seed: u64,
+    /// What decided the run beside the seed; `None` where its files could not be read again.
+    pub identity: Option<Identity>,
     /// Equal for equal runs, and only for those.
     pub fingerprint: u64,
     /// Virtual time from power-on to the end.
@@ -154,9 +169,14 @@ pub struct VirtualRun {
 }
 
 impl VirtualRun {
-    pub(crate) fn new(options: &ktstr_plugin::Options, report: &ktstr_plugin::Report) -> Self {
+    pub(crate) fn new(
+        options: &ktstr_plugin::Options,
+        identity: Option<Identity>,
+        report: &ktstr_plugin::Report,
+    ) -> Self {
         Self {
             seed: options.seed,
+            identity,
             fingerprint: report.fingerprint,
             time: Duration::from_nanos(report.time_ns),
             speed: 1_000_000_000 / u64::from(options.insn_ns),

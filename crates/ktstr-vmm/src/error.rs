@@ -84,6 +84,17 @@ pub enum BuildFault {
         /// The limit.
         max: usize,
     },
+    /// The kernel's command line ends at its first NUL.
+    #[error("the kernel command line holds a NUL character, which would end it there; take it out")]
+    CmdlineNul,
+    /// Performance mode's pages have 2 MiB.
+    #[error(
+        "performance mode takes memory in pages of 2 MiB, not {memory_mib} MiB; make it an even number"
+    )]
+    OddMemory {
+        /// As given.
+        memory_mib: u32,
+    },
     /// The chosen engine cannot do it.
     #[error("engine {engine}: {what}")]
     Engine {
@@ -126,6 +137,24 @@ pub enum Error {
         /// The end of its error output.
         stderr: String,
     },
+    /// The emulator did not start, and its version is known not to work.
+    #[error(
+        "QEMU {version} ('{program}') does not work: {lacks}; take {needed} or later, and name it in KTSTR_QEMU if it is not the \
+         first one on PATH (it said: {stderr})",
+        program = program.display()
+    )]
+    OldQemu {
+        /// The emulator.
+        program: PathBuf,
+        /// What it says that it is.
+        version: String,
+        /// The first version that has what it lacks.
+        needed: String,
+        /// What it lacks.
+        lacks: &'static str,
+        /// The end of its error output.
+        stderr: String,
+    },
     /// The engine did not answer in time.
     #[error("the engine did not {what} within {waited:?}")]
     Timeout {
@@ -150,7 +179,7 @@ pub enum Error {
     },
     /// The guest cannot be booted; kvm only.
     #[error(transparent)]
-    Boot(#[from] crate::engine::kvm::BootError),
+    Boot(#[from] crate::boot_error::BootError),
     /// Another process holds what performance mode needs; trying again later may succeed.
     #[error(
         "{resource} is held by another VM in performance mode; run fewer at once, or try again"
@@ -168,6 +197,14 @@ pub enum Error {
         needed: u32,
         /// How much there is.
         found: u32,
+    },
+    /// A saved guest cannot be used.
+    #[error("the saved guest's file '{path}' is damaged: {why}; delete its directory, and it is made anew", path = path.display())]
+    SavedDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// An address outside the guest's memory.
     #[error("guest memory has no {len} bytes at GPA {gpa:#x}")]

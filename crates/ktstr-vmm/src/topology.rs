@@ -219,7 +219,9 @@ impl Topology {
                 nodes: numa_nodes,
             });
         }
-        let total = u64::from(llcs) * u64::from(cores_per_llc) * u64::from(threads_per_core);
+        let total = u64::from(llcs)
+            .saturating_mul(cores_per_llc.into())
+            .saturating_mul(threads_per_core.into());
         if total > u64::from(MAX_VCPUS) {
             return Err(TopologyError::TooMany { found: total });
         }
@@ -254,7 +256,9 @@ impl Topology {
             });
         }
         let llcs: u64 = nodes.iter().map(|node| u64::from(node.llcs)).sum();
-        let total = llcs * u64::from(cores_per_llc) * u64::from(threads_per_core);
+        let total = llcs
+            .saturating_mul(cores_per_llc.into())
+            .saturating_mul(threads_per_core.into());
         match total {
             0 => Err(TopologyError::NoCpu),
             found if found > u64::from(MAX_VCPUS) => Err(TopologyError::TooMany { found }),
@@ -551,6 +555,14 @@ mod tests {
     fn check_error(shape: &str, needle: &str) {
         let error = shape.parse::<Topology>().unwrap_err().to_string();
         assert!(error.contains(needle), "{error}");
+    }
+
+    #[test]
+    fn absurd_numbers_are_too_many() {
+        for shape in ["1n4294967295l4294967295c2t", "1n1l4294967295c2t"] {
+            let error = shape.parse::<Topology>().unwrap_err();
+            assert!(matches!(error, TopologyError::TooMany { .. }), "{error:?}");
+        }
     }
 
     #[test]

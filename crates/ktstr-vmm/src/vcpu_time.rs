@@ -9,9 +9,10 @@ use std::path::PathBuf;
 pub struct VcpuClocks(Vec<PathBuf>);
 
 impl VcpuClocks {
-    /// Finds the vCPU threads of a process by their names; empty when they cannot be told apart.
+    /// Finds the `vcpus` vCPU threads of a process by their names; empty as long as not all are there, and when they cannot be told
+    /// apart.
     #[must_use]
-    pub fn of(pid: u32) -> Self {
+    pub fn of(pid: u32, vcpus: usize) -> Self {
         let tasks = fs::read_dir(format!("/proc/{pid}/task"));
         let mut found: Vec<(usize, PathBuf)> = tasks
             .into_iter()
@@ -24,12 +25,18 @@ impl VcpuClocks {
             .collect();
         found.sort_unstable();
         // Two VMs in one process have threads of the same names.
-        let whole = found.iter().map(|(vcpu, _)| *vcpu).eq(0..found.len());
+        let whole = found.iter().map(|(vcpu, _)| *vcpu).eq(0..vcpus);
         Self(if whole {
             found.into_iter().map(|(_, path)| path).collect()
         } else {
             Vec::new()
         })
+    }
+
+    /// Of these threads of a process, in the order of their vCPUs.
+    pub(crate) fn of_threads(pid: u32, threads: &[i32]) -> Self {
+        let path = |thread| PathBuf::from(format!("/proc/{pid}/task/{thread}/schedstat"));
+        Self(threads.iter().map(path).collect())
     }
 
     /// Whether no vCPU was found: threads come into being some time after the start.
@@ -85,9 +92,28 @@ mod tests {
         }
     }
 
+    /// Threads of a VM come into being one by one.
+    #[test]
+    fn the_first_vcpus_of_a_vm_are_not_taken_for_all() {
+        let (tell, told) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::Builder::new().name("ktstr-vcpu0".into());
+        let (ready, started) = std::sync::mpsc::channel();
+        let thread = thread.spawn(move || {
+            ready.send(rustix::thread::gettid().as_raw_pid()).unwrap();
+            let _ended = told.recv();
+        });
+        let id = started.recv().unwrap();
+        let pid = std::process::id();
+        assert!(VcpuClocks::of(pid, 2).is_empty());
+        assert_eq!(VcpuClocks::of(pid, 1).0.len(), 1);
+        assert_eq!(VcpuClocks::of_threads(pid, &[id]).read().len(), 1);
+        drop(tell);
+        thread.unwrap().join().unwrap();
+    }
+
     #[test]
     fn a_process_without_vcpus_has_no_clocks() {
-        let clocks = VcpuClocks::of(1);
+        let clocks = VcpuClocks::of(1, 1);
         assert!(clocks.is_empty() && clocks.read().is_empty() && clocks.run_delays().is_empty());
     }
 }

@@ -1,28 +1,34 @@
 //! The VM as its user sees it: builder, running VM, end.
 
-use std::collections::HashMap;
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::clock::{Clock, VirtualRun, VirtualTime};
+use crate::clock::VirtualTime;
+use crate::config::Config;
 use crate::console::ConsoleLog;
 use crate::devices::virtio::blk::{BlkCounters, Disk};
 use crate::devices::virtio::net::{Net, NetCounters};
+use crate::engine::kvm::elf_len;
 use crate::engine::{EngineVm, tcg};
 use crate::error::{BuildError, BuildFault, Result};
+use crate::exit::{ExitReason, VcpuRegs, VmExit};
+use crate::gate::{RunOnly, Stop, no_gate};
 use crate::initrd::Initrd;
 use crate::memory::GuestMemory;
 use crate::port::PortStream;
 use crate::probe::{Engine, EngineChoice};
+use crate::saved::Saved;
 use crate::topology::Topology;
 use crate::vcpu_time::VcpuClocks;
 use crate::watch::{Watch, WatchHit, WatchId, WatchSupport};
+use ktstr_wire::gate::UntilState;
 
 /// Longest command line that x86 takes (arch/x86/include/asm/setup.h: COMMAND_LINE_SIZE), with its terminator.
 const MAX_CMDLINE: usize = 2047;
+const ELF: &[u8] = b"\x7fELF";
 /// The least memory a kernel of ours boots in, beside kernel image and initrd.
 const MIN_SPARE_MIB: u64 = 32;
 
@@ -43,6 +49,7 @@ pub struct VmBuilder {
     cpu_budget: Option<u32>,
     lock_dir: PathBuf,
     nested: bool,
+    invariant_tsc: bool,
     qemu: PathBuf,
     virtual_time: Option<VirtualTime>,
 }
@@ -53,29 +60,6 @@ pub struct Vm {
     pub(crate) config: Config,
     engine: Engine,
     why: String,
-}
-
-/// What an engine needs to know.
-#[derive(Debug)]
-pub(crate) struct Config {
-    pub(crate) kernel: PathBuf,
-    pub(crate) initrd: Option<Initrd>,
-    pub(crate) cmdline: String,
-    pub(crate) topology: Topology,
-    pub(crate) memory_mib: u32,
-    /// Memory of each node, adding up to `memory_mib`.
-    pub(crate) node_mib: Vec<u32>,
-    pub(crate) ports: Vec<String>,
-    pub(crate) disks: Vec<Disk>,
-    pub(crate) nets: Vec<Net>,
-    pub(crate) deadline: Duration,
-    pub(crate) performance_mode: bool,
-    pub(crate) cpu_budget: Option<u32>,
-    pub(crate) lock_dir: PathBuf,
-    /// The guest may run guests of its own.
-    pub(crate) nested: bool,
-    pub(crate) qemu: PathBuf,
-    pub(crate) virtual_time: Option<VirtualTime>,
 }
 
 impl Vm {
@@ -97,6 +81,7 @@ impl Vm {
             cpu_budget: None,
             lock_dir: std::env::temp_dir(),
             nested: false,
+            invariant_tsc: false,
             qemu: PathBuf::from(tcg::DEFAULT_QEMU),
             virtual_time: None,
         }
@@ -121,6 +106,35 @@ impl Vm {
     pub fn start(self) -> Result<RunningVm> {
         Ok(RunningVm {
             vm: EngineVm::start(self.engine, &self.config)?,
+            why: self.why,
+            clocks: Mutex::default(),
+        })
+    }
+
+    /// What a saved guest's machine and this one must have in common: emulator, kernel, command line, shape, memory, and how time
+    /// passes. Without virtual time, nothing.
+    #[must_use]
+    pub fn saved_machine(&self) -> String {
+        tcg::saved_machine(&self.config).unwrap_or_default()
+    }
+
+    /// Starts a copy of a saved guest on this machine, which must be as the saved one's was; seed and deadline are its own. The
+    /// copy stands still at its gate: the first [`next_stop`](RunningVm::next_stop) says what was said when it was saved, and
+    /// [`go_on`](RunningVm::go_on) lets it go. Copies of one saved guest with equal seeds and answers are equal runs.
+    ///
+    /// # Errors
+    /// When this machine is another one, has no gate, or cannot be started.
+    pub fn start_saved(self, saved: &Saved) -> Result<RunningVm> {
+        let has_gate = self
+            .config
+            .virtual_time
+            .as_ref()
+            .is_some_and(|time| time.gate);
+        if !has_gate {
+            return Err(no_gate());
+        }
+        Ok(RunningVm {
+            vm: EngineVm::start_saved(self.engine, &self.config, saved)?,
             why: self.why,
             clocks: Mutex::default(),
         })
@@ -236,6 +250,14 @@ impl VmBuilder {
         self
     }
 
+    /// Shows the guest an invariant TSC, whatever the host has, so that Linux takes the TSC for its clock instead of kvm-clock; kvm
+    /// only. A freeze sets it back like kvm-clock.
+    #[must_use]
+    pub fn invariant_tsc(mut self, on: bool) -> Self {
+        self.invariant_tsc = on;
+        self
+    }
+
     /// The emulator of the tcg engine; `qemu-system-x86_64` unless set.
     #[must_use]
     pub fn qemu(mut self, program: impl Into<PathBuf>) -> Self {
@@ -261,10 +283,7 @@ impl VmBuilder {
             Some(time) => self.in_virtual_time(time, &topology, &mut faults),
             None => choose(self.engine, &mut faults),
         };
-        if self.performance_mode && engine == Engine::Tcg {
-            let what = String::from("has no performance mode; it needs kvm");
-            faults.push(BuildFault::Engine { engine, what });
-        }
+        self.check_kvms_own(engine, &mut faults);
         if engine == Engine::Tcg {
             tcg::check_topology(&topology, &mut faults);
         }
@@ -284,6 +303,9 @@ impl VmBuilder {
                 len: self.cmdline.len(),
                 max: MAX_CMDLINE,
             });
+        }
+        if self.cmdline.contains('\0') {
+            faults.push(BuildFault::CmdlineNul);
         }
         for (index, name) in self.ports.iter().enumerate() {
             if self.ports.iter().take(index).any(|earlier| earlier == name) {
@@ -316,6 +338,7 @@ impl VmBuilder {
                     cpu_budget: self.cpu_budget,
                     lock_dir: self.lock_dir,
                     nested: self.nested,
+                    invariant_tsc: self.invariant_tsc,
                     qemu,
                     virtual_time: self.virtual_time,
                 },
@@ -328,6 +351,28 @@ impl VmBuilder {
 }
 
 impl VmBuilder {
+    /// What kvm has alone, and what it asks of that.
+    fn check_kvms_own(&self, engine: Engine, faults: &mut Vec<BuildFault>) {
+        let refused = [
+            (
+                self.performance_mode,
+                "has no performance mode; it needs kvm",
+            ),
+            (self.invariant_tsc, "shows no invariant TSC; it needs kvm"),
+        ];
+        for (_, what) in refused.into_iter().filter(|(wanted, _)| *wanted) {
+            if engine == Engine::Tcg {
+                let what = what.to_owned();
+                faults.push(BuildFault::Engine { engine, what });
+            }
+        }
+        if self.performance_mode && !self.memory_mib.is_multiple_of(2) {
+            faults.push(BuildFault::OddMemory {
+                memory_mib: self.memory_mib,
+            });
+        }
+    }
+
     /// Only tcg counts instructions, and what answers at a time of the host's is refused.
     fn in_virtual_time(
         &self,
@@ -357,7 +402,30 @@ impl VmBuilder {
             );
         }
         time.check(topology, faults);
-        (Engine::Tcg, String::from("virtual time is tcg's"))
+        let by_itself = self.engine.resolve();
+        let why = match by_itself.engine {
+            Engine::Tcg => by_itself.why,
+            Engine::Kvm => String::from("virtual time is tcg's"),
+        };
+        (Engine::Tcg, why)
+    }
+}
+
+/// Whether an emulator can give virtual time: `qemu-system-x86_64` on `PATH` unless one is named. It is asked for its version,
+/// once in a process.
+///
+/// # Errors
+/// [`BuildFault::NoQemu`], and [`BuildFault::Engine`] with the versions that fit.
+pub fn check_virtual_time(qemu: Option<&Path>) -> std::result::Result<(), BuildError> {
+    let mut faults = Vec::new();
+    let program = qemu.unwrap_or(Path::new(tcg::DEFAULT_QEMU));
+    if let Some(found) = tcg::find_qemu(program, "virtual time is tcg's", &mut faults) {
+        tcg::check_qemu(&found, &mut faults);
+    }
+    if faults.is_empty() {
+        Ok(())
+    } else {
+        Err(BuildError { faults })
     }
 }
 
@@ -392,6 +460,11 @@ fn check_kernel(path: Option<&Path>, engine: Engine, faults: &mut Vec<BuildFault
         if !short {
             file.read_exact(&mut head)?;
         }
+        // An ELF file is long by what is not loaded; one that is malformed is refused when it is.
+        let len = match head.starts_with(ELF) {
+            true => elf_len(&mut file).unwrap_or(len),
+            false => len,
+        };
         Ok((len, short))
     });
     match read {
@@ -411,7 +484,7 @@ fn check_kernel(path: Option<&Path>, engine: Engine, faults: &mut Vec<BuildFault
             0
         }
         Ok((len, false)) => {
-            let elf = engine == Engine::Kvm && head.starts_with(b"\x7fELF");
+            let elf = engine == Engine::Kvm && head.starts_with(ELF);
             if !elf && !head.ends_with(b"HdrS") {
                 let why = "it lacks the boot header's HdrS mark (an ELF vmlinux needs its bzImage)";
                 faults.push(BuildFault::NotAKernel {
@@ -477,80 +550,6 @@ fn deal_memory(topology: &Topology, memory_mib: u32, faults: &mut Vec<BuildFault
         .collect()
 }
 
-/// How a VM ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ExitReason {
-    /// The guest powered off.
-    PowerOff,
-    /// The guest rebooted.
-    Reboot,
-    /// The guest's kernel panicked.
-    Panic,
-    /// The guest reset without saying so.
-    TripleFault,
-    /// The VM was told to end.
-    Killed,
-    /// The deadline passed; in virtual time, the virtual one.
-    Deadline,
-    /// In virtual time: the host's limit passed before the guest's deadline did.
-    NotFinished,
-    /// The engine ended under the guest.
-    EngineDied {
-        /// How it ended.
-        status: String,
-        /// The end of its error output.
-        stderr: String,
-    },
-}
-
-impl fmt::Display for ExitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PowerOff => f.write_str("power off"),
-            Self::Reboot => f.write_str("reboot"),
-            Self::Panic => f.write_str("kernel panic"),
-            Self::TripleFault => f.write_str("triple fault"),
-            Self::Killed => f.write_str("kill"),
-            Self::Deadline => f.write_str("deadline"),
-            Self::NotFinished => f.write_str("not finished within the host's time limit"),
-            Self::EngineDied { status, stderr } if stderr.is_empty() => {
-                write!(f, "engine died with {status}")
-            }
-            Self::EngineDied { status, stderr } => write!(f, "engine died with {status}: {stderr}"),
-        }
-    }
-}
-
-/// What is left of a VM.
-#[derive(Debug, Clone)]
-pub struct VmExit {
-    /// How it ended.
-    pub reason: ExitReason,
-    /// From start to end.
-    pub duration: Duration,
-    /// From the end to this value.
-    pub cleanup_duration: Duration,
-    /// Everything on COM1.
-    pub com1: Vec<u8>,
-    /// Everything on COM2.
-    pub com2: Vec<u8>,
-    /// The engine that ran it.
-    pub engine: Engine,
-    /// Why this engine.
-    pub engine_why: String,
-    /// KVM's statistics of each vCPU by name; `None` on tcg, and on kernels before 5.14.
-    pub kvm_stats: Option<Vec<HashMap<String, u64>>>,
-    /// What each disk did, in the order of the builder.
-    pub blk_counters: Vec<BlkCounters>,
-    /// What each network card did, in the order of the builder.
-    pub net_counters: Vec<NetCounters>,
-    /// Whose time passed in the guest.
-    pub clock: Clock,
-    /// In virtual time: seed, fingerprint and instruction counts. `None` when the emulator was killed.
-    pub virtual_run: Option<VirtualRun>,
-}
-
 /// A VM that was started. Dropping it ends it.
 #[derive(Debug)]
 pub struct RunningVm {
@@ -583,7 +582,8 @@ impl RunningVm {
         self.vm.memory()
     }
 
-    /// Stops all vCPUs. The guard's drop lets them run again.
+    /// Stops all vCPUs. The guard's drop lets them run again. In virtual time the guest must stand still at its gate already, and
+    /// stays there.
     ///
     /// # Errors
     /// When the engine does not answer within `deadline`, or the VM is gone.
@@ -653,6 +653,67 @@ impl RunningVm {
         self.vm.next_watch_hit(deadline)
     }
 
+    /// Waits until the guest stands still at its gate; `None` once it has ended, which the host's time limit bounds.
+    ///
+    /// # Errors
+    /// Where the guest has no gate ([`VirtualTime::gate`]), or the emulator is not understood.
+    pub fn next_stop(&self) -> Result<Option<Stop>> {
+        self.vm.next_stop()
+    }
+
+    /// Lets a guest go on that stands still at its gate. One that knocked reads `answer`; at `wake`, in virtual time since
+    /// power-on, it stands still again.
+    ///
+    /// # Errors
+    /// When it does not stand still.
+    pub fn go_on(&self, answer: &[u8], wake: Option<Duration>) -> Result<()> {
+        self.vm.go_on(answer, wake)
+    }
+
+    /// Says in the mailbox what became of what the guest waits for; the guest reads it without a knock.
+    ///
+    /// # Errors
+    /// When the guest has no gate.
+    pub fn tell_waiting(&self, state: UntilState) -> Result<()> {
+        self.vm.tell_waiting(state)
+    }
+
+    /// The number of the request that the guest says it waits for; 0 for none.
+    ///
+    /// # Errors
+    /// When the guest has no gate.
+    pub fn waits_for(&self) -> Result<u32> {
+        self.vm.waits_for()
+    }
+
+    /// Which vCPUs the next [`go_on`](Self::go_on) lets go.
+    ///
+    /// # Errors
+    /// When the guest has no gate.
+    pub fn run_only(&self, who: RunOnly) -> Result<()> {
+        self.vm.run_only(who)
+    }
+
+    /// Shows a guest that stands still at its gate to a debugger: gives the connection to QEMU's gdb stub (GDB manual, appendix
+    /// E), and the virtual time at which the guest stands, which is later than that of its stop where all of it was idle. It goes on
+    /// when the debugger says so, and must then be answered at its gate as before; one that knocked last reads `answer`. The
+    /// host's time limit does not count from now on.
+    ///
+    /// # Errors
+    /// When it does not stand still at a gate, or the stub does not start.
+    pub fn debug(&self, answer: &[u8]) -> Result<(UnixStream, Duration)> {
+        self.vm.debug(answer)
+    }
+
+    /// Saves a guest that stands still because it knocked, as files in a directory that is there and empty. The guest ends. `said`
+    /// is what the first stop of each copy says.
+    ///
+    /// # Errors
+    /// When the guest has no gate, stands still for another reason or is itself a copy, or a file cannot be written.
+    pub fn save(&self, dir: &Path, said: &[u8]) -> Result<Saved> {
+        self.vm.save(dir, said)
+    }
+
     /// Waits for the end, which the VM's deadline bounds.
     ///
     /// # Errors
@@ -692,9 +753,21 @@ impl RunningVm {
         let mut clocks = self.clocks.lock().unwrap_or_else(PoisonError::into_inner);
         // Threads come into being some time after the start.
         if clocks.is_empty() {
-            *clocks = VcpuClocks::of(self.vm.pid());
+            *clocks = self.vcpu_clocks();
         }
         clocks.read()
+    }
+
+    /// How many vCPUs it has.
+    #[must_use]
+    pub fn vcpus(&self) -> usize {
+        self.vm.vcpus()
+    }
+
+    /// The clocks of its vCPUs, for a reader in a thread of its own; empty as long as not all vCPUs have started.
+    #[must_use]
+    pub fn vcpu_clocks(&self) -> VcpuClocks {
+        self.vm.vcpu_clocks()
     }
 
     /// Process id of the engine, for tests.
@@ -748,26 +821,76 @@ impl Drop for FreezeGuard<'_> {
     }
 }
 
-/// Registers of one frozen vCPU.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the registers' own names")]
-pub struct VcpuRegs {
-    /// The vCPU's number.
-    pub vcpu: u32,
-    pub rip: u64,
-    pub rsp: u64,
-    pub rbp: u64,
-    pub rflags: u64,
-    pub cr0: u64,
-    pub cr2: u64,
-    pub cr3: u64,
-    pub cr4: u64,
-    pub rax: u64,
-    pub rbx: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    /// r8 to r15.
-    pub r8_15: [u64; 8],
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn faults(builder: VmBuilder) -> Vec<BuildFault> {
+        builder
+            .build()
+            .map_or_else(|error| error.faults, |_| Vec::new())
+    }
+
+    #[test]
+    fn what_would_fail_later_is_told_at_once() {
+        let found = faults(Vm::builder().cmdline("console=ttyS0\0quiet"));
+        assert!(
+            found
+                .iter()
+                .any(|fault| matches!(fault, BuildFault::CmdlineNul)),
+            "{found:?}"
+        );
+        let odd = |memory_mib| {
+            let builder = Vm::builder()
+                .engine(EngineChoice::Kvm)
+                .performance_mode(true);
+            faults(builder.memory_mib(memory_mib))
+                .iter()
+                .any(|fault| matches!(fault, BuildFault::OddMemory { .. }))
+        };
+        assert!(odd(257) && !odd(256));
+        let tcg = Vm::builder().engine(EngineChoice::Tcg).invariant_tsc(true);
+        let found = faults(tcg);
+        assert!(
+            found
+                .iter()
+                .any(|fault| fault.to_string().contains("invariant TSC")),
+            "{found:?}"
+        );
+    }
+
+    /// A vmlinux has its debugging information, which no guest loads.
+    #[test]
+    fn an_elf_kernel_is_charged_by_what_it_loads() {
+        let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+        elf.resize(16, 0);
+        elf.extend(2u16.to_le_bytes());
+        elf.extend(62u16.to_le_bytes());
+        elf.extend(1u32.to_le_bytes());
+        for value in [0x10_0000u64, 64, 0] {
+            elf.extend(value.to_le_bytes());
+        }
+        elf.extend(0u32.to_le_bytes());
+        for value in [64u16, 56, 1, 0, 0, 0] {
+            elf.extend(value.to_le_bytes());
+        }
+        elf.extend(1u32.to_le_bytes());
+        elf.extend(7u32.to_le_bytes());
+        for value in [0x1000u64, 0x10_0000, 0x10_0000, 0x1000, 0x1000, 0x1000] {
+            elf.extend(value.to_le_bytes());
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&elf).unwrap();
+        file.as_file().set_len(900 << 20).unwrap();
+        let vm = Vm::builder().kernel(file.path()).engine(EngineChoice::Kvm);
+        let found = faults(vm.memory_mib(64));
+        assert!(
+            !found
+                .iter()
+                .any(|fault| matches!(fault, BuildFault::Memory { .. })),
+            "{found:?}"
+        );
+    }
 }

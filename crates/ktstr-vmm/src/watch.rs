@@ -50,6 +50,9 @@ pub enum WatchMechanism {
     /// than 8 bytes may count twice, one that a device makes does not count, and no watch can lie in a page table. The rare
     /// instruction that KVM cannot emulate ends the VM when it writes to such a page, and says so.
     GuestMemory,
+    /// The emulator's plugin, in virtual time: the guest stands still after each write, atomic ones too, or before it executes
+    /// the address, which must be where a function begins.
+    Plugin,
     /// Nothing works here.
     Unavailable,
 }
