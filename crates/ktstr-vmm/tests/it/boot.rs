@@ -107,7 +107,7 @@ fn every_fault_of_a_configuration_is_told() {
         "performance mode",
         "/no/such/qemu",
         "qemu-system-x86",
-        // Why this engine: QEMU may be what nobody meant to need.
+        // Why this engine: QEMU may be an unexpected need.
         "the engine's reason: ",
     ] {
         assert!(error.contains(needle), "{needle:?} is not in {error}");
@@ -134,5 +134,25 @@ fn an_emulator_that_dies_is_reported_with_its_words() {
             );
         }
         other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_emulator_that_is_too_old_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let fake = dir.path().join("qemu");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo 'QEMU emulator version 4.2.1 (Debian 1:4.2-3ubuntu6.30)'\n\
+                  echo no such property >&2\nexit 1\n";
+    std::fs::write(&fake, script).unwrap();
+    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let vm = Vm::builder().kernel(kernel()).qemu(&fake).build().unwrap();
+    let error = vm.start().map(drop).unwrap_err().to_string();
+    for part in [
+        "QEMU 4.2.1 ('",
+        "take 5.0 or later",
+        "KTSTR_QEMU",
+        "no such property",
+    ] {
+        assert!(error.contains(part), "{part:?} is not in {error}");
     }
 }

@@ -1,7 +1,7 @@
 //! A small guest: busybox and a script as init.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ktstr_initramfs::Builder;
 use ktstr_vmm::{EngineChoice, Initrd, Vm, VmBuilder};
@@ -20,21 +20,11 @@ pub(crate) fn kernel() -> PathBuf {
         || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
         PathBuf::from,
     );
-    let built = |image: &Path| {
-        image
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .unwrap_or(SystemTime::UNIX_EPOCH)
-    };
-    let entries = std::fs::read_dir(cache.join("ktstr/kernels"))
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok);
-    entries
-        .map(|entry| entry.path().join("bzImage"))
-        .filter(|image| image.is_file())
-        .max_by_key(|image| built(image))
+    let newest = ktstr_kernel::Cache::at(cache.join("ktstr/kernels")).newest();
+    let kernel = newest.expect("the cache can be read");
+    kernel
         .expect("no test kernel; run `cargo xtask kernel`")
+        .image
 }
 
 /// A guest that runs `script` and powers off.

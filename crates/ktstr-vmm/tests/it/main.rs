@@ -13,6 +13,7 @@ mod cards;
 mod control;
 mod guest;
 mod orphan;
+mod saved;
 mod shape;
 #[path = "../shared/cards.rs"]
 mod shared_cards;

@@ -32,29 +32,51 @@ fn run(name: &str, topology: &Topology, vm: VmBuilder) {
     println!("{name}: {:?}", exit.duration);
 }
 
+fn preset(name: &str) -> Topology {
+    let preset = PRESETS.iter().find(|preset| preset.name == name).unwrap();
+    preset.topology().unwrap()
+}
+
+/// A test each: guests are of very different weight, and tests run side by side.
+macro_rules! presets {
+    ($($test:ident: $check:ident($name:literal)),* $(,)?) => {
+        $(#[test] fn $test() { $check($name, &preset($name)); })*
+    };
+}
+
+presets! {
+    programs_see_four_cpus_of_one_llc: check_shape("4cpu-1llc-nosmt"),
+    programs_see_four_cpus_of_two_llcs: check_shape("4cpu-2llc-nosmt"),
+    programs_see_nine_cpus: check_shape("9cpu-3llc-nosmt"),
+    programs_see_fourteen_cpus: check_shape("14cpu-7llc-nosmt"),
+    programs_see_fifteen_cpus: check_shape("15cpu-5llc-nosmt"),
+    programs_see_sixteen_cpus_of_two_nodes: check_shape("2numa-16cpu-4llc-nosmt"),
+    programs_see_eight_smt_cpus: check_shape("8cpu-2llc-smt"),
+    programs_see_twelve_smt_cpus: check_shape("12cpu-3llc-smt"),
+    programs_see_32_smt_cpus: check_in_virtual_time("32cpu-4llc-smt"),
+    programs_see_32_cpus: check_in_virtual_time("32cpu-4llc-nosmt"),
+    programs_see_32_smt_cpus_of_two_nodes: check_in_virtual_time("2numa-32cpu-2llc-smt"),
+}
+
+/// In host time, 32 emulated CPUs that spin for each other take minutes to come up; in virtual time they take turns. The CPUs
+/// are told the same: only the source of time differs.
 #[track_caller]
-fn check_presets(names: &[&str]) {
-    for name in names {
-        let preset = PRESETS.iter().find(|preset| preset.name == *name).unwrap();
-        check_shape(name, &preset.topology().unwrap());
+fn check_in_virtual_time(name: &str, topology: &Topology) {
+    let time = VirtualTime::seed(1).wall_limit(Duration::from_secs(3600));
+    run(name, topology, shown(topology).virtual_time(time));
+}
+
+/// What takes minutes each even so is compared by hand: `--ignored`.
+#[test]
+#[ignore = "minutes of emulation"]
+fn programs_see_the_declared_shape_of_large_presets() {
+    for name in [
+        "4numa-32cpu-8llc-nosmt",
+        "64cpu-8llc-smt",
+        "128cpu-4llc-smt",
+    ] {
+        check_in_virtual_time(name, &preset(name));
     }
-}
-
-#[test]
-fn programs_see_the_declared_shape_of_presets_without_smt() {
-    check_presets(&[
-        "4cpu-1llc-nosmt",
-        "4cpu-2llc-nosmt",
-        "9cpu-3llc-nosmt",
-        "14cpu-7llc-nosmt",
-        "15cpu-5llc-nosmt",
-        "2numa-16cpu-4llc-nosmt",
-    ]);
-}
-
-#[test]
-fn programs_see_the_declared_shape_of_presets_with_smt() {
-    check_presets(&["8cpu-2llc-smt", "12cpu-3llc-smt"]);
 }
 
 /// A node without CPUs, and distances of one's own.
@@ -69,32 +91,4 @@ fn programs_see_the_declared_nodes() {
         .and_then(|shape| shape.with_distance(NumaDistance::new(rows)?))
         .unwrap();
     check_shape("a node without CPUs", &topology);
-}
-
-/// In host time, 32 emulated CPUs that spin for each other take minutes to come up; in virtual time they take turns. The CPUs
-/// are told the same: only the source of time differs.
-#[track_caller]
-fn check_presets_in_virtual_time(names: &[&str]) {
-    for name in names {
-        let preset = PRESETS.iter().find(|preset| preset.name == *name).unwrap();
-        let topology = preset.topology().unwrap();
-        let time = VirtualTime::seed(1).wall_limit(Duration::from_secs(3600));
-        run(name, &topology, shown(&topology).virtual_time(time));
-    }
-}
-
-#[test]
-fn programs_see_the_declared_shape_of_presets_of_32_cpus() {
-    check_presets_in_virtual_time(&["32cpu-4llc-smt", "32cpu-4llc-nosmt", "2numa-32cpu-2llc-smt"]);
-}
-
-/// What takes minutes each even so is compared by hand: `--ignored`.
-#[test]
-#[ignore = "minutes of emulation"]
-fn programs_see_the_declared_shape_of_large_presets() {
-    check_presets_in_virtual_time(&[
-        "4numa-32cpu-8llc-nosmt",
-        "64cpu-8llc-smt",
-        "128cpu-4llc-smt",
-    ]);
 }

@@ -121,6 +121,18 @@ fn the_deadline_ends_a_guest_that_does_not() {
 }
 
 #[test]
+fn never_is_a_deadline() {
+    if !has_kvm() {
+        return;
+    }
+    let mut vm = Guest::Halt.start("1n1l1c1t", Duration::MAX);
+    vm.freeze(Duration::MAX).unwrap().resume().unwrap();
+    vm.kill();
+    assert_eq!(vm.next_watch_hit(Duration::MAX), None);
+    assert_eq!(vm.wait().unwrap().reason, ExitReason::Killed);
+}
+
+#[test]
 fn kvm_counts_exits() {
     if !has_kvm() {
         return;

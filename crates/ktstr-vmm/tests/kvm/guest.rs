@@ -17,7 +17,8 @@ pub(crate) const COUNTER: u64 = 0x20_0000;
 global_asm!(
     ".pushsection .rodata.ktstr_guests, \"a\"",
     ".global ktstr_guest_hello, ktstr_guest_reset, ktstr_guest_keyboard, ktstr_guest_fault",
-    ".global ktstr_guest_count, ktstr_guest_writes, ktstr_guest_halt, ktstr_guest_cpuid, ktstr_guest_end",
+    ".global ktstr_guest_count, ktstr_guest_writes, ktstr_guest_halt, ktstr_guest_cpuid, ktstr_guest_clock",
+    ".global ktstr_guest_end",
     // "hi" on COM1, "no" on COM2, power off.
     "ktstr_guest_hello:",
     "mov dx, 0x3f8",
@@ -114,6 +115,18 @@ global_asm!(
     "mov ax, 0x3400",
     "out dx, ax",
     "2: jmp 2b",
+    // kvm-clock at 2 MiB + 4 KiB (MSR_KVM_SYSTEM_TIME_NEW), then the TSC in COUNTER for ever.
+    "ktstr_guest_clock:",
+    "mov rdi, 0x200000",
+    "mov ecx, 0x4b564d01",
+    "mov eax, 0x201001",
+    "xor edx, edx",
+    "wrmsr",
+    "2: rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov qword ptr [rdi], rax",
+    "jmp 2b",
     "ktstr_guest_end:",
     ".popsection",
 );
@@ -127,6 +140,7 @@ unsafe extern "C" {
     safe static ktstr_guest_writes: u8;
     safe static ktstr_guest_halt: u8;
     safe static ktstr_guest_cpuid: u8;
+    safe static ktstr_guest_clock: u8;
     safe static ktstr_guest_end: u8;
 }
 
@@ -141,6 +155,7 @@ pub(crate) enum Guest {
     Writes,
     Halt,
     Cpuid,
+    Clock,
 }
 
 impl Guest {
@@ -154,6 +169,7 @@ impl Guest {
             Self::Writes => &raw const ktstr_guest_writes,
             Self::Halt => &raw const ktstr_guest_halt,
             Self::Cpuid => &raw const ktstr_guest_cpuid,
+            Self::Clock => &raw const ktstr_guest_clock,
         };
         let end: *const u8 = &raw const ktstr_guest_end;
         // SAFETY: all labels lie in one section of this binary, in order, and what lies between is never written.

@@ -4,6 +4,7 @@
 mod baremetal;
 #[path = "../shared/cards.rs"]
 mod cards;
+mod clocks;
 mod devices;
 mod guest;
 mod linux;

@@ -25,17 +25,13 @@ const EXPECTED: [&str; 10] = [
     "CPU topo: Allowing 16 present CPUs plus 0 hotplug CPUs",
 ];
 
-/// `KTSTR_TEST_KERNEL`, or the image of any cached kernel.
+/// `KTSTR_TEST_KERNEL`, or the image of the newest cached kernel.
 pub(crate) fn kernel() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("KTSTR_TEST_KERNEL") {
         return Some(named.into());
     }
     let cache = PathBuf::from(std::env::var_os("HOME")?).join(".cache/ktstr/kernels");
-    std::fs::read_dir(cache)
-        .ok()?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path().join("bzImage"))
-        .find(|image| image.is_file())
+    Some(ktstr_kernel::Cache::at(cache).newest().ok()??.image)
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! schedulers use), each compared with the declared one. The same on either engine.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ktstr_initramfs::Builder;
 use ktstr_vmm::Topology;
@@ -35,14 +35,13 @@ pub(crate) fn programs(builder: &mut Builder) {
                 panic!("{name} is missing; `cargo xtask setup --checks` installs it")
             })
     };
-    // The lab carries it on its PATH.
-    let built =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/scx-topology/scx-topology");
-    let topology = if built.is_file() {
-        built
-    } else {
-        on_path("scx-topology")
-    };
+    // Beside what cargo builds, wherever that is; the lab carries it on its PATH.
+    let exe = std::env::current_exe().unwrap();
+    let target = exe.ancestors().nth(3);
+    let built = target.map(|target| target.join("tools/scx-topology/scx-topology"));
+    let topology = built
+        .filter(|built| built.is_file())
+        .unwrap_or_else(|| on_path("scx-topology"));
     let programs: [(&str, PathBuf); 3] = [
         ("lscpu", on_path("lscpu")),
         ("lstopo", on_path("lstopo-no-graphics")),
@@ -138,7 +137,7 @@ impl Declared {
         }
     }
 
-    /// Who shares a cache of that level.
+    /// The CPUs that share a cache of that level.
     fn sharers(&self, level: &str) -> &Groups {
         if level == "3" {
             &self.llcs
@@ -162,11 +161,25 @@ impl Declared {
 /// Compares all that [`SCRIPT`] said with the shape.
 #[track_caller]
 pub(crate) fn check(name: &str, topology: &Topology, console: &str) {
+    check_with(name, topology, console, |own, _| own.clone());
+}
+
+/// The same with what lstopo shall take for the CPUs of a node's memory: given the node's own and those of node 0.
+#[track_caller]
+pub(crate) fn check_with(
+    name: &str,
+    topology: &Topology,
+    console: &str,
+    of_memory: impl Fn(&BTreeSet<u32>, &BTreeSet<u32>) -> BTreeSet<u32>,
+) {
     let console = console.replace('\r', "");
     let declared = Declared::new(name, topology);
     check_sysfs(&declared, topology, &console);
     check_lscpu(&declared, &console);
-    check_lstopo(&declared, &console);
+    let first = declared.nodes.first().cloned().unwrap_or_default();
+    let own = declared.nodes.iter().filter(|cpus| !cpus.is_empty());
+    let memory: Vec<BTreeSet<u32>> = own.map(|own| of_memory(own, &first)).collect();
+    check_lstopo(&declared, &memory, &console);
     check_scx(&declared, &console);
 }
 
@@ -238,7 +251,7 @@ fn check_sysfs(declared: &Declared, topology: &Topology, console: &str) {
     );
 }
 
-/// `lscpu -p` numbers things as it finds them; only who shares a number counts.
+/// `lscpu -p` numbers things as it finds them; only which CPUs share a number counts.
 #[track_caller]
 fn check_lscpu(declared: &Declared, console: &str) {
     let rows: Vec<Vec<&str>> = words(console, "lscpu-cpu")
@@ -309,7 +322,7 @@ fn check_lscpu(declared: &Declared, console: &str) {
 }
 
 #[track_caller]
-fn check_lstopo(declared: &Declared, console: &str) {
+fn check_lstopo(declared: &Declared, memory: &[BTreeSet<u32>], console: &str) {
     // hwloc hangs a node without CPUs to those of its nearest neighbour.
     let found: Vec<BTreeSet<u32>> = objects(console, "NUMANode").collect();
     assert_eq!(
@@ -318,7 +331,7 @@ fn check_lstopo(declared: &Declared, console: &str) {
         "{}: lstopo's nodes",
         declared.name
     );
-    for cpus in declared.nodes.iter().filter(|cpus| !cpus.is_empty()) {
+    for cpus in memory {
         assert!(
             found.contains(cpus),
             "{}: lstopo's nodes are {found:?}",
