@@ -11,6 +11,14 @@ from drgn.helpers.linux.printk import get_printk_records
 from drgn.helpers.linux.sched import task_cpu, task_state_to_char
 
 
+def jited(bpf):
+    """Machine code of all functions, as the kernel itself reports it."""
+    functions = int(bpf.aux.func_cnt)
+    if functions == 0:
+        return int(bpf.jited_len)
+    return sum(int(bpf.aux.func[at].jited_len) for at in range(functions))
+
+
 def open_kernel(core, vmlinux, note_path):
     """The program, and where its types are from: DWARF if vmlinux has it, else BTF."""
     with open(note_path, "rb") as file:
@@ -154,7 +162,7 @@ def read_maps(prog):
 def read_programs(prog):
     return {
         str(int(bpf.aux.id)): {"name": bpf.aux.name.string_().decode(), "tag": bytes(bpf.tag).hex(),
-                               "jited": int(bpf.jited_len), "verified": int(bpf.aux.verified_insns)}
+                               "jited": jited(bpf), "verified": int(bpf.aux.verified_insns)}
         for bpf in bpf_prog_for_each(prog)
     }
 
