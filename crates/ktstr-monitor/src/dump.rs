@@ -16,7 +16,7 @@ use crate::{Kernel, Kva, LogRecord, Problems};
 /// Names the form of the JSON; a change that breaks readers changes it.
 pub const DUMP_SCHEMA: &str = "ktstr.failure-dump/1";
 
-/// How long a capture takes at most where nobody says; the guest stands still meanwhile.
+/// How long a capture takes at most by default; the guest stands still meanwhile.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One vCPU's registers at the moment of capture, as the machine's owner reads them.

@@ -9,7 +9,7 @@
 //! PhysMem -> page walks -> where is the kernel -> BTF -> readers, one per kernel subsystem -> text and JSON
 //! ```
 //!
-//! What this crate does not know: who runs the machine, how it was stopped, and what a test is.
+//! What this crate does not know: which VMM runs the machine, how it was stopped, and what a test is.
 //!
 //! Everything read is a claim by a guest that may be broken or hostile. Every loop over guest links has a bound, every
 //! length is capped before allocation, and a walk that meets nonsense ends with what it has and a named reason.
@@ -23,6 +23,7 @@ mod bytes;
 mod cgroup;
 mod dump;
 mod error;
+pub mod invariants;
 mod kernel;
 pub mod locate;
 pub mod paging;

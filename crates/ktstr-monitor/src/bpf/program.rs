@@ -7,6 +7,8 @@ use crate::{Error, Kernel, Kva, Object, Problems, Result, Walk, bytes};
 
 /// More programs than a machine under test has.
 const MAX_PROGRAMS: usize = 8192;
+/// Most functions that a program can have (`BPF_MAX_SUBPROGS` in kernel/bpf/verifier.c).
+const MAX_FUNCTIONS: u64 = 256;
 /// `MAX_USED_MAPS`.
 const MAX_USED_MAPS: u64 = 64;
 /// Programs whose statistics are sampled: a scheduler has forty operations.
@@ -140,13 +142,33 @@ impl Kernel {
             name,
             tag: bytes::hex(&prog.bytes("tag")?),
             verified_insns: problems.keep("verified_insns", aux.u32("verified_insns")),
-            jited_len: problems.keep("jited_len", prog.u32("jited_len")),
+            jited_len: problems.keep("jited_len", self.jited_len(prog, &aux)),
             map_ids: problems
                 .keep("used maps", self.used_maps(&aux))
                 .unwrap_or_default(),
             run_cnt,
             run_time_ns,
             recursion_misses,
+        })
+    }
+
+    /// Of all its functions, where it has several (`bpf_prog_get_info_by_fd` in kernel/bpf/syscall.c).
+    fn jited_len(&self, prog: &Object<'_>, aux: &Object<'_>) -> Result<u32> {
+        let count = aux.uint("func_cnt")?;
+        if count == 0 {
+            return prog.u32("jited_len");
+        }
+        if count > MAX_FUNCTIONS {
+            return Err(Error::Implausible {
+                what: "number of functions of a program",
+                value: count,
+            });
+        }
+        let table = aux.pointer("func")?;
+        (0..count).try_fold(0_u32, |sum, number| {
+            let function = Kva(self.read_u64(table.wrapping_add(number * 8))?);
+            let len = self.object("bpf_prog", function)?.u32("jited_len")?;
+            Ok(sum.wrapping_add(len))
         })
     }
 

@@ -219,7 +219,7 @@ impl<'a> Reader<'a> {
     }
 
     /// An object of the allocator that scx schedulers share (`struct sdt_data`): its header, and the task's or cgroup's
-    /// context behind it, whose length the allocator knows and whose type nobody states.
+    /// context behind it, whose length the allocator knows and whose type is not recorded.
     fn with_payload(
         &self,
         btf: &Btf,

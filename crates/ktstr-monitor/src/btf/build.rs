@@ -104,6 +104,17 @@ impl Builder {
         self.add(name, (6, false, count), 4, &body)
     }
 
+    pub(crate) fn enumeration64(&mut self, name: &str, values: &[(&str, u64)]) -> u32 {
+        let mut body = Vec::new();
+        for &(name, value) in values {
+            let name = self.string(name);
+            let low = u32::try_from(value & 0xffff_ffff).unwrap();
+            body.extend([name, low, u32::try_from(value >> 32).unwrap()]);
+        }
+        let count = u32::try_from(values.len()).unwrap();
+        self.add(name, (19, false, count), 8, &body)
+    }
+
     /// As a writer of 7.1 and later has it: fixed bytes and bytes per part for each kind, from 0 on.
     pub(crate) fn finish_with_layout(self, layout: &[(u8, u8)]) -> Vec<u8> {
         let len = |part: usize| u32::try_from(part).unwrap();

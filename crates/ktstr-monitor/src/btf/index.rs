@@ -490,7 +490,7 @@ fn file(slots: &mut [u32], hash: usize, id: u32) {
 const HASH_SEED: u64 = 0x243f_6a88_85a3_08d3;
 const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 
-/// A multiplicative hash, eight bytes at a time; nobody can gain from collisions but the guest's author.
+/// A multiplicative hash, eight bytes at a time; collisions cost only the guest that made them.
 fn hash(name: &[u8]) -> usize {
     let (words, tail) = name.as_chunks::<8>();
     let state = words.iter().fold(HASH_SEED, |state, word| {

@@ -171,7 +171,7 @@ fn kinds_of_later_kernels_are_stepped_over() {
     assert!(btf.ty(TypeId(2)).is_none() && btf.size_of(TypeId(3)).is_none());
     assert_eq!(btf.types().count(), 2);
     exercise(&btf);
-    // Without a description nobody knows where the next type begins.
+    // Without a description, where the next type begins is unknown.
     let refusal = Btf::from_bytes(build().finish_with_layout(&layout[..KNOWN]));
     assert!(refusal.unwrap_err().to_string().contains("predates"));
     let short = vec![0x9f, 0xeb, 1, 0, 23, 0, 0, 0];

@@ -229,6 +229,27 @@ impl Kernel {
             })
     }
 
+    /// The same of a function that the compiler may have put a suffix to: `finish_task_switch.isra.0`. Not a part of it that is seldom
+    /// executed (`.cold`).
+    ///
+    /// # Errors
+    /// [`Error::NoSymbol`].
+    pub fn function(&self, name: &str) -> Result<Kva> {
+        let exact = self.symbol(name);
+        if exact.is_ok() {
+            return exact;
+        }
+        let is_it = |found: &str| {
+            let suffix = found
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('.'));
+            suffix.is_some_and(|suffix| !suffix.split('.').any(|part| part == "cold"))
+        };
+        let mut all = self.symbols.iter();
+        let found = all.find(|(_, found, _)| is_it(found));
+        found.map_or(exact, |(_, _, at)| Ok(Kva(at)))
+    }
+
     /// Physical address of a kernel address, and how many bytes from there on are contiguous.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Remembered translations that notice when they are stale.
 //!
 //! A hit re-reads the entry that maps the page and the one above it. A changed mapping changes one of the two, so a
-//! running guest may remap at will. Nobody tells the cache anything.
+//! running guest may remap at will. The cache is not notified of that.
 
 use std::sync::{Mutex, PoisonError};
 

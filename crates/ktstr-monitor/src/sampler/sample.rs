@@ -107,7 +107,7 @@ pub struct MonitorReport {
     pub hz: u32,
 }
 
-/// `CONFIG_HZ` where nobody knows better.
+/// `CONFIG_HZ` where the kernel's own is unknown.
 const DEFAULT_HZ: u32 = 250;
 
 impl MonitorReport {

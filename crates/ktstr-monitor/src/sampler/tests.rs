@@ -194,7 +194,7 @@ fn reports_survive_json() {
     assert_eq!(again, report);
 }
 
-/// Nobody may pass a check of what this kernel does not count.
+/// A check of what this kernel does not count must not pass.
 #[test]
 fn a_rate_that_the_kernel_does_not_count_is_inconclusive() {
     let without = series(20, BUSY, |_, sample| sample.events.clear());

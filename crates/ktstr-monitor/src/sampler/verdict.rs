@@ -1,4 +1,4 @@
-//! Judging samples by thresholds (SPEC, section 7).
+//! Judging samples by thresholds.
 
 use serde::{Deserialize, Serialize};
 

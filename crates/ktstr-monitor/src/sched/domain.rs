@@ -115,7 +115,7 @@ impl Kernel {
     }
 
     /// CPUs of `sched_domain_span()`: a member up to 7.0; later the mask lies behind the structure, without a name.
-    fn domain_span(&self, domain: &Object<'_>) -> Result<Vec<u32>> {
+    pub(crate) fn domain_span(&self, domain: &Object<'_>) -> Result<Vec<u32>> {
         let mask = match domain.address_of("span").optional()? {
             Some(mask) => mask,
             None => domain.behind()?,

@@ -83,11 +83,23 @@ impl Kernel {
     #[must_use]
     pub fn dispatch_queues(&self) -> Walk<Vec<DispatchQueue>> {
         let mut problems = Problems::new();
-        let mut found = Vec::new();
         let mut room = MAX_QUEUED_TOTAL;
-        let mut take = |kind, owner: Option<&Object<'_>>, dsq: &Object<'_>, problems: &mut _| {
-            found.push(self.dispatch_queue(kind, owner, dsq, &mut room, problems));
-        };
+        let places = self.places_of_queues(&mut problems);
+        let found = places
+            .into_iter()
+            .map(|(kind, owner, dsq)| {
+                self.dispatch_queue(kind, owner.as_ref(), &dsq, &mut room, &mut problems)
+            })
+            .collect();
+        Walk { found, problems }
+    }
+
+    /// The same, unread: which one, its scheduler, and where it lies.
+    pub(crate) fn places_of_queues<'k>(
+        &'k self,
+        problems: &mut Problems,
+    ) -> Vec<(DsqKind, Option<Object<'k>>, Object<'k>)> {
+        let mut found = Vec::new();
         let cpus = problems.need("the online CPUs", self.online_cpus());
         let cpus = cpus.unwrap_or_default();
         for &cpu in &cpus {
@@ -97,17 +109,14 @@ impl Kernel {
             let Some(rq) = problems.keep("a runqueue", rq) else {
                 continue;
             };
-            let local = rq.member("scx.local_dsq");
-            if let Some(dsq) = problems.keep("a local DSQ", local) {
-                take(DsqKind::Local { cpu }, None, &dsq, &mut problems);
-            }
-            let others = [
+            let own = [
+                (DsqKind::Local { cpu }, "scx.local_dsq"),
                 (DsqKind::Reject { cpu }, "scx.reject_dsq"),
                 (DsqKind::Rescue { cpu }, "scx.rescue.dsq"),
             ];
-            for (kind, path) in others {
+            for (kind, path) in own {
                 if let Some(dsq) = problems.keep("a CPU's DSQ", rq.member(path)) {
-                    take(kind, None, &dsq, &mut problems);
+                    found.push((kind, None, dsq));
                 }
             }
         }
@@ -116,18 +125,39 @@ impl Kernel {
             let owners = match places.layout {
                 ScxLayout::Globals => vec![None],
                 ScxLayout::Root => {
-                    let all = places.schedulers(self, &mut problems);
+                    let all = places.schedulers(self, problems);
                     all.into_iter().map(Some).collect()
                 }
             };
-            for owner in &owners {
-                let queues = self.queues_of(owner.as_ref(), &cpus, &mut problems);
-                for (kind, dsq) in queues {
-                    take(kind, owner.as_ref(), &dsq, &mut problems);
-                }
+            for owner in owners {
+                let queues = self.queues_of(owner.as_ref(), &cpus, problems);
+                found.extend(queues.into_iter().map(|(kind, dsq)| (kind, owner, dsq)));
             }
         }
-        Walk { found, problems }
+        found
+    }
+
+    /// Addresses of the tasks in a queue; none where the list cannot be walked to its end.
+    pub(crate) fn tasks_of_queue(
+        &self,
+        dsq: &Object<'_>,
+        limit: usize,
+        problems: &mut Problems,
+    ) -> Result<Option<Vec<Kva>>> {
+        let head = dsq.address_of("list")?;
+        let link = self.field_of("task_struct", "scx.dsq_list.node")?.offset;
+        let mut own = Problems::new();
+        let nodes = self.walk_list("a DSQ", head, limit, &mut own);
+        let whole = own.is_empty();
+        problems.extend(own);
+        let is_cursor = |node: &Kva| {
+            let node = self.container_of(*node, "scx_dsq_list_node", "node");
+            let flags = node.and_then(|node| node.uint("flags"));
+            flags.is_ok_and(|flags| flags & ITER_CURSOR != 0)
+        };
+        let tasks = nodes.into_iter().filter(|node| !is_cursor(node));
+        let tasks = tasks.map(|node| node.wrapping_sub(link)).collect();
+        Ok(whole.then_some(tasks))
     }
 
     /// A scheduler's own: one for each node, one for each CPU while it is bypassed, and those that it made.

@@ -7,7 +7,7 @@ use crate::btf::Kind;
 use crate::{Kernel, Object, Problems, Result};
 
 /// More cgroups than a test makes.
-const MAX_GROUPS: usize = 4096;
+pub(super) const MAX_GROUPS: usize = 4096;
 /// `RUNTIME_INF`, as a quota: none.
 const NO_QUOTA: u64 = u64::MAX;
 
@@ -85,7 +85,7 @@ impl Kernel {
     }
 
     /// The root group has no `cfs_rq` of its own to be throttled.
-    fn is_throttled(&self, group: &Object<'_>, cpu: u32) -> Result<bool> {
+    pub(super) fn is_throttled(&self, group: &Object<'_>, cpu: u32) -> Result<bool> {
         let table = group.pointer("cfs_rq")?;
         if table.is_null() {
             return Ok(false);

@@ -9,6 +9,7 @@ mod runqueue;
 mod scx;
 mod server;
 mod stack;
+mod state;
 mod task;
 mod watchdog;
 
@@ -20,6 +21,7 @@ pub use leaving::ScxLeaving;
 pub use runqueue::{KickMasks, RunnableTask, Runqueue, RunqueueScx, SchedStat};
 pub use scx::{ScxExit, ScxIdle, ScxLayout, ScxScheduler, ScxState};
 pub use server::DlServer;
+pub use state::Fact;
 pub use task::{Task, TaskRef, TaskScx};
 pub use watchdog::{WatchdogHold, WatchdogOverride};
 

@@ -208,7 +208,7 @@ impl Kernel {
         self.static_key("bpf_stats_enabled_key").unwrap_or(true)
     }
 
-    /// A `struct static_key`'s count of those who want it on; its first member (`include/linux/jump_label.h`).
+    /// A `struct static_key`'s count of users that want it on; its first member (`include/linux/jump_label.h`).
     fn static_key(&self, name: &str) -> Option<bool> {
         let key = self.symbol(name).ok()?;
         Some(self.read_u32(key).ok()? != 0)

@@ -206,8 +206,10 @@ pub struct ScxExit {
     pub kind: u64,
     /// Its name without `SCX_EXIT_`, lower case.
     pub kind_name: String,
-    /// The code that the scheduler gave.
+    /// The code that the scheduler gave, or the kernel.
     pub exit_code: Option<i64>,
+    /// What the kernel's part of the code says, in its own words, lower case: `hotplug`, `restart`.
+    pub exit_code_words: Vec<String>,
     /// The CPU that it was raised on, where the kernel notes it.
     pub exit_cpu: Option<i64>,
     /// The kernel's words for the kind.
@@ -444,10 +446,12 @@ impl Kernel {
         };
         let info = problems.keep("exit info", info).flatten()?;
         let kind = problems.keep("exit_info.kind", info.uint("kind"))?;
+        let exit_code = problems.keep("exit_info.exit_code", info.int("exit_code"));
         Some(ScxExit {
             kind,
             kind_name: exit_kind_name(self, kind),
-            exit_code: problems.keep("exit_info.exit_code", info.int("exit_code")),
+            exit_code_words: exit_code.map_or_else(Vec::new, |code| exit_code_words(self, code)),
+            exit_code,
             exit_cpu: problems.keep("exit_info.exit_cpu", info.int("exit_cpu")),
             reason: problems
                 .keep("exit_info.reason", info.text_behind("reason", MAX_MESSAGE))
@@ -504,4 +508,19 @@ fn exit_kind_name(kernel: &Kernel, kind: u64) -> String {
         true => format!("unknown ({kind})"),
         false => name,
     }
+}
+
+/// The kernel's part of an exit code: why in bits 32 to 47, what the scheduler's program shall do in those above
+/// (`enum scx_exit_code`). The bits below are the scheduler's own.
+fn exit_code_words(kernel: &Kernel, code: i64) -> Vec<String> {
+    const PARTS: [(&str, u64); 2] = [
+        ("SCX_ECODE_RSN_", 0xffff << 32),
+        ("SCX_ECODE_ACT_", 0xffff << 48),
+    ];
+    let parts = PARTS.map(|(prefix, mask)| {
+        let value = code.cast_unsigned() & mask;
+        let name = kernel.lower_name("scx_exit_code", prefix, value);
+        (name != value.to_string()).then_some(name)
+    });
+    parts.into_iter().flatten().collect()
 }

@@ -107,7 +107,7 @@ pub struct TaskScx {
     pub state: Option<String>,
     /// `ops_state` as the kernel keeps it, sequence number included.
     pub ops_state: Option<u64>,
-    /// Who has it: none (the kernel), queueing, queued (the BPF scheduler), dispatching.
+    /// Its owner: none (the kernel), queueing, queued (the BPF scheduler), dispatching.
     pub ops_state_name: Option<String>,
     /// [Number](crate::sched::ScxScheduler::id) of its scheduler, where the kernel numbers them.
     pub scheduler: Option<u64>,
@@ -217,7 +217,7 @@ impl Kernel {
         })
     }
 
-    /// Of a task that wants to run or sleeps uninterruptibly, and does not run: those that somebody waits for.
+    /// Of a task that wants to run or sleeps uninterruptibly, and does not run: the tasks worth a stack trace.
     fn stack_of_waiting(&self, task: &Object<'_>, problems: &mut Problems) -> Vec<String> {
         let flag = |path| task.uint(path).is_ok_and(|value| value != 0);
         let sleeps = task.uint("__state").is_ok_and(|state| state & 0x407 == 2);

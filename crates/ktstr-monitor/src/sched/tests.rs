@@ -43,6 +43,14 @@ fn types() -> Btf {
         "scx_exit_kind",
         &[("SCX_EXIT_NONE", 0), ("SCX_EXIT_ERROR_BPF", 1025)],
     );
+    btf.enumeration64(
+        "scx_exit_code",
+        &[
+            ("SCX_ECODE_RSN_HOTPLUG", 1 << 32),
+            ("SCX_ECODE_RSN_CGROUP_OFFLINE", 2 << 32),
+            ("SCX_ECODE_ACT_RESTART", 1 << 48),
+        ],
+    );
     btf.enumeration(
         "scx_rq_flags",
         &[("SCX_RQ_ONLINE", 1), ("SCX_RQ_CLK_VALID", 32)],
@@ -652,6 +660,26 @@ fn state_hangs_off_scx_root(btf: Btf) {
         (events["select_cpu_fallback"], events["dispatch_keep_last"]),
         (21, 10)
     );
+}
+
+#[test]
+fn an_exits_code_has_the_kernels_words() {
+    let (memory, kernel) = failed(types());
+    let info = kernel
+        .object("scx_sched", Kva(memory.read_u64(Gpa(0x300)).unwrap()))
+        .and_then(|sched| sched.follow("exit_info"))
+        .unwrap()
+        .unwrap();
+    let code = info.kva().0 - DIRECT + info.field("exit_code").unwrap().offset;
+    let words = |value: u64| {
+        memory.put(Gpa(code), &value.to_le_bytes());
+        kernel.scx().unwrap().unwrap().exit.unwrap().exit_code_words
+    };
+    assert_eq!(words(281_479_271_677_952), ["hotplug", "restart"]);
+    assert_eq!(words(2 << 32 | 77), ["cgroup_offline"]);
+    // The scheduler's own part says nothing that the kernel has words for, and a negative code is all of its own.
+    assert!(words(77).is_empty());
+    assert!(words((-7_i64).cast_unsigned()).is_empty());
 }
 
 fn queues_hang_off_the_scheduler(btf: Btf) {

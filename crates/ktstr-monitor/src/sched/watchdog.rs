@@ -34,7 +34,7 @@ pub struct WatchdogHold {
     last_look: LastLook,
 }
 
-/// Who keeps the time of the last look at the tasks.
+/// Where the time of the last look at the tasks is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LastLook {
     /// The kernel.
@@ -105,7 +105,7 @@ impl WatchdogHold {
         }))
     }
 
-    /// Gives the scheduler its own time-out back if the kernel has not looked since, for nobody renews that from now on.
+    /// Gives the scheduler its own time-out back if the kernel has not looked since: the hold is not renewed from now on.
     ///
     /// # Errors
     /// When memory cannot be read or written.

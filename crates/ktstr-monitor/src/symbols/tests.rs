@@ -151,7 +151,7 @@ fn offsets_that_count_from_their_own_place_are_followed() {
         assert_eq!(found.len(), 600);
         assert_eq!(found.find("_text"), Some(BASE));
         assert_eq!(found.find("sym_599"), Some(BASE + 599 * 16));
-        // In a window of memory whose address nobody knows, distances are right.
+        // In a window of memory whose address is unknown, distances are right.
         let moved = find_kallsyms(&image, Kva(START + 0x1230_0000)).unwrap();
         assert_eq!(moved.find("sym_599"), Some(BASE + 599 * 16 + 0x1230_0000));
     }
