@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use ktstr_monitor::invariants::{self, Stop};
 use ktstr_monitor::phys::Vmcore;
 use ktstr_monitor::{
     Attach, DumpOptions, FailureDumpReport, Gpa, Kernel, PhysMem, Range, Result, Sampler,
@@ -163,6 +164,9 @@ fn capture(damage: Damage, rate: u64, seed: u64) -> FailureDumpReport {
         ..VcpuRegisters::default()
     }];
     let report = FailureDumpReport::capture(&victim.kernel, &registers, &options);
+    // Whatever it finds broken, it ends.
+    let examined = invariants::examine(&victim.kernel, &Stop::default());
+    serde_json::to_string(&examined).unwrap();
     // One section may be under way when time is up.
     let took = start.elapsed();
     assert!(

@@ -1,5 +1,6 @@
 //! One guest for all tests: booted once, sampled while it ran, frozen, dumped, run on, and gone.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -10,6 +11,7 @@ use ktstr_monitor::sampler::{MonitorReport, MonitorSample};
 use ktstr_monitor::sched::WatchdogOverride;
 use ktstr_monitor::{Attach, Kernel, Sampler};
 
+use crate::books::ext_rules_fired;
 use crate::facts::Facts;
 use crate::initrd::{Initrd, tool};
 use crate::qemu::{Machine, Qemu};
@@ -21,6 +23,8 @@ pub(crate) struct Lab {
     pub(crate) kernel: Arc<Kernel>,
     pub(crate) vmcore: PathBuf,
     pub(crate) live: Live,
+    /// Rules of sched_ext that were seen to fire before the dump.
+    pub(crate) fired: BTreeSet<&'static str>,
 }
 
 /// What was done to the guest while it ran.
@@ -69,7 +73,8 @@ fn fixture() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target = target();
     run(Command::new(env!("CARGO"))
-        .args(["build", "-q", "-p", "scx-fixture", "--target-dir"])
+        .args(["build", "-q", "--workspace", "--bin", "scx-fixture"])
+        .arg("--target-dir")
         .arg(target.parent().unwrap())
         .current_dir(root));
     target.parent().unwrap().join("debug/scx-fixture")
@@ -108,6 +113,7 @@ fn boot() -> Lab {
     let mut qemu = Qemu::boot(&dir, &initrd, &machine);
     qemu.wait_for("@@READY");
     let live = sample(&qemu);
+    let fired = ext_rules_fired(&mut qemu);
     qemu.stop();
     let vmcore = dir.join("vmcore");
     qemu.dump(&vmcore);
@@ -123,6 +129,7 @@ fn boot() -> Lab {
         kernel,
         vmcore,
         live,
+        fired,
     }
 }
 
@@ -142,7 +149,7 @@ fn sample(qemu: &Qemu) -> Live {
     });
     let first = vtime.read(&kernel).unwrap();
     let samples = take_samples(&mut sampler, 60, Duration::from_millis(25));
-    // Nobody reads this member while no fault is on.
+    // This member is not read while no fault is on.
     let victim = bss.field(&kernel, 0, "exit_info.exit_code").unwrap();
     victim.write(&kernel, (-7_i64).cast_unsigned()).unwrap();
     let watchdog = kernel

@@ -257,7 +257,7 @@ impl PhysMem for Blind {
     }
 }
 
-/// Types come from a vmlinux, are kept, and are there for who has none; what memory says is not kept.
+/// Types come from a vmlinux, are cached, and serve later readers without one; what memory says is not cached.
 #[test]
 fn the_btf_cache_is_used_and_right() {
     let lab = lab();

@@ -4,6 +4,7 @@
 //! one), `qemu-system-x86_64` (or what `KTSTR_QEMU` names), a static `busybox`, `bpftool` and `cc`; each says what it misses and fails.
 #![expect(clippy::unwrap_used, reason = "a test's helper fails by panicking")]
 
+mod books;
 mod bpf;
 mod btf;
 mod command;

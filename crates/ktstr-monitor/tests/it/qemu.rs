@@ -81,16 +81,9 @@ fn cached() -> Option<PathBuf> {
     let home = std::env::var_os("KTSTR_CACHE_DIR")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/ktstr")))?;
-    let mut entries: Vec<_> = std::fs::read_dir(home.join("kernels"))
-        .ok()?
-        .filter_map(|entry| {
-            let path = entry.ok()?.path();
-            let made = path.join("bzImage").metadata().ok()?.modified().ok()?;
-            path.join("vmlinux").is_file().then_some((made, path))
-        })
-        .collect();
-    entries.sort();
-    entries.pop().map(|(_, path)| path)
+    // None whose source was changed: its books may be wrong on purpose.
+    let newest = ktstr_kernel::Cache::at(home.join("kernels")).newest();
+    Some(newest.ok()??.image)
 }
 
 impl Qemu {
