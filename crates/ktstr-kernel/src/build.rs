@@ -11,8 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cache::{Cache, Metadata, WorkDir, sha256};
 use crate::config::{FRAGMENT, defines, dropped};
+use crate::edit::Changes;
+use crate::kept::KeptTree;
 use crate::mirror::{self, Release};
-use crate::{IMAGE, Kernel, KernelError, VMLINUX, VMLINUX_DEBUG};
+use crate::{IMAGE, Kernel, KernelError, VMLINUX, VMLINUX_DEBUG, failed_to};
 
 /// Where a kernel's source comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,7 @@ impl BuildOptions {
     pub const MIN_FREE_BYTES: u64 = 4 << 30;
 }
 
-/// Told how a build gets on.
+/// Progress callback of a kernel build.
 pub trait Progress {
     /// A step begins.
     fn step(&mut self, text: &str);
@@ -86,8 +88,82 @@ pub fn build(
     options: &BuildOptions,
     progress: &mut dyn Progress,
 ) -> Result<Kernel, KernelError> {
+    found_or_made(cache, source, &Changes::default(), progress, |progress| {
+        check_space(cache.root(), options.min_free_bytes)?;
+        let work = WorkDir::new_in(cache.root(), ".build-")
+            .map_err(failed_to("create a build directory in", cache.root()))?;
+        let mut steps = Steps::new(options, progress)?;
+        let tree = match source {
+            Source::Tree(tree) => tree.clone(),
+            _ => {
+                let tree = work.path().join("source");
+                fs::create_dir(&tree).map_err(failed_to("create", &tree))?;
+                steps.unpack(source, cache, &tree)?;
+                tree
+            }
+        };
+        let out = work.path().join("out");
+        let release = steps.make_kernel(&tree, &out)?;
+        let files = work.path().join("files");
+        steps.collect(&out, &files)?;
+        Ok((work, files, release))
+    })
+}
+
+/// The same with changes of the source, by way of a tree that is kept with its objects: the next build from this source makes
+/// only what differs. Without changes it is the entry that [`build`] makes. A user's tree is copied, and only read.
+///
+/// # Errors
+/// As [`build`], and when a change does not fit the source.
+pub fn build_changed(
+    cache: &Cache,
+    source: &Source,
+    changes: &Changes,
+    options: &BuildOptions,
+    progress: &mut dyn Progress,
+) -> Result<Kernel, KernelError> {
+    found_or_made(cache, source, changes, progress, |progress| {
+        let trees = cache.trees();
+        let key = tree_key(source, &compiler())?;
+        let _lock = trees.lock_exclusive(&key, || {
+            progress.step("waiting for another build in the same tree")
+        })?;
+        let kept = KeptTree::at(trees.root().join(&key));
+        let mut steps = Steps::new(options, progress)?;
+        if !kept.is_ready() {
+            check_space(trees.root(), options.min_free_bytes)?;
+            kept.begin()?;
+            if !matches!(source, Source::Tree(_)) {
+                steps.unpack(source, cache, &kept.source())?;
+            }
+            kept.finish()?;
+        }
+        if let Source::Tree(tree) = source {
+            steps
+                .progress
+                .step("copying what differs in the source tree");
+            kept.follow(tree)?;
+        }
+        kept.change(changes)?;
+        let release = steps.make_kernel(&kept.source(), &kept.out())?;
+        let work = WorkDir::new_in(cache.root(), ".build-")
+            .map_err(failed_to("create a build directory in", cache.root()))?;
+        let files = work.path().join("files");
+        steps.collect(&kept.out(), &files)?;
+        Ok((work, files, release))
+    })
+}
+
+/// The entry, or what `make` leaves for it: a directory that goes away after it, the entry's files in it, and the release.
+fn found_or_made(
+    cache: &Cache,
+    source: &Source,
+    changes: &Changes,
+    progress: &mut dyn Progress,
+    make: impl FnOnce(&mut dyn Progress) -> Result<(WorkDir, PathBuf, String), KernelError>,
+) -> Result<Kernel, KernelError> {
     let compiler = compiler();
-    let key = key(source, &compiler)?;
+    let key = key(source, changes, &compiler)?;
     if let Some(kernel) = cache.entry(&key)? {
         return Ok(kernel);
     }
@@ -95,34 +171,19 @@ pub fn build(
         progress.step("waiting for another build of the same kernel")
     })?;
     // Another builder may have been faster.
-    if cache.inspect(&key).is_ok() {
-        drop(lock);
-        return cache.entry(&key)?.ok_or_else(|| KernelError::None {
-            cache: cache.root().to_owned(),
-        });
+    if cache.inspect(&key).is_err() {
+        let (_work, files, release) = make(progress)?;
+        let metadata = Metadata {
+            source: source.to_string(),
+            release,
+            compiler,
+            image_bytes: 0,
+            vmlinux_bytes: 0,
+            image_sha256: String::new(),
+            changes: changes.names(),
+        };
+        cache.publish(&key, &files, metadata)?;
     }
-    check_space(cache.root(), options.min_free_bytes)?;
-    let work = WorkDir::new_in(cache.root(), ".build-")
-        .map_err(io_error("create a build directory in", cache.root()))?;
-    let mut steps = Steps {
-        options,
-        progress,
-        log: create_log(&options.log)?,
-    };
-    let tree = steps.unpack(source, cache, work.path())?;
-    let out = work.path().join("out");
-    let release = steps.make_kernel(&tree, &out)?;
-    let files = work.path().join("files");
-    steps.collect(&out, &files)?;
-    let metadata = Metadata {
-        source: source.to_string(),
-        release,
-        compiler,
-        image_bytes: 0,
-        vmlinux_bytes: 0,
-        image_sha256: String::new(),
-    };
-    cache.publish(&key, &files, metadata)?;
     drop(lock);
     cache.entry(&key)?.ok_or_else(|| KernelError::None {
         cache: cache.root().to_owned(),
@@ -132,7 +193,7 @@ pub fn build(
 /// Better told before than after twenty minutes.
 fn check_space(path: &Path, need: u64) -> Result<(), KernelError> {
     let space = rustix::fs::statvfs(path)
-        .map_err(|errno| io_error("ask for the free space of", path)(errno.into()))?;
+        .map_err(|errno| failed_to("ask for the free space of", path)(errno.into()))?;
     let free = space.f_bavail.saturating_mul(space.f_frsize);
     if free >= need {
         return Ok(());
@@ -144,16 +205,11 @@ fn check_space(path: &Path, need: u64) -> Result<(), KernelError> {
     })
 }
 
-fn io_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> KernelError {
-    let path = path.to_owned();
-    move |source| KernelError::Cache { what, path, source }
-}
-
 fn create_log(path: &Path) -> Result<File, KernelError> {
     if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir).map_err(io_error("create the directory of", path))?;
+        fs::create_dir_all(dir).map_err(failed_to("create the directory of", path))?;
     }
-    File::create(path).map_err(io_error("create the log", path))
+    File::create(path).map_err(failed_to("create the log", path))
 }
 
 fn compiler() -> String {
@@ -167,9 +223,54 @@ fn compiler() -> String {
 /// Which files an entry has, and of what kind: a build that leaves other ones is another entry.
 const LAYOUT: &str = "whole vmlinux.debug";
 
-/// Source, configuration and compiler, in sixteen hex digits behind a readable name.
-fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
-    let (name, identity) = match source {
+/// Source, changes, configuration and compiler, in sixteen hex digits behind a readable name.
+fn key(source: &Source, changes: &Changes, compiler: &str) -> Result<String, KernelError> {
+    let (name, identity) = identity(source)?;
+    if changes.is_empty() {
+        return Ok(key_of(&name, &[identity.as_bytes()], compiler));
+    }
+    let name = format!("{name}-changed");
+    Ok(key_of(
+        &name,
+        &[identity.as_bytes(), &changes.identity()],
+        compiler,
+    ))
+}
+
+/// Of the kept tree, which follows what a user writes in theirs.
+fn tree_key(source: &Source, compiler: &str) -> Result<String, KernelError> {
+    let (name, mut whose) = identity(source)?;
+    if let Source::Tree(path) = source {
+        whose = std::path::absolute(path)
+            .map_err(failed_to("find", path))?
+            .display()
+            .to_string();
+    }
+    Ok(key_of(&name, &[whose.as_bytes()], compiler))
+}
+
+fn key_of(name: &str, parts: &[&[u8]], compiler: &str) -> String {
+    let mut hash = Sha256::new();
+    let rest = [FRAGMENT, compiler, LAYOUT].map(str::as_bytes);
+    // In the order in which entries of older versions were named.
+    let [first, more @ ..] = parts else {
+        return crate::sanitize_kernel_label(name);
+    };
+    for part in std::iter::once(first).chain(&rest).chain(more) {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let digest = format!("{:x}", hash.finalize());
+    format!(
+        "{}-{}",
+        crate::sanitize_kernel_label(name),
+        digest.get(..16).unwrap_or_default()
+    )
+}
+
+/// A readable name of a source, and what tells it from any other.
+fn identity(source: &Source) -> Result<(String, String), KernelError> {
+    Ok(match source {
         Source::Archive(path) => {
             if !path.is_file() {
                 let hint = "install it (Debian: `apt-get install linux-source-6.12`), or name another kernel";
@@ -183,7 +284,7 @@ fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
                 .map(|name| name.to_string_lossy().into_owned())
                 .unwrap_or_default();
             let name = name.split(".tar").next().unwrap_or_default().to_owned();
-            (name, sha256(path).map_err(io_error("read", path))?)
+            (name, sha256(path).map_err(failed_to("read", path))?)
         }
         Source::Tree(path) => {
             let makefile = path.join("Makefile");
@@ -210,18 +311,7 @@ fn key(source: &Source, compiler: &str) -> Result<String, KernelError> {
             let name = format!("linux-{}", release.as_str());
             (name, format!("release {}", release.as_str()))
         }
-    };
-    let mut hash = Sha256::new();
-    for part in [identity.as_str(), FRAGMENT, compiler, LAYOUT] {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    let digest = format!("{:x}", hash.finalize());
-    Ok(format!(
-        "{}-{}",
-        crate::sanitize_kernel_label(&name),
-        digest.get(..16).unwrap_or_default()
-    ))
+    })
 }
 
 fn git_head(tree: &Path) -> Option<String> {
@@ -268,7 +358,15 @@ struct Steps<'a> {
     log: File,
 }
 
-impl Steps<'_> {
+impl<'a> Steps<'a> {
+    fn new(options: &'a BuildOptions, progress: &'a mut dyn Progress) -> Result<Self, KernelError> {
+        Ok(Self {
+            options,
+            progress,
+            log: create_log(&options.log)?,
+        })
+    }
+
     /// Runs one command, its output into the log; a tick per line.
     fn run(&mut self, step: &str, command: &mut Command) -> Result<(), KernelError> {
         if self.progress.cancelled() {
@@ -292,7 +390,7 @@ impl Steps<'_> {
         let errors = self
             .log
             .try_clone()
-            .map_err(io_error("share the log", &self.options.log))?;
+            .map_err(failed_to("share the log", &self.options.log))?;
         end_with_parent(command);
         let child = command
             .stdin(Stdio::null())
@@ -319,36 +417,29 @@ impl Steps<'_> {
         }
     }
 
-    fn unpack(
-        &mut self,
-        source: &Source,
-        cache: &Cache,
-        work: &Path,
-    ) -> Result<PathBuf, KernelError> {
+    /// The source's files into the directory `tree`; a tree has them where they are.
+    fn unpack(&mut self, source: &Source, cache: &Cache, tree: &Path) -> Result<(), KernelError> {
         let archive = match source {
-            Source::Tree(tree) => return Ok(tree.clone()),
+            Source::Tree(_) => return Ok(()),
             Source::Archive(archive) => archive.clone(),
             Source::Mirror { base, release } => {
                 mirror::fetch(base, release, &cache.sources(), self.progress)?
             }
         };
-        let tree = work.join("source");
-        fs::create_dir(&tree).map_err(io_error("create", &tree))?;
         let mut tar = Command::new("tar");
         tar.arg("-xf")
             .arg(archive)
             .arg("-C")
-            .arg(&tree)
+            .arg(tree)
             .arg("--strip-components=1");
-        self.run("unpacking the kernel source", &mut tar)?;
-        Ok(tree)
+        self.run("unpacking the kernel source", &mut tar)
     }
 
     /// Configures and builds; returns the kernel's release.
     fn make_kernel(&mut self, tree: &Path, out: &Path) -> Result<String, KernelError> {
-        fs::create_dir_all(out).map_err(io_error("create", out))?;
+        fs::create_dir_all(out).map_err(failed_to("create", out))?;
         let fragment = out.join("ktstr.kconfig");
-        fs::write(&fragment, FRAGMENT).map_err(io_error("write", &fragment))?;
+        fs::write(&fragment, FRAGMENT).map_err(failed_to("write", &fragment))?;
         let make = |targets: &[&str]| {
             let mut make = Command::new("make");
             make.arg("-C")
@@ -361,7 +452,7 @@ impl Steps<'_> {
         configure.env("KCONFIG_ALLCONFIG", &fragment);
         self.run("configuring the kernel", &mut configure)?;
         let config = out.join(".config");
-        let text = fs::read_to_string(&config).map_err(io_error("read", &config))?;
+        let text = fs::read_to_string(&config).map_err(failed_to("read", &config))?;
         let options = dropped(FRAGMENT, &text, |option| defines(tree, option));
         if !options.is_empty() {
             let kept = self.options.log.with_extension("config");
@@ -389,9 +480,9 @@ impl Steps<'_> {
     /// open a vmcore. Both drgn and crash want code and sections in it: a file of debug information alone makes drgn move
     /// per-CPU variables by KASLR's slide.
     fn collect(&mut self, out: &Path, files: &Path) -> Result<(), KernelError> {
-        fs::create_dir(files).map_err(io_error("create", files))?;
+        fs::create_dir(files).map_err(failed_to("create", files))?;
         for (from, to) in [("arch/x86/boot/bzImage", IMAGE), (".config", "config")] {
-            fs::copy(out.join(from), files.join(to)).map_err(io_error("copy", &out.join(from)))?;
+            fs::copy(out.join(from), files.join(to)).map_err(failed_to("copy", &out.join(from)))?;
         }
         let objcopy = |args: &[&str], to: &str| {
             let mut command = Command::new("objcopy");
@@ -508,7 +599,7 @@ mod tests {
 
     #[test]
     fn a_missing_source_says_how_to_get_it() {
-        let error = key(&Source::Archive("/no/such.tar.xz".into()), "gcc")
+        let error = identity(&Source::Archive("/no/such.tar.xz".into()))
             .unwrap_err()
             .to_string();
         assert!(

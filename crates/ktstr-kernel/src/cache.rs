@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{IMAGE, Kernel, KernelError, VMLINUX};
+use crate::{IMAGE, Kernel, KernelError, VMLINUX, failed_to};
 
 /// The file that makes an entry complete.
 const METADATA: &str = "metadata.json";
@@ -33,6 +33,10 @@ pub struct Metadata {
     pub vmlinux_bytes: u64,
     /// SHA-256 of the image, hex.
     pub image_sha256: String,
+    /// Files of edits and patches that the source was changed with. A changed kernel never becomes the one that tests take by
+    /// themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
 }
 
 /// A lock on an entry; released with its drop.
@@ -66,6 +70,12 @@ impl Cache {
         self.root.with_file_name("sources")
     }
 
+    /// Source trees that are kept with their objects, beside the kernels: each an entry without metadata.
+    #[must_use]
+    pub fn trees(&self) -> Self {
+        Self::at(self.root.with_file_name("trees"))
+    }
+
     /// Keys of all complete entries.
     #[must_use]
     pub fn keys(&self) -> Vec<String> {
@@ -92,7 +102,7 @@ impl Cache {
         keys
     }
 
-    /// What killed builds and removals left: directories that nobody has locked.
+    /// What killed builds and removals left: directories without a lock held.
     #[must_use]
     pub fn leftovers(&self) -> Vec<Leftover> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
@@ -149,7 +159,7 @@ impl Cache {
         }
     }
 
-    /// The entry that was built last.
+    /// The entry that was built last from a source without changes.
     ///
     /// # Errors
     /// When a lock cannot be taken.
@@ -165,8 +175,14 @@ impl Cache {
         };
         let mut keys = self.keys();
         keys.sort_by_key(built);
+        let is_changed = |key: &str| {
+            let read = read_metadata(&self.root.join(key));
+            read.is_ok_and(|metadata| !metadata.changes.is_empty())
+        };
         for key in keys.iter().rev() {
-            if let Some(kernel) = self.entry(key)? {
+            if !is_changed(key)
+                && let Some(kernel) = self.entry(key)?
+            {
                 return Ok(Some(kernel));
             }
         }
@@ -191,7 +207,15 @@ impl Cache {
         }
     }
 
-    /// The exclusive right to an entry if nobody uses or builds it now.
+    /// The right to use an entry, which keeps it there; waits for a process that builds or removes it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made or locked.
+    pub fn lock_shared(&self, key: &str) -> Result<Lease, KernelError> {
+        self.lock(key, FlockOperation::LockShared)
+    }
+
+    /// The exclusive right to an entry if no process uses or builds it now.
     ///
     /// # Errors
     /// When the lock file cannot be made or locked.
@@ -204,20 +228,16 @@ impl Cache {
     /// # Errors
     /// When a file of it cannot be removed.
     pub fn remove(&self, key: &str, _exclusive: &Lease) -> Result<(), KernelError> {
-        let fail = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| KernelError::Cache { what, path, source }
-        };
         let dir = self.root.join(key);
         let grave = self.root.join(format!(".removed-{key}"));
         if grave.exists() {
-            fs::remove_dir_all(&grave).map_err(fail("remove", &grave))?;
+            fs::remove_dir_all(&grave).map_err(failed_to("remove", &grave))?;
         }
-        // Nobody takes it for a leftover meanwhile.
-        let lock = File::open(&dir).map_err(fail("open", &dir))?;
+        // It is not taken for a leftover meanwhile.
+        let lock = File::open(&dir).map_err(failed_to("open", &dir))?;
         let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
-        fs::rename(&dir, &grave).map_err(fail("remove", &dir))?;
-        fs::remove_dir_all(&grave).map_err(fail("remove", &grave))
+        fs::rename(&dir, &grave).map_err(failed_to("remove", &dir))?;
+        fs::remove_dir_all(&grave).map_err(failed_to("remove", &grave))
     }
 
     fn lock(&self, key: &str, how: FlockOperation) -> Result<Lease, KernelError> {
@@ -236,21 +256,17 @@ impl Cache {
 
     fn try_lock(&self, key: &str, how: FlockOperation) -> Result<Option<Lease>, KernelError> {
         let path = self.lock_path(key);
-        let fail = |what| {
-            let path = path.clone();
-            move |source| KernelError::Cache { what, path, source }
-        };
         let file = match open_lock(&self.root, &path) {
-            // Nobody who could remove the entry has ever locked it, and this process cannot.
+            // No process that could remove the entry has ever locked it, and this one cannot.
             Err(_) if how == FlockOperation::LockShared && !path.exists() => {
-                File::open(self.root.join(key)).map_err(fail("open the entry of"))?
+                File::open(self.root.join(key)).map_err(failed_to("open the entry of", &path))?
             }
-            opened => opened.map_err(fail("open"))?,
+            opened => opened.map_err(failed_to("open", &path))?,
         };
         match flock(&file, how) {
             Ok(()) => Ok(Some(Lease { _file: file })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(fail("lock")(errno.into())),
+            Err(errno) => Err(failed_to("lock", &path)(errno.into())),
         }
     }
 
@@ -269,29 +285,25 @@ impl Cache {
         files: &Path,
         mut metadata: Metadata,
     ) -> Result<(), KernelError> {
-        let fail = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| KernelError::Cache { what, path, source }
-        };
         let size = |name: &str| -> Result<u64, KernelError> {
             let path = files.join(name);
             path.metadata()
                 .map(|meta| meta.len())
-                .map_err(fail("read", &path))
+                .map_err(failed_to("read", &path))
         };
         metadata.image_bytes = size(IMAGE)?;
         metadata.vmlinux_bytes = size(VMLINUX)?;
         let image = files.join(IMAGE);
-        metadata.image_sha256 = sha256(&image).map_err(fail("read", &image))?;
+        metadata.image_sha256 = sha256(&image).map_err(failed_to("read", &image))?;
         let json = serde_json::to_vec_pretty(&metadata)
             .map_err(io::Error::other)
-            .map_err(fail("serialise", files))?;
-        fs::write(files.join(METADATA), json).map_err(fail("write the metadata in", files))?;
+            .map_err(failed_to("serialise", files))?;
+        fs::write(files.join(METADATA), json).map_err(failed_to("write the metadata in", files))?;
         let dir = self.root.join(key);
         if dir.exists() {
-            fs::remove_dir_all(&dir).map_err(fail("remove the damaged", &dir))?;
+            fs::remove_dir_all(&dir).map_err(failed_to("remove the damaged", &dir))?;
         }
-        fs::rename(files, &dir).map_err(fail("publish", &dir))
+        fs::rename(files, &dir).map_err(failed_to("publish", &dir))
     }
 }
 
@@ -322,7 +334,7 @@ pub fn create_for_all(path: &Path) -> io::Result<File> {
 }
 
 /// A directory of the cache in which something is made; it goes away with its maker, and is known as a leftover if that was
-/// killed, because nobody has it locked then.
+/// killed, because its lock is free then.
 #[derive(Debug)]
 pub struct WorkDir {
     dir: tempfile::TempDir,
@@ -380,9 +392,11 @@ impl Leftover {
 }
 
 /// Prefixes of directories in which something is made or removed.
-const WORK_PREFIXES: [&str; 4] = [".build-", ".clone-", ".extract-", ".removed-"];
+const WORK_PREFIXES: [&str; 5] = [".build-", ".clone-", ".extract-", ".removed-", ".template-"];
 
-fn bytes_below(dir: &Path) -> u64 {
+/// What the files beneath `dir` take on disk, in bytes, without following links; what cannot be read counts as nothing.
+#[must_use]
+pub fn bytes_below(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => bytes_below(&entry.path()),
@@ -392,10 +406,14 @@ fn bytes_below(dir: &Path) -> u64 {
     entries.map(size).sum()
 }
 
+fn read_metadata(dir: &Path) -> Result<Metadata, String> {
+    let bytes = fs::read(dir.join(METADATA)).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|error| error.to_string())
+}
+
 /// The entry's metadata if its files are what it says.
 fn check(dir: &Path) -> Result<Metadata, String> {
-    let bytes = fs::read(dir.join(METADATA)).map_err(|error| error.to_string())?;
-    let metadata: Metadata = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+    let metadata = read_metadata(dir)?;
     for (name, expected) in [
         (IMAGE, metadata.image_bytes),
         (VMLINUX, metadata.vmlinux_bytes),
@@ -477,9 +495,21 @@ mod tests {
             image_bytes: 0,
             vmlinux_bytes: 0,
             image_sha256: String::new(),
+            changes: Vec::new(),
         };
         cache.publish("k", &files, metadata).unwrap();
         (dir, cache)
+    }
+
+    #[test]
+    fn a_changed_kernel_is_found_by_its_key_alone() {
+        let (_dir, cache) = with_entry();
+        let mut metadata = cache.inspect("k").unwrap();
+        metadata.changes.push("bug.toml".into());
+        let json = serde_json::to_vec(&metadata).unwrap();
+        fs::write(cache.root().join("k").join(METADATA), json).unwrap();
+        assert!(cache.newest().unwrap().is_none());
+        assert!(cache.entry("k").unwrap().is_some());
     }
 
     #[test]
@@ -522,6 +552,24 @@ mod tests {
         let (_dir, cache) = with_entry();
         fs::remove_file(cache.root().join("k").join(VMLINUX)).unwrap();
         assert!(cache.entry("k").unwrap().is_none());
+    }
+
+    /// It was said that there is no such file, and among what is there instead was this very key.
+    #[test]
+    fn a_damaged_entry_that_is_named_is_called_damaged() {
+        let (_dir, cache) = with_entry();
+        let find = || crate::find(&cache, Some("k".as_ref()));
+        assert!(find().is_ok());
+        fs::write(cache.root().join("k").join(IMAGE), b"shor").unwrap();
+        let damaged = find().unwrap_err().to_string();
+        assert!(
+            damaged.contains("is damaged (bzImage has 4 bytes, expected 5)")
+                && !damaged.contains("no such file"),
+            "{damaged}"
+        );
+        fs::remove_file(cache.root().join("k").join(METADATA)).unwrap();
+        let without = find().unwrap_err().to_string();
+        assert!(without.contains("is damaged"), "{without}");
     }
 
     #[test]

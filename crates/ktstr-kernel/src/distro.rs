@@ -9,7 +9,8 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::mirror::{agent, broken, cache_error, copy_hashed, get};
+use crate::failed_to;
+use crate::mirror::{agent, broken, copy_hashed, get};
 use crate::{KernelError, Progress};
 
 /// Largest listing that is read, unpacked; Debian's has 60 MB.
@@ -187,11 +188,11 @@ impl Distro {
         if file.is_file() {
             return Ok(file);
         }
-        fs::create_dir_all(dir).map_err(cache_error("create", dir))?;
+        fs::create_dir_all(dir).map_err(failed_to("create", dir))?;
         let url = format!("{base}/{}", package.path);
         progress.step(&format!("fetching {url}"));
         let mut partial =
-            tempfile::NamedTempFile::new_in(dir).map_err(cache_error("create a file in", dir))?;
+            tempfile::NamedTempFile::new_in(dir).map_err(failed_to("create a file in", dir))?;
         let found = copy_hashed(get(&agent(), &url)?, &url, &mut partial, progress)?;
         if let Some(expected) = package.sha256.clone().filter(|sum| *sum != found) {
             return Err(KernelError::Checksum {
@@ -202,7 +203,7 @@ impl Distro {
         }
         partial
             .persist(&file)
-            .map_err(|error| cache_error("write", &file)(error.error))?;
+            .map_err(|error| failed_to("write", &file)(error.error))?;
         Ok(file)
     }
 }

@@ -3,7 +3,7 @@
 //! # Details
 //!
 //! An entry of the [`Cache`] is a directory `<cache>/<key>` with `bzImage`, `vmlinux`, `vmlinux.debug`, `config` and
-//! `metadata.json`. It appears by rename, whole. Whoever uses one holds a shared lock on its `.lock` file, whoever builds or
+//! `metadata.json`. It appears by rename, whole. A user of one holds a shared lock on its `.lock` file, a process that builds or
 //! removes one an exclusive lock.
 //!
 //! [`find`] needs no more than a few crates. Fetching and building are the feature `build`, on by default. This crate reads no
@@ -17,6 +17,10 @@ mod config;
 #[cfg(feature = "build")]
 mod distro;
 #[cfg(feature = "build")]
+mod edit;
+#[cfg(feature = "build")]
+mod kept;
+#[cfg(feature = "build")]
 mod mirror;
 mod release;
 
@@ -24,10 +28,12 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 #[cfg(feature = "build")]
-pub use build::{BuildOptions, Progress, Source, build};
-pub use cache::{Cache, Lease, Leftover, Metadata, WorkDir, create_for_all};
+pub use build::{BuildOptions, Progress, Source, build, build_changed};
+pub use cache::{Cache, Lease, Leftover, Metadata, WorkDir, bytes_below, create_for_all};
 #[cfg(feature = "build")]
 pub use distro::{Distro, Package};
+#[cfg(feature = "build")]
+pub use edit::{Changes, Edit, EditFile};
 #[cfg(feature = "build")]
 pub use mirror::{Release, releases};
 
@@ -41,7 +47,7 @@ const VMLINUX: &str = "vmlinux";
 /// File of the same ELF with its DWARF in a cache entry.
 const VMLINUX_DEBUG: &str = "vmlinux.debug";
 
-/// The ELF with DWARF beside a cached boot image, for those who open a vmcore.
+/// The ELF with DWARF beside a cached boot image, for tools that open a vmcore.
 #[must_use]
 pub fn with_debug_information(image: &Path) -> Option<PathBuf> {
     let vmlinux = image.with_file_name(VMLINUX_DEBUG);
@@ -72,6 +78,15 @@ impl Kernel {
     pub fn label(&self) -> String {
         self.label.clone()
     }
+}
+
+/// For `map_err`: what was tried, on which path.
+pub(crate) fn failed_to(
+    what: &'static str,
+    path: &Path,
+) -> impl FnOnce(std::io::Error) -> KernelError + use<> {
+    let path = path.to_owned();
+    move |source| KernelError::Cache { what, path, source }
 }
 
 /// A kernel that cannot be had.
@@ -126,6 +141,14 @@ pub enum KernelError {
         log: PathBuf,
         /// The end of it.
         tail: String,
+    },
+    /// A file of edits or a patch that does not fit.
+    #[error("{path}: {why}", path = path.display())]
+    BadChange {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
     },
     /// Text that is no version of a released kernel.
     #[error("'{version}' is no released kernel version: {why}")]
@@ -226,16 +249,19 @@ fn resolve_override(cache: &Cache, value: &str) -> Result<Kernel, KernelError> {
     {
         return Ok(kernel);
     }
-    let why = if path.is_dir() {
-        "this tree has no arch/x86/boot/bzImage yet; build it"
+    let is_key = cache.all_keys().iter().any(|key| key == value);
+    let damage = is_key.then(|| cache.inspect(value).err()).flatten();
+    let why = if let Some(damage) = damage {
+        format!("the cache's entry of that key is damaged ({damage}); build it anew")
+    } else if path.is_dir() {
+        String::from("this tree has no arch/x86/boot/bzImage yet; build it")
     } else {
-        "there is no such file"
+        String::from("there is no such file")
     };
-    let keys = cache.keys().join(", ");
     Err(KernelError::BadOverride {
         value: value.to_owned(),
-        why: why.to_owned(),
-        keys,
+        why,
+        keys: cache.keys().join(", "),
     })
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{KernelError, Progress};
+use crate::{KernelError, Progress, failed_to};
 
 /// List of checksums in a directory of the mirror.
 const SUMS: &str = "sha256sums.asc";
@@ -91,7 +91,7 @@ pub(crate) fn fetch(
     if archive.is_file() {
         return Ok(archive);
     }
-    fs::create_dir_all(sources).map_err(cache_error("create", sources))?;
+    fs::create_dir_all(sources).map_err(failed_to("create", sources))?;
     let directory = format!("{}/{}", base.trim_end_matches('/'), release.directory());
     let agent = agent();
     progress.step(&format!("fetching the checksums from {directory}"));
@@ -108,8 +108,8 @@ pub(crate) fn fetch(
     let url = format!("{directory}/{}", release.archive());
     progress.step(&format!("fetching {url}"));
     // The file gets its name only when its checksum held; a half one goes away with this handle.
-    let mut partial = tempfile::NamedTempFile::new_in(sources)
-        .map_err(cache_error("create a file in", sources))?;
+    let mut partial =
+        tempfile::NamedTempFile::new_in(sources).map_err(failed_to("create a file in", sources))?;
     let from = get(&agent, &url)?;
     let found = copy_hashed(from, &url, &mut partial, progress)?;
     if found != expected {
@@ -121,7 +121,7 @@ pub(crate) fn fetch(
     }
     partial
         .persist(&archive)
-        .map_err(|error| cache_error("write", &archive)(error.error))?;
+        .map_err(|error| failed_to("write", &archive)(error.error))?;
     Ok(archive)
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn copy_hashed(
         }
         hash.update(bytes);
         if let Err(source) = to.write_all(bytes) {
-            return Err(cache_error("write", to.path())(source));
+            return Err(failed_to("write", to.path())(source));
         }
         progress.tick();
         if progress.cancelled() {
@@ -214,14 +214,6 @@ pub(crate) fn broken(url: &str, source: io::Error) -> KernelError {
         url: url.to_owned(),
         source,
     }
-}
-
-pub(crate) fn cache_error(
-    what: &'static str,
-    path: &Path,
-) -> impl FnOnce(io::Error) -> KernelError {
-    let path = path.to_owned();
-    move |source| KernelError::Cache { what, path, source }
 }
 
 #[cfg(test)]
