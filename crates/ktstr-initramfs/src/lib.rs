@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -306,6 +306,46 @@ impl Builder {
                 Ok(self)
             }
         }
+    }
+
+    /// What the archive is made of, without reading it: each file's place, and of a host's file its path, size, number and the time
+    /// of its last change. Equal descriptions are equal archives.
+    ///
+    /// # Errors
+    /// When a file is not there.
+    pub fn describe(&self) -> Result<Vec<u8>, InitramfsError> {
+        let mut text = Vec::new();
+        for (guest_path, node) in &self.nodes {
+            // Each part has its length before it, so that no two lists look the same.
+            let mut put = |bytes: &[u8]| {
+                text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+                text.extend_from_slice(bytes);
+            };
+            put(guest_path.as_bytes());
+            match node {
+                Node::Dir => put(b"dir"),
+                Node::Host { path, mode } | Node::Program { path, mode } => {
+                    let meta = std::fs::metadata(path).map_err(|source| InitramfsError::Read {
+                        path: path.clone(),
+                        guest_path: guest_path.clone(),
+                        source,
+                    })?;
+                    put(path.as_os_str().as_encoded_bytes());
+                    let is_program = matches!(node, Node::Program { .. });
+                    let (number, at) = (meta.ino(), (meta.ctime(), meta.ctime_nsec()));
+                    put(format!("{mode} {is_program} {} {number} {at:?}", meta.len()).as_bytes());
+                }
+                Node::Bytes { bytes, mode } => {
+                    put(mode.to_string().as_bytes());
+                    put(bytes);
+                }
+                Node::Symlink { target } => put(target.as_bytes()),
+                Node::Device { major, minor, mode } => {
+                    put(format!("{major} {minor} {mode}").as_bytes());
+                }
+            }
+        }
+        Ok(text)
     }
 
     /// Reads all files and writes the archive.
