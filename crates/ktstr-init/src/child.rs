@@ -44,7 +44,7 @@ impl Link {
             return Err(wrong());
         }
         // SAFETY: the descriptor is open (just checked) and is init's gift to this process; the variable is read once, so
-        // nobody else owns it.
+        // nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Self::new(UnixStream::from(fd)).map(Some)
     }
@@ -127,6 +127,7 @@ fn answers(request: &Message, reply: &Message) -> bool {
         (Message::SchedulerRequest(request), Message::SchedulerReply(reply)) => {
             request.id == reply.id
         }
+        (Message::UntilRequest(request), Message::UntilReply(reply)) => request.id == reply.id,
         _ => false,
     }
 }

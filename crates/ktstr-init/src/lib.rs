@@ -19,6 +19,7 @@
 pub mod child;
 mod commands;
 mod fork;
+mod gate;
 mod manage;
 mod mount;
 mod outbox;
@@ -32,9 +33,11 @@ mod run;
 mod scheduler;
 mod setup;
 mod stats;
+mod task;
 mod watch;
 
 pub use fork::TestMain;
+pub use gate::Waits;
 pub use plan::{ENDED_TAG, INIT_PATH, PLAN_PATH, Plan, PlanError, SchedulerPlan, WATCHED_TAG};
 pub use probes::{ProbePlan, ProbeReport};
 pub use run::{is_pid1, run};

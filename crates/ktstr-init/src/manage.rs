@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use ktstr_wire::{Message, SchedExit, SchedulerAction, SchedulerFault, SendError, Stage};
 
 use crate::commands::{self, Done};
-use crate::outbox::Outbox;
+use crate::outbox::{MAX_DMESG, Outbox};
 use crate::plan::{Plan, SchedulerPlan};
 use crate::process::{Reaper, sleep_on};
-use crate::run::MAX_DMESG;
 use crate::scheduler::{self, SchedExt, Scheduler, StartFault};
 use crate::stats::{DEFAULT_STATS_SOCKET, Target};
 

@@ -1,11 +1,15 @@
 //! Frames to the host, with the guest's clock.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use ktstr_wire::{Frame, FrameWriter, Lifecycle, Message, SendError, Stage};
 use rustix::time::{ClockId, clock_gettime};
+
+/// Most of the kernel's log that is passed on.
+pub(crate) const MAX_DMESG: usize = 1 << 20;
+use crate::gate::Port;
 
 /// The guest's monotonic clock.
 pub(crate) fn now_ns() -> u64 {
@@ -19,15 +23,15 @@ pub(crate) fn now_ns() -> u64 {
 /// The only writer of the frame port.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    writer: FrameWriter<File>,
+    writer: FrameWriter<Port>,
     /// The kernel's log, as far as it was passed on.
     kmsg: Option<File>,
 }
 
 impl Outbox {
-    pub(crate) fn new(port: File) -> Self {
+    pub(crate) fn new(port: impl Into<Port>) -> Self {
         Self {
-            writer: FrameWriter::new(port),
+            writer: FrameWriter::new(port.into()),
             kmsg: None,
         }
     }
@@ -70,6 +74,18 @@ impl Outbox {
             }
         }
         self.send(&Message::Dmesg(text))
+    }
+
+    /// In virtual time: has the host say what it has for the guest.
+    pub(crate) fn look_for_requests(&mut self) -> Result<(), SendError> {
+        self.writer.get_mut().fetch()?;
+        Ok(())
+    }
+
+    /// Makes answers of the host readable that had no room before.
+    pub(crate) fn pass_answers(&mut self) -> Result<(), SendError> {
+        self.writer.get_mut().flush()?;
+        Ok(())
     }
 
     /// Passes a frame of the test's process on, with its own time but this stream's number.

@@ -34,7 +34,7 @@ fn com2() -> Option<File> {
 /// Writes `PANIC: <text>` to COM2.
 pub fn last_words(text: &str) {
     if let Some(mut com2) = com2() {
-        // Nobody is left who could be told that this failed too.
+        // There is no way left to report that this failed too.
         let _ = writeln!(com2, "PANIC: {text}");
         let _ = rustix::termios::tcdrain(&com2);
     }

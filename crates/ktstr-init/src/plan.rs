@@ -28,6 +28,10 @@ pub struct Plan {
     /// Schedulers that the test may put in its place, by their declared names.
     #[serde(default)]
     pub staged: Vec<SchedulerPlan>,
+    /// This is no plan yet: it comes from the host, which is asked for it ([`Message::TaskRequest`](ktstr_wire::Message)) once all
+    /// that is the same for each test is set up.
+    #[serde(default)]
+    pub at_gate: bool,
     /// Program and arguments of the test's process.
     pub test: Vec<String>,
     /// Variables of the test's and the scheduler's environment.
@@ -51,6 +55,9 @@ pub struct Plan {
     /// A host follows this guest and answers [`WATCHED_TAG`].
     #[serde(default)]
     pub await_watch: bool,
+    /// The host may ask something at any time. In virtual time it can do so only when init looks, every 50 ms.
+    #[serde(default)]
+    pub look_for_requests: bool,
 }
 
 /// How the scheduler is started.
@@ -119,12 +126,21 @@ impl Plan {
     /// When it cannot be read, does not parse, or names no test.
     pub fn load(path: &Path) -> Result<Self, PlanError> {
         let name = path.display().to_string();
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(source) => return Err(PlanError::Read { path: name, source }),
-        };
-        match serde_json::from_slice::<Self>(&bytes) {
-            Ok(plan) if plan.test.is_empty() => Err(PlanError::NoTest { path: name }),
+        match std::fs::read(path) {
+            Ok(bytes) => Self::parse(&bytes, name),
+            Err(source) => Err(PlanError::Read { path: name, source }),
+        }
+    }
+
+    /// Reads a plan that came from `name`.
+    ///
+    /// # Errors
+    /// When it does not parse, or names no test.
+    pub(crate) fn parse(bytes: &[u8], name: String) -> Result<Self, PlanError> {
+        match serde_json::from_slice::<Self>(bytes) {
+            Ok(plan) if plan.test.is_empty() && !plan.at_gate => {
+                Err(PlanError::NoTest { path: name })
+            }
             Ok(plan) => Ok(plan),
             Err(source) => Err(PlanError::Parse { path: name, source }),
         }

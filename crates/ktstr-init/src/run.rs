@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -17,30 +17,35 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::child::{LINK_FD_ENV, SCHED_PID_ENV, SCHED_SEQ_ENV};
 use crate::fork::{self, Inheritance, TestMain};
+use crate::gate::{Gate, Port};
 use crate::manage::{Managed, Means};
-use crate::outbox::{Outbox, now_ns};
+use crate::outbox::{MAX_DMESG, Outbox, now_ns};
 use crate::plan::{INIT_PATH, PLAN_PATH, Plan};
 use crate::probes::ProbeReport;
 use crate::process::{Ended, Output, Process, Reaper, inheritable, ready, sleep_on};
 use crate::scheduler::{Scheduler, StartFault};
 use crate::stats::Target;
-use crate::{FRAME_PORT, mount, panic, ports, power, probes, setup, stats, watch};
+use crate::{FRAME_PORT, mount, panic, ports, power, probes, setup, stats, task, watch};
 
 /// How long the frame port may take to appear; the driver makes it within milliseconds of boot.
 const PORT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the host may take to find the kernel in the guest's memory.
 const WATCH_DEADLINE: Duration = Duration::from_secs(20);
+/// How long the host may take to give a task; at a gate no time passes.
+const TASK_DEADLINE: Duration = Duration::from_secs(20);
 /// How long the host may take to capture a failure.
 const CAPTURE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long output of the test's process is read after its end: a worker of it may still hold the pipe.
 const OUTPUT_GRACE: Duration = Duration::from_millis(500);
 /// A wake-up to reap orphans, which no descriptor announces.
 const REAP_EVERY_MS: u32 = 1000;
+/// The same while the test's end is waited for.
+const ENDING_EVERY_MS: u32 = 20;
+/// The same where the host's requests are looked for.
+const LOOK_EVERY_MS: u32 = 50;
 /// What the kernel counts on request only, and the host's monitor reads: wake-ups and calls of the scheduler per CPU, and the
 /// runs of BPF programs.
 const COUNTING: [&str; 2] = ["kernel.sched_schedstats", "kernel.bpf_stats_enabled"];
-/// Most of the kernel's log that is passed on.
-pub(crate) const MAX_DMESG: usize = 1 << 20;
 
 /// True in a ktstr guest: this is PID 1, and there is a plan.
 #[must_use]
@@ -89,11 +94,9 @@ fn live(test_main: TestMain) -> Result<(), Fault> {
     if !mounts.fatal.is_empty() {
         return Err(Fault::Mute(mounts.fatal.join("; ")));
     }
-    let port = ports::open(FRAME_PORT, PORT_DEADLINE)
-        .map_err(|error| Fault::Mute(format!("{FRAME_PORT}: {error}")))?;
-    let replies = port
-        .try_clone()
-        .map_err(|error| Fault::Mute(error.to_string()))?;
+    let (port, replies) =
+        open_port().map_err(|error| Fault::Mute(format!("{FRAME_PORT}: {error}")))?;
+    let has_relay = matches!(port, Port::File(_));
     let mut outbox = Outbox::new(port);
     for stage in [Stage::KernelUp, Stage::InitUp] {
         outbox.stage(stage, "")?;
@@ -101,7 +104,7 @@ fn live(test_main: TestMain) -> Result<(), Fault> {
     outbox.stage(Stage::Filesystems, mounts.notes.join("; "))?;
     outbox.stage(Stage::Ports, "")?;
     outbox.send(&Message::SysReady(sys_ready()))?;
-    let outcome = follow_plan(&mut outbox, replies, test_main);
+    let outcome = follow_plan(&mut outbox, replies, has_relay, test_main);
     if let Err(Fault::Told) = outcome {
         outbox.send(&Message::Exit(1))?;
     }
@@ -110,8 +113,31 @@ fn live(test_main: TestMain) -> Result<(), Fault> {
     outcome
 }
 
-fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> Result<(), Fault> {
+/// The way to the host and the way back.
+fn open_port() -> io::Result<(Port, File)> {
+    if let Some((gate, answers)) = Gate::find()? {
+        return Ok((Port::Gate(gate), answers));
+    }
+    let port = ports::open(FRAME_PORT, PORT_DEADLINE)?;
+    let replies = port.try_clone()?;
+    Ok((port.into(), replies))
+}
+
+fn follow_plan(
+    outbox: &mut Outbox,
+    mut replies: File,
+    has_relay: bool,
+    test_main: TestMain,
+) -> Result<(), Fault> {
+    // A kernel without them has nothing to count; the plan's own come later and win.
+    let counting = COUNTING.map(|name| (name.to_owned(), String::from("1")));
+    let _ = mount::apply_sysctls(Path::new("/proc/sys"), &counting);
     let plan = match Plan::load(Path::new(PLAN_PATH)) {
+        Ok(plan) if plan.at_gate => task::ask(outbox, &mut replies, TASK_DEADLINE)?,
+        Ok(plan) => Ok(plan),
+        Err(error) => Err(error.to_string()),
+    };
+    let plan = match plan {
         Ok(plan) => plan,
         Err(error) => {
             outbox.send(&Message::Stderr(
@@ -120,9 +146,6 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
             return Err(Fault::Told);
         }
     };
-    // A kernel without them has nothing to count; the plan's own come later and win.
-    let counting = COUNTING.map(|name| (name.to_owned(), String::from("1")));
-    let _ = mount::apply_sysctls(Path::new("/proc/sys"), &counting);
     let lacks = setup::apply(&plan);
     if !lacks.notes.is_empty() {
         let text = format!("ktstr-init: {}\n", lacks.notes.join("; "));
@@ -160,7 +183,10 @@ fn follow_plan(outbox: &mut Outbox, mut replies: File, test_main: TestMain) -> R
         }
     };
     // Only now: a process with a second thread could not have been copied.
-    stats::start(stats.clone());
+    if has_relay {
+        stats::start(stats.clone());
+    }
+    test.looks_for_requests = plan.look_for_requests && !has_relay;
     let ended = test.follow(&plan, outbox, &mut reaper, &mut managed, &mut replies)?;
     if ended.signal.is_some() && plan.await_watch {
         // While everything is as it was: the scheduler in charge, what the test left running.
@@ -265,6 +291,10 @@ struct Test {
     requests: VecDeque<SchedulerRequest>,
     /// Where the relay finds the running scheduler's socket.
     stats: Target,
+    /// In virtual time, once the host has asked: the way to the relay.
+    relay: Option<UnixStream>,
+    /// The host's requests come only when they are looked for.
+    looks_for_requests: bool,
 }
 
 impl Test {
@@ -318,6 +348,8 @@ impl Test {
             from_host: Assembler::new(),
             requests: VecDeque::new(),
             stats,
+            relay: None,
+            looks_for_requests: false,
         })
     }
 
@@ -342,7 +374,12 @@ impl Test {
                 port_open = self.pass_replies(replies);
             }
             self.pass_output(outbox)?;
+            self.pass_figures(outbox)?;
             self.pass_link(outbox)?;
+            if self.looks_for_requests {
+                outbox.look_for_requests()?;
+            }
+            outbox.pass_answers()?;
             while let Some(SchedulerRequest { id, action }) = self.requests.pop_front() {
                 let mut means = Means {
                     plan,
@@ -371,7 +408,7 @@ impl Test {
 
     /// Sleeps until anything is ready; tells whether the host sent something.
     fn sleep(&self, scheduler: Option<&Scheduler>, replies: Option<&File>, ending: bool) -> bool {
-        let mut fds = Vec::with_capacity(7);
+        let mut fds = Vec::with_capacity(8);
         let mut add = |fd| fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         use std::os::fd::AsFd as _;
         if let Some(replies) = replies {
@@ -388,6 +425,9 @@ impl Test {
         if self.link_open {
             add(self.link.as_fd());
         }
+        if let Some(relay) = &self.relay {
+            add(relay.as_fd());
+        }
         if let Some(scheduler) = scheduler {
             if scheduler.log.open {
                 add(scheduler.log.pipe.as_fd());
@@ -396,7 +436,12 @@ impl Test {
                 add(scheduler.process.pidfd.as_fd());
             }
         }
-        let _ = sleep_on(&mut fds, if ending { 20 } else { REAP_EVERY_MS });
+        let most = match (ending, self.looks_for_requests) {
+            (true, _) => ENDING_EVERY_MS,
+            (false, true) => LOOK_EVERY_MS,
+            (false, false) => REAP_EVERY_MS,
+        };
+        let _ = sleep_on(&mut fds, most);
         replies.is_some() && fds.first().is_some_and(ready)
     }
 
@@ -439,6 +484,37 @@ impl Test {
         Ok(())
     }
 
+    /// Hands the host's bytes to the relay. What it cannot take is a request without an answer, which the host does not wait for
+    /// long.
+    fn ask_scheduler(&mut self, bytes: &[u8]) {
+        if self.relay.is_none() {
+            self.relay = stats::start_beside(self.stats.clone()).ok();
+        }
+        if let Some(relay) = &mut self.relay
+            && relay.write_all(bytes).is_err()
+        {
+            self.relay = None;
+        }
+    }
+
+    /// Passes on what the scheduler's stats server has said.
+    fn pass_figures(&mut self, outbox: &mut Outbox) -> Result<(), SendError> {
+        let mut buffer = [0; 16 * 1024];
+        while let Some(relay) = &mut self.relay {
+            match relay.read(&mut buffer) {
+                Ok(len @ 1..) => {
+                    let bytes = buffer.get(..len).unwrap_or_default().to_vec();
+                    outbox.send(&Message::StatsReply(bytes))?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A stream that is broken off within an answer; the next request has a new one.
+                Ok(_) | Err(_) => self.relay = None,
+            }
+        }
+        Ok(())
+    }
+
     /// Sends a reply of init's own.
     fn answer(&mut self, reply: &Message) {
         // A test that does not read its replies loses them, not the guest.
@@ -453,9 +529,10 @@ impl Test {
             Ok(len) => {
                 self.from_host.push(buffer.get(..len).unwrap_or_default());
                 while let Some(event) = self.from_host.next_event() {
-                    if let Event::Frame(frame) = event
-                        && frame.crc_ok
-                    {
+                    let Event::Frame(frame) = event else { continue };
+                    if let Ok(Message::StatsRequest(bytes)) = frame.decode() {
+                        self.ask_scheduler(&bytes);
+                    } else if frame.crc_ok {
                         // A test that does not read its replies loses them, not the guest.
                         let _ = self.to_test.send_raw(
                             frame.msg_type,

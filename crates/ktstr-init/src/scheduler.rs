@@ -121,7 +121,7 @@ fn not_attached(outbox: &mut Outbox, stage: Stage, text: String) -> Result<Sched
     Err(StartFault::NotAttached(text))
 }
 
-/// An ignored signal stays ignored across exec, so whoever started this process could have made the scheduler deaf to
+/// An ignored signal stays ignored across exec, so the parent of this process could have made the scheduler deaf to
 /// [`STOP_SIGNAL`].
 fn hear_the_request(command: &mut Command) {
     let reset = || {

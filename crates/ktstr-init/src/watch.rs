@@ -56,12 +56,38 @@ fn ask(
         kind: SnapshotKind::Capture,
         tag: tag.to_owned(),
     }))?;
+    let is_answer = |message| match message {
+        Message::SnapshotReply(reply) if reply.id == REQUEST_ID => Some(()),
+        _ => None,
+    };
+    Ok(!matches!(
+        wait_for_answer(replies, deadline, is_answer),
+        Heard::Silence
+    ))
+}
+
+/// What came of waiting for an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Heard<T> {
+    Answer(T),
+    /// The host has closed its end: no answer will come.
+    HungUp,
+    /// Nothing by the deadline.
+    Silence,
+}
+
+/// Waits for the first message that `pick` takes.
+pub(crate) fn wait_for_answer<T>(
+    replies: &mut File,
+    deadline: Duration,
+    mut pick: impl FnMut(Message) -> Option<T>,
+) -> Heard<T> {
     let until = Instant::now() + deadline;
     let mut assembler = Assembler::new();
     loop {
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Ok(false);
+            return Heard::Silence;
         }
         let mut fds = [PollFd::new(&*replies, PollFlags::IN)];
         // A failed sleep is one that ended early.
@@ -74,18 +100,15 @@ fn ask(
         }
         let mut buffer = [0; 4096];
         match replies.read(&mut buffer) {
-            // The host has closed its end: nobody will answer.
-            Ok(0) => return Ok(true),
+            Ok(0) => return Heard::HungUp,
             Ok(len) => assembler.push(buffer.get(..len).unwrap_or_default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Ok(true),
+            Err(_) => return Heard::HungUp,
         }
         while let Some(event) = assembler.next_event() {
             let Event::Frame(frame) = event else { continue };
-            if let Ok(Message::SnapshotReply(reply)) = frame.decode()
-                && reply.id == REQUEST_ID
-            {
-                return Ok(true);
+            if let Some(answer) = frame.decode().ok().and_then(&mut pick) {
+                return Heard::Answer(answer);
             }
         }
     }
