@@ -8,7 +8,7 @@ use syn::{Attribute, Error, Ident, Result, Token, Visibility, braced};
 use crate::args::{Args, Kind, unknown};
 use crate::test::{CHECKS, setters, shape};
 
-/// Keys beside the checks of SPEC 7, which are the defaults of all its tests.
+/// Keys beside the checks, which are the defaults of all its tests.
 pub(crate) const KEYS: &[&str] = &[
     "name",
     "binary",
@@ -26,6 +26,15 @@ pub(crate) const KEYS: &[&str] = &[
     "assert",
     "env",
     "stats_socket",
+    "verifier_exclude_topologies",
+];
+
+/// Those of them that are lists of texts.
+const TEXT_LISTS: [&str; 4] = [
+    "sched_args",
+    "kargs",
+    "kernels",
+    "verifier_exclude_topologies",
 ];
 
 /// Keys that the macro once had, and their names today.
@@ -92,7 +101,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
     let spec = spec(&ident, &args)?;
     let asserts = asserts(&args)?;
     let mut fields = TokenStream::new();
-    for key in ["sched_args", "kargs", "kernels"] {
+    for key in TEXT_LISTS {
         if let Some(arg) = args.get(key) {
             let (field, value) = (&arg.key, Kind::Texts.tokens(arg)?);
             fields.extend(quote!(#field: #value,));

@@ -2,7 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote};
-use syn::{Error, FnArg, Item, ItemFn, Result, ReturnType, Type};
+use syn::{Error, Expr, FnArg, Item, ItemFn, Result, ReturnType, Type};
 
 use crate::args::{Args, Kind, int_of, parse_shape, text_of, unknown};
 
@@ -20,9 +20,12 @@ const FIELDS: &[(&str, Kind)] = &[
     ("kaslr", Kind::Flag),
     ("host_only", Kind::Flag),
     ("num_snapshots", Kind::Int),
+    ("scx_stats", Kind::Flag),
+    ("seeds", Kind::Int),
     ("settle_ms", Kind::Int),
     ("bpf_map_write", Kind::Path),
     ("watch_bpf_maps", Kind::Path),
+    ("speeds", Kind::Path),
     ("override_watchdog", Kind::Flag),
     ("extra_include_files", Kind::Texts),
     ("extra_sched_args", Kind::Texts),
@@ -34,7 +37,9 @@ const OPTIONS: &[(&str, Kind)] = &[
     ("expect_scx_bpf_error_contains", Kind::Text),
     ("expect_scx_bpf_error_matches", Kind::Text),
     ("allow_kernel_warning", Kind::Text),
+    ("allow_invariant", Kind::Text),
     ("cpu_budget", Kind::Int),
+    ("smt_factor", Kind::Float),
     ("cleanup_budget_ms", Kind::Int),
     ("workload_root_cgroup", Kind::Text),
     ("disk", Kind::Path),
@@ -46,7 +51,7 @@ const CALLBACKS: &[(&str, Kind)] = &[
     ("post_vm_unconditional", Kind::Path),
 ];
 
-/// Checks of SPEC 7: setters of `Assert`.
+/// Checks: setters of `Assert`.
 pub(crate) const CHECKS: &[(&str, Kind)] = &[
     ("not_stuck", Kind::Flag),
     ("isolation", Kind::Flag),
@@ -91,6 +96,8 @@ const OTHERS: &[&str] = &[
     "staged_schedulers",
     "payload",
     "workloads",
+    "time",
+    "invariants",
     "topology",
     "numa_nodes",
     "llcs",
@@ -98,17 +105,23 @@ const OTHERS: &[&str] = &[
     "threads",
 ];
 
-/// Pairs that contradict each other (DETAILS F14a).
+/// Pairs that contradict each other.
 const EXCLUDES: &[(&str, &str)] = &[
     ("performance_mode", "no_perf_mode"),
     ("expect_auto_repro", "expect_err"),
     ("host_only", "scheduler"),
     ("host_only", "num_snapshots"),
+    ("host_only", "scx_stats"),
+    ("host_only", "time"),
+    ("host_only", "seeds"),
+    ("host_only", "speeds"),
+    ("host_only", "smt_factor"),
     ("host_only", "staged_schedulers"),
     ("host_only", "bpf_map_write"),
     ("host_only", "watch_bpf_maps"),
     ("host_only", "disk"),
     ("host_only", "networks"),
+    ("host_only", "invariants"),
     ("topology", "numa_nodes"),
     ("topology", "llcs"),
     ("topology", "cores"),
@@ -184,6 +197,8 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
         None => quote!(::core::option::Option::None),
     };
     let constraints = constraints(&args)?;
+    let time = time(&args)?;
+    let invariants = invariants(&args)?;
     if let Some(arg) = args.get("ignore") {
         // The entry gets it together with the test.
         Kind::Flag.tokens(arg)?;
@@ -216,6 +231,8 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
             workloads: #workloads,
             topology: #topology,
             constraints: #constraints,
+            #time
+            #invariants
             assert: ::ktstr::Assert::NONE #asserts,
             #fields
             #entry_ignored
@@ -261,6 +278,47 @@ pub(crate) fn register(attribute: TokenStream, item: TokenStream) -> Result<Toke
             static REGISTERED: &'static ::ktstr::KtstrTestEntry = &#name;
         };
     })
+}
+
+/// The clock that a test needs.
+fn time(args: &Args) -> Result<TokenStream> {
+    let Some(arg) = args.get("time") else {
+        return Ok(TokenStream::new());
+    };
+    let text = Kind::Text.tokens(arg)?;
+    let value = arg.value.as_ref().and_then(text_of).unwrap_or_default();
+    let clock = match value.as_str() {
+        "host" => quote!(Host),
+        "virtual" => quote!(Virtual),
+        other => {
+            let what = format!("`{other}` is no clock; expected \"host\" or \"virtual\"");
+            return Err(Error::new_spanned(text, what));
+        }
+    };
+    Ok(quote!(time: ::core::option::Option::Some(::ktstr::__private::Clock::#clock),))
+}
+
+/// Rules of the kernel's own books: all, none, or those of these names.
+fn invariants(args: &Args) -> Result<TokenStream> {
+    let Some(arg) = args.get("invariants") else {
+        return Ok(TokenStream::new());
+    };
+    if let Some(Expr::Array(_)) = &arg.value {
+        let names = Kind::Texts.tokens(arg)?;
+        return Ok(quote!(invariants: ::ktstr::Invariants::Only(#names),));
+    }
+    let text = Kind::Text.tokens(arg)?;
+    let value = arg.value.as_ref().and_then(text_of).unwrap_or_default();
+    match value.as_str() {
+        "on" => Ok(quote!(invariants: ::ktstr::Invariants::On,)),
+        "off" => Ok(quote!(invariants: ::ktstr::Invariants::Off,)),
+        other => {
+            let what = format!(
+                "`{other}` is no choice of invariants; expected \"on\", \"off\" or a list of names in brackets"
+            );
+            Err(Error::new_spanned(text, what))
+        }
+    }
 }
 
 /// `#[ignore]` for the test, from the attribute's `ignore` or from the function, which loses it.
