@@ -23,7 +23,7 @@ pub struct Verdict {
 pub struct Inconclusive(String);
 
 thread_local! {
-    /// Findings of verdicts that were dropped, while somebody collects them.
+    /// Findings of verdicts that were dropped, while they are being collected.
     static DROPPED: RefCell<Option<Vec<AssertDetail>>> = const { RefCell::new(None) };
 }
 

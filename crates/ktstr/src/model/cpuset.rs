@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use super::entry::TopologySpec;
+use super::topology::TopologySpec;
 
 /// Highest CPU number that a list may name; a larger one is a typing error, not a machine.
 const MAX_CPU: u32 = 8_191;

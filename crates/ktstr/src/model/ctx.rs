@@ -108,7 +108,7 @@ impl Ctx {
         }
     }
 
-    /// Same, with sched_ext enabled by init for the test; `enable_seq` is the kernel's count of that moment.
+    /// Notes that sched_ext was enabled by init for the test; `enable_seq` is the kernel's count of that moment.
     #[must_use]
     pub fn with_sched_ext(self, enable_seq: Option<u64>) -> Self {
         let pid = self.scheduler_pid();
@@ -132,14 +132,14 @@ impl Ctx {
         *now.unwrap_or_else(PoisonError::into_inner) = next;
     }
 
-    /// Same, with the payloads that the test declares.
+    /// Sets the payloads that the test declares.
     #[must_use]
     pub fn with_payloads(mut self, payloads: Vec<&'static Payload>) -> Self {
         self.payloads = payloads;
         self
     }
 
-    /// Same, with a way to the host.
+    /// Sets the connection to the host.
     #[must_use]
     pub fn with_transport(mut self, transport: Arc<dyn Transport>) -> Self {
         self.transport = Some(transport);
@@ -151,7 +151,7 @@ impl Ctx {
         self.transport.as_deref()
     }
 
-    /// The way to the host for requests; `None` when nobody would answer.
+    /// The way to the host for requests; `None` when there is no host to answer.
     pub fn requests(&self) -> Option<&dyn Transport> {
         self.transport().filter(|_| self.plan.answers_requests)
     }

@@ -101,6 +101,8 @@ setters! { Scheduler:
     env(env: &'static [(&'static str, &'static str)]) => env,
     /// Where it answers stats requests.
     stats_socket(stats_socket: &'static str) => Some(stats_socket),
+    /// Presets on which the verifier's sweep leaves it out.
+    verifier_exclude_topologies(verifier_exclude_topologies: &'static [&'static str]) => verifier_exclude_topologies,
     /// The package in whose workspace it is built, for tests that have no package of their own.
     manifest_dir(manifest_dir: &'static str) => manifest_dir,
     /// Which topologies its tests may be run on.
@@ -149,7 +151,7 @@ constrain! {
 }
 
 impl TopologyConstraints {
-    /// SPEC 5's defaults.
+    /// The documented defaults.
     #[must_use]
     pub const fn new() -> Self {
         Self::DEFAULT

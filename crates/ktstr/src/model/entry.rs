@@ -1,17 +1,18 @@
 //! What a test declares: the registry entry that `#[ktstr_test]` emits, and its scheduler.
 
-use std::fmt;
-
+use ktstr_vmm::Clock;
 use serde::Serialize;
 
 use super::checks::Assert;
 use super::ctx::Ctx;
 use super::device::{DiskConfig, NetConfig};
+use super::invariants::{self, Invariants};
 use super::kernel_filter::KernelFilter;
 use super::names;
 use super::payload::{self, Payload};
 use super::result::VmResult;
 use super::snapshot::MAX_REPORTS;
+pub use super::topology::{TopologyConstraints, TopologySpec};
 use super::verdict::AssertResult;
 
 /// Where a test's scheduler comes from.
@@ -31,79 +32,6 @@ pub enum SchedulerSpec {
         /// Commands that turn it off.
         disable: &'static [&'static str],
     },
-}
-
-/// A CPU topology in const form; checked when the entry is validated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct TopologySpec {
-    /// NUMA nodes, at least 1.
-    pub numa_nodes: u32,
-    /// LLCs in all nodes together.
-    pub llcs: u32,
-    /// Cores per LLC.
-    pub cores: u32,
-    /// Threads per core, 1 or 2.
-    pub threads: u32,
-}
-
-impl TopologySpec {
-    /// One node, one LLC, two cores.
-    pub const DEFAULT: Self = Self {
-        numa_nodes: 1,
-        llcs: 1,
-        cores: 2,
-        threads: 1,
-    };
-
-    /// vCPUs in all.
-    #[must_use]
-    pub const fn total_cpus(&self) -> u32 {
-        self.llcs
-            .saturating_mul(self.cores)
-            .saturating_mul(self.threads)
-    }
-}
-
-impl fmt::Display for TopologySpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}n{}l{}c{}t",
-            self.numa_nodes, self.llcs, self.cores, self.threads
-        )
-    }
-}
-
-/// Which topologies a test may be run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct TopologyConstraints {
-    /// Fewest LLCs.
-    pub min_llcs: u32,
-    /// Most LLCs; `None` for no limit.
-    pub max_llcs: Option<u32>,
-    /// Fewest NUMA nodes.
-    pub min_numa_nodes: u32,
-    /// Most NUMA nodes; `None` for no limit.
-    pub max_numa_nodes: Option<u32>,
-    /// Fewest CPUs.
-    pub min_cpus: u32,
-    /// Most CPUs; `None` for no limit.
-    pub max_cpus: Option<u32>,
-    /// Two threads per core are needed.
-    pub requires_smt: bool,
-}
-
-impl TopologyConstraints {
-    /// SPEC 5's defaults.
-    pub const DEFAULT: Self = Self {
-        min_llcs: 1,
-        max_llcs: Some(12),
-        min_numa_nodes: 1,
-        max_numa_nodes: Some(1),
-        min_cpus: 1,
-        max_cpus: Some(192),
-        requires_smt: false,
-    };
 }
 
 /// A kernel setting that a scheduler needs.
@@ -157,6 +85,8 @@ pub struct Scheduler {
     pub env: &'static [(&'static str, &'static str)],
     /// The unix socket in the guest on which it answers stats requests; `None` for the one of `scx_stats`.
     pub stats_socket: Option<&'static str>,
+    /// Presets on which the verifier's sweep leaves it out, by their names: `128cpu-8llc-smt`. Tests are not concerned.
+    pub verifier_exclude_topologies: &'static [&'static str],
     /// `file:line` of the declaration, for messages; empty for one that was made by hand.
     pub place: &'static str,
     /// Directory of the package that declares it; empty for one that was made by hand.
@@ -179,6 +109,7 @@ impl Scheduler {
         constraints: TopologyConstraints::DEFAULT,
         env: &[],
         stats_socket: None,
+        verifier_exclude_topologies: &[],
         place: "",
         manifest_dir: "",
     };
@@ -233,6 +164,15 @@ impl Scheduler {
                 faults.push(format!("scheduler '{name}': kernels: {error}"));
             }
         }
+        for preset in self.verifier_exclude_topologies {
+            let known: Vec<&str> = ktstr_vmm::PRESETS.iter().map(|known| known.name).collect();
+            if !known.contains(preset) {
+                let presets = known.join(", ");
+                faults.push(format!(
+                    "scheduler '{name}': '{preset}' in verifier_exclude_topologies is no preset of: {presets}"
+                ));
+            }
+        }
         for (variable, _) in self.env {
             if variable.is_empty() || variable.contains(['=', '\0']) {
                 faults.push(format!(
@@ -245,7 +185,7 @@ impl Scheduler {
             && (self.config_file.is_some() || !self.sched_args.is_empty() || !self.env.is_empty())
         {
             faults.push(format!(
-                "scheduler '{name}' is turned on by commands: config_file, sched_args and env would reach nobody; put them into `kernel_builtin_enable`"
+                "scheduler '{name}' is turned on by commands: config_file, sched_args and env have no process to go to; put them into `kernel_builtin_enable`"
             ));
         }
         faults
@@ -300,6 +240,10 @@ pub struct KtstrTestEntry {
     pub expect_scx_bpf_error_matches: Option<&'static str>,
     /// Regular expression for a warning of the guest's kernel that does not fail the test.
     pub allow_kernel_warning: Option<&'static str>,
+    /// Rules of the kernel's own books that it is held to.
+    pub invariants: Invariants,
+    /// One of them that may be broken without failing the test.
+    pub allow_invariant: Option<&'static str>,
     /// Needs CPUs of its own.
     pub performance_mode: bool,
     /// Must not run in performance mode.
@@ -314,6 +258,19 @@ pub struct KtstrTestEntry {
     pub ignore: bool,
     /// Periodic captures; 0 for none.
     pub num_snapshots: u32,
+    /// Whose time passes in the guest, where the test needs one clock of the two.
+    pub time: Option<Clock>,
+    /// Run in virtual time under this many seeds, from 0 on, until one fails; 0 for one run in the clock that is asked for.
+    pub seeds: u32,
+    /// The speed of each CPU, above 0 and up to 1.0, which is full speed; CPUs beyond the list have full speed. In virtual time
+    /// only, which the test has then.
+    pub speeds: &'static [f64],
+    /// How many times longer an instruction takes while the other thread of its core is busy; `None` for 1.6. In virtual time
+    /// only, which the test has then.
+    pub smt_factor: Option<f64>,
+    /// Captures ask the scheduler's stats server in virtual time, too. Each such request is an event of the run: it happens again
+    /// under the same seed, and a run without it is another run.
+    pub scx_stats: bool,
     /// Time given to the scheduler between its attach and each scenario, milliseconds.
     pub settle_ms: u32,
     /// Numbers written into the scheduler's maps once it is attached and before the scenario: map (its name, or a data
@@ -369,7 +326,7 @@ pub struct EntryError {
 }
 
 impl KtstrTestEntry {
-    /// SPEC 5's defaults, without name and function.
+    /// The documented defaults, without name and function.
     pub const DEFAULT: Self = Self {
         name: "",
         func: no_body,
@@ -388,6 +345,8 @@ impl KtstrTestEntry {
         expect_scx_bpf_error_contains: None,
         expect_scx_bpf_error_matches: None,
         allow_kernel_warning: None,
+        invariants: Invariants::On,
+        allow_invariant: None,
         performance_mode: false,
         no_perf_mode: false,
         cpu_budget: None,
@@ -395,6 +354,11 @@ impl KtstrTestEntry {
         host_only: false,
         ignore: false,
         num_snapshots: 0,
+        time: None,
+        seeds: 0,
+        speeds: &[],
+        smt_factor: None,
+        scx_stats: false,
         settle_ms: 0,
         bpf_map_write: &[],
         watch_bpf_maps: &[],
@@ -451,6 +415,7 @@ impl KtstrTestEntry {
         let nets = self.networks.iter().filter_map(NetConfig::fault);
         faults.extend(nets.map(str::to_owned));
         faults.extend(self.matcher_faults());
+        faults.extend(self.invariant_faults());
         let schedulers = self.scheduler.iter().chain(self.staged_schedulers);
         faults.extend(schedulers.flat_map(|scheduler| scheduler.faults()));
         faults.extend(payload::faults_of(self.payload, self.workloads));
@@ -495,6 +460,15 @@ impl KtstrTestEntry {
         faults
     }
 
+    /// What is wrong with `invariants` and `allow_invariant`.
+    fn invariant_faults(&self) -> Option<String> {
+        let only = match self.invariants {
+            Invariants::Only(names) => names,
+            Invariants::On | Invariants::Off => &[],
+        };
+        invariants::unknown(only.iter().copied().chain(self.allow_invariant))
+    }
+
     /// The name that it is registered by, which the guest finds its function by; [`Self::name`] of a test on a preset has
     /// the preset's behind an `@`.
     #[must_use]
@@ -531,6 +505,12 @@ impl KtstrTestEntry {
     pub fn guest_memory_mib(&self) -> u32 {
         let by_cpus = self.topology.total_cpus().saturating_mul(64);
         self.memory_mib.max(by_cpus).max(256)
+    }
+
+    /// Whether its CPUs are unequal, or slow each other otherwise than usual.
+    #[must_use]
+    pub fn has_speeds(&self) -> bool {
+        !self.speeds.is_empty() || self.smt_factor.is_some()
     }
 
     /// The programs that operations may run by name.

@@ -216,13 +216,13 @@ pub struct WorkerReport {
     /// The longest time without progress.
     pub longest_gap: Gap,
     /// The most by which one iteration took more CPU time than four usual ones: the vCPU itself was stopped from
-    /// outside, for the guest charges that time to whoever runs.
+    /// outside, for the guest charges that time to the running task.
     pub longest_stall_ns: u64,
     /// Wake-up latencies, for work types that sleep.
     pub wake: WakeLatencies,
     /// Percentiles of what a benchmark measured; empty for other work types.
     pub latencies: Vec<LatencySummary>,
-    /// Where its pages lay; `None`: not counted, because nobody asked.
+    /// Where its pages lay; `None`: not counted, because the test did not ask.
     pub pages: Option<PagePlacement>,
     /// Time runnable but not running, from `/proc/PID/schedstat`.
     pub run_delay_ns: Option<u64>,

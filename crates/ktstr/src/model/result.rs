@@ -8,13 +8,14 @@ use std::time::Duration;
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::sampler::MonitorReport;
 use ktstr_monitor::sched::WatchdogOverride;
-use ktstr_vmm::{BlkCounters, Engine, ExitReason, NetCounters};
-use ktstr_wire::{Message, Stage, StepMark};
+use ktstr_vmm::{BlkCounters, Clock, Engine, ExitReason, NetCounters, VirtualRun};
+use ktstr_wire::{Message, Stage};
 use serde::{Deserialize, Serialize};
 
 use super::phase::Phase;
+pub use super::series::TimelineMark;
 use super::series::{MonitorSeries, Sample, SampleSeries, add_samples, buckets_of};
-use super::snapshot::SnapshotBridge;
+use super::snapshot::{Snapshot, SnapshotBridge};
 use super::stage::{StageSummary, summarize_stages};
 use super::stats::{PhaseBucket, PhaseCgroupStats};
 use super::stats_client::StatsClient;
@@ -49,7 +50,7 @@ impl BulkEntry {
 
 /// Every frame of one run that is meant for result consumers, and what the stream lost.
 ///
-/// Requests and SysReady are the coordinator's own and are not in here (SPEC 4).
+/// Requests and SysReady are the coordinator's own and are not in here.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BulkDrainResult {
     /// Frames in order of arrival.
@@ -126,23 +127,7 @@ impl KvmStatsTotals {
     }
 }
 
-/// A boundary on the scenario's timeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TimelineMark {
-    /// A step's operations are done and its hold begins.
-    StepStart(StepMark),
-    /// A step's hold ended.
-    StepEnd(StepMark),
-    /// The scenario ended; closes the last step.
-    Terminal {
-        /// Guest milliseconds since the scenario's start.
-        elapsed_ms: u64,
-        /// Iterations of all workers until then.
-        total_iterations: u64,
-    },
-}
-
-/// What one run of a VM left behind (SPEC 1).
+/// What one run of a VM left behind.
 #[derive(Debug, Clone)]
 pub struct VmResult {
     /// The guest's own verdict is a pass, and it ended by an Exit frame and power-off.
@@ -161,6 +146,16 @@ pub struct VmResult {
     pub engine: Engine,
     /// Why this engine.
     pub engine_why: String,
+    /// Whose time passed in the guest.
+    pub clock: Clock,
+    /// Why that one.
+    pub clock_why: String,
+    /// In virtual time: seed, fingerprint, speed and instruction counts; `None` when the emulator was killed, too.
+    pub virtual_run: Option<VirtualRun>,
+    /// The guest was started as a copy of one that was saved before it had a task.
+    pub forked: bool,
+    /// Why so.
+    pub fork_why: String,
     /// How the VM ended.
     pub exit_reason: ExitReason,
     /// Every frame in order; `None` when the guest never opened its frame port.
@@ -226,6 +221,11 @@ impl VmResult {
             stderr: String::new(),
             engine: Engine::Tcg,
             engine_why: String::from("test fixture"),
+            clock: Clock::Host,
+            clock_why: String::from("test fixture"),
+            virtual_run: None,
+            forked: false,
+            fork_why: String::from("test fixture"),
             exit_reason: ExitReason::PowerOff,
             guest_messages: None,
             monitor: None,
@@ -321,6 +321,25 @@ impl VmResult {
     #[must_use]
     pub fn periodic_series(&self) -> SampleSeries {
         self.captures_series().periodic_only()
+    }
+
+    /// What `Op::capture_snapshot` captured under this name, the first time. Asking again changes nothing.
+    ///
+    /// # Errors
+    /// When nothing was captured under it, or the capture did not work, with the reason.
+    pub fn snapshot(&self, name: &str) -> anyhow::Result<Snapshot<'_>> {
+        let samples = || self.captures_series().iter();
+        let Some(sample) = samples().find(|sample| sample.tag == name) else {
+            let known: Vec<&str> = samples().map(|sample| sample.tag.as_str()).collect();
+            anyhow::bail!(
+                "there is no capture '{name}'; there are: {}",
+                known.join(", ")
+            );
+        };
+        match &sample.report {
+            Ok(report) => Ok(Snapshot::new(report)?),
+            Err(reason) => anyhow::bail!("capture '{name}' did not work: {reason}"),
+        }
     }
 
     /// The scenario's phases with what was captured in each: the guest's own figures, or, when no result arrived, what the

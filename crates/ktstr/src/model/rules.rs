@@ -1,6 +1,8 @@
 //! What the attributes of a test contradict: one table, which the compiler holds against every `#[ktstr_test]` and
 //! [`KtstrTestEntry::validate`] against entries built by hand.
 
+use ktstr_vmm::Clock;
+
 use super::entry::KtstrTestEntry;
 
 macro_rules! rules {
@@ -29,6 +31,14 @@ macro_rules! rules {
     };
 }
 
+const fn has_speeds(entry: &KtstrTestEntry) -> bool {
+    !entry.speeds.is_empty() || entry.smt_factor.is_some()
+}
+
+const fn is_virtual(entry: &KtstrTestEntry) -> bool {
+    matches!(entry.time, Some(Clock::Virtual)) || entry.seeds > 0 || has_speeds(entry)
+}
+
 const fn is_above(least: u32, most: Option<u32>) -> bool {
     matches!(most, Some(most) if least > most)
 }
@@ -43,10 +53,20 @@ rules! { entry;
     entry.host_only && entry.scheduler.is_some() => "host_only and scheduler exclude each other",
     entry.host_only && !entry.staged_schedulers.is_empty() => "host_only and staged_schedulers exclude each other",
     entry.host_only && entry.num_snapshots > 0 => "host_only and num_snapshots exclude each other",
+    entry.host_only && entry.scx_stats => "host_only and scx_stats exclude each other",
     entry.host_only && !entry.bpf_map_write.is_empty() => "host_only and bpf_map_write exclude each other",
     entry.host_only && !entry.watch_bpf_maps.is_empty() => "host_only and watch_bpf_maps exclude each other",
     entry.host_only && entry.disk.is_some() => "host_only and disk exclude each other",
     entry.host_only && !entry.networks.is_empty() => "host_only and networks exclude each other",
+    entry.host_only && entry.time.is_some() => "host_only and time exclude each other",
+    entry.host_only && entry.seeds > 0 => "host_only and seeds exclude each other",
+    matches!(entry.time, Some(Clock::Host)) && entry.seeds > 0 => "only virtual time has seeds; leave out seeds or time",
+    entry.host_only && has_speeds(entry) => "host_only and speeds exclude each other",
+    matches!(entry.time, Some(Clock::Host)) && has_speeds(entry) => "only virtual time has speeds; leave out speeds and smt_factor, or time",
+    is_virtual(entry) && entry.disk.is_some() => "a disk answers at times of the host's; leave it out, or what asks for virtual time",
+    is_virtual(entry) && !entry.networks.is_empty() => "network cards answer at times of the host's; leave them out, or what asks for virtual time",
+    is_virtual(entry) && entry.performance_mode => "performance_mode is about the host's CPUs; leave it out, or what asks for virtual time",
+    entry.scheduler.is_none() && entry.scx_stats => "scx_stats needs a scheduler",
     entry.scheduler.is_none() && entry.expect_auto_repro => "expect_auto_repro needs a scheduler",
     entry.scheduler.is_none() && !entry.bpf_map_write.is_empty() => "bpf_map_write needs a scheduler",
     entry.scheduler.is_none() && !entry.watch_bpf_maps.is_empty() => "watch_bpf_maps needs a scheduler",
@@ -87,6 +107,10 @@ mod tests {
     };
     const HOST: KtstrTestEntry = KtstrTestEntry {
         host_only: true,
+        ..GOOD
+    };
+    const VIRTUAL: KtstrTestEntry = KtstrTestEntry {
+        time: Some(Clock::Virtual),
         ..GOOD
     };
     const LOW: TopologyConstraints = TopologyConstraints {
@@ -143,6 +167,10 @@ mod tests {
                 ..HOST
             },
             KtstrTestEntry {
+                scx_stats: true,
+                ..HOST
+            },
+            KtstrTestEntry {
                 bpf_map_write: &[(".bss", "f", 1)],
                 ..HOST
             },
@@ -157,6 +185,41 @@ mod tests {
             KtstrTestEntry {
                 networks: const { &[NetConfig::DEFAULT] },
                 ..HOST
+            },
+            KtstrTestEntry {
+                time: Some(Clock::Host),
+                ..HOST
+            },
+            KtstrTestEntry { seeds: 2, ..HOST },
+            KtstrTestEntry {
+                time: Some(Clock::Host),
+                seeds: 2,
+                ..GOOD
+            },
+            KtstrTestEntry {
+                smt_factor: Some(1.0),
+                ..HOST
+            },
+            KtstrTestEntry {
+                time: Some(Clock::Host),
+                speeds: &[0.5],
+                ..GOOD
+            },
+            KtstrTestEntry {
+                disk: Some(DiskConfig::DEFAULT),
+                ..VIRTUAL
+            },
+            KtstrTestEntry {
+                networks: const { &[NetConfig::DEFAULT] },
+                ..VIRTUAL
+            },
+            KtstrTestEntry {
+                performance_mode: true,
+                ..VIRTUAL
+            },
+            KtstrTestEntry {
+                scx_stats: true,
+                ..GOOD
             },
             KtstrTestEntry {
                 expect_auto_repro: true,

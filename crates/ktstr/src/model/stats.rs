@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use super::payload::{PayloadEnd, PayloadReport, Polarity};
+use super::phase::Phase;
 use super::report::LatencySummary;
 
 /// Figures of all cgroups and phases of a scenario.
@@ -21,6 +22,20 @@ pub struct ScenarioStats {
 }
 
 impl ScenarioStats {
+    /// The figures of a cgroup by its name.
+    #[must_use]
+    pub fn cgroup(&self, name: &str) -> Option<&CgroupStats> {
+        self.cgroups.iter().find(|cgroup| cgroup.name == name)
+    }
+
+    /// What was done in a step, or before the first.
+    #[must_use]
+    pub fn phase(&self, phase: Phase) -> Option<&PhaseBucket> {
+        self.phases
+            .iter()
+            .find(|bucket| bucket.step_index == phase.as_u16())
+    }
+
     /// Workers in all cgroups.
     pub fn total_workers(&self) -> usize {
         self.cgroups.iter().map(|cgroup| cgroup.workers).sum()

@@ -36,6 +36,13 @@ pub trait StatsStream: Read + Write + Send + fmt::Debug {
     fn set_timeout(&self, timeout: Duration) -> io::Result<()>;
 }
 
+/// A stream whose other end is closed.
+impl StatsStream for io::Empty {
+    fn set_timeout(&self, _: Duration) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl StatsStream for UnixStream {
     fn set_timeout(&self, timeout: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(timeout))?;
@@ -62,7 +69,7 @@ pub struct StatsClient {
 struct Connection {
     stream: Box<dyn StatsStream>,
     received: Vec<u8>,
-    /// Replies to requests that nobody waits for any more.
+    /// Replies to requests that were given up.
     late: usize,
     /// Nothing can be asked any more, and why.
     broken: Option<MissingStatsReason>,
@@ -77,6 +84,19 @@ impl StatsClient {
                 received: Vec::new(),
                 late: 0,
                 broken: None,
+            })),
+            timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
+    /// One of a guest that has ended: what is left of virtual time, where only captures ask.
+    pub(crate) fn of_ended() -> Self {
+        Self {
+            connection: Arc::new(Mutex::new(Connection {
+                stream: Box::new(io::empty()),
+                received: Vec::new(),
+                late: 0,
+                broken: Some(MissingStatsReason::GuestGone),
             })),
             timeout: DEFAULT_TIMEOUT,
         }
@@ -113,11 +133,7 @@ impl StatsClient {
     /// As [`stats`](Self::stats).
     pub fn request(&self, req: &str, args: &[(&str, &str)]) -> Result<Value, MissingStatsReason> {
         let until = Instant::now() + self.timeout;
-        let args: serde_json::Map<String, Value> = args
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
-            .collect();
-        let line = format!("{}\n", json!({ "req": req, "args": args }));
+        let line = request_line(req, args);
         if line.len() > MAX_STATS_REQUEST {
             return Err(MissingStatsReason::TooLarge {
                 what: "request",
@@ -129,6 +145,15 @@ impl StatsClient {
             .unwrap_or_else(PoisonError::into_inner)
             .ask(line.as_bytes(), until)
     }
+}
+
+/// A request as `scx_stats` reads it.
+pub(crate) fn request_line(req: &str, args: &[(&str, &str)]) -> String {
+    let args: serde_json::Map<String, Value> = args
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), Value::from(*value)))
+        .collect();
+    format!("{}\n", json!({ "req": req, "args": args }))
 }
 
 impl Connection {
@@ -238,7 +263,8 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-fn content_of(line: &[u8]) -> Result<Value, MissingStatsReason> {
+/// What a line of a server or of the relay says.
+pub(crate) fn content_of(line: &[u8]) -> Result<Value, MissingStatsReason> {
     let mut reply: Value = serde_json::from_slice(line)
         .map_err(|error| MissingStatsReason::Refused(format!("its reply is not JSON: {error}")))?;
     match reply["args"][RELAY_KEY].as_str() {

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use ktstr_wire::StateTest;
+use ktstr_wire::gate::UntilState;
+
+use super::kernel_memory::{KernelTarget, KernelValue, KernelValueWidth};
 use super::payload::PayloadReport;
-use super::scenario::KernelTarget;
 
 /// The figures at a step's start or end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -89,15 +92,57 @@ pub enum SchedulerChange {
     Replace(String),
 }
 
-/// A batch of reads or writes of kernel memory; either all targets are of one direction.
+/// What a batch does; all of it is of one direction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelEntries {
+    /// Where, and how much.
+    Read(Vec<(KernelTarget, KernelValueWidth)>),
+    /// Where, and what.
+    Write(Vec<(KernelTarget, KernelValue)>),
+}
+
+/// A batch of reads or writes of kernel memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KernelBatch {
     /// Name under which the host keeps the reply.
     pub tag: String,
     /// Whether the guest is frozen meanwhile.
     pub cold: bool,
-    /// Where, and what to write there; `None` reads.
-    pub entries: Vec<(KernelTarget, Option<Vec<u8>>)>,
+    /// What is read or written.
+    pub entries: KernelEntries,
+}
+
+/// A state of the kernel that a step waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UntilOrder {
+    /// Alternatives, of each of which all is to be true at once.
+    pub any: Vec<Vec<StateTest>>,
+    /// How long it may take.
+    pub at_most: Duration,
+    /// The CPU that the scenario stays on meanwhile.
+    pub cpu: u32,
+    /// What the host does at the very moment; asked for it later, it gives what came of that.
+    pub ahead: Vec<HostAct>,
+}
+
+/// Something that the host does for a scenario.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostAct {
+    /// A capture or a watch.
+    Request(HostRequest),
+    /// Reads or writes.
+    Kernel(KernelBatch),
+}
+
+/// What the host says of an [`UntilOrder`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Awaited {
+    /// It looks at each switch, wake-up and tick; [`Transport::until_state`] says what became of it.
+    Watched,
+    /// Looking now and then, it saw the state.
+    Reached,
+    /// Looking now and then, it did not see it in time.
+    NotReached,
 }
 
 /// Why the host could not be told or asked.
@@ -194,4 +239,24 @@ pub trait Transport: Send + Sync + fmt::Debug {
         let _ = (batch, deadline);
         Err(TransportError::NotSupported)
     }
+
+    /// Has the host wait for a state of the kernel.
+    ///
+    /// # Errors
+    /// As [`request`](Self::request).
+    fn until(&self, order: &UntilOrder, deadline: Duration) -> Result<Awaited, TransportError> {
+        let _ = (order, deadline);
+        Err(TransportError::NotSupported)
+    }
+
+    /// What became of the last [`until`](Self::until) that is watched.
+    fn until_state(&self) -> UntilState {
+        UntilState::Failed
+    }
+
+    /// The scenario waits no longer.
+    fn stop_waiting(&self) {}
+
+    /// Says that the scenario acts on what it waited for; said again when it has.
+    fn mark(&self) {}
 }

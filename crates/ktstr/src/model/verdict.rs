@@ -31,7 +31,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The process exit code of SPEC 5: 0 pass or skip, 1 fail, 2 inconclusive.
+    /// The process exit code: 0 pass or skip, 1 fail, 2 inconclusive.
     pub const fn exit_code(self) -> i32 {
         match self {
             Self::Skip | Self::Pass => 0,
@@ -85,7 +85,7 @@ pub enum DetailKind {
     SchedulerCrashed,
     /// The scheduler ended with status 0 while it was still needed.
     SchedulerExitedCleanly,
-    /// The scheduler is gone and nobody could tell why.
+    /// The scheduler is gone, for an unknown reason.
     SchedulerDiedUnknownReason,
     /// A sched_ext event counter.
     SchedulerEvent,
@@ -107,12 +107,18 @@ pub enum DetailKind {
     Matcher,
     /// The VM's deadline passed.
     TimedOut,
+    /// The run was ended at a moment of virtual time, to be looked at there.
+    Looked,
     /// The guest's kernel or its init came to an end that is none.
     GuestCrashed,
     /// The program that runs the VM ended under the guest.
     EngineDied,
     /// The guest's kernel warned of a fault of its own.
     KernelWarning,
+    /// The kernel's own books contradict themselves.
+    Invariant,
+    /// A step waited for a state of the kernel that did not come about.
+    StateNotReached,
     /// An operation that this run has no means for.
     NotSupported,
     /// Why a test was skipped.
@@ -259,7 +265,7 @@ impl AssertResult {
 
     /// Turns failures that a stall of a vCPU of this length explains into Inconclusive ones, with the reason; how many.
     ///
-    /// For whoever knows of a stall that the guest could not see: the host, which sees the run delay of vCPU threads.
+    /// For a stall that the guest could not see: the host sees the run delay of vCPU threads.
     /// `reason` says where the stall was seen, with its figure.
     pub fn excuse_by_stall(&mut self, stall_ns: u64, reason: &str) -> usize {
         let mut excused = 0;

@@ -4,6 +4,7 @@ use super::super::cpuset::CpuSet;
 use super::super::report::{LatencySummary, WorkerReport, ns_to_ms, percentile_ns};
 use super::super::stats::CgroupStats;
 use super::super::verdict::{AssertDetail, AssertResult, DetailKind};
+use super::cgroup::{Cgroup, sorted_wakes, spread};
 use super::gap::{Circumstances, Stall};
 use super::{Assert, worker};
 
@@ -29,7 +30,7 @@ pub fn evaluate_in(
     }
     let stall = Stall::of(reports, circumstances);
     for (name, members) in by_cgroup(reports) {
-        let cgroup = worker::Cgroup {
+        let cgroup = Cgroup {
             name,
             members: &members,
             stall,
@@ -43,7 +44,7 @@ pub fn evaluate_in(
         .iter()
         .any(|(_, members)| members.len() > 1);
     for ((name, _), members) in &started_together {
-        let equals = worker::Cgroup {
+        let equals = Cgroup {
             name,
             members,
             stall,
@@ -59,7 +60,7 @@ pub fn evaluate_in(
     }
     result.stats.cgroups = summarize(reports);
     if stall.is_noteworthy() {
-        result.note(format!("{} in one go", stall.reason()));
+        result.note(format!("{} without interruption", stall.reason()));
     }
     result
 }
@@ -154,17 +155,6 @@ fn worst_latencies(members: &[&WorkerReport]) -> Vec<LatencySummary> {
     worst
 }
 
-/// Highest less lowest off-CPU share; `None` unless at least two workers have a window.
-pub(super) fn spread(members: &[&WorkerReport]) -> Option<f64> {
-    let shares: Vec<f64> = members.iter().filter_map(|m| m.off_cpu_pct()).collect();
-    if shares.len() < 2 {
-        return None;
-    }
-    let min = shares.iter().copied().reduce(f64::min)?;
-    let max = shares.iter().copied().reduce(f64::max)?;
-    Some(max - min)
-}
-
 /// The widest spread among those that started together.
 fn spread_of_equals(members: &[&WorkerReport]) -> Option<f64> {
     let mut steps: Vec<u16> = members.iter().map(|m| m.step).collect();
@@ -176,14 +166,4 @@ fn spread_of_equals(members: &[&WorkerReport]) -> Option<f64> {
         spread(&equals)
     };
     steps.into_iter().filter_map(of_step).reduce(f64::max)
-}
-
-/// All members' wake-up latencies, ascending.
-pub(super) fn sorted_wakes(members: &[&WorkerReport]) -> Vec<u64> {
-    let mut samples: Vec<u64> = members
-        .iter()
-        .flat_map(|m| m.wake.samples_ns.iter().copied())
-        .collect();
-    samples.sort_unstable();
-    samples
 }

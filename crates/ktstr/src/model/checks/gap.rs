@@ -1,7 +1,7 @@
 //! Gaps: was it the scheduler, or the machine below?
 //!
 //! A worker's gap has a part spent on a CPU and a part spent off it. Only the second is the scheduler's doing. And
-//! while the host stops a vCPU, the guest charges the time to whoever runs there: one iteration then takes far
+//! while the host stops a vCPU, the guest charges the time to the task that runs there: one iteration then takes far
 //! more CPU time than its work. The longest such stall of any worker bounds what a queueing neighbour may have lost.
 
 use super::super::report::{Gap, WorkerReport, ns_to_ms};

@@ -3,17 +3,71 @@
 //! An `Assert` is merged from three layers: [`Assert::DEFAULT`], then the scheduler's, then the test's; for each
 //! field the last `Some` wins. Worker checks are judged in the guest ([`evaluate`]), monitor checks by the host.
 
+mod cgroup;
 mod evaluate;
 mod gap;
 mod monitor;
 mod pages;
+mod payload;
 mod worker;
 
 pub use evaluate::{evaluate, evaluate_in, summarize};
 pub use gap::Circumstances;
 pub use monitor::{SETTLE_SAMPLES, judge_monitor, monitor_thresholds};
+pub use payload::apply_checks;
 
 use serde::{Deserialize, Serialize};
+
+/// A check is one entry: its documentation, its name, its type, and whom it concerns. What judges it is in `worker`, `pages` or
+/// `monitor`.
+macro_rules! checks {
+    (
+        workers { $( $(#[$of_worker:meta])* $worker:ident: $worker_type:ty, )* }
+        pages { $( $(#[$of_page:meta])* $page:ident: $page_type:ty, )* }
+        monitor { $( $(#[$of_monitor:meta])* $monitor:ident: $monitor_type:ty, )* }
+    ) => {
+        assert_fields! {
+            $( $(#[$of_worker])* $worker: $worker_type, )*
+            $( $(#[$of_page])* $page: $page_type, )*
+            $( $(#[$of_monitor])* $monitor: $monitor_type, )*
+        }
+
+        impl Assert {
+            /// Whether any check of the workers' pages is on.
+            pub fn asks_of_pages(&self) -> bool {
+                false $( || self.$page.is_on() )*
+            }
+
+            /// Whether any check of the workers is on.
+            pub fn asks_of_workers(&self) -> bool {
+                self.asks_of_pages() $( || self.$worker.is_on() )*
+            }
+        }
+    };
+}
+
+/// Whether something is asked for: a limit that is there, a flag that is set.
+trait IsOn {
+    fn is_on(&self) -> bool;
+}
+
+impl IsOn for Option<bool> {
+    fn is_on(&self) -> bool {
+        *self == Some(true)
+    }
+}
+
+impl IsOn for Option<u64> {
+    fn is_on(&self) -> bool {
+        self.is_some()
+    }
+}
+
+impl IsOn for Option<f64> {
+    fn is_on(&self) -> bool {
+        self.is_some()
+    }
+}
 
 macro_rules! assert_fields {
     ($( $(#[$doc:meta])* $name:ident: $type:ty, )*) => {
@@ -46,54 +100,60 @@ macro_rules! assert_fields {
     };
 }
 
-assert_fields! {
-    /// Every worker makes progress; also turns on the spread and gap limits of this build profile.
-    not_stuck: bool,
-    /// No worker is seen on a CPU outside its cgroup's cpuset.
-    isolation: bool,
-    /// Longest time without progress of any worker, milliseconds, limit included.
-    max_gap_ms: u64,
-    /// Highest less lowest off-CPU share among the workers of a cgroup, percentage points, limit included.
-    max_spread_pct: f64,
-    /// Coefficient of variation of the work per second of CPU time within a cgroup, limit included.
-    max_throughput_cv: f64,
-    /// Same, of the work per second of wall time: also sees who gets less of the CPU than others.
-    max_throughput_cv_wall: f64,
-    /// Work units per second of its CPU time that every worker must reach.
-    min_work_rate: f64,
-    /// Same, per second of wall time: also sees who does not get the CPU.
-    min_work_rate_wall: f64,
-    /// Iterations per second of its CPU time that every worker must reach.
-    min_iteration_rate: f64,
-    /// Same, per second of wall time: also sees who does not get the CPU.
-    min_iteration_rate_wall: f64,
-    /// Migrations per iteration of a cgroup's workers, limit included.
-    max_migration_ratio: f64,
-    /// 99th percentile of a cgroup's wake-up latencies, nanoseconds, limit included.
-    max_p99_wake_latency_ns: u64,
-    /// Coefficient of variation of a cgroup's wake-up latencies, limit included.
-    max_wake_latency_cv: f64,
-    /// Share of pages on the worker's own NUMA nodes, 0 to 1.
-    min_page_locality: f64,
-    /// Pages that the kernel's NUMA balancing moved between nodes, of all processes, per page that the workers have. Where
-    /// `kernel.numa_balancing` is 0, nothing is counted, and the check is inconclusive.
-    max_cross_node_migration_ratio: f64,
-    /// Share of pages in slow memory, 0 to 1.
-    max_slow_tier_ratio: f64,
-    /// Monitor: highest nr_running over the lowest (at least 1).
-    max_imbalance_ratio: f64,
-    /// Monitor: tasks in a local dispatch queue.
-    max_local_dsq_depth: u32,
-    /// Monitor: a runqueue clock that stands still on a busy CPU fails the test.
-    fail_on_rq_clock_stuck: bool,
-    /// Monitor: samples in a row that must breach before it counts.
-    sustained_samples: u32,
-    /// Monitor: select_cpu fallbacks per vCPU and second.
-    max_fallback_rate: f64,
-    /// Monitor: keep-last dispatches per vCPU and second.
-    max_keep_last_rate: f64,
-    /// Monitor thresholds fail the test instead of being reported only.
-    enforce_monitor_thresholds: bool,
+checks! {
+    workers {
+        /// Every worker makes progress; also turns on the spread and gap limits of this build profile.
+        not_stuck: bool,
+        /// No worker is seen on a CPU outside its cgroup's cpuset.
+        isolation: bool,
+        /// Longest time without progress of any worker, milliseconds, limit included.
+        max_gap_ms: u64,
+        /// Highest less lowest off-CPU share among the workers of a cgroup, percentage points, limit included.
+        max_spread_pct: f64,
+        /// Coefficient of variation of the work per second of CPU time within a cgroup, limit included.
+        max_throughput_cv: f64,
+        /// As `max_throughput_cv`, of the work per second of wall time: also sees a worker that gets less of the CPU than others.
+        max_throughput_cv_wall: f64,
+        /// Work units per second of its CPU time that every worker must reach.
+        min_work_rate: f64,
+        /// As `min_work_rate`, per second of wall time: also sees a worker that does not get the CPU.
+        min_work_rate_wall: f64,
+        /// Iterations per second of its CPU time that every worker must reach.
+        min_iteration_rate: f64,
+        /// As `min_iteration_rate`, per second of wall time: also sees a worker that does not get the CPU.
+        min_iteration_rate_wall: f64,
+        /// Migrations per iteration of a cgroup's workers, limit included.
+        max_migration_ratio: f64,
+        /// 99th percentile of a cgroup's wake-up latencies, nanoseconds, limit included.
+        max_p99_wake_latency_ns: u64,
+        /// Coefficient of variation of a cgroup's wake-up latencies, limit included.
+        max_wake_latency_cv: f64,
+    }
+    pages {
+        /// Share of pages on the worker's own NUMA nodes, 0 to 1.
+        min_page_locality: f64,
+        /// Pages that the kernel's NUMA balancing moved between nodes, of all processes, per page that the workers have. Where
+        /// `kernel.numa_balancing` is 0, nothing is counted, and the check is inconclusive.
+        max_cross_node_migration_ratio: f64,
+        /// Share of pages in slow memory, 0 to 1.
+        max_slow_tier_ratio: f64,
+    }
+    monitor {
+        /// Monitor: highest nr_running over the lowest (at least 1).
+        max_imbalance_ratio: f64,
+        /// Monitor: tasks in a local dispatch queue.
+        max_local_dsq_depth: u32,
+        /// Monitor: a runqueue clock that stands still on a busy CPU fails the test.
+        fail_on_rq_clock_stuck: bool,
+        /// Monitor: samples in a row that must breach before it counts.
+        sustained_samples: u32,
+        /// Monitor: select_cpu fallbacks per vCPU and second.
+        max_fallback_rate: f64,
+        /// Monitor: keep-last dispatches per vCPU and second.
+        max_keep_last_rate: f64,
+        /// Monitor thresholds fail the test instead of being reported only.
+        enforce_monitor_thresholds: bool,
+    }
 }
 
 /// Limits that `not_stuck` turns on, per build profile: a debug build's workers and schedulers are slower.
@@ -126,7 +186,7 @@ impl ProgressLimits {
 }
 
 impl Assert {
-    /// The lowest layer: no worker check, and the monitor thresholds of SPEC 7, which report only.
+    /// The lowest layer: no worker check, and the monitor's default thresholds, which are only reported.
     pub const DEFAULT: Self = Self::NONE
         .max_imbalance_ratio(4.0)
         .max_local_dsq_depth(50)
@@ -166,53 +226,6 @@ impl Assert {
     /// Whether `isolation` is on.
     pub fn asks_isolation(&self) -> bool {
         self.isolation == Some(true)
-    }
-
-    /// Whether any check of the workers' pages is on.
-    pub fn asks_of_pages(&self) -> bool {
-        self.min_page_locality.is_some()
-            || self.max_cross_node_migration_ratio.is_some()
-            || self.max_slow_tier_ratio.is_some()
-    }
-
-    /// Whether any check of the workers is on.
-    pub fn asks_of_workers(&self) -> bool {
-        let Self {
-            max_gap_ms,
-            max_spread_pct,
-            max_throughput_cv,
-            max_throughput_cv_wall,
-            min_work_rate,
-            min_work_rate_wall,
-            min_iteration_rate,
-            min_iteration_rate_wall,
-            max_migration_ratio,
-            max_p99_wake_latency_ns,
-            max_wake_latency_cv,
-            min_page_locality,
-            max_cross_node_migration_ratio,
-            max_slow_tier_ratio,
-            ..
-        } = self;
-        let ratios = [
-            max_spread_pct,
-            max_throughput_cv,
-            max_throughput_cv_wall,
-            min_work_rate,
-            min_work_rate_wall,
-            min_iteration_rate,
-            min_iteration_rate_wall,
-            max_migration_ratio,
-            max_wake_latency_cv,
-            min_page_locality,
-            max_cross_node_migration_ratio,
-            max_slow_tier_ratio,
-        ];
-        self.asks_not_stuck()
-            || self.asks_isolation()
-            || max_gap_ms.is_some()
-            || max_p99_wake_latency_ns.is_some()
-            || ratios.iter().any(|ratio| ratio.is_some())
     }
 }
 

@@ -13,7 +13,7 @@ use super::Assert;
 /// Samples at the start that are left out: booting, loading and unpacking are real, but not what a test is about.
 pub const SETTLE_SAMPLES: usize = 20;
 
-/// What a test's thresholds are; a check that nobody asks for is off.
+/// What a test's thresholds are; a check without a threshold is off.
 pub fn monitor_thresholds(assert: &Assert) -> MonitorThresholds {
     MonitorThresholds {
         max_imbalance_ratio: assert.max_imbalance_ratio,

@@ -3,7 +3,7 @@
 use super::super::report::{PagePlacement, WorkerReport};
 use super::super::verdict::{AssertDetail, DetailKind};
 use super::Assert;
-use super::worker::{Cgroup, label, ratio_detail};
+use super::cgroup::{Cgroup, label, ratio_detail};
 
 /// The three checks of pages; what was not counted is Inconclusive.
 pub(super) fn check(assert: &Assert, cgroup: &Cgroup<'_>) -> Vec<AssertDetail> {

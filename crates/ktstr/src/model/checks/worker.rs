@@ -3,31 +3,9 @@
 use std::time::Duration;
 
 use super::super::report::{WorkerReport, percentile_ns};
-use super::super::verdict::{AssertDetail, DetailKind, Outcome};
-use super::evaluate::{sorted_wakes, spread};
-use super::gap::Stall;
+use super::super::verdict::{AssertDetail, DetailKind};
+use super::cgroup::{Cgroup, label, ratio_detail, sorted_wakes, spread};
 use super::{Assert, gap, pages};
-
-/// The workers of one cgroup.
-pub(super) struct Cgroup<'a> {
-    pub(super) name: &'a str,
-    pub(super) members: &'a [&'a WorkerReport],
-    pub(super) stall: Stall,
-}
-
-impl Cgroup<'_> {
-    /// A failure that a stall of `excess_ns` explains: Inconclusive where such a one was seen.
-    fn failure(&self, kind: DetailKind, mut message: String, excess_ns: u64) -> AssertDetail {
-        let mut outcome = Outcome::Fail;
-        if excess_ns <= self.stall.ns && self.stall.is_noteworthy() {
-            outcome = Outcome::Inconclusive;
-            message.push_str(", but ");
-            message.push_str(&self.stall.reason());
-            message.push_str(", which may explain it");
-        }
-        AssertDetail::new(outcome, kind, message).explained_by_stall_ns(excess_ns)
-    }
-}
 
 /// What is asked for and what no worker of the whole run can show: a check concerns the workers that can.
 pub(super) fn unmeasurable(
@@ -120,14 +98,6 @@ fn who(cgroup: &Cgroup<'_>, report: &WorkerReport) -> String {
         report.work_type,
         label(cgroup.name)
     )
-}
-
-pub(super) fn label(name: &str) -> String {
-    if name.is_empty() {
-        "no cgroup".to_owned()
-    } else {
-        format!("cgroup {name}")
-    }
 }
 
 fn starved(cgroup: &Cgroup<'_>) -> impl Iterator<Item = AssertDetail> {
@@ -398,25 +368,6 @@ fn p99_detail(cgroup: &Cgroup<'_>, p99: Option<u64>, limit: u64) -> Option<Asser
     }
     let message = format!("p99 wake latency of {name} is {p99} ns (limit {limit} ns)");
     Some(cgroup.failure(DetailKind::Benchmark, message, p99 - limit))
-}
-
-pub(super) fn ratio_detail(
-    kind: DetailKind,
-    what: &str,
-    ratio: Option<f64>,
-    limit: f64,
-) -> Option<AssertDetail> {
-    match ratio {
-        None => Some(AssertDetail::inconclusive(
-            kind,
-            format!("{what}: nothing to divide by (limit {limit:.3})"),
-        )),
-        Some(ratio) if ratio > limit => Some(AssertDetail::fail(
-            kind,
-            format!("{what} is {ratio:.3} (limit {limit:.3}, a ratio)"),
-        )),
-        Some(_) => None,
-    }
 }
 
 /// Standard deviation over mean; `None` below two values or with a mean of zero.

@@ -12,7 +12,7 @@ pub enum Polarity {
     LowerBetter,
     /// The nearer to this, the better.
     Target(f64),
-    /// Nobody said.
+    /// Not stated.
     #[default]
     Unknown,
 }
@@ -67,7 +67,7 @@ impl MetricHint {
         Self::new(name, unit, Polarity::Target(target))
     }
 
-    /// Same, with the values that can be true.
+    /// Declares the plausible range of its values; one outside it makes the test inconclusive.
     #[must_use]
     pub const fn bounds(mut self, lowest: f64, highest: f64) -> Self {
         self.bounds = Some((lowest, highest));
@@ -95,7 +95,7 @@ pub struct Metric {
     pub name: String,
     /// The number.
     pub value: f64,
-    /// Its unit; empty when nobody said.
+    /// Its unit; empty when not stated.
     pub unit: String,
     /// Which way is better.
     pub polarity: Polarity,

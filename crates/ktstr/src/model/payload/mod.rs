@@ -12,13 +12,13 @@
 //! # assert_eq!(BENCH.name(), "wakebench");
 //! ```
 
-mod judge;
 mod leaves;
 mod metric;
+mod read;
 
-pub use judge::{apply_checks, raw_metrics};
 pub use leaves::{JSON_DEPTH, TRUNCATION_MARK, is_truncation_mark, numeric_leaves};
 pub use metric::{Metric, MetricCheck, MetricHint, Polarity, Stream};
+pub use read::raw_metrics;
 
 use serde::{Deserialize, Serialize};
 

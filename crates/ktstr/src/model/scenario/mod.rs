@@ -7,12 +7,15 @@
 
 mod backdrop;
 mod cgroup;
+mod condition;
 mod cpuset_spec;
 mod op;
 mod step;
 
 pub use backdrop::Backdrop;
 pub use cgroup::{CgroupDef, CpuLimits, MemoryLimits, PidsLimits};
+pub use condition::{CgroupCond, Cond, CondError, RqCond, TaskCond, Until};
 pub use cpuset_spec::{CpusetError, CpusetSpec};
-pub use op::{KernelPlace, KernelTarget, Op, SpawnPlacement};
+
+pub use op::{KernelTarget, KernelValue, KernelValueWidth, Op, SpawnPlacement};
 pub use step::{HoldError, HoldSpec, Setup, Step};

@@ -1,59 +1,10 @@
 //! Operations of a step.
 
-use serde::{Deserialize, Serialize};
-
+use super::super::entry::Scheduler;
 use super::super::payload::Payload;
-use super::super::work::{AffinityIntent, WorkSpec, WorkType};
+use super::super::work::{AffinityIntent, SchedPolicy, WorkSpec, WorkType};
 use super::{CgroupDef, CpusetSpec};
-
-/// A place in the guest kernel's memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum KernelPlace {
-    /// A symbol by name.
-    Symbol(String),
-    /// An address in the direct map.
-    Direct(u64),
-    /// Any kernel virtual address.
-    Kva(u64),
-    /// A field of a per-CPU variable.
-    PerCpu {
-        /// The variable.
-        symbol: String,
-        /// Dotted path in it.
-        field: String,
-        /// Which CPU's.
-        cpu: u32,
-    },
-    /// A field of a task, identified so that a reused pid is noticed.
-    Task {
-        /// The task's pid.
-        pid: i32,
-        /// Its start time, nanoseconds since boot.
-        start_time_ns: u64,
-        /// Dotted path in `struct task_struct`.
-        field: String,
-    },
-}
-
-/// Kernel memory that an operation reads or writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KernelTarget {
-    /// Where.
-    pub place: KernelPlace,
-    /// Bytes to read, at most 1 MiB; a write has the length of its bytes.
-    pub len: u32,
-}
-
-impl KernelTarget {
-    /// `len` bytes at a symbol.
-    pub fn symbol(name: impl Into<String>, len: u32) -> Self {
-        Self {
-            place: KernelPlace::Symbol(name.into()),
-            len,
-        }
-    }
-}
+pub use crate::model::kernel_memory::{KernelTarget, KernelValue, KernelValueWidth};
 
 /// Where workers that an operation starts are put.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +57,8 @@ pub enum Op {
         cgroup: String,
         affinity: AffinityIntent,
     },
+    /// Gives all tasks of a cgroup a scheduling policy; their nice values stay.
+    SetPolicy { cgroup: String, policy: SchedPolicy },
     /// Moves all tasks from one cgroup to another.
     MoveAllTasks { from: String, to: String },
     /// Freezes a cgroup.
@@ -120,19 +73,25 @@ pub enum Op {
     WatchSnapshot { symbol: String },
     /// Notes the processes of a cgroup under a tag.
     CaptureCgroupProcs { tag: String, cgroup: String },
-    /// Reads kernel memory while the guest runs.
-    ReadKernelHot { tag: String, target: KernelTarget },
+    /// Reads kernel memory while the guest runs; `VmResult::snapshot_bridge` has what was read, by the tag.
+    ReadKernelHot {
+        tag: String,
+        target: KernelTarget,
+        width: KernelValueWidth,
+    },
     /// Reads kernel memory while the guest is frozen.
-    ReadKernelCold { tag: String, target: KernelTarget },
+    ReadKernelCold {
+        tag: String,
+        target: KernelTarget,
+        width: KernelValueWidth,
+    },
     /// Writes kernel memory while the guest runs.
     WriteKernelHot {
-        target: KernelTarget,
-        bytes: Vec<u8>,
+        writes: Vec<(KernelTarget, KernelValue)>,
     },
-    /// Writes kernel memory while the guest is frozen; neighbours in a step share one freeze.
+    /// Writes kernel memory in one freeze of the guest; neighbours in a step share it.
     WriteKernelCold {
-        target: KernelTarget,
-        bytes: Vec<u8>,
+        writes: Vec<(KernelTarget, KernelValue)>,
     },
     /// Starts a payload, in a cgroup if one is named; it ends with the step, or by one of the two below. One that the test does
     /// not declare has to be in the guest already: its path, or its name if it is on the guest's `PATH`.
@@ -235,7 +194,7 @@ impl Op {
         Self::spawn(SpawnPlacement::cgroup(cgroup), work)
     }
 
-    /// Same, with one worker (or one group of workers) of this type.
+    /// Starts one worker (or one group of workers) of this type in a cgroup.
     pub fn spawn_in_cgroup(cgroup: impl Into<String>, work_type: WorkType) -> Self {
         Self::spawn_workers(cgroup, WorkSpec::default().work_type(work_type))
     }
@@ -245,6 +204,14 @@ impl Op {
         Self::SetAffinity {
             cgroup: cgroup.into(),
             affinity,
+        }
+    }
+
+    /// Gives all tasks of a cgroup a scheduling policy; their nice values stay.
+    pub fn set_policy(cgroup: impl Into<String>, policy: SchedPolicy) -> Self {
+        Self::SetPolicy {
+            cgroup: cgroup.into(),
+            policy,
         }
     }
 
@@ -286,6 +253,69 @@ impl Op {
     #[must_use]
     pub const fn restart_scheduler() -> Self {
         Self::RestartScheduler
+    }
+
+    /// Puts a scheduler in the place of the present one. It is one of the test's `staged_schedulers`, which are in the guest.
+    pub fn replace_scheduler(scheduler: &'static Scheduler) -> Self {
+        Self::ReplaceScheduler {
+            scheduler: scheduler.name.to_owned(),
+        }
+    }
+
+    /// Reads kernel memory while the guest runs.
+    pub fn read_kernel_hot(
+        tag: impl Into<String>,
+        target: KernelTarget,
+        width: KernelValueWidth,
+    ) -> Self {
+        Self::ReadKernelHot {
+            tag: tag.into(),
+            target,
+            width,
+        }
+    }
+
+    /// Reads kernel memory while the guest is frozen.
+    pub fn read_kernel_cold(
+        tag: impl Into<String>,
+        target: KernelTarget,
+        width: KernelValueWidth,
+    ) -> Self {
+        Self::ReadKernelCold {
+            tag: tag.into(),
+            target,
+            width,
+        }
+    }
+
+    /// Writes kernel memory while the guest runs.
+    #[must_use]
+    pub fn write_kernel_hot(target: KernelTarget, value: KernelValue) -> Self {
+        Self::write_kernel_hot_batch([(target, value)])
+    }
+
+    /// Writes kernel memory while the guest is frozen.
+    #[must_use]
+    pub fn write_kernel_cold(target: KernelTarget, value: KernelValue) -> Self {
+        Self::write_kernel_cold_batch([(target, value)])
+    }
+
+    /// Several writes while the guest runs; each place is found before the first is written.
+    pub fn write_kernel_hot_batch(
+        writes: impl IntoIterator<Item = (KernelTarget, KernelValue)>,
+    ) -> Self {
+        Self::WriteKernelHot {
+            writes: writes.into_iter().collect(),
+        }
+    }
+
+    /// Several writes in one freeze of the guest; each place is found before the first is written.
+    pub fn write_kernel_cold_batch(
+        writes: impl IntoIterator<Item = (KernelTarget, KernelValue)>,
+    ) -> Self {
+        Self::WriteKernelCold {
+            writes: writes.into_iter().collect(),
+        }
     }
 
     /// Starts a payload with its default arguments and these after them.
@@ -400,4 +430,5 @@ kinds! {
     RestartScheduler = 25,
     ReplaceScheduler = 26,
     PinBpfMap = 27,
+    SetPolicy = 28,
 }

@@ -4,22 +4,24 @@ use std::time::Duration;
 
 use super::super::ctx::Ctx;
 use super::super::payload::Payload;
-use super::{CgroupDef, Op};
+use super::{CgroupDef, Cond, Op, Until};
 
-/// How long a step lasts. No hold outlasts the test: it is cut to what is left of the test's duration, counted from the
-/// scenario's start.
+/// How long a step lasts. All holds together last no longer than the test's duration: one is cut to what earlier ones left of it.
+/// The time that operations and set-up take does not count.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HoldSpec {
     /// This share (above 0; 1.0 is all) of the test's duration.
     Frac(f64),
     /// This long.
     Fixed(Duration),
-    /// For what is left of the test's duration. The step's cgroups are made once; its operations run at once and again at this
+    /// For what earlier holds left of the test's duration. The step's cgroups are made once; its operations run at once and again at this
     /// interval.
     Loop {
         /// Time from one round to the next; not zero.
         interval: Duration,
     },
+    /// To the first moment at which the kernel is in a certain state; made by [`HoldSpec::until`].
+    Until(&'static Until),
 }
 
 /// A hold that cannot be.
@@ -56,6 +58,17 @@ impl HoldSpec {
         Self::Loop { interval }
     }
 
+    /// To the first moment at which the kernel is in this state; see [`Step::until`]. What it consists of is kept until the process
+    /// ends, which a test's does with the test.
+    #[must_use]
+    pub fn until(condition: Cond, at_most: Duration) -> Self {
+        Self::Until(Box::leak(Box::new(Until {
+            condition,
+            at_most,
+            or_fail: false,
+        })))
+    }
+
     /// Whether it can be at all; asked before a scenario begins.
     ///
     /// # Errors
@@ -68,24 +81,25 @@ impl HoldSpec {
         }
     }
 
-    /// How long it asks for, given the test's duration and how much of it is gone.
+    /// How long it asks for, given the test's duration and what earlier holds took of it.
     #[must_use]
-    pub fn wanted(self, duration: Duration, elapsed: Duration) -> Duration {
+    pub fn wanted(self, duration: Duration, held: Duration) -> Duration {
         match self {
             Self::Frac(share) if share > 0.0 => {
                 Duration::try_from_secs_f64(duration.as_secs_f64() * share).unwrap_or(Duration::MAX)
             }
             Self::Frac(_) => Duration::ZERO,
             Self::Fixed(time) => time,
-            Self::Loop { .. } => duration.saturating_sub(elapsed),
+            Self::Until(until) => until.at_most,
+            Self::Loop { .. } => duration.saturating_sub(held),
         }
     }
 
-    /// How long it lasts: what it asks for, cut to what is left of the test.
+    /// How long it lasts: what it asks for, cut to what earlier holds left of the test's duration.
     #[must_use]
-    pub fn resolve(self, duration: Duration, elapsed: Duration) -> Duration {
-        let left = duration.saturating_sub(elapsed);
-        self.wanted(duration, elapsed).min(left)
+    pub fn resolve(self, duration: Duration, held: Duration) -> Duration {
+        let left = duration.saturating_sub(held);
+        self.wanted(duration, held).min(left)
     }
 }
 
@@ -185,6 +199,28 @@ impl Step {
         Self::new(Vec::new(), hold)
     }
 
+    /// Ends at the first moment at which the kernel is in this state, and lasts `at_most` that long, within the test's duration. The
+    /// next step's operations act in that state: see the chapter "Writing tests" of the guide. In virtual time that moment is exact,
+    /// which means that the condition is looked at after each context switch and wake-up and at each tick; elsewhere the host looks
+    /// every millisecond or so, and the result says that. A state that is not reached makes the test inconclusive, or a failure with
+    /// [`or_fail`](Self::or_fail), and ends the scenario.
+    #[must_use]
+    pub fn until(condition: Cond, at_most: Duration) -> Self {
+        Self::hold(HoldSpec::until(condition, at_most))
+    }
+
+    /// Of a [`Step::until`] a state: one that is not reached is a failure, not only inconclusive.
+    #[must_use]
+    pub fn or_fail(mut self) -> Self {
+        if let HoldSpec::Until(until) = self.hold {
+            self.hold = HoldSpec::Until(Box::leak(Box::new(Until {
+                or_fail: true,
+                ..until.clone()
+            })));
+        }
+        self
+    }
+
     /// Its operations, in the place of those that it has. They run before its cgroups get their workers.
     #[must_use]
     pub fn set_ops(mut self, ops: Vec<Op>) -> Self {
@@ -222,6 +258,9 @@ mod tests {
         check(HoldSpec::fixed(Duration::from_secs(3)), 4, 3_000);
         check(HoldSpec::fixed(Duration::from_secs(3)), 9, 1_000);
         check(HoldSpec::loop_at(Duration::from_secs(1)), 4, 6_000);
+        let until = HoldSpec::until(Cond::rq(0).idle(), Duration::from_secs(3));
+        check(until, 4, 3_000);
+        check(until, 9, 1_000);
     }
 
     #[test]
@@ -253,6 +292,15 @@ mod tests {
         let with = Step::with_payload(&BENCH, half);
         assert_eq!(with.ops, [Op::run_payload(&BENCH, [""; 0])]);
         assert_eq!(Step::default().hold, HoldSpec::FULL);
+        let second = Duration::from_secs(1);
+        let until = |step: Step| match step.hold {
+            HoldSpec::Until(until) => until.clone(),
+            other => panic!("{other:?}"),
+        };
+        let idle = || Step::until(Cond::rq(0).idle(), second);
+        assert_eq!(until(idle()).at_most, second);
+        assert!(!until(idle()).or_fail && until(idle().or_fail()).or_fail);
+        assert_eq!(Step::default().or_fail().hold, HoldSpec::FULL);
         let ctx = crate::model::ctx::tests::any();
         assert_eq!(step.setup.defs(&ctx), [CgroupDef::named("a")]);
         let made = Setup::with_factory(|ctx| vec![CgroupDef::named(ctx.name().to_owned())]);

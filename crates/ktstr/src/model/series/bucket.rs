@@ -2,9 +2,26 @@
 
 use std::collections::BTreeMap;
 
+use ktstr_wire::StepMark;
+
 use super::{Sample, SampleSeries, numbers_in};
-use crate::model::result::TimelineMark;
 use crate::model::stats::{MetricSummary, PhaseBucket};
+
+/// A boundary on the scenario's timeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimelineMark {
+    /// A step's operations are done and its hold begins.
+    StepStart(StepMark),
+    /// A step's hold ended.
+    StepEnd(StepMark),
+    /// The scenario ended; closes the last step.
+    Terminal {
+        /// Guest milliseconds since the scenario's start.
+        elapsed_ms: u64,
+        /// Iterations of all workers until then.
+        total_iterations: u64,
+    },
+}
 
 /// Phases from the boundaries' frames alone, for a run whose guest sent no result. The baseline before the first step is
 /// bucket 0; a step without an end ends with the next boundary, the last one with the scenario. A guest that ended within a

@@ -22,7 +22,7 @@ mod each;
 mod monitor;
 mod temporal;
 
-pub use bucket::{add_samples, buckets_of};
+pub use bucket::{TimelineMark, add_samples, buckets_of};
 pub use column::{Column, Point};
 pub use each::Each;
 pub use monitor::MonitorSeries;

@@ -20,7 +20,7 @@ type KernelOp = dyn Fn(&KernelOpRequest) -> KernelOpReply + Send + Sync;
 /// Whether the kernel's memory can be read by name yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AccessorState {
-    /// Somebody is still trying.
+    /// Still being tried.
     Trying,
     /// It can.
     Ready,
@@ -68,7 +68,7 @@ impl SnapshotBridge {
         }
     }
 
-    /// Same, with a way to watch a symbol.
+    /// Adds a way to watch a symbol.
     #[must_use]
     pub fn with_watch_register(
         mut self,
@@ -78,7 +78,7 @@ impl SnapshotBridge {
         self
     }
 
-    /// Same, with a way to read and write kernel memory.
+    /// Adds a way to read and write kernel memory.
     #[must_use]
     pub fn with_kernel_op(
         mut self,
@@ -88,7 +88,7 @@ impl SnapshotBridge {
         self
     }
 
-    /// Same, with this state of the accessor.
+    /// Sets the state of the accessor.
     #[must_use]
     pub fn with_accessor_state(self, state: AccessorState) -> Self {
         self.set_accessor_state(state);
@@ -113,7 +113,7 @@ impl SnapshotBridge {
         self.capture_or_reason(tag, step_index).is_ok()
     }
 
-    /// Same, with the reason where there is no real capture.
+    /// Captures under `tag`; where that is not possible, stores the reason.
     pub(crate) fn capture_or_reason(
         &self,
         tag: &str,
@@ -362,7 +362,7 @@ impl SnapshotBridge {
         self.lock().event_count()
     }
 
-    /// Tells whoever waits how the accessor stands.
+    /// Tells the waiting threads how the accessor stands.
     pub fn set_accessor_state(&self, state: AccessorState) {
         let (current, changed) = &*self.accessor;
         *current.lock().unwrap_or_else(PoisonError::into_inner) = state;
@@ -372,7 +372,7 @@ impl SnapshotBridge {
     /// Waits until kernel memory can be read by name.
     ///
     /// # Errors
-    /// When it never will, with the reason; or not within `deadline`, while somebody is still trying.
+    /// When it never will, with the reason; or not within `deadline`, while it is still being tried.
     pub fn wait_for_accessor(&self, deadline: Duration) -> Result<(), String> {
         let until = Instant::now() + deadline;
         let (state, changed) = &*self.accessor;

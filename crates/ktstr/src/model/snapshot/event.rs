@@ -1,4 +1,4 @@
-//! What happened to captures, for whoever wonders where one went.
+//! What happened to captures: why one is missing.
 
 /// One happening.
 #[derive(Debug, Clone, PartialEq, Eq)]

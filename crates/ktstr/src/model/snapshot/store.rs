@@ -41,6 +41,10 @@ pub enum MissingStatsReason {
     /// The guest has ended.
     #[error("the guest has ended")]
     GuestGone,
+    /// In virtual time the guest stands still while it is looked at, and its server with it: a capture asks only where the test
+    /// says `scx_stats`.
+    #[error("in virtual time a capture asks no stats server, unless the test says `scx_stats`")]
+    VirtualTime,
     /// A request or a reply is longer than may be.
     #[error("the {what} is longer than {max} bytes")]
     TooLarge {
@@ -98,7 +102,7 @@ pub fn is_periodic_tag(tag: &str) -> bool {
 pub(super) struct Store {
     /// Oldest first; names are distinct.
     entries: VecDeque<SnapshotEntry>,
-    /// What was taken out, for whoever comes after: a callback's drain must not starve the framework.
+    /// What was taken out, kept for later readers: a callback's drain must not starve the framework.
     drained: Vec<SnapshotEntry>,
     /// How many made room.
     pub(super) evicted: u64,

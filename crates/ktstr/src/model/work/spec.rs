@@ -269,9 +269,9 @@ pub struct WorkSpec {
     pub mem_policy: MemPolicy,
     /// How those nodes are meant.
     pub mpol_flags: MpolFlags,
-    /// Their user; 0 where nobody says.
+    /// Their user; 0 by default.
     pub uid: Option<u32>,
-    /// Their group; 0 where nobody says.
+    /// Their group; 0 by default.
     pub gid: Option<u32>,
     /// How they are made.
     pub clone_mode: CloneMode,

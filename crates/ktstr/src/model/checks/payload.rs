@@ -1,60 +1,7 @@
-//! From a payload's output to metrics, and from metrics to findings. The guest does it for JSON, the host after an extractor.
+//! From a payload's metrics to findings. The guest does it for JSON, the host after an extractor.
 
-use serde_json::Value;
-
-use super::leaves::{is_truncation_mark, numeric_leaves};
-use super::metric::{Metric, MetricCheck, Polarity, Stream};
-use super::{Payload, PayloadEnd, PayloadReport};
+use crate::model::payload::{MetricCheck, Payload, PayloadEnd, PayloadReport, is_truncation_mark};
 use crate::model::verdict::{AssertDetail, DetailKind};
-
-/// The metrics in a payload's output: those of `stdout`, or of `stderr` when it has none. `source` goes into each.
-#[must_use]
-pub fn raw_metrics(payload: &Payload, source: &str, stdout: &[u8], stderr: &[u8]) -> Vec<Metric> {
-    let streams = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
-    for (stream, bytes) in streams {
-        let leaves = numbers_in(bytes);
-        if !leaves.is_empty() {
-            let metrics = leaves.into_iter().map(|(name, value)| {
-                let hint = payload.hint(&name);
-                Metric {
-                    unit: hint.map_or("", |hint| hint.unit).to_owned(),
-                    polarity: hint.map_or(Polarity::Unknown, |hint| hint.polarity),
-                    source: source.to_owned(),
-                    stream,
-                    name,
-                    value,
-                }
-            });
-            return metrics.collect();
-        }
-    }
-    Vec::new()
-}
-
-/// The numbers of the JSON in an output: all of it, or the first document with numbers that has its lines for itself, for
-/// tools that say something around it. `[1] starting` and `[ 0.12] ready` are log lines, not documents.
-fn numbers_in(bytes: &[u8]) -> Vec<(String, f64)> {
-    let text = String::from_utf8_lossy(bytes);
-    if let Ok(value) = serde_json::from_str::<Value>(text.trim()) {
-        return numeric_leaves(&value);
-    }
-    let starts = text
-        .match_indices(['{', '['])
-        .map(|(at, _)| at)
-        .filter(|at| {
-            at.checked_sub(1)
-                .is_none_or(|before| text.as_bytes().get(before) == Some(&b'\n'))
-        });
-    let found = starts.filter_map(|at| text.get(at..)).find_map(|rest| {
-        let mut documents = serde_json::Deserializer::from_str(rest).into_iter::<Value>();
-        let document = documents.next()?.ok()?;
-        let behind = rest.get(documents.byte_offset()..)?;
-        let behind = behind.split('\n').next().unwrap_or_default();
-        let leaves = numeric_leaves(&document);
-        (behind.trim().is_empty() && !leaves.is_empty()).then_some(leaves)
-    });
-    found.unwrap_or_default()
-}
 
 /// What `report` says against `payload`'s checks; a payload that the test itself killed owes nothing.
 #[must_use]
@@ -72,7 +19,7 @@ pub fn apply_checks(payload: &Payload, report: &PayloadReport) -> Vec<AssertDeta
         };
         if !(lowest..=highest).contains(&metric.value) {
             let text = format!(
-                "payload {:?}: {} is {} {}, outside of {lowest}..={highest}, where it can be true",
+                "payload {:?}: {} is {} {}, outside the declared plausible range {lowest}..={highest}",
                 report.payload, metric.name, metric.value, metric.unit
             );
             findings.push(AssertDetail::inconclusive(DetailKind::Benchmark, text));
@@ -170,7 +117,7 @@ fn known(report: &PayloadReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::payload::MetricHint;
+    use crate::model::payload::{MetricHint, Polarity, Stream, raw_metrics};
     use crate::model::verdict::Outcome;
 
     const BENCH: Payload = Payload {
@@ -268,7 +215,7 @@ mod tests {
         );
         check(
             &report(r#"{"lat":{"p99_us":-4},"rps":12}"#, ""),
-            &[(Outcome::Inconclusive, "where it can be true")],
+            &[(Outcome::Inconclusive, "plausible range")],
         );
         let exists = Payload {
             checks: &[MetricCheck::Exists { metric: "rps" }],
