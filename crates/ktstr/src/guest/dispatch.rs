@@ -73,7 +73,7 @@ pub type TestFn = fn(&Ctx) -> anyhow::Result<AssertResult>;
 
 /// The main of a test's process: reads the plan and runs the function that `find` has for `name`.
 ///
-/// The result is the exit status of SPEC 5. Without a plan or a function it is a failure that standard error explains.
+/// The result is the exit status of its outcome. Without a plan or a function it is a failure that standard error explains.
 pub fn run_named<L: MessageLink + 'static>(
     name: &str,
     find: impl FnOnce(&str) -> Option<TestFn>,

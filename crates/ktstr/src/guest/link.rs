@@ -3,20 +3,24 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ktstr_init::Waits;
+use ktstr_wire::gate::UntilState;
+
 use ktstr_wire::{
-    CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest,
-    KernelTarget as WireTarget, KernelValue, Message, Opaque, PayloadMetrics, RawPayloadOutput,
-    ScenarioEnd, SchedulerAction, SchedulerFault, SchedulerRequest, SnapshotKind, SnapshotRequest,
-    StepMark,
+    Ahead, CgroupProcs, KernelOpDirection, KernelOpEntry, KernelOpMode, KernelOpRequest,
+    KernelTarget as WireTarget, KernelValue as WireValue, Message, Opaque, PayloadMetrics,
+    RawPayloadOutput, ScenarioEnd, SchedulerAction, SchedulerFault, SchedulerRequest, SnapshotKind,
+    SnapshotRequest, StepMark, Until, UntilRequest,
 };
 
 use crate::model::payload::PayloadReport;
-use crate::model::scenario::{KernelPlace, KernelTarget};
+use crate::model::scenario::{KernelTarget, KernelValue, KernelValueWidth};
 use crate::model::transport::{
-    HostRequest, KernelBatch, RawOutput, ScenarioEvent, SchedulerChange, StepFigures, Transport,
-    TransportError,
+    Awaited, HostAct, HostRequest, KernelBatch, KernelEntries, RawOutput, ScenarioEvent,
+    SchedulerChange, StepFigures, Transport, TransportError, UntilOrder,
 };
 use crate::model::verdict::AssertResult;
 
@@ -50,6 +54,8 @@ impl MessageLink for ktstr_init::child::Link {
 pub struct LinkTransport<L> {
     link: L,
     next_id: AtomicU32,
+    /// Where this process waits for a state of the kernel; none before it first does.
+    waits: Mutex<Option<Waits>>,
 }
 
 impl<L: MessageLink> LinkTransport<L> {
@@ -58,7 +64,13 @@ impl<L: MessageLink> LinkTransport<L> {
         Self {
             link,
             next_id: AtomicU32::new(1),
+            waits: Mutex::default(),
         }
+    }
+
+    fn waiting<T>(&self, look: impl FnOnce(&mut Waits) -> T) -> Option<T> {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.as_mut().map(look)
     }
 
     /// Sends the test's result.
@@ -172,19 +184,83 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
             None => Err(TransportError::Deadline(deadline)),
         }
     }
+
+    fn until(&self, order: &UntilOrder, deadline: Duration) -> Result<Awaited, TransportError> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        {
+            let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+            if waits.is_none() {
+                *waits = Waits::find().map_err(TransportError::Broken)?;
+            }
+        }
+        self.waiting(|waits| waits.begin(0));
+        let request = Message::UntilRequest(until_request(order, id));
+        let reply = self
+            .link
+            .request(&request, deadline)
+            .map_err(TransportError::Broken)?;
+        match reply {
+            Some(Message::UntilReply(reply)) => {
+                match reply.result.map_err(TransportError::Refused)? {
+                    Until::Watched => {
+                        self.waiting(|waits| waits.begin(id));
+                        Ok(Awaited::Watched)
+                    }
+                    Until::Reached => Ok(Awaited::Reached),
+                    Until::NotReached => Ok(Awaited::NotReached),
+                }
+            }
+            Some(other) => Err(TransportError::Refused(format!("answered with {other:?}"))),
+            None => Err(TransportError::Deadline(deadline)),
+        }
+    }
+
+    fn until_state(&self) -> UntilState {
+        self.waiting(|waits| waits.state())
+            .unwrap_or(UntilState::Failed)
+    }
+
+    fn stop_waiting(&self) {
+        self.waiting(|waits| waits.begin(0));
+    }
+
+    fn mark(&self) {
+        self.waiting(|waits| waits.mark());
+    }
+}
+
+fn until_request(order: &UntilOrder, id: u32) -> UntilRequest {
+    let ahead = order.ahead.iter().map(|act| match act {
+        HostAct::Request(request) => Ahead::Snapshot(snapshot_request(request, 0)),
+        HostAct::Kernel(batch) => Ahead::KernelOp(kernel_request(batch, 0)),
+    });
+    UntilRequest {
+        id,
+        any: order.any.clone(),
+        at_most_ns: u64::try_from(order.at_most.as_nanos()).unwrap_or(u64::MAX),
+        cpu: order.cpu,
+        ahead: ahead.collect(),
+    }
 }
 
 /// The batch as the wire has it.
 pub(super) fn kernel_request(batch: &KernelBatch, id: u32) -> KernelOpRequest {
-    let writes = batch.entries.iter().any(|(_, bytes)| bytes.is_some());
-    let entries = batch.entries.iter().map(|(target, bytes)| KernelOpEntry {
+    let entry = |target: &KernelTarget, value| KernelOpEntry {
         target: wire_target(target),
-        value: KernelValue::Bytes(
-            bytes
-                .clone()
-                .unwrap_or_else(|| vec![0; target.len as usize]),
-        ),
-    });
+        value,
+    };
+    let (direction, entries) = match &batch.entries {
+        KernelEntries::Read(reads) => {
+            let reads = reads.iter();
+            let entries = reads.map(|(target, width)| entry(target, wire_width(*width)));
+            (KernelOpDirection::Read, entries.collect())
+        }
+        KernelEntries::Write(writes) => {
+            let writes = writes.iter();
+            let entries = writes.map(|(target, value)| entry(target, wire_value(value)));
+            (KernelOpDirection::Write, entries.collect())
+        }
+    };
     KernelOpRequest {
         id,
         mode: if batch.cold {
@@ -192,27 +268,23 @@ pub(super) fn kernel_request(batch: &KernelBatch, id: u32) -> KernelOpRequest {
         } else {
             KernelOpMode::Hot
         },
-        direction: if writes {
-            KernelOpDirection::Write
-        } else {
-            KernelOpDirection::Read
-        },
+        direction,
         tag: batch.tag.clone(),
-        entries: entries.collect(),
+        entries,
     }
 }
 
 fn wire_target(target: &KernelTarget) -> WireTarget {
-    match target.place.clone() {
-        KernelPlace::Symbol(name) => WireTarget::Symbol(name),
-        KernelPlace::Direct(address) => WireTarget::Direct(address),
-        KernelPlace::Kva(address) => WireTarget::Kva(address),
-        KernelPlace::PerCpu { symbol, field, cpu } => {
+    match target.clone() {
+        KernelTarget::Symbol(name) => WireTarget::Symbol(name),
+        KernelTarget::Direct(address) => WireTarget::Direct(address),
+        KernelTarget::Kva(address) => WireTarget::Kva(address),
+        KernelTarget::PerCpuField { symbol, field, cpu } => {
             WireTarget::PerCpuField { symbol, field, cpu }
         }
-        KernelPlace::Task {
+        KernelTarget::TaskField {
             pid,
-            start_time_ns,
+            expected_start_time_ns: start_time_ns,
             field,
         } => WireTarget::TaskField {
             pid,
@@ -222,11 +294,32 @@ fn wire_target(target: &KernelTarget) -> WireTarget {
     }
 }
 
-pub(super) fn bytes_of(value: KernelValue) -> Vec<u8> {
+/// A value of that size, which says how much is read.
+fn wire_width(width: KernelValueWidth) -> WireValue {
+    match width {
+        KernelValueWidth::U32 => WireValue::U32(0),
+        KernelValueWidth::U64 => WireValue::U64(0),
+        // One byte too many is refused by the host as well, and costs no more memory than it takes.
+        KernelValueWidth::Bytes(len) => {
+            WireValue::Bytes(vec![0; len.min(ktstr_wire::MAX_KERNEL_REPLY + 1)])
+        }
+    }
+}
+
+fn wire_value(value: &KernelValue) -> WireValue {
+    match value.clone() {
+        KernelValue::U32(value) => WireValue::U32(value),
+        KernelValue::U64(value) => WireValue::U64(value),
+        KernelValue::Bytes(bytes) => WireValue::Bytes(bytes),
+        KernelValue::OrU32(bits) => WireValue::OrU32(bits),
+    }
+}
+
+pub(super) fn bytes_of(value: WireValue) -> Vec<u8> {
     match value {
-        KernelValue::U32(value) | KernelValue::OrU32(value) => value.to_le_bytes().to_vec(),
-        KernelValue::U64(value) => value.to_le_bytes().to_vec(),
-        KernelValue::Bytes(bytes) => bytes,
+        WireValue::U32(value) | WireValue::OrU32(value) => value.to_le_bytes().to_vec(),
+        WireValue::U64(value) => value.to_le_bytes().to_vec(),
+        WireValue::Bytes(bytes) => bytes,
     }
 }
 
@@ -270,16 +363,20 @@ fn mark_of(figures: &StepFigures) -> StepMark {
 }
 
 fn request_message(request: &HostRequest, id: u32) -> Message {
+    Message::SnapshotRequest(snapshot_request(request, id))
+}
+
+fn snapshot_request(request: &HostRequest, id: u32) -> SnapshotRequest {
     let (kind, tag) = match request {
         HostRequest::Capture { tag } => (SnapshotKind::Capture, tag.as_str()),
         HostRequest::Watch { symbol } => (SnapshotKind::Watch, symbol.as_str()),
         HostRequest::PlannedExit => (SnapshotKind::PlannedExit, ""),
     };
-    Message::SnapshotRequest(SnapshotRequest {
+    SnapshotRequest {
         id,
         kind,
         tag: tag.to_owned(),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -344,7 +441,7 @@ mod tests {
             Ok(Some(Message::KernelOpReply(ktstr_wire::KernelOpReply {
                 id: 1,
                 result: Ok(()),
-                values: vec![KernelValue::U32(7)],
+                values: vec![WireValue::U32(7)],
             })))
         }
     }
@@ -355,7 +452,10 @@ mod tests {
         let batch = KernelBatch {
             tag: "t".into(),
             cold: true,
-            entries: vec![(KernelTarget::symbol("jiffies", 8), None)],
+            entries: KernelEntries::Read(vec![(
+                KernelTarget::symbol("jiffies"),
+                KernelValueWidth::Bytes(8),
+            )]),
         };
         let read = transport.kernel_op(&batch, Duration::from_secs(1)).unwrap();
         assert_eq!(read, [vec![7, 0, 0, 0]]);
@@ -367,7 +467,59 @@ mod tests {
             (request.mode, request.direction),
             (KernelOpMode::Cold, KernelOpDirection::Read)
         );
-        assert_eq!(request.entries[0].value, KernelValue::Bytes(vec![0; 8]));
+        assert_eq!(request.entries[0].value, WireValue::Bytes(vec![0; 8]));
+    }
+
+    #[test]
+    fn each_place_and_value_is_its_own_on_the_wire() {
+        let targets = [
+            KernelTarget::symbol("a"),
+            KernelTarget::direct(1),
+            KernelTarget::kva(1),
+            KernelTarget::per_cpu_field("a", "b.c", 1),
+            KernelTarget::task_field(1, 2, "b.c"),
+        ];
+        let field = String::from("b.c");
+        let wanted = [
+            WireTarget::Symbol("a".into()),
+            WireTarget::Direct(1),
+            WireTarget::Kva(1),
+            WireTarget::PerCpuField {
+                symbol: "a".into(),
+                field: field.clone(),
+                cpu: 1,
+            },
+            WireTarget::TaskField {
+                pid: 1,
+                start_time_ns: 2,
+                field,
+            },
+        ];
+        assert_eq!(targets.each_ref().map(wire_target), wanted);
+        let values = [
+            KernelValue::u32(1),
+            KernelValue::u64(1),
+            KernelValue::bytes([1]),
+            KernelValue::or_u32(1),
+        ];
+        let wanted = [
+            WireValue::U32(1),
+            WireValue::U64(1),
+            WireValue::Bytes(vec![1]),
+            WireValue::OrU32(1),
+        ];
+        assert_eq!(values.each_ref().map(wire_value), wanted);
+        let widths = [
+            KernelValueWidth::u32(),
+            KernelValueWidth::u64(),
+            KernelValueWidth::bytes(2),
+        ];
+        let wanted = [
+            WireValue::U32(0),
+            WireValue::U64(0),
+            WireValue::Bytes(vec![0; 2]),
+        ];
+        assert_eq!(widths.map(wire_width), wanted);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Two signs of the scheduler's end are watched: its process (pidfd), and, while a scheduler is expected, the kernel's
 //! own word in `/sys/kernel/sched_ext/state`, because the kernel may throw a scheduler out whose process lives on. Such a
-//! one has some seconds to attach again: that is a restart, and `enable_seq` counts also those that nobody saw.
+//! one has some seconds to attach again: that is a restart, and `enable_seq` counts also those between two looks.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,7 +38,7 @@ pub(super) enum Wake {
 /// How the scheduler ended, as far as the guest can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SchedulerEnd {
-    /// Its process ended; nobody here is its parent, so there is no status.
+    /// Its process ended; it is no child of ours, so there is no status.
     ProcessEnded,
     /// The kernel says that no scheduler is enabled, though the process lives.
     ThrownOut,
@@ -82,7 +82,7 @@ pub(super) struct Liveness {
 /// What the kernel says of the scheduler.
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
-    /// It is in charge, or nobody knows.
+    /// It is in charge, or that is unknown.
     Fine,
     /// None is.
     Disabled,

@@ -8,12 +8,21 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use rustix::thread::futex;
+use rustix::thread::{clock_nanosleep_absolute, futex};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// Now, by the guest's monotonic clock.
 pub(crate) fn monotonic_ns() -> u64 {
     timespec_ns(clock_gettime(ClockId::Monotonic))
+}
+
+/// Sleeps until this moment of the monotonic clock.
+pub(crate) fn sleep_until(at_ns: u64) {
+    let at = Timespec {
+        tv_sec: i64::try_from(at_ns / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: i64::try_from(at_ns % 1_000_000_000).unwrap_or(0),
+    };
+    while clock_nanosleep_absolute(ClockId::Monotonic, &at) == Err(rustix::io::Errno::INTR) {}
 }
 
 /// CPU time of the calling thread.
@@ -161,13 +170,13 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// Sets the scheduling policy of the caller.
-pub(crate) fn set_policy(policy: i32, priority: i32) -> io::Result<()> {
+/// Sets the scheduling policy of a thread; 0 is the caller. Its nice value stays.
+pub(crate) fn set_policy(tid: i32, policy: i32, priority: i32) -> io::Result<()> {
     // SAFETY: all fields of `sched_param` are integers, for which zero is a value.
     let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
     param.sched_priority = priority;
     // SAFETY: `param` lives through the call, which only reads it.
-    if unsafe { libc::sched_setscheduler(0, policy, &raw const param) } != 0 {
+    if unsafe { libc::sched_setscheduler(tid, policy, &raw const param) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -184,7 +193,7 @@ impl PriorityGuard {
     pub(crate) fn above_tested(wanted: bool) -> Self {
         let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
         Self {
-            raised: wanted && set_policy(policy, 99).is_ok(),
+            raised: wanted && set_policy(0, policy, 99).is_ok(),
         }
     }
 }
@@ -192,7 +201,7 @@ impl PriorityGuard {
 impl Drop for PriorityGuard {
     fn drop(&mut self) {
         if self.raised {
-            let _ = set_policy(libc::SCHED_OTHER, 0);
+            let _ = set_policy(0, libc::SCHED_OTHER, 0);
         }
     }
 }

@@ -40,7 +40,7 @@ pub struct CgroupManager {
     made_root: bool,
     /// In the order made: a parent always before its children.
     made: Vec<String>,
-    /// Of those, the ones that were there before: somebody else's, never removed.
+    /// Of those, the ones that were there before: not ours, never removed.
     found: BTreeSet<String>,
     /// Those that hold threads, not processes.
     threaded: BTreeSet<String>,

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::ScenarioError;
+use super::acts::{Ahead, host_act};
 use super::hogs::Hogs;
-use super::payload::Running;
+use super::program::{Running, Scope};
 use super::steal;
 use super::timeline::{Done, Standing, Timeline, WorkerId, figures_of};
 use crate::guest::cgroup::CgroupManager;
@@ -29,15 +30,6 @@ const STOP_GRACE_WORKERS: usize = 400;
 
 /// The figure that says how often a scheduler restarted itself.
 const RESTARTS: &str = "scheduler.restarts";
-
-/// Whose end something shares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scope {
-    /// The whole scenario's.
-    Backdrop,
-    /// The present step's.
-    Step,
-}
 
 /// A running group of workers.
 #[derive(Debug)]
@@ -72,11 +64,16 @@ pub(super) struct Engine<'a> {
     pub(super) step: u16,
     pub(super) liveness: Liveness,
     timeline: Timeline,
+    /// What holds have taken of the test's duration. Operations take none of it: how long they last is the machine's affair, and a
+    /// slow one would leave later steps without a hold.
+    pub(super) held: Duration,
+    /// Operations of the next step that are done already.
+    pub(super) ahead: Option<Ahead>,
     hogs: Hogs,
     /// Steal time by CPU when the scenario began.
     steal_start: Vec<u64>,
     /// Set once nothing further is begun.
-    halted: bool,
+    pub(super) halted: bool,
     _priority: sys::PriorityGuard,
 }
 
@@ -96,6 +93,8 @@ impl<'a> Engine<'a> {
             payloads: Vec::new(),
             liveness: Liveness::new(&ctx.scheduler_now()),
             timeline: Timeline::begin(),
+            held: Duration::ZERO,
+            ahead: None,
             step: 0,
             hogs: Hogs::begin(),
             steal_start: steal::by_cpu(),
@@ -126,7 +125,8 @@ impl<'a> Engine<'a> {
                     .note(format!("{skipped} of {} steps were not begun", steps.len()));
                 break;
             }
-            self.run_step(u16::try_from(number + 1).unwrap_or(u16::MAX), step);
+            let index = u16::try_from(number + 1).unwrap_or(u16::MAX);
+            self.run_step(index, step, steps.get(number + 1));
         }
         self.check_scheduler();
         self.note_restarts();
@@ -153,15 +153,22 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn run_step(&mut self, index: u16, step: &Step) {
+    fn run_step(&mut self, index: u16, step: &Step, next: Option<&Step>) {
         self.step = index;
+        let ahead = self.ahead.take();
         // Before the operations, whose captures are this step's.
         self.tell(ScenarioEvent::StepBegin { step_index: index });
         let loops = matches!(step.hold, HoldSpec::Loop { .. });
         if loops {
             self.set_up(index, step);
         }
-        self.apply_ops(index, step);
+        match ahead {
+            Some(Ahead { from, to }) => {
+                self.apply_ops(index, step.ops.get(..from).unwrap_or_default());
+                self.apply_ops(index, step.ops.get(to..).unwrap_or_default());
+            }
+            None => self.apply_ops(index, &step.ops),
+        }
         if !loops {
             self.set_up(index, step);
         }
@@ -170,12 +177,15 @@ impl<'a> Engine<'a> {
         self.timeline.open_phase(index, before);
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepStart(mark));
-        self.hold(index, step);
+        self.hold(index, step, next);
         let after = self.done();
         self.timeline.close_phase(&after);
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepEnd(mark));
-        self.tear_down(Scope::Step);
+        // What is there of a step's is the next one's then.
+        if self.ahead.is_none() {
+            self.tear_down(Scope::Step);
+        }
     }
 
     fn set_up(&mut self, index: u16, step: &Step) {
@@ -188,8 +198,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn apply_ops(&mut self, index: u16, step: &Step) {
-        let mut rest = step.ops.as_slice();
+    fn apply_ops(&mut self, index: u16, ops: &[Op]) {
+        let mut rest = ops;
         while let Some(op) = rest.first() {
             self.check_scheduler();
             if self.halted {
@@ -200,32 +210,35 @@ impl<'a> Engine<'a> {
                 ));
                 return;
             }
-            let cold = |op: &&Op| matches!(op, Op::WriteKernelCold { .. });
-            let batch: Vec<&Op> = rest.iter().take_while(cold).collect();
-            let done = if batch.len() > 1 {
-                self.apply_cold_writes(&batch)
-            } else {
-                self.apply(op, Scope::Step)
+            let (done, count) = match host_act(rest) {
+                Some((_, count)) => (self.have_host_act(rest), count),
+                None => (self.apply(op, Scope::Step), 1),
             };
             if let Err(error) = done {
                 self.fault(&format!("step {index}: {}", op.name()), &error);
             }
-            rest = &rest[batch.len().max(1)..];
+            rest = rest.get(count..).unwrap_or_default();
         }
     }
 
-    fn hold(&mut self, index: u16, step: &Step) {
-        let elapsed = Duration::from_nanos(self.timeline.elapsed_ns());
-        let length = step.hold.resolve(self.ctx.duration(), elapsed);
-        let wanted = step.hold.wanted(self.ctx.duration(), elapsed);
+    fn hold(&mut self, index: u16, step: &Step, next: Option<&Step>) {
+        let length = step.hold.resolve(self.ctx.duration(), self.held);
+        let wanted = step.hold.wanted(self.ctx.duration(), self.held);
         if length < wanted / 2 {
             self.result.note(format!(
-                "step {index} held {} of {} ms: no hold outlasts the test's duration of {} ms",
+                "step {index} held {} of {} ms: all holds together last no longer than the test's duration of {} ms",
                 length.as_millis(),
                 wanted.as_millis(),
                 self.ctx.duration().as_millis()
             ));
         }
+        if let HoldSpec::Until(until) = step.hold {
+            if !self.halted {
+                self.hold_until(index, until, length, next);
+            }
+            return;
+        }
+        self.held = self.held.saturating_add(length);
         let until_ns = after(length);
         let HoldSpec::Loop { interval } = step.hold else {
             self.wait_until(until_ns);
@@ -236,7 +249,7 @@ impl<'a> Engine<'a> {
             let next_ns = after(interval.max(Duration::from_millis(1)));
             self.wait_until(next_ns.min(until_ns));
             if !self.halted && next_ns < until_ns {
-                self.apply_ops(index, step);
+                self.apply_ops(index, &step.ops);
             }
         }
     }
@@ -256,7 +269,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn wait_once(&mut self, until_ns: u64) {
+    pub(super) fn wait_once(&mut self, until_ns: u64) {
         let workers: Vec<_> = self
             .live
             .iter()
@@ -314,7 +327,7 @@ impl<'a> Engine<'a> {
     }
 
     /// A part that failed: told, and the end of the scenario unless it can go on without.
-    fn fault(&mut self, place: &str, error: &ScenarioError) {
+    pub(super) fn fault(&mut self, place: &str, error: &ScenarioError) {
         self.result.push(error.detail(place));
         self.halted |= !error.is_bearable();
     }
@@ -473,7 +486,7 @@ pub(super) fn stop_grace(workers: usize) -> Duration {
     STOP_GRACE + STOP_GRACE_EACH * each
 }
 
-fn after(time: Duration) -> u64 {
+pub(super) fn after(time: Duration) -> u64 {
     let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     monotonic_ns().saturating_add(ns)
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 
 use super::bpf::PinError;
-use super::payload::PayloadError;
+use super::program::PayloadError;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::WorkerError;
 use crate::model::scenario::{CpusetError, HoldError};
@@ -74,6 +74,17 @@ pub enum ScenarioError {
         from: String,
         /// Where they should go.
         to: String,
+    },
+    /// A task did not get a scheduling policy.
+    #[error("failed to give task {pid} the policy {policy}")]
+    Policy {
+        /// The task.
+        pid: i32,
+        /// The policy.
+        policy: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
     },
     /// A task or an interrupt could not be bound to CPUs.
     #[error("failed to bind {what} to cpus {cpus}")]

@@ -1,4 +1,4 @@
-//! Who held the CPU: tasks of real-time classes, which no scheduler of the fair class or sched_ext can push away.
+//! What held the CPU: tasks of real-time classes, which no scheduler of the fair class or sched_ext can push away.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -64,7 +64,7 @@ impl Hogs {
         self.looked_at_ms = elapsed_ms;
     }
 
-    /// Who used most of a CPU between two looks, for a finding's text.
+    /// The tasks that used most of a CPU between two looks, for a finding's text.
     pub(super) fn words(&self) -> Option<String> {
         let named: Vec<String> = self
             .found

@@ -7,19 +7,22 @@
 //! A hold ends at once when the scheduler or a worker dies; later steps are not begun then. Whatever happens, the
 //! cgroups and workers that were made are gone when an executor returns, and what they measured is in the result.
 
+mod acts;
 mod bpf;
 mod engine;
 mod error;
 mod hogs;
 mod ops;
 mod payload;
+mod program;
 mod setup;
 mod steal;
 mod timeline;
+mod until;
 
 pub use bpf::PinError;
 pub use error::ScenarioError;
-pub use payload::PayloadError;
+pub use program::PayloadError;
 
 use anyhow::Context;
 
@@ -87,6 +90,9 @@ pub fn execute_scenario_with(
     for (number, step) in holds {
         let place = || format!("step {} of {}", number + 1, steps.len());
         step.hold.validate().with_context(place)?;
+        if let HoldSpec::Until(until) = step.hold {
+            until.validate(ctx.topology()).with_context(place)?;
+        }
     }
     let cgroups =
         CgroupManager::new(ctx.workload_root()).context("no place for the workload's cgroups")?;

@@ -6,19 +6,23 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::ScenarioError;
+use super::acts::host_act;
 use super::bpf;
-use super::engine::{Engine, Scope};
+use super::engine::Engine;
+use super::program::Scope;
 use super::setup::affinity_sets;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::link::{bytes_of, kernel_request};
 use crate::guest::liveness::{self, Liveness};
-use crate::guest::worker::kernel_cpuset;
+use crate::guest::worker::{kernel_cpuset, set_policy_of};
 use crate::model::cpuset::CpuSet;
 use crate::model::ctx::SchedulerNow;
 use crate::model::scenario::{CpusetSpec, KernelTarget, Op, SpawnPlacement};
 use crate::model::snapshot::{SnapshotBridge, current_bridge};
-use crate::model::transport::{HostRequest, KernelBatch, SchedulerChange, TransportError};
-use crate::model::work::AffinityIntent;
+use crate::model::transport::{
+    HostAct, HostRequest, KernelBatch, KernelEntries, SchedulerChange, TransportError,
+};
+use crate::model::work::{AffinityIntent, SchedPolicy};
 
 /// How long the host has to take a snapshot or set a watch.
 const HOST_TIME: Duration = Duration::from_secs(30);
@@ -44,25 +48,18 @@ impl Engine<'_> {
                 self.start_work(cgroup, work, scope)
             }
             Op::SetAffinity { cgroup, affinity } => self.set_affinity(cgroup, affinity),
+            Op::SetPolicy { cgroup, policy } => self.set_policy(cgroup, *policy),
             Op::MoveAllTasks { from, to } => self.move_all(from, to),
             Op::FreezeCgroup { cgroup } => self.freeze(cgroup),
             Op::UnfreezeCgroup { cgroup } => self.unfreeze(cgroup),
             Op::SteerIrq { irq, cpus } => self.steer_irq(*irq, cpus),
             Op::CaptureCgroupProcs { tag, cgroup } => self.record_procs(tag, cgroup),
-            Op::CaptureSnapshot { name } => {
-                self.ask_host(&HostRequest::Capture { tag: name.clone() })
-            }
-            Op::WatchSnapshot { symbol } => self.ask_host(&HostRequest::Watch {
-                symbol: symbol.clone(),
-            }),
-            Op::ReadKernelHot { tag, target } => self.read_kernel(tag, target, false),
-            Op::ReadKernelCold { tag, target } => self.read_kernel(tag, target, true),
-            Op::WriteKernelHot { target, bytes } => {
-                self.write_kernel(vec![(target.clone(), bytes.clone())], false)
-            }
-            Op::WriteKernelCold { target, bytes } => {
-                self.write_kernel(vec![(target.clone(), bytes.clone())], true)
-            }
+            Op::CaptureSnapshot { .. }
+            | Op::WatchSnapshot { .. }
+            | Op::ReadKernelHot { .. }
+            | Op::ReadKernelCold { .. }
+            | Op::WriteKernelHot { .. }
+            | Op::WriteKernelCold { .. } => self.have_host_act(std::slice::from_ref(op)),
             Op::RunPayload {
                 payload,
                 args,
@@ -80,26 +77,24 @@ impl Engine<'_> {
         }
     }
 
-    /// Carries out cold writes that follow each other as one batch: one freeze for all.
-    pub(super) fn apply_cold_writes(&mut self, ops: &[&Op]) -> Result<(), ScenarioError> {
-        let writes = ops.iter().filter_map(|op| match op {
-            Op::WriteKernelCold { target, bytes } => Some((target.clone(), bytes.clone())),
-            _ => None,
-        });
-        self.write_kernel(writes.collect(), true)
+    /// Carries out what the host does; cold writes that follow each other are one batch, with one freeze for all.
+    pub(super) fn have_host_act(&mut self, ops: &[Op]) -> Result<(), ScenarioError> {
+        match host_act(ops) {
+            Some((HostAct::Request(request), _)) => self.ask_host(&request),
+            Some((HostAct::Kernel(batch), _)) => {
+                let values = self.kernel_op(&batch)?;
+                if let KernelEntries::Read(reads) = &batch.entries
+                    && let [(target, _)] = reads.as_slice()
+                {
+                    self.note_read(&batch.tag, target, &values);
+                }
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
-    fn read_kernel(
-        &mut self,
-        tag: &str,
-        target: &KernelTarget,
-        cold: bool,
-    ) -> Result<(), ScenarioError> {
-        let values = self.kernel_op(&KernelBatch {
-            tag: tag.to_owned(),
-            cold,
-            entries: vec![(target.clone(), None)],
-        })?;
+    fn note_read(&mut self, tag: &str, target: &KernelTarget, values: &[Vec<u8>]) {
         let hex: Vec<String> = values
             .iter()
             .flatten()
@@ -107,27 +102,9 @@ impl Engine<'_> {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         self.result.note(format!(
-            "kernel memory [{tag}] {:?}: {}",
-            target.place,
+            "kernel memory [{tag}] {target:?}: {}",
             hex.join(" ")
         ));
-        Ok(())
-    }
-
-    fn write_kernel(
-        &mut self,
-        writes: Vec<(KernelTarget, Vec<u8>)>,
-        cold: bool,
-    ) -> Result<(), ScenarioError> {
-        let entries = writes
-            .into_iter()
-            .map(|(target, bytes)| (target, Some(bytes)));
-        self.kernel_op(&KernelBatch {
-            tag: "write".to_owned(),
-            cold,
-            entries: entries.collect(),
-        })?;
-        Ok(())
     }
 
     fn kernel_op(&mut self, batch: &KernelBatch) -> Result<Vec<Vec<u8>>, ScenarioError> {
@@ -249,6 +226,23 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// A task that has ended meanwhile needs no policy.
+    fn set_policy(&mut self, cgroup: &str, policy: SchedPolicy) -> Result<(), ScenarioError> {
+        for pid in self.cgroups.threads(cgroup)? {
+            match set_policy_of(pid, policy) {
+                Err(rustix::io::Errno::SRCH) | Ok(()) => {}
+                Err(fault) => {
+                    return Err(ScenarioError::Policy {
+                        pid,
+                        policy: format!("{policy:?}"),
+                        source: io::Error::from(fault),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn move_all(&mut self, from: &str, to: &str) -> Result<(), ScenarioError> {
         let ends_with_step = self.owners.get(to) == Some(&Scope::Step);
         let of_backdrop = |live: &super::engine::Live| {
@@ -301,7 +295,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Time in the freezer is nobody's gap.
+    /// Time in the freezer is no gap.
     fn excuse(&mut self, cgroup: &str, frozen: bool) {
         let below = format!("{cgroup}/");
         for live in &self.live {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::ScenarioError;
-use super::engine::{Engine, Live, Scope};
+use super::engine::{Engine, Live};
+use super::program::Scope;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::{GroupSpec, WorkerGroup};
 use crate::model::cpuset::{CpuMap, CpuSet};

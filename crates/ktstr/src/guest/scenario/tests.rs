@@ -6,9 +6,13 @@ use crate::model::checks::Assert;
 use crate::model::cpuset::CpuMap;
 use crate::model::ctx::{Ctx, TestPlan};
 use crate::model::payload::Payload;
-use crate::model::scenario::{Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelTarget, Op, Step};
+use crate::model::scenario::{
+    Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelTarget, KernelValue, KernelValueWidth, Op,
+    Setup, Step,
+};
 use crate::model::transport::{
-    HostRequest, KernelBatch, ScenarioEvent, SchedulerChange, Transport, TransportError,
+    HostRequest, KernelBatch, KernelEntries, ScenarioEvent, SchedulerChange, Transport,
+    TransportError,
 };
 use crate::model::verdict::{AssertResult, DetailKind, Outcome};
 use crate::model::work::{WorkSpec, WorkType};
@@ -34,7 +38,6 @@ impl Transport for Recorder {
 
 fn plan() -> TestPlan {
     let topology = CpuMap::new(1, 2, 2, 1);
-    // Set-up counts, and takes long on a host that is busy with other things.
     TestPlan::new("t", topology, Duration::from_millis(1_000))
 }
 
@@ -182,7 +185,7 @@ fn each_cgroup_operation() {
         &Ctx::new(plan(), None),
         Backdrop::from_cgroups(setup),
         vec![step],
-        // In plain directories nobody keeps the workers on their CPUs.
+        // Plain directories do not keep the workers on their CPUs.
         Assert::NONE,
     );
     assert!(result.is_pass(), "{result:#?}");
@@ -269,6 +272,7 @@ fn unknown_cgroups_are_named() {
         Op::swap_cpusets(x(), "a"),
         Op::spawn_workers(x(), WorkSpec::default().workers(1)),
         Op::set_affinity(x(), crate::model::work::AffinityIntent::OneCpuEach),
+        Op::set_policy(x(), crate::model::work::SchedPolicy::Batch),
         Op::move_all_tasks(x(), "a"),
         Op::move_all_tasks("a", x()),
         Op::freeze_cgroup(x()),
@@ -431,15 +435,9 @@ fn neighbouring_cold_writes_are_one_batch() {
     let mut plan = plan();
     plan.answers_requests = true;
     let ctx = Ctx::new(plan, None).with_transport(host.clone());
-    let target = || KernelTarget::symbol("scx_watchdog_timeout", 8);
-    let write = || Op::WriteKernelCold {
-        target: target(),
-        bytes: vec![1],
-    };
-    let read = Op::ReadKernelHot {
-        tag: "t".into(),
-        target: target(),
-    };
+    let target = || KernelTarget::symbol("scx_watchdog_timeout");
+    let write = || Op::write_kernel_cold(target(), KernelValue::bytes([1]));
+    let read = Op::read_kernel_hot("t", target(), KernelValueWidth::u64());
     let ops = vec![write(), write(), read, write()];
     let result = run_in(
         &ctx,
@@ -449,7 +447,13 @@ fn neighbouring_cold_writes_are_one_batch() {
     );
     assert!(result.is_pass(), "{result:#?}");
     let batches = host.0.lock().unwrap();
-    let sizes: Vec<_> = batches.iter().map(|b| (b.cold, b.entries.len())).collect();
+    let sizes: Vec<_> = batches
+        .iter()
+        .map(|batch| match &batch.entries {
+            KernelEntries::Read(reads) => (batch.cold, reads.len()),
+            KernelEntries::Write(writes) => (batch.cold, writes.len()),
+        })
+        .collect();
     assert_eq!(sizes, [(true, 2), (false, 1), (true, 1)]);
     let noted = result.info_notes.iter().any(|note| note.ends_with("ab cd"));
     assert!(noted, "{:?}", result.info_notes);
@@ -512,7 +516,7 @@ fn time_in_the_freezer_is_no_gap() {
     );
 }
 
-/// Where nobody answers requests, the thread's own bridge does: operations are tried without a VM.
+/// Where no host answers requests, the thread's own bridge does: operations are tried without a VM.
 #[test]
 fn operations_reach_the_threads_bridge_without_a_host() {
     use crate::model::snapshot::SnapshotBridge;
@@ -534,10 +538,11 @@ fn operations_reach_the_threads_bridge_without_a_host() {
             vec![
                 capture("two"),
                 Op::watch_snapshot("jiffies"),
-                Op::ReadKernelHot {
-                    tag: "read".into(),
-                    target: KernelTarget::symbol("jiffies", 4),
-                },
+                Op::read_kernel_hot(
+                    "read",
+                    KernelTarget::symbol("jiffies"),
+                    KernelValueWidth::u32(),
+                ),
                 Op::add_cgroup("x"),
                 Op::capture_cgroup_procs("procs", "x"),
             ],
@@ -567,7 +572,7 @@ fn operations_reach_the_threads_bridge_without_a_host() {
     assert_eq!(bridge.watch_count(), 1);
     assert!(bridge.kernel_op_value("read").is_some());
     assert_eq!(bridge.cgroup_procs_by_tag("procs"), Some(Vec::new()));
-    // Without one there is nobody.
+    // Without one there is none.
     let alone = run(vec![Step::new(vec![capture("three")], SHORT)]);
     assert!(!alone.is_pass(), "{alone:?}");
 }
@@ -732,6 +737,39 @@ fn a_second_whole_step_lasts_no_time() {
         .any(|note| note.contains("step 2 held 0 of 1000 ms"));
     assert!(told, "{:?}", result.info_notes);
     assert_eq!(second.cgroups["a"].num_workers, 1);
+}
+
+/// Operations and set-up take as long as the machine needs; they shorten no hold.
+#[test]
+fn a_slow_set_up_leaves_the_hold_as_it_is() {
+    fn slow(ctx: &Ctx) -> Vec<CgroupDef> {
+        let until = Instant::now() + ctx.duration() * 2;
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        vec![CgroupDef::named("a")]
+    }
+    let half = || Step::new(Vec::new(), HoldSpec::frac(0.5));
+    let slowly = Step {
+        setup: Setup::with_factory(slow),
+        ..half()
+    };
+    let steps = vec![slowly, half()];
+    let topology = CpuMap::new(1, 2, 2, 1);
+    let plan = TestPlan::new("t", topology, Duration::from_millis(200));
+    let ctx = Ctx::new(plan, None);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
+    let lengths: Vec<u64> = result
+        .stats
+        .phases
+        .iter()
+        .map(|phase| phase.duration_ms())
+        .collect();
+    assert!(
+        lengths.len() == 2 && lengths.iter().all(|ms| *ms >= 100),
+        "{lengths:?}"
+    );
+    assert!(result.info_notes.is_empty(), "{:?}", result.info_notes);
 }
 
 /// 64 spinners on three emulated CPUs needed longer than any fixed grace that suits one.

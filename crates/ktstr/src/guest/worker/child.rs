@@ -17,7 +17,6 @@ use super::os;
 use super::page::{Control, Slot, phase, state};
 use super::types::{self, Place};
 use crate::guest::sys;
-use crate::model::cpuset::CpuSet;
 use crate::model::work::{MemPolicy, MpolFlags, SchedPolicy, WorkType};
 
 /// How often a waiting worker looks whether it was asked to stop, should it miss a wake-up.
@@ -63,18 +62,6 @@ pub(super) struct Common<'a> {
     pub(super) control: &'a Control,
     pub(super) slots: &'a [Slot],
     pub(super) kit: &'a Kit,
-}
-
-/// The kernel's form of a CPU set.
-pub(crate) fn kernel_cpuset(cpus: &CpuSet) -> rustix::thread::CpuSet {
-    let mut set = rustix::thread::CpuSet::new();
-    for cpu in cpus.iter() {
-        let cpu = cpu as usize;
-        if cpu < rustix::thread::CpuSet::MAX_CPU {
-            set.set(cpu);
-        }
-    }
-    set
 }
 
 /// The whole life of a worker that is a process; the result is its exit status.
@@ -170,7 +157,7 @@ fn set_up(birth: &Birth, index: usize) -> Result<(), (u32, Errno)> {
     become_user(birth).map_err(|fault| (7, fault))
 }
 
-/// Gives up root's rights, if it shall run as somebody else: last, for the rest of the set-up needs them.
+/// Gives up root's rights, if it shall run as another user: last, for the rest of the set-up needs them.
 fn become_user(birth: &Birth) -> Result<(), Errno> {
     if birth.gid == 0 && birth.uid == 0 {
         return Ok(());

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::group::{Process, WorkerGroup};
+use super::group::WorkerGroup;
 use super::meter::nanos;
 use super::page::Slot;
-use super::{proc, types};
+use super::proc;
+use super::process::{AtStop, Process};
 use crate::guest::sys;
 use crate::model::cpuset::CpuSet;
 use crate::model::report::{Gap, LatencySummary, PagePlacement, WorkerExit, WorkerReport};
@@ -17,15 +18,6 @@ use crate::model::work::CloneMode;
 
 /// How long killed workers have to leave the kernel.
 const REAP_TIME: Duration = Duration::from_secs(2);
-
-/// What the parent reads of a worker when its window closes.
-#[derive(Debug)]
-pub(super) struct AtStop {
-    cpu_ns: Option<u64>,
-    run_delay_ns: Option<u64>,
-    pages: Option<Vec<(u32, u64)>>,
-    ended_before: bool,
-}
 
 impl WorkerGroup {
     /// Closes the window and asks all workers to stop, without waiting. Several groups are closed one after the other
@@ -192,7 +184,7 @@ impl WorkerGroup {
     }
 
     fn latencies(&self, slot: &Slot) -> Vec<LatencySummary> {
-        let names = types::latency_names(&self.spec.work_type);
+        let names = self.spec.work_type.shape().latencies;
         let pairs = slot.latencies.iter().zip(names);
         pairs
             .filter_map(|(histogram, name)| histogram.summary(name))

@@ -77,7 +77,7 @@ impl CpuWatch {
         }
     }
 
-    /// The kernel is about to be told of other CPUs, and moves tasks before it answers. Whoever calls has judged what was seen
+    /// The kernel is about to be told of other CPUs, and moves tasks before it answers. The caller has judged what was seen
     /// before.
     pub(super) fn begin_change(&mut self) {
         if self.changing.is_none() {
@@ -85,7 +85,7 @@ impl CpuWatch {
         }
     }
 
-    /// From now on these are allowed, and those of before for the grace. Whoever calls has judged what was seen before.
+    /// From now on these are allowed, and those of before for the grace. The caller has judged what was seen before.
     pub(super) fn allow(&mut self, cpus: Option<CpuSet>, now_ns: u64) {
         let before = self.changing.take();
         self.grace = Some(Grace {
@@ -96,12 +96,12 @@ impl CpuWatch {
     }
 
     /// The kernel says now that these are allowed, without a change of ours: a CPU went off or on, or a neighbour became a
-    /// partition. When that was nobody knows, so both hold.
+    /// partition. The moment is unknown, so both hold.
     pub(super) fn widen(&mut self, cpus: &CpuSet) {
         self.allowed = self.allowed.as_ref().map(|allowed| allowed.union(cpus));
     }
 
-    /// Ends the grace, once it is over. Whoever calls has judged what was seen before.
+    /// Ends the grace, once it is over. The caller has judged what was seen before.
     pub(super) fn settle(&mut self) {
         self.grace = None;
     }
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(saw(&mut watch, set([3])), set([3]));
     }
 
-    /// The kernel moves the tasks within the write of the cpuset: they were on the new CPUs before anybody here knew.
+    /// The kernel moves the tasks within the write of the cpuset: they were on the new CPUs before this process could know.
     #[test]
     fn a_task_that_the_kernel_moves_at_once_is_no_stray() {
         let mut watch = CpuWatch::new(Some(set([0])), 1);

@@ -73,7 +73,7 @@ impl<'a> Crew<'a> {
         None
     }
 
-    /// Same, for those who do not ask whether they slept; `false` if the stop came first.
+    /// Same, without telling whether it slept; `false` if the stop came first.
     pub(super) fn await_word(&self, word: &AtomicU32, ready: impl Fn(u32) -> bool) -> bool {
         self.rest_on(word, ready).is_some()
     }

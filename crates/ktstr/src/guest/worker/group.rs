@@ -2,20 +2,21 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{Pid, PidfdFlags};
 
 use super::child::{self, Birth, Common, SETUP_STEPS};
-use super::collect::AtStop;
 use super::cpus::CpuWatch;
 use super::kit::Kit;
 use super::meter::nanos;
+use super::os;
 use super::page::{ASLEEP, Control, Slot, phase, state};
 use super::proc::{self, RunTime};
+use super::process::{AtStop, Process};
 use super::types;
 use crate::guest::sys::{self, Forked, Shared};
 use crate::model::cpuset::CpuSet;
@@ -195,37 +196,6 @@ pub enum WorkerError {
     },
 }
 
-/// One worker's process.
-#[derive(Debug)]
-pub(super) struct Process {
-    pub(super) pid: Pid,
-    pub(super) pidfd: OwnedFd,
-    /// How it ended, once reaped.
-    pub(super) ended: Option<WaitIdStatus>,
-}
-
-impl Process {
-    /// Reaps it if it has ended; whether it has.
-    pub(super) fn try_reap(&mut self) -> bool {
-        if self.ended.is_none() {
-            let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-            self.ended = rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), options)
-                .ok()
-                .flatten();
-        }
-        self.ended.is_some()
-    }
-
-    /// Kills it and all that it started.
-    pub(super) fn kill(&self) {
-        if self.ended.is_none() {
-            // The group is the worker's own (`setpgid` in the child); until it has run that, only the pidfd reaches it.
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
-            let _ = rustix::process::kill_process_group(self.pid, Signal::KILL);
-        }
-    }
-}
-
 /// A group of equal workers.
 #[derive(Debug)]
 pub struct WorkerGroup {
@@ -323,7 +293,7 @@ impl WorkerGroup {
         let spec = &self.spec;
         let bytes = spec.comm.bytes().filter(|byte| *byte != 0);
         let affinity = (!spec.affinity.is_empty())
-            .then(|| child::kernel_cpuset(&spec.affinity[index % spec.affinity.len()]));
+            .then(|| os::kernel_cpuset(&spec.affinity[index % spec.affinity.len()]));
         Birth {
             work_type: spec.work_type.clone(),
             policy: spec.policy,
@@ -375,7 +345,7 @@ impl WorkerGroup {
         self.cpus.allow(cpus, sys::monotonic_ns());
     }
 
-    /// The kernel allows these CPUs now, though nobody here has changed anything.
+    /// The kernel allows these CPUs now, though no operation of the test has changed anything.
     pub fn widen_cpus(&mut self, cpus: &CpuSet) {
         self.cpus.widen(cpus);
     }

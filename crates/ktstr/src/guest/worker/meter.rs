@@ -1,6 +1,6 @@
 //! How a worker measures itself. Runs in the worker; takes no lock, allocates nothing.
 //!
-//! A worker that sleeps because it wants to says so ([`Meter::rest`]); whoever wants it to run says that
+//! A worker that sleeps because it wants to says so ([`Meter::rest`]); a waker says that
 //! ([`Meter::call`]). What lies between the call and its running is wake latency and gap; the sleep before is neither.
 
 use std::os::fd::AsFd;
@@ -14,7 +14,7 @@ use super::page::{ASLEEP, Control, Slot, WAKE_SAMPLES};
 use crate::guest::sys;
 use crate::model::work::WorkLoop;
 
-/// Longest sleep in one go: bounds how late a worker notices a stop whose wake-up it missed.
+/// Longest single sleep: bounds how late a worker notices a stop whose wake-up it missed.
 pub(super) const SLICE: Duration = Duration::from_millis(50);
 
 /// An iteration is a stall as far as it takes longer than this many usual ones.
@@ -225,7 +225,7 @@ impl<'a> Meter<'a> {
         let _ = base.compare_exchange(ASLEEP, now, AcqRel, Relaxed);
     }
 
-    /// The worker runs again after a rest; a sleep that somebody ended by a call counts as a wake-up.
+    /// The worker runs again after a rest; a sleep that a call ended counts as a wake-up.
     pub(super) fn awake(&mut self, slept: bool) {
         match self.slot.base_ns.load(Acquire) {
             ASLEEP => self.resume(),
@@ -243,7 +243,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Nobody called: the rest is no gap.
+    /// Without a call: the rest is no gap.
     fn resume(&mut self) {
         self.base_ns = self.now_in_window();
         self.slot.base_ns.store(self.base_ns, Relaxed);
@@ -265,7 +265,7 @@ impl<'a> Meter<'a> {
         true
     }
 
-    /// Same, without the return to work: whether it slept at all; `None` if the stop came first.
+    /// Sleeps without returning to work: whether it slept at all; `None` if the stop came first.
     pub(super) fn rest_on(
         &mut self,
         word: &AtomicU32,

@@ -18,10 +18,11 @@ mod meter;
 mod os;
 mod page;
 mod proc;
+mod process;
 mod types;
 
-pub(crate) use child::kernel_cpuset;
 pub use group::{GroupSpec, Tally, WorkerError, WorkerGroup};
+pub(crate) use os::{kernel_cpuset, set_policy_of};
 
 #[cfg(test)]
 mod tests;

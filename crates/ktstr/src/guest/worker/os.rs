@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::meter::nanos;
 use crate::guest::sys;
+use crate::model::cpuset::CpuSet;
 use crate::model::work::{MemPolicy, MpolFlags, SchedPolicy};
 
 /// `SCHED_EXT` as in `include/uapi/linux/sched.h`; libc does not have it.
@@ -18,8 +19,20 @@ const MPOL_PREFERRED_MANY: i32 = 5;
 const MPOL_WEIGHTED_INTERLEAVE: i32 = 6;
 /// Pages that only this process uses are moved; as in the same header.
 const MPOL_MF_MOVE: i32 = 1 << 1;
-/// Bits of a node mask: more nodes than any machine of ours has.
+/// Bits of a node mask: as many nodes as it can name.
 const NODE_BITS: u32 = 64;
+
+/// The kernel's form of a CPU set.
+pub(crate) fn kernel_cpuset(cpus: &CpuSet) -> rustix::thread::CpuSet {
+    let mut set = rustix::thread::CpuSet::new();
+    for cpu in cpus.iter() {
+        let cpu = cpu as usize;
+        if cpu < rustix::thread::CpuSet::MAX_CPU {
+            set.set(cpu);
+        }
+    }
+    set
+}
 
 /// A scheduling policy as the kernel has it.
 ///
@@ -39,16 +52,21 @@ fn policy_numbers(policy: SchedPolicy) -> (i32, i32) {
 
 /// Sets the calling thread's policy.
 pub(super) fn set_policy_of_caller(policy: SchedPolicy) -> Result<(), Errno> {
+    set_policy_of(0, policy)
+}
+
+/// Sets a thread's policy; 0 is the caller.
+pub(crate) fn set_policy_of(tid: i32, policy: SchedPolicy) -> Result<(), Errno> {
     if let SchedPolicy::Deadline {
         runtime,
         deadline,
         period,
     } = policy
     {
-        return set_deadline_of_caller(runtime, deadline, period);
+        return set_deadline_of(tid, runtime, deadline, period);
     }
     let (number, priority) = policy_numbers(policy);
-    sys::set_policy(number, priority).map_err(|fault| errno_of(&fault))
+    sys::set_policy(tid, number, priority).map_err(|fault| errno_of(&fault))
 }
 
 /// `struct sched_attr` in its first version (`include/uapi/linux/sched/types.h`).
@@ -64,7 +82,8 @@ struct SchedAttr {
     period_ns: u64,
 }
 
-fn set_deadline_of_caller(
+fn set_deadline_of(
+    tid: i32,
     runtime: Duration,
     deadline: Duration,
     period: Duration,
@@ -80,7 +99,7 @@ fn set_deadline_of_caller(
         period_ns: nanos(period),
     };
     // SAFETY: `attr` lives through the call, which reads as many bytes of it as its `size` says.
-    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+    let done = unsafe { libc::syscall(libc::SYS_sched_setattr, tid, &raw const attr, 0) };
     if done == 0 { Ok(()) } else { Err(last_errno()) }
 }
 

@@ -91,7 +91,7 @@ pub(super) struct Slot {
     pub(super) wake_count: AtomicU64,
     pub(super) wake_max_ns: AtomicU64,
     pub(super) wake_samples: [AtomicU64; WAKE_SAMPLES],
-    /// Two kinds of latency of a benchmark, see `types::latency_names`.
+    /// Two kinds of latency of a benchmark, see `WorkType::shape`.
     pub(super) latencies: [Histogram; 2],
 }
 

@@ -31,7 +31,7 @@ pub(super) fn pages_by_node(pid: i32) -> Option<Vec<(u32, u64)>> {
 /// The `N<node>=<pages>` fields of all mappings (kernel: `show_numa_map`), each page counted in its own size.
 ///
 /// Only what the process made itself: pages of files, and mappings with pages that others map too (`mapmax`), lie where
-/// somebody else touched them first.
+/// another process touched them first.
 fn parse_numa_maps(text: &str) -> Vec<(u32, u64)> {
     let mut all = std::collections::BTreeMap::new();
     let foreign = |line: &&str| line.contains(" file=") || line.contains(" mapmax=");

@@ -54,7 +54,7 @@ fn check(work: &WorkType, clone_mode: CloneMode) -> Vec<WorkerReport> {
     reports
 }
 
-/// Directories that look like cgroups to whoever writes `cgroup.procs`.
+/// Directories that look like cgroups to a writer of `cgroup.procs`.
 fn side_cgroups(root: &std::path::Path) -> Vec<PathBuf> {
     let dirs: Vec<PathBuf> = ["one", "two"].map(|name| root.join(name)).into();
     for dir in &dirs {
@@ -83,7 +83,7 @@ fn measures_what_it_claims(work: &WorkType, reports: &[WorkerReport]) {
         .iter()
         .map(|l| l.name.as_str())
         .collect();
-    assert_eq!(names, super::types::latency_names(work), "{name}");
+    assert_eq!(names, work.shape().latencies, "{name}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `CgroupAttachStorm`: one worker moves the others, which spin, between cgroups without a pause. Presses cgroup attach of tasks that
 //! run elsewhere.
 //!
-//! One iteration is one victim moved (the first worker) or a chain of multiplications (the victims). Nobody sleeps.
+//! One iteration is one victim moved (the first worker) or a chain of multiplications (the victims). None of them sleeps.
 
 use std::io::Write;
 use std::sync::atomic::Ordering::Relaxed;

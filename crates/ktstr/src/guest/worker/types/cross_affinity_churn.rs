@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::super::child::kernel_cpuset;
 use super::super::meter::{Meter, spin};
+use super::super::os::kernel_cpuset;
 use super::placement::allowed;
 use super::{Body, body};
 use crate::model::cpuset::CpuSet;

@@ -223,18 +223,6 @@ pub(super) fn prepare<'a>(work: &'a WorkType, place: &Place<'a>) -> Result<Body<
 
 /// Whether worker `index` begins asleep, waiting for another of its group.
 pub(super) fn starts_asleep(work: &WorkType, index: usize) -> bool {
-    let takes_turns = matches!(
-        work,
-        W::FutexPingPong { .. } | W::AsymmetricWaker { .. } | W::WakeChain { .. }
-    );
-    takes_turns && !index.is_multiple_of(work.info().group_size)
-}
-
-/// What the two histograms of a benchmark are of; empty for other work types.
-pub(super) fn latency_names(work: &WorkType) -> &'static [&'static str] {
-    match work {
-        W::Schbench { .. } => &["wakeup", "request"],
-        W::Taobench { .. } => &["fast", "slow"],
-        _ => &[],
-    }
+    let (_, member) = group_of(work, index);
+    work.shape().takes_turns && member != 0
 }

@@ -8,7 +8,7 @@ use super::priority_inversion::{Role, role_of};
 use crate::model::cpuset::CpuSet;
 use crate::model::work::{SchedPolicy, WorkType};
 
-use super::super::child::kernel_cpuset;
+use super::super::os::kernel_cpuset;
 
 /// Priority of the roles that have to be above fair tasks; below that of the engine.
 const ROLE_PRIORITY: u32 = 50;

@@ -10,7 +10,7 @@ use super::super::os::set_policy_of_caller;
 use super::{Body, body};
 use crate::model::work::SchedPolicy;
 
-/// All that a worker may have; a real-time one is short-lived here, so that it starves nobody.
+/// All that a worker may have; a real-time one is short-lived here, so that it starves no other task.
 const ROUND: [SchedPolicy; 6] = [
     SchedPolicy::Batch,
     SchedPolicy::Idle,

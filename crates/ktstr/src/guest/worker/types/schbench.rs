@@ -74,7 +74,7 @@ fn deliver(spec: &SchbenchConfig, post: &Post, crew: &Crew<'_>) {
     let pace = (spec.requests_per_sec > 0)
         .then(|| Duration::from_nanos(1_000_000_000 / spec.requests_per_sec));
     while !crew.stopping() {
-        // Read before the look around: whoever begins to wait after it changes the word.
+        // Read before the look around: a worker that begins to wait after it changes the word.
         let asked = post.asked.load(Acquire);
         let mut waiting = post
             .seats

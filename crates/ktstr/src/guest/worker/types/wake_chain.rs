@@ -8,7 +8,7 @@ use super::super::meter::Meter;
 use super::{Place, group_of};
 use crate::model::work::{WakeMechanism, WorkType};
 
-/// Who gets the baton after worker `index`.
+/// The worker that gets the baton after worker `index`.
 pub(super) fn next(work: &WorkType, index: usize) -> usize {
     let (leader, member) = group_of(work, index);
     leader + (member + 1) % work.info().group_size
@@ -30,7 +30,7 @@ pub(super) fn run<'a>(
             }
         }
         WakeMechanism::Pipe => {
-            // Whoever has the first turn has the baton without having received it.
+            // The worker with the first turn has the baton without having received it.
             let mut has_baton = meter.has_turn();
             while has_baton || meter.await_fd(&kit.pipes[mine].read) {
                 if !has_baton && rustix::io::read(&kit.pipes[mine].read, &mut [0u8; 1]).is_err() {
