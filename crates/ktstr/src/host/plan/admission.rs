@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Only the head looks whether its VM fits, so a big VM cannot be overtaken by small ones for ever. A VM that is bigger than
-//! the host asks for all of it and runs alone. A file that nobody has locked belongs to a process that is gone: the kernel
+//! the host asks for all of it and runs alone. A file without a lock belongs to a process that is gone: the kernel
 //! frees the locks of a killed one, and the head removes what it left.
 
 use std::fs::{self, File};
@@ -23,6 +23,7 @@ use std::thread;
 use std::time::Duration;
 
 use ktstr_kernel::create_for_all;
+use ktstr_vmm::Clock;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock, inotify};
 use rustix::io::Errno;
@@ -34,7 +35,7 @@ use crate::model::entry::KtstrTestEntry;
 const HOST_SIDE_CPUS: u32 = 1;
 /// Memory beside the guest's: the engine's and our own.
 const HOST_SIDE_MIB: u64 = 128;
-/// How often the head looks even if nobody told of a change: a killed process's file is closed just before it is unlocked.
+/// How often the head looks even without a notification: a killed process's file is closed just before it is unlocked.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// The queue or the budget's files cannot be used.
@@ -60,15 +61,20 @@ pub struct Share {
 }
 
 impl Share {
-    /// What the VM of `entry` needs; `None` for a test without one.
+    /// What the VM of `entry` needs; `None` for a test without one. In virtual time all vCPUs share one thread, and the host
+    /// works while the guest stands still.
     #[must_use]
-    pub fn of_entry(entry: &KtstrTestEntry) -> Option<Self> {
+    pub fn of_entry(entry: &KtstrTestEntry, clock: Clock) -> Option<Self> {
         let vcpus = entry.topology.total_cpus();
-        (!entry.host_only).then(|| Self {
-            cpus: entry
+        let cpus = match clock {
+            Clock::Host => entry
                 .cpu_budget
                 .unwrap_or(vcpus)
                 .saturating_add(HOST_SIDE_CPUS),
+            Clock::Virtual => 1,
+        };
+        (!entry.host_only).then(|| Self {
+            cpus,
             mib: u64::from(entry.guest_memory_mib()).saturating_add(HOST_SIDE_MIB),
         })
     }
@@ -249,7 +255,7 @@ impl Pause {
     }
 }
 
-/// For all users of the host, as `/tmp` is: nobody removes what is another's.
+/// For all users of the host, as `/tmp` is: only its owner may remove a file.
 fn make_dir(dir: &Path) -> Result<(), AdmissionError> {
     if dir.is_dir() {
         return Ok(());
@@ -269,7 +275,7 @@ fn enter_queue(dir: &Path, on_wait: impl FnOnce(&str)) -> Result<File, Admission
         Err(Errno::WOULDBLOCK) => {}
         Err(errno) => return Err(fail("lock", &path)(errno.into())),
     }
-    // The queue is held for an instant by everybody; who holds it longer has a file.
+    // Every process holds the queue for an instant; one that holds it longer has a file.
     let heads = files(dir, "head-").unwrap_or_default();
     if let Some(head) = heads.iter().find(|vm| vm.lives) {
         on_wait(&head.words());
@@ -299,7 +305,7 @@ struct Vm {
     pid: String,
     test: String,
     share: Share,
-    /// Somebody has it locked.
+    /// Another process has it locked.
     lives: bool,
 }
 
@@ -309,7 +315,7 @@ impl Vm {
     }
 }
 
-/// Removes what killed processes left. Every VM that is admitted does so first; this is for those who kill and go.
+/// Removes what killed processes left. Every VM that is admitted does so first; this is for a process that kills others and ends.
 pub fn sweep() {
     // A directory that cannot be listed is told to whom wants to boot.
     let _ = running(&admission_dir());
@@ -517,7 +523,7 @@ mod tests {
         assert!(error.to_string().contains("file"), "{error}");
     }
 
-    /// Files of somebody whose umask keeps all to himself are readable for everybody: these are the queue of the whole host.
+    /// Files of a user with a strict umask are readable for all users: these are the queue of the whole host.
     #[test]
     fn the_queue_is_everybodys_whatever_the_umask_of_the_first() {
         let dir = tempfile::tempdir().unwrap();

@@ -2,8 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use ktstr_vmm::EngineChoice;
+
+pub use crate::host::plan::choice::TimeChoice;
+use crate::model::invariants;
 
 macro_rules! variables {
     ($( $(#[$doc:meta])* $variant:ident = $name:literal, )*) => {
@@ -54,8 +58,16 @@ variables! {
     LockDir = "KTSTR_LOCK_DIR",
     /// The emulator of the tcg engine.
     Qemu = "KTSTR_QEMU",
+    /// auto, host or virtual: whose time passes in guests.
+    Time = "KTSTR_TIME",
+    /// Of runs in virtual time: decides the interleaving of vCPUs.
+    Seed = "KTSTR_SEED",
+    /// auto or off: whether guests may start as copies of a saved one.
+    Fork = "KTSTR_FORK",
     /// Lists every test on every preset, too.
     Gauntlet = "KTSTR_GAUNTLET",
+    /// on, off or names: rules of the kernel's own books that tests are held to.
+    Invariants = "KTSTR_INVARIANTS",
     /// Keeps a failing guest's memory.
     Vmcore = "KTSTR_VMCORE",
     /// Set for an extractor: the payload whose output it reads.
@@ -104,6 +116,18 @@ fn cache_dir_of(own: Option<PathBuf>, xdg: Option<PathBuf>, home: Option<PathBuf
 pub struct HostConfig {
     /// `KTSTR_ENGINE`: auto, kvm or tcg.
     pub engine: EngineChoice,
+    /// `KTSTR_TIME`: auto, host or virtual.
+    pub time: TimeChoice,
+    /// `KTSTR_SEED`: of runs in virtual time.
+    pub seed: Option<u64>,
+    /// `KTSTR_FORK`: not `off`; guests may start as copies of a saved one.
+    pub fork: bool,
+    /// `KTSTR_LOOK_AT`: in virtual time, end the run at this many nanoseconds since power-on and show the guest's state.
+    pub look_at: Option<Duration>,
+    /// `KTSTR_LOOK_GDB`: offer the guest to gdb there instead of ending the run.
+    pub look_gdb: bool,
+    /// `KTSTR_EVENTS`: in virtual time, write here what the scheduler does to tasks ([`crate::model::events`]).
+    pub events: Option<PathBuf>,
     /// `KTSTR_SIDECAR_DIR`: put artifacts exactly here.
     pub sidecar_dir: Option<PathBuf>,
     /// `KTSTR_RUN_DIR`: this run's directory, shared by several test binaries.
@@ -123,6 +147,8 @@ pub struct HostConfig {
     pub verbose: bool,
     /// `KTSTR_VMCORE`: keep a failing guest's whole memory as an ELF vmcore.
     pub vmcore: bool,
+    /// `KTSTR_INVARIANTS`: on, off or names; instead of what tests say themselves.
+    pub invariants: Option<RulesChoice>,
     /// Where cargo builds to.
     pub cargo_target_dir: Option<PathBuf>,
     /// `NEXTEST_ATTEMPT`: which try of a runner with retries this is, from 1. What an earlier one left is kept beside this one's.
@@ -166,6 +192,33 @@ impl HostConfig {
                 expected: "auto, kvm or tcg",
             })?,
         };
+        let time = match text(Variable::Time) {
+            None => TimeChoice::Auto,
+            Some(found) => found.parse().map_err(|()| ConfigError {
+                name: Variable::Time.name(),
+                found,
+                expected: "auto, host or virtual",
+            })?,
+        };
+        let seed = text(Variable::Seed).map(|found| {
+            found.parse().map_err(|_| ConfigError {
+                name: Variable::Seed.name(),
+                found,
+                expected: "a number from 0 to 18446744073709551615",
+            })
+        });
+        let fork = match text(Variable::Fork) {
+            None => true,
+            Some(found) if found == "auto" => true,
+            Some(found) if found == "off" => false,
+            Some(found) => {
+                return Err(ConfigError {
+                    name: Variable::Fork.name(),
+                    found,
+                    expected: "auto or off",
+                });
+            }
+        };
         let run_id = text(Variable::RunId);
         if let Some(found) = run_id
             .as_ref()
@@ -179,6 +232,12 @@ impl HostConfig {
         }
         Ok(Self {
             engine,
+            time,
+            seed: seed.transpose()?,
+            fork,
+            look_at: look_at()?,
+            look_gdb: set(LOOK_GDB_ENV).is_some(),
+            events: set(EVENTS_ENV).map(PathBuf::from),
             sidecar_dir: path(Variable::SidecarDir),
             coverage_dir: set("KTSTR_COVERAGE_DIR").map(PathBuf::from),
             run_dir: path(Variable::RunDir),
@@ -188,6 +247,7 @@ impl HostConfig {
             qemu: path(Variable::Qemu),
             verbose: switch(Variable::Verbose),
             vmcore: switch(Variable::Vmcore),
+            invariants: rules(text(Variable::Invariants))?,
             cargo_target_dir: set("CARGO_TARGET_DIR").map(PathBuf::from),
             // Another program's variable: nonsense in it is no reason not to run.
             attempt: set("NEXTEST_ATTEMPT")
@@ -195,6 +255,62 @@ impl HostConfig {
                 .unwrap_or(1),
             rust_log: text(Variable::Log),
         })
+    }
+}
+
+/// Which rules of the kernel's own books tests are held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RulesChoice {
+    /// Those that hold by default.
+    On,
+    /// None.
+    Off,
+    /// Those of these names.
+    Only(Vec<String>),
+}
+
+fn rules(found: Option<String>) -> Result<Option<RulesChoice>, ConfigError> {
+    let Some(found) = found else {
+        return Ok(None);
+    };
+    match found.as_str() {
+        "on" => return Ok(Some(RulesChoice::On)),
+        "off" => return Ok(Some(RulesChoice::Off)),
+        _ => {}
+    }
+    let names: Vec<String> = found
+        .split(',')
+        .map(|name| name.trim().to_owned())
+        .collect();
+    if invariants::unknown(names.iter().map(String::as_str)).is_some() {
+        return Err(ConfigError {
+            name: Variable::Invariants.name(),
+            found,
+            expected: "on, off or names of invariants with commas between (`cargo ktstr check --list`)",
+        });
+    }
+    Ok(Some(RulesChoice::Only(names)))
+}
+
+/// Set by `cargo ktstr look`.
+pub const LOOK_AT_ENV: &str = "KTSTR_LOOK_AT";
+/// The same.
+pub const LOOK_GDB_ENV: &str = "KTSTR_LOOK_GDB";
+/// The same.
+pub const EVENTS_ENV: &str = "KTSTR_EVENTS";
+
+fn look_at() -> Result<Option<Duration>, ConfigError> {
+    let Some(found) = set(LOOK_AT_ENV) else {
+        return Ok(None);
+    };
+    let found = found.to_string_lossy().into_owned();
+    match found.parse() {
+        Ok(ns) => Ok(Some(Duration::from_nanos(ns))),
+        Err(_) => Err(ConfigError {
+            name: LOOK_AT_ENV,
+            found,
+            expected: "a number of nanoseconds",
+        }),
     }
 }
 
@@ -275,6 +391,41 @@ mod tests {
             err.to_string(),
             "KTSTR_ENGINE is 'qemu', expected auto, kvm or tcg"
         );
+    }
+
+    #[test]
+    fn a_wrong_clock_or_seed_says_what_is_right() {
+        let time = read(&[(Variable::Time, "fast")]).unwrap_err();
+        assert_eq!(
+            time.to_string(),
+            "KTSTR_TIME is 'fast', expected auto, host or virtual"
+        );
+        let seed = read(&[(Variable::Seed, "-1")]).unwrap_err();
+        assert!(seed.to_string().contains("'-1', expected a number"));
+        assert_eq!(read(&[(Variable::Seed, "9")]).unwrap().seed, Some(9));
+    }
+
+    #[test]
+    fn forks_are_on_unless_off() {
+        assert!(read(&[]).unwrap().fork);
+        assert!(read(&[(Variable::Fork, "auto")]).unwrap().fork);
+        assert!(!read(&[(Variable::Fork, "off")]).unwrap().fork);
+        let wrong = read(&[(Variable::Fork, "no")]).unwrap_err().to_string();
+        assert_eq!(wrong, "KTSTR_FORK is 'no', expected auto or off");
+    }
+
+    #[test]
+    fn invariants_are_on_off_or_names_that_exist() {
+        let of = |text| read(&[(Variable::Invariants, text)]).map(|config| config.invariants);
+        assert_eq!(of("off"), Ok(Some(RulesChoice::Off)));
+        let names = ["rq-nr-running", "cfs-load"].map(String::from).to_vec();
+        assert_eq!(
+            of("rq-nr-running, cfs-load"),
+            Ok(Some(RulesChoice::Only(names)))
+        );
+        let err = of("rq-nr-runing").unwrap_err().to_string();
+        assert!(err.contains("'rq-nr-runing', expected on, off"), "{err}");
+        assert_eq!(read(&[]).unwrap().invariants, None);
     }
 
     #[test]

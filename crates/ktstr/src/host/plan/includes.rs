@@ -63,7 +63,7 @@ pub(in crate::host) enum IncludeError {
 pub(in crate::host) struct Include {
     guest: String,
     host: PathBuf,
-    /// Who asks for it.
+    /// What asks for it.
     by: String,
 }
 

@@ -1,4 +1,4 @@
-//! The kernel of this run, as the environment chooses it.
+//! The kernel of this run, as the environment chooses it, and the caches.
 
 use std::ffi::OsString;
 
@@ -10,6 +10,12 @@ use crate::host::plan::config::{Variable, cache_dir};
 #[must_use]
 pub fn default_cache() -> Cache {
     Cache::at(cache_dir().join("kernels"))
+}
+
+/// The cache of booted guests, of which tests in virtual time start copies: `templates` below [`cache_dir`].
+#[must_use]
+pub fn templates() -> Cache {
+    Cache::at(cache_dir().join("templates"))
 }
 
 /// The kernel for this run: `KTSTR_TEST_KERNEL` or `KTSTR_KERNEL`, else the newest good entry of the cache. Never builds.

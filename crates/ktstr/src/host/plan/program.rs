@@ -52,7 +52,7 @@ pub enum ProgramError {
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// Who named it.
+        /// Where it was named.
         source_name: ResolveSource,
     },
     /// Neither the workspace nor `PATH` has it.
