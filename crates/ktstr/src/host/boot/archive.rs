@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, ProbePlan, SchedulerPlan};
+use ktstr_init::{INIT_PATH, PLAN_PATH, Plan, SchedulerPlan};
 use ktstr_initramfs::{Builder, Initramfs};
+use ktstr_kernel::Kernel;
 use ktstr_vmm::{Topology, VmBuilder};
+use ktstr_wire::Task;
 
 use crate::host::plan::busybox;
 use crate::host::plan::config::HostConfig;
-use crate::host::plan::includes::{GUEST_INCLUDE_DIR, Include};
+use crate::host::plan::includes::GUEST_INCLUDE_DIR;
+use crate::host::plan::programs::Programs;
 
 use crate::model::ctx::{TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
@@ -56,34 +59,64 @@ pub(in crate::host) struct GuestFiles {
     pub(in crate::host) build_time: Duration,
 }
 
-/// Programs and files that a test names, on the host; `None` for a scheduler that is part of the kernel.
-#[derive(Debug, Default, Clone)]
-pub(in crate::host) struct Programs {
-    pub(in crate::host) scheduler: Option<PathBuf>,
-    /// In the order of the entry's `staged_schedulers`.
-    pub(in crate::host) staged: Vec<Option<PathBuf>>,
-    /// What the guest's kernel is to record of them.
-    pub(in crate::host) probes: Option<ProbePlan>,
-    /// Payloads and included files.
-    pub(in crate::host) includes: Vec<Include>,
-}
-
-/// Builds the initramfs: this binary as `/init`, its libraries, the scheduler, included files, both plans.
-///
-/// # Errors
-/// When a file or library is missing; the error names it and who needs it.
-pub(in crate::host) fn build_guest_files(
+/// What a guest is to do: it lies in the archive, or comes from the host when the guest asks.
+pub(in crate::host) fn task(
     entry: &KtstrTestEntry,
-    exe: &Path,
     programs: &Programs,
     test_plan: &TestPlan,
     config: &HostConfig,
-) -> anyhow::Result<GuestFiles> {
-    let started = Instant::now();
+) -> Task {
     let mut plan = init_plan(entry, programs);
     if let Some(filter) = config.rust_log.as_deref().and_then(scheduler_log_filter) {
         set_rust_log(&mut plan, &filter);
     }
+    Task {
+        plan: to_json(&plan),
+        test_plan: to_json(test_plan),
+        test_plan_path: TEST_PLAN_PATH.to_owned(),
+    }
+}
+
+/// Puts the task into the archive; without one the guest asks for it.
+///
+/// # Errors
+/// When another file has its place.
+pub(in crate::host) fn add_task(builder: &mut Builder, task: Option<&Task>) -> anyhow::Result<()> {
+    let Some(task) = task else {
+        let none = Plan {
+            at_gate: true,
+            ..Plan::default()
+        };
+        builder.bytes(PLAN_PATH, to_json(&none), 0o644)?;
+        return Ok(());
+    };
+    builder.bytes(PLAN_PATH, task.plan.clone(), 0o644)?;
+    builder.bytes(TEST_PLAN_PATH, task.test_plan.clone(), 0o644)?;
+    Ok(())
+}
+
+/// Builds the initramfs.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(in crate::host) fn build(builder: &Builder) -> anyhow::Result<GuestFiles> {
+    let started = Instant::now();
+    Ok(GuestFiles {
+        initramfs: builder.build()?,
+        build_time: started.elapsed(),
+    })
+}
+
+/// The guest's files but for its task: this binary as `/init`, its libraries, the schedulers, included files.
+///
+/// # Errors
+/// When a file or library is missing; the error names it and what needs it.
+pub(in crate::host) fn guest_files(
+    entry: &KtstrTestEntry,
+    exe: &Path,
+    programs: &Programs,
+    kernel: &Kernel,
+) -> anyhow::Result<Builder> {
     let mut builder = Builder::new();
     builder.binary(INIT_PATH, exe)?;
     for host in programs
@@ -99,12 +132,23 @@ pub(in crate::host) fn build_guest_files(
     for include in &programs.includes {
         include.add_to(&mut builder)?;
     }
-    builder.bytes(PLAN_PATH, to_json(&plan), 0o644)?;
-    builder.bytes(TEST_PLAN_PATH, to_json(test_plan), 0o644)?;
-    Ok(GuestFiles {
-        initramfs: builder.build()?,
-        build_time: started.elapsed(),
-    })
+    if let Some(release) = kernel.release()
+        && let Some(text) = configuration_beside(&kernel.image, &release)
+    {
+        builder.bytes(&format!("/boot/config-{release}"), text, 0o644)?;
+    }
+    Ok(builder)
+}
+
+/// The configuration of a kernel that has it beside its image and not in itself (`/proc/config.gz`): libbpf looks into both places
+/// for what BPF programs declare as `__kconfig`, CONFIG_HZ for one, and loads none that it cannot tell.
+fn configuration_beside(image: &Path, release: &str) -> Option<Vec<u8>> {
+    let names = [String::from("config"), format!("config-{release}")];
+    let text = names
+        .iter()
+        .find_map(|name| std::fs::read_to_string(image.with_file_name(name)).ok())?;
+    let has_its_own = text.lines().any(|line| line == "CONFIG_IKCONFIG_PROC=y");
+    (!has_its_own).then(|| text.into_bytes())
 }
 
 /// Commands turn on one of its schedulers.
@@ -266,6 +310,8 @@ pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) ->
         cgroups: cgroups_of(entry),
         probes: programs.probes.clone(),
         await_watch: true,
+        look_for_requests: entry.scx_stats,
+        at_gate: false,
     }
 }
 
@@ -386,6 +432,19 @@ mod tests {
             SchedulerPlan::Binary { args, env, .. } => (args.clone(), env.clone()),
             SchedulerPlan::Builtin { .. } => panic!("{plan:?}"),
         }
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_tell_its_configuration_has_it_in_the_guest() {
+        let dir = tempfile::tempdir().unwrap();
+        let image = dir.path().join("bzImage");
+        let beside = || configuration_beside(&image, "7.2.13+deb14");
+        assert_eq!(beside(), None);
+        let text = "CONFIG_HZ=250\n# CONFIG_IKCONFIG is not set\n";
+        std::fs::write(dir.path().join("config-7.2.13+deb14"), text).unwrap();
+        assert_eq!(beside(), Some(text.as_bytes().to_vec()));
+        std::fs::write(dir.path().join("config"), "CONFIG_IKCONFIG_PROC=y\n").unwrap();
+        assert_eq!(beside(), None, "the kernel says it itself");
     }
 
     #[test]

@@ -3,3 +3,5 @@
 pub(in crate::host) mod archive;
 pub(in crate::host) mod on_host;
 pub(in crate::host) mod session;
+pub(in crate::host) mod start;
+pub(in crate::host) mod template;

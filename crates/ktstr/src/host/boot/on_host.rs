@@ -42,7 +42,7 @@ fn run_within(entry: &KtstrTestEntry, deadline: Duration) -> AssertResult {
     let started = std::thread::Builder::new()
         .name(String::from("host_only"))
         .spawn(move || {
-            // Whoever waited may have given up.
+            // The receiver may have given up.
             let _ = done.send(call(&ctx, function));
         });
     let mut result = match started {
