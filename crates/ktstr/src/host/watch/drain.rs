@@ -133,36 +133,45 @@ impl Drain {
         loop {
             match port.read(&mut buffer) {
                 Ok(0) => return Ok(()),
-                Ok(len) => self.push(buffer.get(..len).unwrap_or_default(), &mut on_message),
+                Ok(len) => {
+                    let now = Instant::now();
+                    self.push(buffer.get(..len).unwrap_or_default(), now, &mut on_message);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
     }
 
-    pub(in crate::host) fn push(&mut self, bytes: &[u8], on_message: &mut impl FnMut(&Message)) {
-        self.drained.any_bytes = true;
+    /// Takes bytes that arrived at `now`.
+    pub(in crate::host) fn push(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        on_message: &mut impl FnMut(&Message),
+    ) {
+        self.drained.any_bytes |= !bytes.is_empty();
         self.assembler.push(bytes);
         while let Some(event) = self.assembler.next_event() {
-            self.take(event, on_message);
+            self.take(event, now, on_message);
         }
     }
 
     /// The stream is over: what is left in the assembler is counted, and everything is handed out.
     pub(in crate::host) fn finish(mut self) -> Drained {
         while let Some(event) = self.assembler.finish() {
-            self.take(event, &mut |_| ());
+            self.take(event, Instant::now(), &mut |_| ());
         }
         self.drained
     }
 
-    fn take(&mut self, event: Event, on_message: &mut impl FnMut(&Message)) {
+    fn take(&mut self, event: Event, now: Instant, on_message: &mut impl FnMut(&Message)) {
         let frames = &mut self.drained.frames;
         match event {
             Event::Gap { .. } => frames.gaps += 1,
             Event::Skipped { bytes, .. } => frames.skipped_bytes += bytes,
             Event::Frame(frame) => {
-                let host_elapsed = self.started.elapsed();
+                let host_elapsed = now.saturating_duration_since(self.started);
                 if !frame.crc_ok {
                     frames.bad_crc += 1;
                 }
@@ -178,7 +187,12 @@ impl Drain {
                     Some(Message::SysReady(ready)) => {
                         self.drained.sys_ready = Some((host_elapsed, ready))
                     }
-                    Some(Message::SnapshotRequest(_) | Message::KernelOpRequest(_)) => {}
+                    Some(
+                        Message::SnapshotRequest(_)
+                        | Message::UntilRequest(_)
+                        | Message::KernelOpRequest(_)
+                        | Message::TaskRequest,
+                    ) => {}
                     message => {
                         let is_output = message.as_ref().is_some_and(is_output);
                         self.kept.keep(frames, entry, is_output);
@@ -212,10 +226,11 @@ mod tests {
         let mut drain = Drain::new(Instant::now());
         let bytes = frames(&[
             Message::SysReady(ready.clone()),
+            Message::TaskRequest,
             Message::ScenarioStart,
             Message::Exit(0),
         ]);
-        drain.push(&bytes, &mut |_| ());
+        drain.push(&bytes, Instant::now(), &mut |_| ());
         let drained = drain.finish();
         assert_eq!(drained.sys_ready.unwrap().1, ready);
         let seen: Vec<Message> = drained.frames.messages().map(|(_, m)| m).collect();
@@ -226,7 +241,7 @@ mod tests {
     fn limited(messages: &[Message]) -> BulkDrainResult {
         let mut drain = Drain::new(Instant::now());
         (drain.kept.max_output, drain.kept.max_other) = (20_000, 5_000);
-        drain.push(&frames(messages), &mut |_| ());
+        drain.push(&frames(messages), Instant::now(), &mut |_| ());
         drain.finish().frames
     }
 
@@ -266,7 +281,7 @@ mod tests {
         bytes.extend(ktstr_wire::encode(&Message::Exit(1), 5, 0).unwrap());
         bytes.extend_from_slice(b"tail");
         let mut drain = Drain::new(Instant::now());
-        drain.push(&bytes, &mut |_| ());
+        drain.push(&bytes, Instant::now(), &mut |_| ());
         let frames = drain.finish().frames;
         assert_eq!(
             (frames.entries.len(), frames.gaps, frames.skipped_bytes),

@@ -40,15 +40,21 @@ pub(in crate::host) struct Watch {
 }
 
 impl Watch {
-    /// Watches the threads of `pid`; `None` when the thread cannot be started, which costs the excuse and nothing else.
-    pub(in crate::host) fn start(pid: u32, started: Instant) -> Option<Self> {
+    /// Watches the `vcpus` vCPU threads of `pid`, those of `clocks` where they are known already; `None` when the thread cannot be
+    /// started, which costs the excuse and nothing else.
+    pub(in crate::host) fn start(
+        pid: u32,
+        vcpus: usize,
+        clocks: VcpuClocks,
+        started: Instant,
+    ) -> Option<Self> {
         let (stop, stopped) = channel();
         let look_around = move || {
             let mut looks = Vec::new();
-            let mut clocks = VcpuClocks::default();
+            let mut clocks = clocks;
             while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
                 if clocks.is_empty() {
-                    clocks = VcpuClocks::of(pid);
+                    clocks = VcpuClocks::of(pid, vcpus);
                 }
                 let delays_ns = clocks.run_delays();
                 if !delays_ns.is_empty() {
@@ -76,7 +82,7 @@ impl Watch {
 pub(in crate::host) struct LostTime(Vec<Look>);
 
 impl LostTime {
-    /// The longest time for which a vCPU waited in one go between two moments, and which vCPU it was.
+    /// The longest time for which a vCPU waited without interruption between two moments, and which vCPU it was.
     fn longest(&self, from: Duration, to: Duration) -> Option<(Duration, usize)> {
         let within = |look: &Look| look.at >= from && look.at <= to;
         // The look before the first one inside: a wait that began outside ends inside.
@@ -160,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_watch_without_vcpus_sees_nothing_and_ends() {
-        let watch = Watch::start(1, Instant::now()).unwrap();
+        let watch = Watch::start(1, 1, VcpuClocks::default(), Instant::now()).unwrap();
         assert!(watch.end().0.is_empty());
     }
 }

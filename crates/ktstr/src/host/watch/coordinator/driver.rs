@@ -1,16 +1,18 @@
 //! The threads that turn a VM's life into events, and the loop that hands them to the coordinator.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Scope};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ktstr_vmm::{ExitReason, PortStream, RunningVm, WatchHit};
+use ktstr_kernel::with_debug_information;
+use ktstr_vmm::{ExitReason, PortStream, RunningVm, Stop, StopCause, WatchHit};
 use ktstr_wire::Message;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::live::{GuestView, Live};
-use super::{Coordinator, Event, Orders, Outcome};
+use super::replies::Replies;
+use super::{Coordinator, Event, Orders, Outcome, gdb};
 use crate::host::watch::drain::{Drain, Drained};
 
 /// Longest sleep of a thread that the VM's end wakes earlier.
@@ -20,7 +22,16 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(in crate::host) struct Followed {
     pub(in crate::host) outcome: Outcome,
-    frames: JoinHandle<Drained>,
+    /// In virtual time: from the VM's start until the guest was given its task, by the host's clock.
+    pub(in crate::host) given_task: Option<Duration>,
+    frames: Frames,
+}
+
+/// Where the frames are collected.
+#[derive(Debug)]
+enum Frames {
+    Thread(JoinHandle<Drained>),
+    Collected(Drained),
 }
 
 impl Followed {
@@ -29,10 +40,12 @@ impl Followed {
     /// # Errors
     /// When the thread panicked.
     pub(in crate::host) fn frames(self) -> anyhow::Result<(Drained, Outcome)> {
-        let drained = self
-            .frames
-            .join()
-            .map_err(|_| anyhow::anyhow!("the frame thread panicked"))?;
+        let drained = match self.frames {
+            Frames::Thread(thread) => thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("the frame thread panicked"))?,
+            Frames::Collected(drained) => drained,
+        };
         Ok((drained, self.outcome))
     }
 }
@@ -56,7 +69,7 @@ pub(in crate::host) fn follow(
     orders: Orders,
 ) -> anyhow::Result<Followed> {
     let (events, inbox) = channel();
-    let live = Live::new(vm, view, &port);
+    let live = Live::new(vm, view, Replies::to(&port));
     let to_loop = events.clone();
     let frames = thread::Builder::new()
         .name(String::from("ktstr-frames"))
@@ -74,7 +87,94 @@ pub(in crate::host) fn follow(
             .context("failed to start the exit thread")?;
         Ok(run(Coordinator::new(live, orders), vm, &inbox))
     })?;
-    Ok(Followed { outcome, frames })
+    Ok(Followed {
+        outcome,
+        frames: Frames::Thread(frames),
+        given_task: None,
+    })
+}
+
+/// Follows a VM in virtual time to its end: the guest stands still while anything is done, so its times alone count.
+///
+/// # Errors
+/// When the emulator is not understood.
+pub(in crate::host) fn follow_at_gate(
+    vm: &RunningVm,
+    view: GuestView,
+    orders: Orders,
+) -> anyhow::Result<Followed> {
+    // A debugger is served beside it.
+    thread::scope(|scope| at_gate(scope, vm, view, orders))
+}
+
+fn at_gate<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    vm: &'env RunningVm,
+    view: GuestView,
+    orders: Orders,
+) -> anyhow::Result<Followed> {
+    let started = orders.started;
+    // With types and lines, where it is one of the cache's.
+    let vmlinux = view.vmlinux.clone();
+    let vmlinux = vmlinux.map(|elf| with_debug_information(&elf).unwrap_or(elf));
+    let mut coordinator = Coordinator::new(Live::new(vm, view, Replies::at_gate()), orders);
+    let mut drain = Drain::new(started);
+    let mut given_task = None;
+    while let Some(Stop { at, cause }) = vm.next_stop()? {
+        let now = started + at;
+        let knocks = matches!(cause, StopCause::Knock(_));
+        match cause {
+            StopCause::Knock(bytes) => {
+                let mut messages = Vec::new();
+                drain.push(&bytes, now, &mut |message| {
+                    tell(message);
+                    if concerns_coordinator(message) {
+                        messages.push(message.clone());
+                    }
+                });
+                for message in messages {
+                    match message {
+                        Message::TaskRequest => {
+                            coordinator.machine.give_task();
+                            given_task.get_or_insert_with(|| started.elapsed());
+                        }
+                        message => coordinator.handle(Event::Message(message), now),
+                    }
+                }
+            }
+            // Of the run, not of the test.
+            StopCause::Watch(hit) if coordinator.machine.records(&hit, at) => {}
+            StopCause::Watch(hit) => {
+                let token = coordinator.machine.token_of(&hit);
+                coordinator.handle(Event::Hit(token), now);
+            }
+            StopCause::Mark => coordinator.handle(Event::Mark, now),
+            _ => {}
+        }
+        coordinator.tick(now);
+        let wake = coordinator.next_wake();
+        let wake = wake.map(|wake| wake.saturating_duration_since(started));
+        // A guest that stands still for another reason reads none.
+        let answers = if knocks {
+            coordinator.machine.take_answers()
+        } else {
+            Vec::new()
+        };
+        if coordinator.takes_gdb() {
+            let symbols = (vmlinux.clone(), coordinator.kaslr_offset);
+            gdb::offer(scope, vm, &answers, symbols)?;
+        } else {
+            vm.go_on(&answers, wake)?;
+        }
+    }
+    wait_for_end(vm);
+    let panicked = vm.ended_by() == Some(ExitReason::Panic);
+    coordinator.handle(Event::Ended { panicked }, started);
+    Ok(Followed {
+        outcome: coordinator.finish(),
+        frames: Frames::Collected(drain.finish()),
+        given_task,
+    })
 }
 
 fn run(mut coordinator: Coordinator<Live<'_>>, vm: &RunningVm, inbox: &Receiver<Raw>) -> Outcome {
@@ -113,7 +213,7 @@ fn read_frames(mut port: PortStream, started: Instant, events: &Sender<Raw>) -> 
     let pass = |message: &Message| {
         tell(message);
         if concerns_coordinator(message) {
-            // Without a loop there is nobody to tell.
+            // The loop has ended: there is no receiver.
             let _ = events.send(Raw::Message(message.clone()));
         }
     };
@@ -138,10 +238,13 @@ fn concerns_coordinator(message: &Message) -> bool {
             | Message::Exit(_)
             | Message::SnapshotRequest(_)
             | Message::KernelOpRequest(_)
+            | Message::StatsReply(_)
+            | Message::TaskRequest
+            | Message::UntilRequest(_)
     )
 }
 
-/// What the guest prints is told at once, for whoever watches with `--nocapture`.
+/// What the guest prints is logged at once; `--nocapture` shows it.
 fn tell(message: &Message) {
     match message {
         Message::Stdout(bytes) | Message::Stderr(bytes) => {
@@ -163,8 +266,12 @@ fn wait_for_hits(vm: &RunningVm, events: &Sender<Raw>) {
 }
 
 fn wait_for_exit(vm: &RunningVm, events: &Sender<Raw>) {
+    wait_for_end(vm);
+    let _ = events.send(Raw::Ended);
+}
+
+fn wait_for_end(vm: &RunningVm) {
     let mut fds = [PollFd::new(vm, PollFlags::IN)];
     // An interrupted sleep is slept again; any other error would come at every call, and the end must be told.
     while poll(&mut fds, None) == Err(rustix::io::Errno::INTR) {}
-    let _ = events.send(Raw::Ended);
 }

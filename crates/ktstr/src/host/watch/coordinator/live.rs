@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ktstr_monitor::bpf::{BpfMap, MapField, ProgVerifierStats};
+use ktstr_monitor::invariants::{Ledger, Stop};
 use ktstr_monitor::locate::SlideEvidence;
 use ktstr_monitor::sampler::{MonitorSample, Sampler, WatchedField};
 use ktstr_monitor::sched::{WatchdogHold, WatchdogOverride};
@@ -15,15 +16,19 @@ use ktstr_monitor::{
     VcpuRegisters,
 };
 use ktstr_vmm::{
-    GuestMemory, PortStream, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchKind,
+    Clock, GuestMemory, RunOnly, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchKind,
     WatchMechanism,
 };
-use ktstr_wire::{FrameWriter, KernelOpMode, KernelOpRequest, KernelValue, Message};
+use ktstr_wire::gate::UntilState;
+use ktstr_wire::{KernelOpMode, KernelOpRequest, KernelValue, Message, StateTest, Task};
 
-use super::{Machine, Stats, WatchToken, Watches, kernel_op};
-use crate::host::evidence::vmcore;
+use super::events::Recorder;
+use super::replies::Replies;
+use super::state::{Condition, PLACES};
+use super::{BooksSeen, Machine, Stats, WatchToken, Watches, kernel_op};
+use crate::host::watch::vmcore;
 use crate::model::snapshot::{MissingStatsReason, find_map};
-use crate::model::stats_client::StatsClient;
+use crate::model::stats_client::{StatsClient, request_line};
 
 /// How long vCPUs may take to stop, and to go on.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(5);
@@ -86,10 +91,18 @@ pub(in crate::host) struct GuestView {
     pub(in crate::host) vmlinux: Option<PathBuf>,
     /// Where indexed BTF is kept.
     pub(in crate::host) btf_cache: Option<PathBuf>,
+    /// Rules of the kernel's own books; none where they are off.
+    pub(in crate::host) invariants: Option<Stop>,
     /// Where a failure's memory goes, if it is wanted.
     pub(in crate::host) vmcore: Option<PathBuf>,
+    /// Where events of the scheduler's go, if they are wanted; virtual time only.
+    pub(in crate::host) events: Option<PathBuf>,
+    /// What the guest is to do, where it asks for that.
+    pub(in crate::host) task: Option<Task>,
     /// The scheduler's stats server, if there is a scheduler.
     pub(in crate::host) stats: Option<StatsClient>,
+    /// Captures ask it in virtual time, too.
+    pub(in crate::host) scx_stats: bool,
 }
 
 /// A running VM.
@@ -100,7 +113,7 @@ pub(super) struct Live<'vm> {
     /// Found once; a failure is final for this guest.
     kernel: Option<Result<Arc<Kernel>, String>>,
     sampler: Option<Sampler>,
-    replies: Option<FrameWriter<PortStream>>,
+    replies: Replies,
     tokens: HashMap<WatchId, WatchToken>,
     /// The number of the last one.
     last_token: u32,
@@ -108,34 +121,98 @@ pub(super) struct Live<'vm> {
     watchdog: Option<WatchdogHold>,
     /// It was held once, and is held again in further scenarios.
     was_held: bool,
+    /// Of the kernel's own books.
+    ledger: RefCell<Option<Ledger>>,
+    recorder: Option<Recorder>,
     /// How long each freeze lasted, from its request to the guest's going on.
     standstills: RefCell<Vec<Duration>>,
+    /// What the guest waits for.
+    condition: Option<Condition>,
 }
 
 impl<'vm> Live<'vm> {
-    pub(super) fn new(vm: &'vm RunningVm, view: GuestView, port: &PortStream) -> Self {
-        let replies = port.try_clone().map(FrameWriter::new);
-        if let Err(error) = &replies {
-            tracing::warn!(%error, "the guest's requests cannot be answered");
-        }
+    pub(super) fn new(vm: &'vm RunningVm, view: GuestView, replies: Replies) -> Self {
         Self {
+            ledger: RefCell::new(view.invariants.clone().map(Ledger::new)),
+            recorder: view.events.as_deref().and_then(recorder),
             vm,
             view,
             kernel: None,
             sampler: None,
-            replies: replies.ok(),
+            replies,
             tokens: HashMap::new(),
             last_token: 0,
             watchdog: None,
             was_held: false,
             standstills: RefCell::default(),
+            condition: None,
         }
+    }
+
+    /// Answers for a guest that stands still at its gate.
+    pub(super) fn take_answers(&mut self) -> Vec<u8> {
+        self.replies.take()
+    }
+
+    /// Tells the guest what it is to do.
+    pub(super) fn give_task(&mut self) {
+        if let Some(task) = self.view.task.clone() {
+            self.replies.send(&Message::Task(task));
+        }
+    }
+
+    fn is_virtual(&self) -> bool {
+        self.replies.clock() == Clock::Virtual
     }
 
     /// The coordinator's name for a hit.
     pub(super) fn token_of(&self, hit: &WatchHit) -> WatchToken {
         // A hit without a watch is released like any other.
         self.tokens.get(&hit.id).copied().unwrap_or(WatchToken(0))
+    }
+
+    /// Notes a hit that is an event of the scheduler's, and nothing of the test's.
+    pub(super) fn records(&mut self, hit: &WatchHit, at: Duration) -> bool {
+        let Some(mut recorder) = self.recorder.take_if(|recorder| recorder.knows(hit.id)) else {
+            return false;
+        };
+        if let Ok(kernel) = self.kernel() {
+            // Without registers there is no guest any more.
+            let _ = self.look_frozen(|registers| {
+                let vcpu = registers.iter().find(|vcpu| vcpu.vcpu == hit.vcpu);
+                if let Some(vcpu) = vcpu {
+                    recorder.note(&kernel, hit.id, vcpu, at);
+                }
+            });
+        }
+        self.end_watches(&mut recorder);
+        self.recorder = Some(recorder);
+        true
+    }
+
+    fn end_watches(&self, recorder: &mut Recorder) {
+        for id in recorder.useless() {
+            if let Err(error) = self.vm.unwatch(id) {
+                tracing::debug!(%error, "a watch of events stays");
+            }
+        }
+    }
+
+    fn begin_events(&mut self, kernel: &Kernel) {
+        let Some(mut recorder) = self.recorder.take() else {
+            return;
+        };
+        recorder.begin(kernel, |gva| {
+            let watch = Watch {
+                gva,
+                len: 4,
+                kind: WatchKind::Exec,
+            };
+            let watched = self.vm.watch_and_hold(watch);
+            watched.map_err(|error| error.to_string())
+        });
+        self.end_watches(&mut recorder);
+        self.recorder = Some(recorder);
     }
 
     fn kernel(&mut self) -> Result<Arc<Kernel>, String> {
@@ -214,6 +291,15 @@ impl<'vm> Live<'vm> {
             })
     }
 
+    /// Every vCPU stands still.
+    fn judge_books(&self, kernel: &Kernel) {
+        if let Some(ledger) = self.ledger.borrow_mut().as_mut() {
+            for violation in ledger.look(kernel) {
+                tracing::debug!(%violation, "the kernel's books");
+            }
+        }
+    }
+
     /// A dump that cannot be written is told, and costs nothing else.
     fn keep_vmcore(&self, kernel: &Kernel, registers: &[VcpuRegs]) {
         if let Some(path) = &self.view.vmcore
@@ -225,7 +311,8 @@ impl<'vm> Live<'vm> {
 
     /// Only where a watch more takes none from the test's own: four are all that a CPU's debug registers hold.
     fn watch_for_panic(&mut self, kernel: &Kernel) -> Option<WatchToken> {
-        if self.vm.watch_support().exec != WatchMechanism::GdbStub {
+        let costs_nothing = [WatchMechanism::GdbStub, WatchMechanism::Plugin];
+        if !costs_nothing.contains(&self.vm.watch_support().exec) {
             return None;
         }
         let mut places = PANIC_FUNCTIONS.iter();
@@ -239,13 +326,39 @@ impl<'vm> Live<'vm> {
         }
     }
 
+    /// Watches the places at which a state can have changed.
+    fn watch_changes(&mut self, kernel: &Kernel) -> Result<Vec<WatchToken>, String> {
+        let mut tokens = Vec::new();
+        for (what, names) in PLACES {
+            let place = names.iter().find_map(|name| kernel.function(name).ok());
+            let watched = place
+                .ok_or_else(|| {
+                    format!(
+                        "this kernel has none of {}, where {what} would be seen",
+                        names.join(", ")
+                    )
+                })
+                .and_then(|place| self.watch_at(place.0, WatchKind::Exec));
+            match watched {
+                Ok(token) => tokens.push(token),
+                Err(reason) => {
+                    for token in tokens {
+                        self.unwatch(token);
+                    }
+                    return Err(reason);
+                }
+            }
+        }
+        Ok(tokens)
+    }
+
     fn watch_at(&mut self, gva: u64, kind: WatchKind) -> Result<WatchToken, String> {
         let watch = Watch { gva, len: 4, kind };
         let id = self
             .vm
             .watch_and_hold(watch)
             .map_err(|error| error.to_string())?;
-        // 0 is nobody's.
+        // 0 is no task's.
         self.last_token = self.last_token.saturating_add(1);
         let token = WatchToken(self.last_token);
         self.tokens.insert(id, token);
@@ -271,6 +384,7 @@ impl Machine for Live<'_> {
             }
         };
         let panic = self.watch_for_panic(&kernel);
+        self.begin_events(&kernel);
         Ok(Watches { exit, panic })
     }
 
@@ -292,7 +406,10 @@ impl Machine for Live<'_> {
 
     fn capture(&mut self) -> Result<FailureDumpReport, String> {
         let kernel = self.kernel()?;
-        self.frozen(|registers| capture(&kernel, registers))
+        self.frozen(|registers| {
+            self.judge_books(&kernel);
+            capture(&kernel, registers)
+        })
     }
 
     fn capture_failure(
@@ -301,6 +418,7 @@ impl Machine for Live<'_> {
     ) -> Result<FailureDumpReport, String> {
         let kernel = self.kernel()?;
         self.frozen(|registers| {
+            self.judge_books(&kernel);
             let report = capture(&kernel, registers);
             if shown(&report) {
                 self.keep_vmcore(&kernel, registers);
@@ -332,13 +450,19 @@ impl Machine for Live<'_> {
         }
     }
 
-    fn stats(&mut self) -> Stats {
-        let client = self
-            .view
-            .stats
-            .as_ref()
-            .ok_or(MissingStatsReason::NoScheduler)?;
-        client.with_timeout(STATS_DEADLINE).stats()
+    fn stats(&mut self) -> Option<Stats> {
+        if self.is_virtual() && self.view.scx_stats {
+            let line = request_line("stats", &[]);
+            self.reply(&Message::StatsRequest(line.into_bytes()));
+            return None;
+        }
+        if self.is_virtual() {
+            return Some(Err(MissingStatsReason::VirtualTime));
+        }
+        Some(match &self.view.stats {
+            Some(client) => client.with_timeout(STATS_DEADLINE).stats(),
+            None => Err(MissingStatsReason::NoScheduler),
+        })
     }
 
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
@@ -379,6 +503,73 @@ impl Machine for Live<'_> {
         }
     }
 
+    fn finish_events(&mut self) {
+        if let Some(mut recorder) = self.recorder.take()
+            && let Err(error) = recorder.finish()
+        {
+            tracing::warn!(%error, "the scheduler's events are lost");
+        }
+    }
+
+    fn look_at_books(&mut self) {
+        if self.is_virtual()
+            && let Ok(kernel) = self.kernel()
+        {
+            self.judge_books(&kernel);
+        }
+    }
+
+    fn books(&mut self) -> Option<BooksSeen> {
+        let ledger = self.ledger.borrow();
+        let ledger = ledger.as_ref()?;
+        let (stops, judged, unjudged) = ledger.counts();
+        Some(BooksSeen {
+            violations: ledger.violations().to_vec(),
+            stops,
+            judged,
+            unjudged,
+        })
+    }
+
+    fn begin_until(&mut self, any: &[Vec<StateTest>]) -> Result<Vec<WatchToken>, String> {
+        let kernel = self.kernel()?;
+        self.condition = Some(Condition::new(&kernel, any)?);
+        if self.is_virtual() {
+            self.watch_changes(&kernel)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    fn holds(&mut self, now: Instant) -> Result<bool, String> {
+        let kernel = self.kernel()?;
+        match &mut self.condition {
+            Some(condition) => condition.holds(&kernel, now),
+            None => Ok(false),
+        }
+    }
+
+    fn end_until(&mut self) {
+        self.condition = None;
+    }
+
+    fn waits_for(&mut self) -> u32 {
+        self.vm.waits_for().unwrap_or(0)
+    }
+
+    fn tell_waiting(&mut self, state: UntilState) {
+        if let Err(error) = self.vm.tell_waiting(state) {
+            tracing::debug!(%error, "the guest is not told what became of what it waits for");
+        }
+    }
+
+    fn run_only(&mut self, vcpu: Option<u32>) {
+        let who = vcpu.map_or(RunOnly::All, RunOnly::Vcpu);
+        if let Err(error) = self.vm.run_only(who) {
+            tracing::debug!(%error, "all vCPUs go on");
+        }
+    }
+
     fn watched_fields(&self) -> Vec<WatchedField> {
         self.sampler
             .as_ref()
@@ -387,6 +578,10 @@ impl Machine for Live<'_> {
     }
 
     fn standstill(&self) -> Duration {
+        // The clock stands still with the guest.
+        if self.is_virtual() {
+            return Duration::ZERO;
+        }
         self.standstills.borrow().iter().sum()
     }
 
@@ -400,7 +595,12 @@ impl Machine for Live<'_> {
 
     fn sample(&mut self, elapsed_ms: u64) -> Result<MonitorSample, String> {
         self.hold_watchdog();
-        let times = self.vm.vcpu_cpu_times();
+        // What the host gave to the emulator's threads says nothing of virtual time.
+        let times = if self.is_virtual() {
+            Vec::new()
+        } else {
+            self.vm.vcpu_cpu_times()
+        };
         self.sampler()?
             .sample(elapsed_ms, &times)
             .map_err(|error| error.to_string())
@@ -426,17 +626,20 @@ impl Machine for Live<'_> {
     }
 
     fn reply(&mut self, reply: &Message) {
-        let Some(replies) = &mut self.replies else {
-            return;
-        };
-        if let Err(error) = replies.send(reply, 0) {
-            tracing::debug!(%error, "a reply did not reach the guest");
-        }
+        self.replies.send(reply);
     }
 
     fn kill(&mut self) {
         self.vm.kill();
     }
+}
+
+fn recorder(path: &Path) -> Option<Recorder> {
+    Recorder::new(path)
+        .inspect_err(
+            |error| tracing::warn!(path = %path.display(), %error, "no events are written"),
+        )
+        .ok()
 }
 
 /// A number in element 0 of the map that this name means.

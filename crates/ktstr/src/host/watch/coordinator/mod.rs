@@ -13,32 +13,46 @@
 //! it is answered before the next event; nothing waits without a deadline, because only `Machine` waits and it has one.
 
 mod driver;
+mod events;
+mod failure;
+mod figures;
+mod gdb;
 mod kernel_op;
 mod live;
+mod pauses;
 mod periodic;
+mod replies;
 mod sampling;
 #[cfg(test)]
 mod simulation;
+mod state;
+mod until;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ktstr_init::{ENDED_TAG, WATCHED_TAG};
 use ktstr_monitor::FailureDumpReport;
 use ktstr_monitor::bpf::ProgVerifierStats;
+use ktstr_monitor::invariants::Violation;
 use ktstr_monitor::sampler::{MonitorReport, MonitorSample, WatchedField};
 use ktstr_monitor::sched::WatchdogOverride;
 use ktstr_wire::{
     KernelOpReply, KernelOpRequest, KernelValue, MAX_TEXT, Message, SnapshotKind, SnapshotReply,
-    SnapshotRequest, Stage,
+    SnapshotRequest, Stage, StateTest, gate::UntilState,
 };
 
-pub(in crate::host) use driver::follow;
+pub(in crate::host) use driver::{follow, follow_at_gate};
+pub(in crate::host) use failure::Failure;
+use failure::{EXIT_ERROR, Worth};
+use figures::{Figures, Shot};
 pub(in crate::host) use live::{GuestView, Preparation};
+use pauses::Pauses;
 use periodic::Periodic;
 pub(in crate::host) use periodic::PeriodicTally;
 use sampling::Sampling;
+use until::{DoneAhead, Waiting};
 
 use crate::model::snapshot::{AccessorState, MissingStatsReason, SnapshotBridge, SnapshotEntry};
 use crate::model::transport::{FAILURE_TAG, READY_TAG};
@@ -51,6 +65,9 @@ const STATS_GIVE_UP_AFTER: u32 = 3;
 
 /// Longest time in all by which a guest's pauses move its deadline.
 pub(in crate::host) const MAX_PAUSE: Duration = Duration::from_secs(60);
+
+/// What made the capture of a panic.
+const PANIC: &str = "the guest's kernel panic";
 
 /// Names a watch between machine and coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,8 +107,8 @@ pub(in crate::host) trait Machine {
     fn unwatch(&mut self, token: WatchToken);
     /// Ends the standstill at a hit.
     fn release(&mut self);
-    /// The scheduler's own figures. Not while the guest stands still.
-    fn stats(&mut self) -> Stats;
+    /// The scheduler's own figures; `None` where they were asked for and come as messages. Not while a watch holds the guest.
+    fn stats(&mut self) -> Option<Stats>;
     /// Reads or writes kernel memory.
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String>;
     /// Does to the scheduler what the test wants before it begins.
@@ -106,6 +123,40 @@ pub(in crate::host) trait Machine {
     fn tick_rate(&mut self) -> Option<u32>;
     /// What the programs of the scheduler cost the verifier.
     fn verifier_stats(&mut self) -> Vec<ProgVerifierStats>;
+    /// No more events of the scheduler's come.
+    fn finish_events(&mut self) {}
+    /// Looks at the kernel's own books, where the guest stands still anyway and that costs it no time.
+    fn look_at_books(&mut self) {}
+    /// What was found in them at all stops; none where the rules are off.
+    fn books(&mut self) -> Option<BooksSeen> {
+        None
+    }
+    /// Prepares to look at a condition: the watches at which to look, none where it is to be looked at now and then.
+    fn begin_until(&mut self, any: &[Vec<StateTest>]) -> Result<Vec<WatchToken>, String> {
+        let _ = any;
+        Err(String::from(
+            "a machine like this cannot look at conditions",
+        ))
+    }
+    /// Whether the condition holds; `now` says how old what is known of names is.
+    fn holds(&mut self, now: Instant) -> Result<bool, String> {
+        let _ = now;
+        Ok(false)
+    }
+    /// Forgets it.
+    fn end_until(&mut self) {}
+    /// The number of the request that the guest waits for, as it says.
+    fn waits_for(&mut self) -> u32 {
+        0
+    }
+    /// Says what became of it.
+    fn tell_waiting(&mut self, state: UntilState) {
+        let _ = state;
+    }
+    /// From now on no other vCPU than this one goes on; all do again with `None`.
+    fn run_only(&mut self, vcpu: Option<u32>) {
+        let _ = vcpu;
+    }
     /// Names of the map members that [`sample`](Self::sample) reads.
     fn watched_fields(&self) -> Vec<WatchedField>;
     /// How long the guest stood still so far, in all.
@@ -120,13 +171,15 @@ pub(in crate::host) trait Machine {
     fn kill(&mut self);
 }
 
-/// What can happen.
+/// Events of the coordinator.
 #[derive(Debug)]
 pub(in crate::host) enum Event {
     /// A frame that concerns the coordinator.
     Message(Message),
     /// The guest stands still at a watch.
     Hit(WatchToken),
+    /// The guest says that it acts on what it waited for, or has acted.
+    Mark,
     /// The guest has ended; `panicked` when its kernel did.
     Ended {
         /// Its kernel panicked.
@@ -134,69 +187,15 @@ pub(in crate::host) enum Event {
     },
 }
 
-/// The capture that a failed test shows.
-#[derive(Debug, Clone)]
-pub(in crate::host) struct Failure {
-    /// What made it.
-    pub(in crate::host) trigger: String,
-    worth: Worth,
-    pub(in crate::host) report: Arc<FailureDumpReport>,
-}
-
-#[cfg(test)]
-impl Failure {
-    /// One whose scheduler left in this way.
-    pub(in crate::host) fn of_exit_for_tests(kind: u64) -> Self {
-        let scx = ktstr_monitor::sched::ScxState {
-            exit_kind: Some(kind),
-            ..Default::default()
-        };
-        Self {
-            trigger: String::from("a test"),
-            worth: Worth::Exit,
-            report: Arc::new(FailureDumpReport {
-                scx: Some(scx),
-                ..FailureDumpReport::default()
-            }),
-        }
-    }
-}
-
-/// How much a capture says about a failure; of several, the first of the most telling kind is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Worth {
-    Placeholder,
-    /// Of a guest whose scheduler is in charge, or was never there.
-    State,
-    /// A scheduler left by itself or on request.
-    Exit,
-    /// The kernel threw a scheduler out.
-    Error,
-}
-
-/// What made the capture of a panic.
-const PANIC: &str = "the guest's kernel panic";
-
-/// `SCX_EXIT_DONE`: the exit is behind, and nothing is left to see (`enum scx_exit_kind`).
-const EXIT_DONE: u64 = 1;
-/// `SCX_EXIT_ERROR` and all behind it.
-const EXIT_ERROR: u64 = 1024;
-
-impl Worth {
-    /// `None` for the kernel's second visit to an exit that is over.
-    fn of(report: &FailureDumpReport, is_exit: bool) -> Option<Self> {
-        if report.is_placeholder {
-            return Some(Self::Placeholder);
-        }
-        let leaving = report.scx.as_ref().and_then(|scx| scx.leaving());
-        let kind = leaving.map(|leaving| leaving.kind);
-        match kind {
-            Some(EXIT_DONE) if is_exit => None,
-            Some(EXIT_ERROR..) if is_exit => Some(Self::Error),
-            _ if is_exit => Some(Self::Exit),
-            _ => Some(Self::State),
-        }
-    }
+/// What the kernel's own books were like.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::host) struct BooksSeen {
+    pub(in crate::host) violations: Vec<Violation>,
+    /// Stops at which they were looked at.
+    pub(in crate::host) stops: u64,
+    /// Runqueues that were judged at them, and those that were not.
+    pub(in crate::host) judged: u64,
+    pub(in crate::host) unjudged: u64,
 }
 
 /// What a run leaves behind.
@@ -205,6 +204,8 @@ pub(in crate::host) struct Outcome {
     pub(in crate::host) bridge: SnapshotBridge,
     pub(in crate::host) failure: Option<Failure>,
     pub(in crate::host) timed_out: bool,
+    /// It ended for a look.
+    pub(in crate::host) looked: bool,
     pub(in crate::host) periodic: PeriodicTally,
     /// Scenarios that began.
     pub(in crate::host) scenarios: u16,
@@ -216,6 +217,7 @@ pub(in crate::host) struct Outcome {
     pub(in crate::host) kaslr_offset: u64,
     pub(in crate::host) watchdog: Option<WatchdogOverride>,
     pub(in crate::host) longest_standstill: Option<Duration>,
+    pub(in crate::host) books: Option<BooksSeen>,
 }
 
 /// What the coordinator is told before the start.
@@ -229,16 +231,25 @@ pub(in crate::host) struct Orders {
     pub(in crate::host) snapshots: u32,
     /// The scenario's length.
     pub(in crate::host) duration: Duration,
+    /// When the run ends for a look, since the start; virtual time only.
+    pub(in crate::host) look_at: Option<Duration>,
+    /// The guest is offered to gdb there, and lives on.
+    pub(in crate::host) look_gdb: bool,
 }
 
 #[derive(Debug)]
 enum Use {
     Exit,
     Panic,
-    User { symbol: String, hits: u32 },
+    /// A place at which to look at the condition that the guest waits for.
+    Until,
+    User {
+        symbol: String,
+        hits: u32,
+    },
 }
 
-/// See the module.
+/// The coordinator's state between two events.
 #[derive(Debug)]
 pub(in crate::host) struct Coordinator<M> {
     machine: M,
@@ -251,6 +262,10 @@ pub(in crate::host) struct Coordinator<M> {
     /// What is known of the guest's standstills.
     stood: Duration,
     timed_out: bool,
+    /// When the guest is looked at and ended.
+    look_at: Option<Instant>,
+    look_gdb: bool,
+    looked: bool,
     ended: bool,
     /// When the first scenario began.
     scenario: Option<Instant>,
@@ -272,6 +287,11 @@ pub(in crate::host) struct Coordinator<M> {
     watchdog: Option<WatchdogOverride>,
     /// Time-outs of the stats server in a row.
     stats_timeouts: u32,
+    figures: Figures,
+    /// The state that the guest waits for.
+    waiting: Option<Waiting>,
+    /// What was done for the guest before it asks for it.
+    done_ahead: VecDeque<DoneAhead>,
 }
 
 impl<M: Machine> Coordinator<M> {
@@ -286,6 +306,9 @@ impl<M: Machine> Coordinator<M> {
             pauses: Pauses::default(),
             stood: Duration::ZERO,
             timed_out: false,
+            look_at: orders.look_at.map(|at| orders.started + at),
+            look_gdb: orders.look_gdb,
+            looked: false,
             ended: false,
             scenario: None,
             scenarios: 0,
@@ -301,6 +324,9 @@ impl<M: Machine> Coordinator<M> {
             kaslr_offset: 0,
             watchdog: None,
             stats_timeouts: 0,
+            figures: Figures::default(),
+            waiting: None,
+            done_ahead: VecDeque::new(),
         }
     }
 
@@ -309,10 +335,18 @@ impl<M: Machine> Coordinator<M> {
     pub(in crate::host) fn next_wake(&self) -> Option<Instant> {
         let deadline = (!self.timed_out && !self.ended)
             .then(|| self.deadline + self.stood + self.pauses.longest());
-        [self.periodic.due(), self.sampling.due(), deadline]
-            .into_iter()
-            .flatten()
-            .min()
+        let look = self.look_at.filter(|_| !self.ended);
+        let (periodic, sampling) = (self.periodic.due(), self.sampling.due());
+        let waiting = self.waiting.as_ref().and_then(Waiting::due);
+        let all = [
+            periodic,
+            sampling,
+            self.figures.due(),
+            look,
+            deadline,
+            waiting,
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// One event.
@@ -320,8 +354,10 @@ impl<M: Machine> Coordinator<M> {
         match event {
             Event::Message(message) => self.message(&message, now),
             Event::Hit(token) => self.hit(token, now),
+            Event::Mark => self.mark(now),
             Event::Ended { panicked } => self.end(panicked),
         }
+        self.keep_complete(now);
         self.note_standstill();
     }
 
@@ -334,6 +370,10 @@ impl<M: Machine> Coordinator<M> {
 
     /// What is due.
     pub(in crate::host) fn tick(&mut self, now: Instant) {
+        if !self.ended && self.look_at.is_some_and(|at| now >= at) {
+            self.look(now);
+            return;
+        }
         let deadline = self.deadline + self.stood + self.pauses.until(now);
         if now >= deadline && !self.timed_out && !self.ended {
             self.timed_out = true;
@@ -342,10 +382,12 @@ impl<M: Machine> Coordinator<M> {
             self.keep_failure("the VM's deadline", false);
             self.machine.kill();
         }
+        self.look_now_and_then(now);
         if self.sampling.fire(now) {
             let elapsed_ms = millis(now.saturating_duration_since(self.started));
             let sample = self.machine.sample(u64::try_from(elapsed_ms).unwrap_or(0));
             self.sampling.take(sample, self.pauses.is_paused(), now);
+            self.machine.look_at_books();
             if self.sampling.due().is_none() {
                 self.stop_sampling();
             }
@@ -355,23 +397,51 @@ impl<M: Machine> Coordinator<M> {
             let captured = self.capture();
             self.periodic.note(captured.is_ok());
             let offset = now.saturating_duration_since(shot.due);
-            self.store(shot.tag, (captured, stats), now, Some(millis(offset)));
+            let side = SnapshotEntry {
+                boundary_offset_ms: Some(millis(offset)),
+                ..self.side(shot.tag, now)
+            };
+            self.store((captured, stats), side, None, now);
         }
+        self.keep_complete(now);
         self.note_standstill();
     }
 
-    /// Nobody looks in from now on, so nobody keeps the watchdog from finding itself late.
+    /// This state is what the run was for, whatever was captured before.
+    fn look(&mut self, now: Instant) {
+        self.look_at = None;
+        self.looked = true;
+        self.failure = None;
+        let at = now.saturating_duration_since(self.started);
+        self.keep_failure(&format!("{:.6} s of virtual time", at.as_secs_f64()), false);
+        self.periodic.stop();
+        self.sampling.stop();
+        if !self.look_gdb {
+            self.machine.kill();
+        }
+    }
+
+    /// The guest stands where it was looked at, and gdb is to see it.
+    fn takes_gdb(&mut self) -> bool {
+        self.looked && std::mem::take(&mut self.look_gdb)
+    }
+
+    /// The host does not look in from now on, so the watchdog is no longer kept from finding itself late.
     fn stop_sampling(&mut self) {
         self.sampling.stop();
         self.machine.let_watchdog_go();
     }
 
     /// What is left behind.
-    pub(in crate::host) fn finish(self) -> Outcome {
+    pub(in crate::host) fn finish(mut self) -> Outcome {
+        let books = self.machine.books();
+        self.machine.finish_events();
         Outcome {
+            books,
             bridge: self.bridge,
             failure: self.failure,
             timed_out: self.timed_out,
+            looked: self.looked,
             periodic: self.periodic.tally(),
             scenarios: self.scenarios,
             blind: self.blind,
@@ -396,6 +466,8 @@ impl<M: Machine> Coordinator<M> {
                 self.periodic.resume(now);
             }
             Message::ScenarioEnd(_) => {
+                self.stop_waiting();
+                self.machine.look_at_books();
                 self.periodic.stop();
                 self.stop_sampling();
             }
@@ -407,12 +479,20 @@ impl<M: Machine> Coordinator<M> {
             Message::StepBegin(step) => self.step = *step,
             Message::Stimulus(mark) => self.step = mark.step_index,
             Message::TestResult(_) | Message::Exit(_) => self.finished = true,
-            Message::SnapshotRequest(request) => {
-                let result = self.snapshot(request, now).map_err(short);
-                let id = request.id;
-                self.machine
-                    .reply(&Message::SnapshotReply(SnapshotReply { id, result }));
+            Message::UntilRequest(request) => self.begin_waiting(request, now),
+            Message::SnapshotRequest(request) if self.was_snapshot_done(request) => {}
+            Message::KernelOpRequest(request) if self.was_kernel_op_done(request) => {}
+            Message::SnapshotRequest(request) if is_capture(request) => {
+                let stats = self.stats();
+                let captured = self.capture();
+                let side = self.side(request.tag.clone(), now);
+                self.store((captured, stats), side, Some(request.id), now);
             }
+            Message::SnapshotRequest(request) => {
+                let result = self.snapshot(request);
+                self.answer(request.id, result);
+            }
+            Message::StatsReply(bytes) => self.figures.hear(bytes),
             Message::KernelOpRequest(request) => {
                 let bridge = self.bridge.clone();
                 let reply =
@@ -425,6 +505,7 @@ impl<M: Machine> Coordinator<M> {
 
     /// A test may run several, one after the other; each has its own steps and watches.
     fn begin_scenario(&mut self, now: Instant) {
+        self.stop_waiting();
         self.scenarios = self.scenarios.saturating_add(1);
         self.step = 0;
         self.hz = self.machine.tick_rate().unwrap_or(0);
@@ -471,7 +552,7 @@ impl<M: Machine> Coordinator<M> {
         }
     }
 
-    fn snapshot(&mut self, request: &SnapshotRequest, now: Instant) -> Result<(), String> {
+    fn snapshot(&mut self, request: &SnapshotRequest) -> Result<(), String> {
         match request.kind {
             SnapshotKind::Capture if request.tag == FAILURE_TAG => {
                 self.keep_failure("the test's own verdict", false);
@@ -492,19 +573,15 @@ impl<M: Machine> Coordinator<M> {
                 _ if self.ended => Err(gone()),
                 Some(reason) => Err(reason.clone()),
                 None if self.prepared => Ok(()),
-                None => Err(String::from("it was not told that the kernel is up")),
+                None => Err(String::from(
+                    "the guest has not reported that the kernel is up",
+                )),
             },
-            SnapshotKind::Capture if request.tag == READY_TAG && self.ended => Err(gone()),
-            SnapshotKind::Capture if request.tag == READY_TAG => {
+            SnapshotKind::Capture if self.ended => Err(gone()),
+            // `READY_TAG`; what else is a capture is the test's own.
+            SnapshotKind::Capture => {
                 self.watchdog = self.machine.prepare_scheduler()?;
                 Ok(())
-            }
-            SnapshotKind::Capture => {
-                let stats = self.stats();
-                let captured = self.capture();
-                let answer = captured.as_ref().map(drop).map_err(Clone::clone);
-                self.store(request.tag.clone(), (captured, stats), now, None);
-                answer
             }
             SnapshotKind::Watch if self.ended => Err(gone()),
             SnapshotKind::Watch => self.watch(&request.tag),
@@ -544,12 +621,14 @@ impl<M: Machine> Coordinator<M> {
             // While its CPUs still are where they were; the dead guest has no registers any more.
             Some(Use::Panic) => self.keep_failure(PANIC, false),
             None => {}
+            Some(Use::Until) => self.look_at_state(now),
             Some(Use::User { symbol, hits }) => {
                 *hits += 1;
                 let tag = format!("{symbol}#{hits}");
                 let captured = self.machine.capture();
-                let stats = Err(MissingStatsReason::GuestHeld);
-                self.store(tag, (captured, stats), now, None);
+                let stats = Some(Err(MissingStatsReason::GuestHeld));
+                let side = self.side(tag, now);
+                self.store((captured, stats), side, None, now);
             }
         }
         self.machine.release();
@@ -572,6 +651,8 @@ impl<M: Machine> Coordinator<M> {
 
     fn end(&mut self, panicked: bool) {
         self.ended = true;
+        self.waiting = None;
+        self.figures.end(&MissingStatsReason::GuestGone);
         self.periodic.stop();
         self.sampling.stop();
         let shown = self.failure.as_ref().map(|failure| failure.worth);
@@ -625,79 +706,97 @@ impl<M: Machine> Coordinator<M> {
         self.machine.capture()
     }
 
-    /// Asked before the freeze, so that it is the running scheduler that answers.
-    fn stats(&mut self) -> Stats {
+    /// Asked before the freeze, so that it is the running scheduler that answers; `None` where the answer comes later.
+    fn stats(&mut self) -> Option<Stats> {
         if self.ended {
-            return Err(MissingStatsReason::GuestGone);
+            return Some(Err(MissingStatsReason::GuestGone));
         }
         if self.stats_timeouts >= STATS_GIVE_UP_AFTER {
-            return Err(MissingStatsReason::Timeout);
+            return Some(Err(MissingStatsReason::Timeout));
         }
-        let stats = self.machine.stats();
-        self.stats_timeouts = match &stats {
-            Err(MissingStatsReason::Timeout) => self.stats_timeouts + 1,
-            _ => 0,
-        };
-        stats
+        if let Some(reason) = self.figures.broken() {
+            return Some(Err(reason));
+        }
+        let stats = self.machine.stats()?;
+        self.note_answer(&stats);
+        Some(stats)
     }
 
-    fn store(
-        &mut self,
-        tag: String,
-        (captured, stats): (Result<FailureDumpReport, String>, Stats),
-        now: Instant,
-        boundary_offset_ms: Option<i64>,
-    ) {
+    fn note_answer(&mut self, stats: &Stats) {
+        self.stats_timeouts = match stats {
+            Err(MissingStatsReason::Timeout) => self.stats_timeouts.saturating_add(1),
+            _ => 0,
+        };
+    }
+
+    /// What is known of a capture at this moment.
+    fn side(&self, tag: String, now: Instant) -> SnapshotEntry {
         let elapsed = self
             .scenario
             .map(|start| millis(now.saturating_duration_since(start)));
-        let side = SnapshotEntry {
-            stats,
+        SnapshotEntry {
             elapsed_ms: elapsed.and_then(|ms| u64::try_from(ms).ok()),
-            boundary_offset_ms,
             step_index: self.scenario.map(|_| self.step),
             scenario: self.scenario.map(|_| self.scenarios),
             ..SnapshotEntry::new(tag, FailureDumpReport::default())
-        };
-        self.bridge.keep(captured, side);
-    }
-}
-
-/// The guest's pauses, which its deadline does not count, up to a bound: a guest that pauses for ever is ended all the same.
-#[derive(Debug, Default)]
-struct Pauses {
-    past: Duration,
-    since: Option<Instant>,
-}
-
-impl Pauses {
-    fn is_paused(&self) -> bool {
-        self.since.is_some()
-    }
-
-    fn pause(&mut self, now: Instant) {
-        self.since.get_or_insert(now);
-    }
-
-    fn resume(&mut self, now: Instant) {
-        self.past = self.until(now);
-        self.since = None;
-    }
-
-    /// All of them, up to `now`.
-    fn until(&self, now: Instant) -> Duration {
-        let current = self.since.map(|since| now.saturating_duration_since(since));
-        (self.past + current.unwrap_or_default()).min(MAX_PAUSE)
-    }
-
-    /// As long as they may get, if none begins any more.
-    fn longest(&self) -> Duration {
-        if self.is_paused() {
-            MAX_PAUSE
-        } else {
-            self.past
         }
     }
+
+    /// Keeps a capture and answers its request, once its figures are there.
+    fn store(
+        &mut self,
+        (captured, stats): (Result<FailureDumpReport, String>, Option<Stats>),
+        side: SnapshotEntry,
+        request: Option<u32>,
+        now: Instant,
+    ) {
+        let shot = Shot {
+            captured,
+            side,
+            request,
+        };
+        match stats {
+            None => self.figures.wait(shot, now),
+            Some(stats) if self.figures.due().is_some() => self.figures.pass(shot, stats, now),
+            Some(stats) => self.keep(shot, stats),
+        }
+    }
+
+    /// Those that waited for their figures, and wait no longer.
+    fn keep_complete(&mut self, now: Instant) {
+        while let Some((shot, stats)) = self.figures.next(now) {
+            // Those that were not asked have no part in it.
+            if !matches!(stats, Err(MissingStatsReason::GuestHeld)) {
+                self.note_answer(&stats);
+            }
+            self.keep(shot, stats);
+        }
+    }
+
+    fn keep(&mut self, shot: Shot, stats: Stats) {
+        let Shot {
+            captured,
+            side,
+            request,
+        } = shot;
+        let answer = captured.as_ref().map(drop).map_err(Clone::clone);
+        self.bridge.keep(captured, SnapshotEntry { stats, ..side });
+        if let Some(id) = request {
+            self.answer(id, answer);
+        }
+    }
+
+    fn answer(&mut self, id: u32, result: Result<(), String>) {
+        let result = result.map_err(short);
+        self.machine
+            .reply(&Message::SnapshotReply(SnapshotReply { id, result }));
+    }
+}
+
+/// A capture that the test itself wants.
+fn is_capture(request: &SnapshotRequest) -> bool {
+    let of_ours = [FAILURE_TAG, ENDED_TAG, WATCHED_TAG, READY_TAG];
+    request.kind == SnapshotKind::Capture && !of_ours.contains(&request.tag.as_str())
 }
 
 /// Why a request that outlived its guest cannot be met.
@@ -709,7 +808,7 @@ fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// A reason as long as the wire takes.
+/// A reason, cut to the length that a frame allows.
 fn short(reason: String) -> String {
     if reason.len() <= MAX_TEXT {
         return reason;

@@ -1,5 +1,5 @@
 //! When the runqueues are looked at, and what was seen: from the guest's first word to the scenario's end, and during each
-//! further scenario. Those who judge leave the first samples out.
+//! further scenario. The judge leaves the first samples out.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use ktstr_monitor::sampler::{MonitorReport, MonitorSample, WatchedField};
 const INTERVAL: Duration = Duration::from_millis(100);
 /// Samples of more than an hour are not kept.
 const MAX_SAMPLES: usize = 36_000;
-/// Failures in a row after which nobody looks any more.
+/// Failures in a row after which sampling ends.
 const GIVE_UP_AFTER: u32 = 10;
 
 /// Samples of one run.

@@ -8,6 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod figures;
+mod until;
+
 /// What the simulated machine was asked, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Call {
@@ -22,6 +25,10 @@ enum Call {
     Stats,
     KernelOp(u32),
     Reply(u32, bool),
+    Until(Result<ktstr_wire::Until, String>),
+    Look,
+    Told(UntilState),
+    RunOnly(Option<u32>),
     Kill,
 }
 
@@ -42,6 +49,13 @@ struct World {
     /// Time that captures take.
     capture_time: Duration,
     stood: Duration,
+    /// The scheduler's figures come as messages.
+    answers_later: bool,
+    /// What the guest waits for holds, cannot be looked at, or can at each change.
+    holds: bool,
+    lacks: bool,
+    is_exact: bool,
+    waits_for: u32,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -108,14 +122,16 @@ impl Machine for Simulated {
         self.0.borrow_mut().held = false;
         self.0.borrow_mut().calls.push(Call::Release);
     }
-    fn stats(&mut self) -> Stats {
+    fn stats(&mut self) -> Option<Stats> {
         let mut world = self.0.borrow_mut();
         assert!(!world.held, "a guest that stands still cannot answer");
         world.calls.push(Call::Stats);
-        if world.fails {
-            Err(MissingStatsReason::Timeout)
+        if world.answers_later {
+            None
+        } else if world.fails {
+            Some(Err(MissingStatsReason::Timeout))
         } else {
-            Ok(serde_json::Value::from(7))
+            Some(Ok(serde_json::Value::from(7)))
         }
     }
     fn kernel_op(&mut self, request: &KernelOpRequest) -> Result<Vec<KernelValue>, String> {
@@ -156,6 +172,10 @@ impl Machine for Simulated {
         let (id, ok) = match reply {
             Message::SnapshotReply(reply) => (reply.id, reply.result.is_ok()),
             Message::KernelOpReply(reply) => (reply.id, reply.result.is_ok()),
+            Message::UntilReply(reply) => {
+                let call = Call::Until(reply.result.clone());
+                return self.0.borrow_mut().calls.push(call);
+            }
             other => panic!("{other:?} is no reply"),
         };
         self.0.borrow_mut().calls.push(Call::Reply(id, ok));
@@ -163,7 +183,30 @@ impl Machine for Simulated {
     fn kill(&mut self) {
         self.0.borrow_mut().calls.push(Call::Kill);
     }
+    fn begin_until(&mut self, _: &[Vec<StateTest>]) -> Result<Vec<WatchToken>, String> {
+        let mut world = self.0.borrow_mut();
+        if world.lacks {
+            return Err(String::from("this kernel has no sched_delayed"));
+        }
+        let watches = usize::from(world.is_exact);
+        world.in_force += u32::from(world.is_exact);
+        Ok(vec![UNTIL_TOKEN; watches])
+    }
+    fn holds(&mut self, _: Instant) -> Result<bool, String> {
+        self.0.borrow_mut().calls.push(Call::Look);
+        Ok(self.0.borrow().holds)
+    }
+    fn waits_for(&mut self) -> u32 {
+        self.0.borrow().waits_for
+    }
+    fn tell_waiting(&mut self, state: UntilState) {
+        self.0.borrow_mut().calls.push(Call::Told(state));
+    }
+    fn run_only(&mut self, vcpu: Option<u32>) {
+        self.0.borrow_mut().calls.push(Call::RunOnly(vcpu));
+    }
 }
+const UNTIL_TOKEN: WatchToken = WatchToken(2000);
 
 const PANIC_TOKEN: WatchToken = WatchToken(1000);
 
@@ -241,6 +284,8 @@ impl Run {
             started: now,
             deadline: now + LIFE,
             snapshots,
+            look_at: None,
+            look_gdb: false,
             duration: Duration::from_secs(10),
         };
         Self {
