@@ -1,11 +1,10 @@
-//! The verdict for a run whose guest reported none, and a scheduler's end in words.
+//! The verdict for a run whose guest reported none.
 
 use ktstr_vmm::ExitReason;
-use ktstr_wire::{SchedExit, Stage};
+use ktstr_wire::Stage;
 
-use crate::host::evidence::bug_summary::bug_summary;
-use crate::host::judge::findings::cause;
 use crate::host::judge::left::{Left, scheduler_exit};
+use crate::host::judge::scheduler_end::cause;
 use crate::model::result::VmResult;
 use crate::model::stage::StageSummary;
 use crate::model::verdict::{AssertResult, DetailKind};
@@ -121,27 +120,11 @@ fn timed_out_text(left: &Left, said: &str) -> String {
     )
 }
 
-/// The scheduler's end in words: its status, and the reason that it or the kernel gave.
-#[must_use]
-pub(crate) fn exit_words(vm: &VmResult, exit: &SchedExit) -> String {
-    let status = match (exit.code, exit.signal) {
-        (Some(code), _) => format!("exit status {code}"),
-        (None, Some(signal)) => format!("killed by signal {signal}"),
-        (None, None) => String::from("unknown status"),
-    };
-    let reason = if exit.reason.is_empty() {
-        bug_summary([vm.scheduler_log().as_str(), vm.stderr.as_str()])
-    } else {
-        Some(exit.reason.clone())
-    };
-    reason.map_or(status.clone(), |reason| format!("{status}, {reason}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::host::judge::made_up::{left, life, with_messages};
-    use ktstr_wire::{Lifecycle, Message};
+    use ktstr_wire::{Lifecycle, Message, SchedExit};
 
     #[track_caller]
     fn check(vm: &VmResult, start: &str, needles: &[&str]) {

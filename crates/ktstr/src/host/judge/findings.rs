@@ -5,11 +5,13 @@ use std::time::Duration;
 use ktstr_vmm::ExitReason;
 use ktstr_wire::{Message, SchedExit, SchedStop};
 
-use crate::host::evidence::bug_summary::event_line;
 use crate::host::judge::add;
-use crate::host::judge::evaluate::{exit_words, no_result};
+use crate::host::judge::books;
+use crate::host::judge::emulator;
+use crate::host::judge::evaluate::no_result;
 use crate::host::judge::kernel_log;
 use crate::host::judge::left::{Left, exit_frame, guest_result, messages, scheduler_exit};
+use crate::host::judge::scheduler_end::{cause, exit_words};
 use crate::model::entry::KtstrTestEntry;
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
 
@@ -33,8 +35,15 @@ pub(in crate::host) fn of(entry: &KtstrTestEntry, left: &Left) -> AssertResult {
     add(&mut result, stops);
     let warnings = kernel_warnings(entry, left, &result);
     add(&mut result, warnings);
+    let books = books::judge(left.books.as_ref(), entry.allow_invariant);
+    add(&mut result, books);
     if reported && let Some(text) = damage(left) {
         result.push(AssertDetail::inconclusive(DetailKind::Other, text));
+    }
+    if let Some(cause) = emulator::stale_breakpoint(&left.vm) {
+        result.push(cause);
+        // Before what came of it.
+        result.details.rotate_right(1);
     }
     if let Some(text) = dropped(left) {
         result.note(text);
@@ -136,32 +145,6 @@ fn judge_death(result: &mut AssertResult, left: &Left) {
     } else if let Some(exit) = exit.filter(|exit| exit.code != Some(0)) {
         let text = format!("scheduler died during the test: {}", exit_words(vm, &exit));
         result.push(AssertDetail::fail(DetailKind::SchedulerCrashed, text));
-    }
-}
-
-/// Why the scheduler went: the kernel's word first, then its process's status, then its log.
-pub(in crate::host) fn cause(
-    left: &Left,
-    exit: Option<&SchedExit>,
-) -> Option<(DetailKind, String)> {
-    let vm = &left.vm;
-    let status = exit.map(|exit| exit_words(vm, exit));
-    if let Some(thrown) = left.thrown_out() {
-        let mut words = format!("the kernel threw it out: {}", thrown.words());
-        if let Some(status) = status {
-            words = format!("{words}; its process: {status}");
-        }
-        return Some((DetailKind::SchedulerCrashed, words));
-    }
-    let log = vm.scheduler_log();
-    let event = event_line([log.as_str(), vm.stderr.as_str()]);
-    match (exit, event) {
-        (_, Some(event)) => Some((DetailKind::SchedulerCrashed, status.unwrap_or(event))),
-        (Some(exit), None) if exit.code == Some(0) => {
-            Some((DetailKind::SchedulerExitedCleanly, status?))
-        }
-        (Some(_), None) => Some((DetailKind::SchedulerCrashed, status?)),
-        (None, None) => None,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use ktstr_wire::{Message, Stage};
 
-use crate::host::evidence::text::strip_ansi;
+use crate::host::judge::text::strip_ansi;
 use crate::model::result::VmResult;
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
@@ -17,8 +17,9 @@ const STALL_NS: u64 = 5_000_000_000;
 /// `KERN_ERR`: this level and those below it are errors.
 const LEVEL_ERR: u32 = 3;
 
-/// Parts of lines that mean a fault of the kernel itself: WARN, BUG, oops, lockdep, hung tasks, stalls.
-const FAULTS: [&str; 16] = [
+/// Parts of lines that mean a fault of the kernel itself: WARN, BUG, oops, lockdep, hung tasks, stalls, and what a scheduler
+/// says of itself without warning (`kernel/sched/{psi,rt,deadline,idle,topology}.c`, `kernel/cpu.c`).
+const FAULTS: [&str; 31] = [
     "WARNING: ",
     "BUG: ",
     "kernel BUG at ",
@@ -33,11 +34,29 @@ const FAULTS: [&str; 16] = [
     "detected expedited stalls",
     "LOCKUP on cpu",
     "INFO: lockdep",
-    "psi: inconsistent task state",
     "list_add corruption",
+    "psi: inconsistent task state",
+    "psi: task underflow",
+    "sched: RT throttling activated",
+    "sched: DL replenish lagged too much",
+    "sched: DL de-boosted task",
+    "bad: scheduling from the idle thread",
+    "ERROR: domain->",
+    "ERROR: group is NULL",
+    "ERROR: empty group",
+    "ERROR: repeated CPUs",
+    "ERROR: groups don't span domain->span",
+    "ERROR: parent span is not a superset of domain->span",
+    "failed to report alive state",
+    "failed to report dead state",
+    "Failed to offline CPU",
+    "to wakeup CPU#",
 ];
 /// Of those, the ones that a CPU which the host held back brings about as well.
-const BY_TIME: [&str; 6] = [
+const BY_TIME: [&str; 9] = [
+    "sched: DL replenish lagged too much",
+    "failed to report",
+    "to wakeup CPU#",
     "soft lockup",
     "workqueue lockup",
     "INFO: task ",
@@ -247,6 +266,15 @@ mod tests {
             "rcu: INFO: rcu_sched self-detected stall on CPU",
             "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [w:77]",
             "psi: inconsistent task state! task=1:a cpu=0 psi_flags=4 clear=0 set=4",
+            "psi: task underflow! cpu=0 t=2 tasks=[0 0 0 0] clear=4 set=0",
+            "sched: RT throttling activated",
+            "sched: DL replenish lagged too much",
+            "bad: scheduling from the idle thread!",
+            "ERROR: domain->span does not contain CPU1",
+            "ERROR: groups don't span domain->span",
+            "CPU1 failed to report alive state",
+            "Failed to offline CPU1 - error=-16",
+            "smpboot: do_boot_cpu failed(-1) to wakeup CPU#1",
         ] {
             check(&format!("4,1,5000000,-;{line}"), 0, Outcome::Fail, line);
         }

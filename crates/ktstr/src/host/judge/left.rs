@@ -1,26 +1,14 @@
 //! What a run left, as far as it decides the verdict: plain data, which a test makes up as well as a VM does.
 
-use std::time::Duration;
-
 use ktstr_vmm::ExitReason;
 use ktstr_wire::{Message, SchedExit};
 
 use crate::host::judge::captures::Periodic;
-use crate::host::watch::coordinator::Failure;
+use crate::host::plan::deadlines::Deadlines;
+use crate::host::watch::coordinator::{BooksSeen, Failure};
 use crate::host::watch::lost_time::LostTime;
 use crate::model::result::VmResult;
 use crate::model::verdict::AssertResult;
-
-/// The deadlines that were in force, for the message of a time-out.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadlines {
-    /// Of the whole VM.
-    pub(crate) vm: Duration,
-    /// The scheduler watchdog that the test declared.
-    pub(crate) watchdog: Duration,
-    /// The scenario's declared duration.
-    pub(crate) duration: Duration,
-}
 
 /// What one run left.
 #[derive(Debug, Clone)]
@@ -35,6 +23,8 @@ pub(in crate::host) struct Left {
     pub(in crate::host) lost: LostTime,
     /// How the periodic captures went.
     pub(in crate::host) periodic: Periodic,
+    /// What the kernel's own books were like.
+    pub(in crate::host) books: Option<BooksSeen>,
 }
 
 /// `SCX_EXIT_ERROR` and all behind it: the kernel threw the scheduler out.
@@ -97,7 +87,7 @@ impl Left {
         self.exit.as_ref().filter(|exit| exit.is_error())
     }
 
-    /// What SPEC 11 calls success: the guest's own verdict is a pass, and it ended by an Exit frame and power-off.
+    /// Success: the guest's own verdict is a pass, and it ended by an Exit frame and power-off.
     pub(in crate::host) fn succeeded(&self) -> bool {
         guest_result(&self.vm).is_some_and(|result| result.is_pass()) && self.ended_well()
     }

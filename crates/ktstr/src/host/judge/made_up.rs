@@ -5,7 +5,8 @@ use std::time::Duration;
 use ktstr_wire::{Assembler, Event, Lifecycle, Message, Opaque, Stage};
 
 use crate::host::judge::captures::Periodic;
-use crate::host::judge::left::{Deadlines, Left};
+use crate::host::judge::left::Left;
+use crate::host::plan::deadlines::Deadlines;
 use crate::host::watch::lost_time::LostTime;
 use crate::model::result::{BulkDrainResult, BulkEntry, VmResult};
 use crate::model::verdict::AssertResult;
@@ -64,5 +65,6 @@ pub(in crate::host) fn left(vm: VmResult) -> Left {
         exit: None,
         lost: LostTime::default(),
         periodic: Periodic::default(),
+        books: None,
     }
 }

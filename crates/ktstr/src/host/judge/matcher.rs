@@ -1,6 +1,6 @@
 //! `expect_scx_bpf_error_contains` and `_matches`.
 
-use crate::host::evidence::bug_summary::without_verifier_logs;
+use crate::host::judge::bug_summary::without_verifier_logs;
 use crate::host::judge::left::Left;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};

@@ -1,4 +1,4 @@
-//! From what a run left to one verdict: functions of values, in the contract's order (SPEC 8).
+//! From what a run left to one verdict: functions of values, in this order:
 //!
 //! ```text
 //!   Left ──findings──> guest's result + what the host saw ──callbacks──> + what they said
@@ -7,8 +7,11 @@
 //!
 //! Nothing here boots, waits or writes. What is called outside of it: a user's callbacks, and a payload's extractor.
 
+pub(in crate::host) mod books;
+pub(in crate::host) mod bug_summary;
 pub(in crate::host) mod callbacks;
 pub(in crate::host) mod captures;
+pub(in crate::host) mod emulator;
 pub(in crate::host) mod evaluate;
 pub(in crate::host) mod expectations;
 pub(in crate::host) mod findings;
@@ -19,8 +22,10 @@ pub(in crate::host) mod made_up;
 pub(in crate::host) mod matcher;
 pub(in crate::host) mod monitor;
 pub(in crate::host) mod payload;
+pub(in crate::host) mod scheduler_end;
 #[cfg(test)]
 mod table;
+pub(in crate::host) mod text;
 
 use callbacks::Called;
 use expectations::Facts;

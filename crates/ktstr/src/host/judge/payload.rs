@@ -14,10 +14,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::host::plan::config::Variable;
+use crate::model::checks::apply_checks;
 use crate::model::entry::KtstrTestEntry;
-use crate::model::payload::{
-    Metric, OutputFormat, Payload, PayloadReport, Stream, apply_checks, raw_metrics,
-};
+use crate::model::payload::{Metric, OutputFormat, Payload, PayloadReport, Stream, raw_metrics};
 use crate::model::result::VmResult;
 use crate::model::verdict::{AssertDetail, AssertResult, DetailKind};
 
@@ -143,7 +142,7 @@ fn run_extractor(
     } else {
         program.into()
     };
-    // Files instead of pipes: nothing can block while nobody reads.
+    // Files instead of pipes: a writer never blocks.
     let mut stdin = tempfile::tempfile()?;
     stdin.write_all(input)?;
     stdin.seek(SeekFrom::Start(0))?;

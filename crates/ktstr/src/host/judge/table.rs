@@ -1,4 +1,4 @@
-//! The whole of SPEC 8's judging on made-up runs: every guest result with every finding of the host, every callback and every
+//! All of the judging on made-up runs: every guest result with every finding of the host, every callback and every
 //! expectation, against the contract's rules; and the rows that matter, each written out.
 
 use ktstr_vmm::ExitReason;
