@@ -30,6 +30,11 @@ pub fn artifact_path(dir: &Path, test: &str, suffix: &str) -> PathBuf {
     dir.join(format!("{}.{suffix}", file_stem(test)))
 }
 
+/// Where a failing guest's memory goes, when it is wanted.
+pub(in crate::host) fn vmcore_path(dir: &Path, test: &str) -> PathBuf {
+    artifact_path(dir, test, "vmcore")
+}
+
 /// An artifact that could not be written or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {action} {path}", path = path.display())]

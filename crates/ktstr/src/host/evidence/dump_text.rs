@@ -2,7 +2,7 @@
 
 use ktstr_monitor::bpf::{MapContents, MapEntry, MapValue};
 use ktstr_monitor::render::RenderedValue;
-use ktstr_monitor::sched::{DispatchQueue, ScxScheduler};
+use ktstr_monitor::sched::{DispatchQueue, ScxExit, ScxScheduler};
 use ktstr_monitor::{FailureDumpReport, MapSection};
 
 /// Lines of one part before the rest is only counted.
@@ -102,9 +102,10 @@ fn sched_ext(report: &FailureDumpReport) -> Vec<String> {
             .filter(|text| !text.is_empty())
             .collect();
         lines.push(format!(
-            "exit{who}: {} ({})",
+            "exit{who}: {} ({}){}",
             exit.kind_name,
-            said.join(": ")
+            said.join(": "),
+            exit_code(exit)
         ));
         lines.extend(exit.backtrace.iter().map(|frame| format!("  {frame}")));
     } else {
@@ -116,6 +117,16 @@ fn sched_ext(report: &FailureDumpReport) -> Vec<String> {
         });
     }
     lines
+}
+
+/// The code of an exit, with its meaning where that is known.
+fn exit_code(exit: &ScxExit) -> String {
+    let words = &exit.exit_code_words;
+    match exit.exit_code {
+        None | Some(0) => String::new(),
+        Some(code) if words.is_empty() => format!(", exit code {code}"),
+        Some(code) => format!(", exit code {code:#x}: {}", words.join(", ")),
+    }
 }
 
 fn cpus(report: &FailureDumpReport) -> impl Iterator<Item = String> {
@@ -454,6 +465,23 @@ mod tests {
         assert_eq!(cut(&line).chars().count(), MAX_WIDTH + 1);
     }
 
+    /// The kernel's part of the code was in the JSON only, as a number.
+    #[test]
+    fn an_exits_code_is_told_in_the_kernels_words() {
+        let exit = |code, words: &[&str]| ScxExit {
+            exit_code: code,
+            exit_code_words: words.iter().map(|word| (*word).to_owned()).collect(),
+            ..ScxExit::default()
+        };
+        assert_eq!(
+            exit_code(&exit(Some(281_479_271_677_952), &["hotplug", "restart"])),
+            ", exit code 0x1000100000000: hotplug, restart"
+        );
+        assert_eq!(exit_code(&exit(Some(-7), &[])), ", exit code -7");
+        assert_eq!(exit_code(&exit(Some(0), &[])), "");
+        assert_eq!(exit_code(&exit(None, &[])), "");
+    }
+
     #[test]
     fn an_exit_has_its_words() {
         let scx = ScxState {
@@ -462,15 +490,15 @@ mod tests {
             bypass_depth: Some(0),
             exit_kind: Some(1025),
             exit_kind_name: Some("error_bpf".into()),
-            exit: Some(ktstr_monitor::sched::ScxExit {
+            exit: Some(ScxExit {
                 kind: 1025,
                 kind_name: "error_bpf".into(),
-                exit_code: None,
-                exit_cpu: None,
+                exit_code: Some(1 << 48 | 1 << 32),
+                exit_code_words: vec!["hotplug".into(), "restart".into()],
                 reason: Some("scx_bpf_error".into()),
                 msg: Some("queue seven".into()),
-                dump: None,
                 backtrace: vec!["f+0x1".into()],
+                ..ScxExit::default()
             }),
             ..ScxState::default()
         };
@@ -483,7 +511,7 @@ mod tests {
             lines[1..],
             [
                 "sched_ext: fixture is disabling",
-                "exit: error_bpf (scx_bpf_error: queue seven)",
+                "exit: error_bpf (scx_bpf_error: queue seven), exit code 0x1000100000000: hotplug, restart",
                 "  f+0x1"
             ]
         );

@@ -1,6 +1,6 @@
 //! What the host measured of a run, as the record keeps it: monitor, devices, KVM, captures.
 //!
-//! Each part is absent when it was not measured; none is ever a zero that nobody counted.
+//! Each part is absent when it was not measured; none is ever a zero that was not counted.
 
 use std::collections::BTreeMap;
 

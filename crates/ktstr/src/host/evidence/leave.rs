@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ktstr_kernel::with_debug_information;
 
-use crate::host::evidence::artifacts::{ArtifactError, artifact_path, write_atomic};
+use crate::host::evidence::artifacts::{ArtifactError, artifact_path, vmcore_path, write_atomic};
 use crate::host::evidence::dump::{
     CapturedDump, DUMP_SCHEMA, PlaceholderDump, ensure_dump, write_dump,
 };
@@ -25,11 +25,6 @@ pub(in crate::host) fn leave_timeline(vm: &VmResult, dir: &Path, test: &str) {
     if let Err(error) = timeline.write(dir, test) {
         tracing::warn!(%error, source = %error.source, "the timeline is lost");
     }
-}
-
-/// Where a failing guest's memory goes, when it is wanted.
-pub(in crate::host) fn vmcore_of(entry: &KtstrTestEntry, dir: &Path) -> PathBuf {
-    artifact_path(dir, entry.name, "vmcore")
 }
 
 /// Writes console, kernel log and the dump of a failure; returns where they lie, or why they do not.
@@ -67,7 +62,7 @@ pub(in crate::host) fn leave_evidence(
     if let Some(Ok(_)) = &evidence.repro {
         keep(Ok(repro_path(dir, entry.name)));
     }
-    let vmcore = vmcore_of(entry, dir);
+    let vmcore = vmcore_path(dir, entry.name);
     if vmcore.is_file() {
         let opened = evidence
             .kernel_image

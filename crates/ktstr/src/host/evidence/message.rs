@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use crate::host::evidence::text::{cut_line, strip_ansi};
+use crate::host::judge::text::{cut_line, strip_ansi};
 use crate::model::names::file_stem;
 
 /// Lines of the scheduler's log that a message keeps.
@@ -21,6 +21,8 @@ pub(in crate::host) struct Parts {
     /// `failed` or `inconclusive`.
     pub(in crate::host) verdict: &'static str,
     pub(in crate::host) engine: String,
+    /// Whose time passed, and how to have the same run again.
+    pub(in crate::host) clock: Vec<String>,
     /// Its release and image.
     pub(in crate::host) kernel: Option<String>,
     pub(in crate::host) bug_summary: Option<String>,
@@ -53,10 +55,10 @@ pub(in crate::host) struct Console {
     pub(in crate::host) text: String,
 }
 
-/// Renders `parts` in the order of SPEC 8.
+/// Renders `parts`: the verdict first, then what explains it, then where the files lie.
 pub(in crate::host) fn render(parts: &Parts) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "fingerprint: {}", fingerprint(parts));
+    let _ = writeln!(out, "cause: {}", cause(parts));
     if let Some(summary) = &parts.bug_summary {
         let _ = writeln!(out, "BUG SUMMARY: {summary}");
     }
@@ -109,6 +111,9 @@ pub(in crate::host) fn render(parts: &Parts) -> String {
         let _ = writeln!(out, "kernel: {kernel}");
     }
     let _ = writeln!(out, "engine: {}", parts.engine);
+    for (line, label) in parts.clock.iter().zip(["clock: ", "  ", "  "]) {
+        let _ = writeln!(out, "{label}{line}");
+    }
     out
 }
 
@@ -226,10 +231,9 @@ fn repeats_at(shapes: &[String], at: usize, period: usize) -> usize {
 }
 
 /// Eight bytes that are equal for failures of one cause: numbers and the test's name do not count.
-fn fingerprint(parts: &Parts) -> String {
+pub(in crate::host) fn cause(parts: &Parts) -> String {
     let mut hash = Sha256::new();
-    let cause = parts.bug_summary.iter().chain(parts.details.first());
-    for text in cause {
+    for text in parts.bug_summary.iter().chain(parts.details.first()) {
         let shape: String = text
             .lines()
             .next()
@@ -296,7 +300,7 @@ mod tests {
         };
         let text = render(&full);
         let order = [
-            "fingerprint:",
+            "cause:",
             "BUG SUMMARY:",
             "ktstr_test '",
             "--- info",
@@ -314,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_ignore_numbers_but_not_causes() {
+    fn a_cause_has_no_numbers() {
         let slower = Parts {
             details: vec!["cgroup 'a': worker 3 ran 0 iterations in 7000 ms".into()],
             ..parts()
@@ -323,8 +327,8 @@ mod tests {
             details: vec!["cgroup 'a': gap".into()],
             ..parts()
         };
-        assert_eq!(fingerprint(&parts()), fingerprint(&slower));
-        assert_ne!(fingerprint(&parts()), fingerprint(&other));
+        assert_eq!(cause(&parts()), cause(&slower));
+        assert_ne!(cause(&parts()), cause(&other));
     }
 
     #[test]

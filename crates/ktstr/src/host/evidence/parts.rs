@@ -1,9 +1,9 @@
 //! What a failure message is made of, from everything that was gathered.
 
 use crate::host::boot::session;
-use crate::host::evidence::dump_text;
 use crate::host::evidence::gathered::Evidence;
 use crate::host::evidence::message::{Console, Parts};
+use crate::host::evidence::{clock, dump_text};
 use crate::host::judge::left::{guest_result, scheduler_exit};
 use crate::host::judge::monitor;
 use crate::model::entry::KtstrTestEntry;
@@ -50,6 +50,7 @@ pub(in crate::host) fn message_parts(
             || String::from("none: no VM ran"),
             |vm| format!("{} ({})", vm.engine, vm.engine_why),
         ),
+        clock: vm.map_or_else(Vec::new, |vm| clock::lines(entry.name, vm)),
         kernel: kernel_line(evidence),
         bug_summary: evidence.bug_summary(),
         details: ordered

@@ -1,33 +1,16 @@
 //! The record of a test, from everything that was gathered.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::host::boot::session;
+use crate::host::evidence::clock::ClockFigures;
 use crate::host::evidence::figures::Figures;
 use crate::host::evidence::gathered::Evidence;
+use crate::host::evidence::place::Started;
 use crate::host::evidence::sidecar::{SIDECAR_SCHEMA, Sidecar};
 use crate::model::entry::KtstrTestEntry;
 use crate::model::verdict::{AssertResult, Outcome};
-
-/// When a test began.
-#[derive(Debug)]
-pub(in crate::host) struct Started {
-    monotonic: Instant,
-    wall_s: u64,
-}
-
-impl Started {
-    pub(in crate::host) fn now() -> Self {
-        let wall_s = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        Self {
-            monotonic: Instant::now(),
-            wall_s,
-        }
-    }
-}
 
 pub(in crate::host) fn make_sidecar(
     entry: &KtstrTestEntry,
@@ -59,20 +42,25 @@ pub(in crate::host) fn make_sidecar(
         cleanup_ms: vm.and_then(|vm| vm.cleanup_duration).map(millis),
         initramfs_bytes: evidence.times.initramfs_bytes,
         initramfs_ms: evidence.times.initramfs.map(millis),
-        standstill_us: evidence
-            .times
-            .standstill
-            .and_then(|time| u64::try_from(time.as_micros()).ok()),
+        standstill_us: evidence.times.standstill.and_then(micros),
+        start_us: evidence.times.start.and_then(micros),
+        given_task_us: evidence.times.given_task.and_then(micros),
         total_ms: millis(started.monotonic.elapsed().saturating_sub(evidence.waited)),
         exit_reason: vm.map(|vm| vm.exit_reason.to_string()),
         timed_out: vm.is_some_and(|vm| vm.timed_out),
         stage: vm.map(|vm| vm.stages().label.to_owned()),
         verifier_stats: vm.map(|vm| vm.verifier_stats.clone()).unwrap_or_default(),
         figures: vm.map(Figures::of).unwrap_or_default(),
+        clock: vm.map(ClockFigures::of).unwrap_or_default(),
+        cause: None,
         message: failed.then(|| text.to_owned()),
         result,
         started_at: started.wall_s,
     }
+}
+
+fn micros(duration: Duration) -> Option<u64> {
+    u64::try_from(duration.as_micros()).ok()
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -14,12 +14,13 @@ use ktstr_monitor::sched::ScxExit;
 use ktstr_wire::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::host::boot::archive::Programs;
 use crate::host::boot::session::{Ran, Session};
 use crate::host::evidence::artifacts::{artifact_path, write_atomic};
 use crate::host::judge::left::guest_result;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::kernel::resolve_test_kernel;
+use crate::host::plan::programs::Programs;
+use crate::host::plan::time::Time;
 use crate::host::watch::coordinator::Failure;
 use crate::model::entry::KtstrTestEntry;
 use crate::model::result::VmResult;
@@ -64,10 +65,14 @@ const GENERIC: [&str; 20] = [
 ];
 /// Where the stack of an interrupt begins (`arch/x86/include/asm/idtentry.h`).
 const INTERRUPT: &str = "asm_";
-/// What runs in an interrupt after an error was raised and before anything is taken down: up to 6.15, and from 6.16 on
-/// (`kernel/sched/ext.c`). Not the functions at which the host holds the guest: where the engine's breakpoints are written to
+/// What runs in an interrupt after an error was raised and before anything is taken down: up to 6.15, from 6.16 on, and where
+/// there is a tree of schedulers, from 7.1 on (`kernel/sched/ext.c`, in 7.3 `kernel/sched/ext/ext.c`). Not the functions at which the host holds the guest: where the engine's breakpoints are written to
 /// the guest's code, a probe of the guest's own in the same place would undo one of the two.
-const ERROR_FUNCTIONS: [&str; 2] = ["scx_ops_error_irq_workfn", "scx_error_irq_workfn"];
+const ERROR_FUNCTIONS: [&str; 3] = [
+    "scx_ops_error_irq_workfn",
+    "scx_error_irq_workfn",
+    "scx_disable_irq_workfn",
+];
 /// Functions that are probed at most.
 const MAX_FUNCTIONS: usize = 16;
 /// Ring buffers of all CPUs together, and of one at least.
@@ -237,12 +242,14 @@ fn run_again(
         probes: Some(probe_plan(entry, &wanted, exit)),
         ..first.programs.cloned().unwrap_or_default()
     };
-    // The memory that is kept is the first run's.
+    // The memory and the events that are kept are the first run's.
     let config = HostConfig {
-        vmcore: false,
+        events: None,
         ..config.clone()
     };
-    let ran = Session::prepare(entry, &config, &kernel, &programs, dir)?.run()?;
+    let time = Time::of(entry, &config)?;
+    let booted = Session::started(entry, &config, &kernel, &programs, None, &time)?;
+    let ran = booted.watch()?;
     let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let repro = compose(entry, wanted, &ran, took_ms);
     let json = serde_json::to_vec_pretty(&repro)?;
@@ -312,8 +319,30 @@ fn ending(vm: &VmResult) -> String {
             Some(detail) => format!("the test failed otherwise: {detail}"),
             None => String::from("the test did not fail"),
         },
-        None => format!("no result came, the VM ended by {}", vm.exit_reason),
+        None => format!(
+            "no result came, the VM ended by {}: {}",
+            vm.exit_reason,
+            how_far(vm)
+        ),
     }
+}
+
+/// How far a guest came that told no result, and what it died of.
+fn how_far(vm: &VmResult) -> String {
+    let stage = vm.stages();
+    let panic = ktstr_vmm::kernel_panic(&vm.stderr);
+    let said = [
+        Some(stage.label),
+        Some(stage.detail.as_str()),
+        vm.crash_message.as_deref(),
+        panic,
+    ];
+    let said: Vec<&str> = said
+        .into_iter()
+        .flatten()
+        .filter(|text| !text.is_empty())
+        .collect();
+    said.join(": ")
 }
 
 /// What the guest sent of its probes.

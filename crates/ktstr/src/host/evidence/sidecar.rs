@@ -8,6 +8,7 @@ use ktstr_monitor::bpf::ProgVerifierStats;
 use serde::{Deserialize, Serialize};
 
 use crate::host::evidence::artifacts::{ArtifactError, artifact_path, write_atomic};
+use crate::host::evidence::clock::ClockFigures;
 use crate::host::evidence::figures::Figures;
 
 use crate::model::verdict::{AssertResult, Outcome};
@@ -61,6 +62,12 @@ pub struct Sidecar {
     /// Longest time that the guest stood still for the host's looks at it, microseconds.
     #[serde(default)]
     pub standstill_us: Option<u64>,
+    /// What starting the VM took, microseconds: after it the guest executes instructions.
+    #[serde(default)]
+    pub start_us: Option<u64>,
+    /// In virtual time: from the VM's start until the guest was given its task, microseconds of the host's clock.
+    #[serde(default)]
+    pub given_task_us: Option<u64>,
     /// The whole test, from validation to this file.
     pub total_ms: u64,
     /// How the VM ended.
@@ -75,6 +82,12 @@ pub struct Sidecar {
     /// What the host measured: optional fields of their own.
     #[serde(default, flatten)]
     pub figures: Figures,
+    /// Whose time passed: optional fields of their own.
+    #[serde(default, flatten)]
+    pub clock: ClockFigures,
+    /// Hash of a failure's cause, equal for failures of one kind; absent when nothing failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// The failure message, whole.
     pub message: Option<String>,
     /// Outcome, details, notes and statistics.
