@@ -34,7 +34,7 @@ fn guest_part(args: &[OsString]) -> Option<u8> {
 fn started_by_init(args: &[String]) -> u8 {
     let words: Vec<OsString> = args.iter().map(OsString::from).collect();
     play(&role_of(std::process::id(), &words)).unwrap_or_else(|| {
-        eprintln!("ktstr: the plan's arguments are of no guest's part: {args:?}");
+        eprintln!("ktstr: unknown guest role in the plan: {args:?}");
         NO_PART
     })
 }

@@ -23,6 +23,7 @@ pub use model::entry::{
     KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, Sysctl,
     TopologyConstraints, TopologySpec, find_scheduler, find_test,
 };
+pub use model::invariants::Invariants;
 
 /// Everything that a test file needs.
 pub mod prelude {
@@ -40,6 +41,7 @@ pub mod prelude {
         Scheduler, SchedulerSpec, Sysctl, TopologyConstraints, TopologySpec, find_scheduler,
         find_test,
     };
+    pub use crate::model::invariants::Invariants;
     pub use crate::model::payload::{
         Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
         PayloadReport, Polarity,
@@ -49,8 +51,8 @@ pub mod prelude {
     pub use crate::model::report::WorkerReport;
     pub use crate::model::result::{KVM_INTERESTING_STATS, KvmStatsTotals, VmResult};
     pub use crate::model::scenario::{
-        Backdrop, CgroupDef, CpuLimits, CpusetSpec, HoldSpec, KernelPlace, KernelTarget,
-        MemoryLimits, Op, PidsLimits, Setup, SpawnPlacement, Step,
+        Backdrop, CgroupDef, Cond, CpuLimits, CpusetSpec, HoldSpec, KernelTarget, KernelValue,
+        KernelValueWidth, MemoryLimits, Op, PidsLimits, Setup, SpawnPlacement, Step,
     };
     pub use crate::model::series::{Column, Sample, SampleSeries};
     pub use crate::model::snapshot::{MissingStatsReason, Snapshot, SnapshotBridge, SnapshotEntry};
@@ -72,6 +74,7 @@ pub mod __private {
     pub use crate::host::libtest::run_in_libtest;
     pub use crate::model::entry::{LIBTEST_TESTS, TEST_MAINS};
     pub use crate::model::names::test_name;
+    pub use ktstr_vmm::Clock;
     pub use linkme;
 
     /// Attributes of `#[ktstr_test]` beside the checks.
@@ -80,7 +83,7 @@ pub mod __private {
     pub const SCHEDULER_KEYS: &[&str] = ktstr_macros::knob_names!(scheduler_keys);
 }
 
-/// The `main` of a test binary with `harness = false`, for whoever wants what Rust's own harness has not: exit code 2 for what
+/// The `main` of a test binary with `harness = false`, for what Rust's own harness does not have: exit code 2 for what
 /// could not be judged, and skips that are counted as such. Without it, `#[ktstr_test]` functions are ordinary `#[test]`s.
 #[macro_export]
 macro_rules! test_main {

@@ -5,21 +5,19 @@
 //! [`before`], which is called ahead of libtest's `main`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
+use crate::host::harness::{
+    EXIT_FAIL, cells_and_presets, home_of, homes, init_tracing, is_wanted, other_duty, timings,
+};
 use crate::host::plan::config::{HostConfig, binary_name};
 use crate::host::run::{Report, run_test};
-use crate::host::runner::{
-    EXIT_FAIL, cells_and_presets, init_tracing, is_wanted, other_duty, run_extras,
-};
+use crate::host::runner::run_extras;
 use crate::host::tools::describe::{DESCRIBE_ENV, describe};
 use crate::host::tools::verify::VERIFIER_ENV;
-use crate::model::entry::{
-    KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, LIBTEST_TESTS, TEST_MAINS,
-};
-use crate::model::names::registry_faults;
+use crate::model::entry::{KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, LIBTEST_TESTS};
+use crate::model::registry::registry_faults;
 use crate::model::role::VERIFIER_CELL;
 use crate::model::verdict::Outcome;
 
@@ -69,24 +67,6 @@ fn of_process(package: &str) -> Result<&'static Arc<HostConfig>, &'static String
     shared.as_ref()
 }
 
-/// The directory of the package that the test belongs to. Cargo and nextest run tests in it.
-pub(in crate::host) fn home_of(entry: &KtstrTestEntry) -> PathBuf {
-    let own = [entry.manifest_dir]
-        .into_iter()
-        .chain(entry.scheduler.map(|scheduler| scheduler.manifest_dir));
-    let known = own.chain(homes()).find(|dir| !dir.is_empty());
-    known.map_or_else(
-        || std::env::current_dir().unwrap_or_default(),
-        PathBuf::from,
-    )
-}
-
-fn homes() -> impl Iterator<Item = &'static str> {
-    let tests = KTSTR_TESTS.iter().map(|entry| entry.manifest_dir);
-    let schedulers = KTSTR_SCHEDULERS.iter().map(|one| one.manifest_dir);
-    TEST_MAINS.iter().copied().chain(tests).chain(schedulers)
-}
-
 /// What is told of a test whatever its verdict. Past libtest, which throws away what passing tests print: a skip that nobody
 /// sees would be a pass.
 fn tell(report: &Report, verbose: bool) {
@@ -96,7 +76,7 @@ fn tell(report: &Report, verbose: bool) {
         lines.push(format!("ktstr: SKIP: {}: {}", side.test, report.text));
     }
     if verbose {
-        lines.push(crate::host::runner::timings(report));
+        lines.push(timings(report));
     }
     let warnings = report.warnings.iter();
     lines.extend(warnings.map(|warning| format!("ktstr: warning: {}: {warning}", side.test)));

@@ -13,6 +13,7 @@
 
 mod boot;
 pub mod evidence;
+mod harness;
 mod judge;
 pub(crate) mod libtest;
 pub mod plan;

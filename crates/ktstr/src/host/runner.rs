@@ -1,7 +1,5 @@
-//! The main of a test binary: which of its three parts it plays, and the host runner.
+//! The main of a test binary that has no other harness: what `test_main!` runs on the host.
 
-use std::io::IsTerminal as _;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,23 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use clap::Parser as _;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::host::libtest::home_of;
-use crate::host::plan::config::{HostConfig, Variable, binary_name};
+use crate::host::harness::{
+    EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, cells_and_presets, home_of, init_tracing, is_wanted,
+    other_duty, timings,
+};
+use crate::host::plan::config::{HostConfig, binary_name};
 use crate::host::run::{Report, run_test};
-use crate::host::tools::describe::{DESCRIBE_ENV, describe, on_presets};
-use crate::host::tools::export::{self, EXPORT_ENV};
-use crate::host::tools::shell::{self, ShellOrder};
-use crate::host::tools::verify::{cells, wants_cells};
+use crate::host::tools::describe::{DESCRIBE_ENV, describe};
 use crate::model::entry::{KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry};
-use crate::model::names::registry_faults;
+use crate::model::registry::registry_faults;
 use crate::model::verdict::Outcome;
 
-/// A pass or a skip.
-pub const EXIT_PASS: u8 = 0;
-/// A failure.
-pub const EXIT_FAIL: u8 = 1;
-/// Not measurable.
-pub const EXIT_INCONCLUSIVE: u8 = 2;
 /// A wrong command line. Not 2, which is clap's habit: that means inconclusive here.
 const EXIT_USAGE: u8 = 64;
 
@@ -111,18 +103,6 @@ pub fn run_host(manifest_dir: &'static str, package: &str) -> ExitCode {
     ExitCode::from(run_all(args, entries, &config))
 }
 
-/// Tests on presets and cells of the verifier's sweep, if the filters or the environment ask for them.
-pub(in crate::host) fn cells_and_presets(filters: &[String]) -> Vec<&'static KtstrTestEntry> {
-    let mut entries = Vec::new();
-    if wants_presets(filters) {
-        entries.extend(KTSTR_TESTS.iter().flat_map(|entry| on_presets(entry)));
-    }
-    if wants_cells(filters) {
-        entries.extend(cells());
-    }
-    entries
-}
-
 /// Runs those tests beside libtest's, with the rest of its arguments; an exit code.
 pub(in crate::host) fn run_extras(
     entries: Vec<&'static KtstrTestEntry>,
@@ -163,52 +143,6 @@ fn exit_code(unsuccessful: u64, inconclusive: u64) -> u8 {
     }
 }
 
-/// The test of that name, also on a preset, also a cell of the verifier's sweep.
-fn find_any(name: &str) -> anyhow::Result<&'static KtstrTestEntry> {
-    let registered = KTSTR_TESTS.iter().copied();
-    let mut all = registered.flat_map(|entry| std::iter::once(entry).chain(on_presets(entry)));
-    all.find(|entry| entry.name == name)
-        .or_else(|| cells().into_iter().find(|entry| entry.name == name))
-        .ok_or_else(|| anyhow::anyhow!("there is no test '{name}' in this binary"))
-}
-
-/// What is asked for by a variable instead of a test run: a shell in the test's VM, or the test as a file.
-pub(in crate::host) fn other_duty(name: &str) -> Option<anyhow::Result<u8>> {
-    if let Some(order) = ShellOrder::from_env() {
-        return Some(
-            order
-                .map_err(|error| anyhow::anyhow!(error))
-                .and_then(|order| {
-                    let entry = find_any(name)?;
-                    shell::run(entry, &order, &home_of(entry))
-                }),
-        );
-    }
-    let path = std::env::var_os(EXPORT_ENV).filter(|path| !path.is_empty())?;
-    Some(find_any(name).and_then(|entry| {
-        export::run(entry, &home_of(entry), Path::new(&path))?;
-        Ok(EXIT_PASS)
-    }))
-}
-
-/// Tests on presets are many and ignored, so they are listed only for those who ask: by the variable, or by naming one.
-fn wants_presets(filters: &[String]) -> bool {
-    let asked = Variable::Gauntlet.value().is_some();
-    asked || filters.iter().any(|filter| filter.contains('@'))
-}
-
-/// As libtest has it: one fitting filter is enough.
-pub(in crate::host) fn is_wanted(name: &str, filters: &[String], exact: bool) -> bool {
-    let fits = |filter: &String| {
-        if exact {
-            name == filter
-        } else {
-            name.contains(filter.as_str())
-        }
-    };
-    filters.is_empty() || filters.iter().any(fits)
-}
-
 fn trial(
     entry: &'static KtstrTestEntry,
     config: &Arc<HostConfig>,
@@ -223,20 +157,6 @@ fn trial(
         conclude(&report, &config)
     })
     .with_ignored_flag(entry.ignore)
-}
-
-/// One line of where the time went.
-pub(in crate::host) fn timings(report: &Report) -> String {
-    let side = &report.sidecar;
-    format!(
-        "ktstr: {}: {} on {} (boot {} ms, VM {} ms, total {} ms)",
-        side.test,
-        side.verdict,
-        side.engine.as_deref().unwrap_or("no engine"),
-        side.boot_ms.unwrap_or(0),
-        side.vm_ms.unwrap_or(0),
-        side.total_ms
-    )
 }
 
 fn conclude(report: &Report, config: &HostConfig) -> Result<Completion, Failed> {
@@ -257,18 +177,6 @@ fn conclude(report: &Report, config: &HostConfig) -> Result<Completion, Failed> 
     }
 }
 
-/// Logs go to standard error, at the level that `RUST_LOG` asks for, warnings by default.
-pub(in crate::host) fn init_tracing() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // A second call in one process keeps the first subscriber.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .try_init();
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,17 +187,6 @@ mod tests {
         assert_eq!(exit_code(2, 2), EXIT_INCONCLUSIVE);
         assert_eq!(exit_code(3, 2), EXIT_FAIL, "one has no verdict at all");
         assert_eq!(exit_code(1, 0), EXIT_FAIL);
-    }
-
-    #[test]
-    fn one_fitting_filter_is_enough() {
-        let filters = ["steady".to_owned(), "left::".to_owned()];
-        assert!(is_wanted("steady@4cpu", &filters, false));
-        assert!(is_wanted("left::same", &filters, false));
-        assert!(!is_wanted("right::same", &filters, false));
-        assert!(!is_wanted("steady@4cpu", &filters, true));
-        assert!(is_wanted("steady", &filters, true));
-        assert!(is_wanted("anything", &[], true));
     }
 
     #[test]

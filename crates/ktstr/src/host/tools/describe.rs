@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::entry::{
     KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologySpec,
 };
-use crate::model::names::registry_faults;
+use crate::model::registry::registry_faults;
 
 /// With this variable set, `--list` prints a [`Description`] as JSON instead of names.
 ///

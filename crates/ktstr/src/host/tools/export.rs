@@ -96,12 +96,18 @@ impl Carried {
             allow_inconclusive,
             // The kernel's own complaints are judged of a VM's kernel alone.
             allow_kernel_warning: _,
+            invariants: _,
+            allow_invariant: _,
             // Of a VM's placement and of presets; or of which tests are run.
             constraints: _,
             memory_mib: _,
             performance_mode: _,
             no_perf_mode: _,
             cpu_budget: _,
+            time: _,
+            speeds: _,
+            smt_factor: _,
+            scx_stats: _,
             kaslr: _,
             ignore: _,
             auto_repro: _,
@@ -120,6 +126,7 @@ impl Carried {
             expect_scx_bpf_error_matches: _,
             cleanup_budget_ms: _,
             // See `left_out`.
+            seeds: _,
             num_snapshots: _,
             watch_bpf_maps: _,
             watchdog_timeout_s: _,
@@ -166,6 +173,8 @@ impl Carried {
             env,
             // For the host's questions.
             stats_socket: _,
+            // Of the verifier.
+            verifier_exclude_topologies: _,
             place: _,
             manifest_dir: _,
         } = *scheduler;
@@ -256,6 +265,9 @@ fn left_out(entry: &KtstrTestEntry) -> Vec<String> {
     let mut left_out = Vec::new();
     if entry.num_snapshots > 0 {
         left_out.push(format!("num_snapshots = {}", entry.num_snapshots));
+    }
+    if entry.seeds > 0 {
+        left_out.push(format!("seeds = {}", entry.seeds));
     }
     if !entry.watch_bpf_maps.is_empty() {
         left_out.push(String::from("watch_bpf_maps"));

@@ -1,5 +1,5 @@
 //! The words of a scenario, in which cgroups, work, steps and results are written: a table made from the code's own
-//! documentation, for readers and for whoever compares it with the tests.
+//! documentation, for readers and for a comparison with the tests.
 
 /// All of them, as Markdown.
 const TABLE: &str = include_str!("../../../docs/forms.md");
@@ -16,10 +16,14 @@ mod tests {
     use super::*;
 
     /// Where the words are declared, and of which types.
-    const SOURCES: [(&str, &[&str]); 11] = [
+    const SOURCES: [(&str, &[&str]); 13] = [
         (
             include_str!("../../model/scenario/cgroup.rs"),
             &["CgroupDef"],
+        ),
+        (
+            include_str!("../../model/scenario/condition.rs"),
+            &["Cond", "TaskCond", "CgroupCond", "RqCond"],
         ),
         (
             include_str!("../../model/scenario/cpuset_spec.rs"),
@@ -32,6 +36,10 @@ mod tests {
         (
             include_str!("../../model/scenario/op.rs"),
             &["Op", "SpawnPlacement"],
+        ),
+        (
+            include_str!("../../model/kernel_memory.rs"),
+            &["KernelTarget", "KernelValue", "KernelValueWidth"],
         ),
         (
             include_str!("../../model/scenario/backdrop.rs"),
@@ -69,7 +77,6 @@ mod tests {
     fn type_of(line: &str) -> Option<&str> {
         let of_macro = match line {
             "of_cgroup! {" => Some("Op"),
-            "forms! {" => Some("WorkType"),
             "slots! {" => Some("CustomCfg"),
             _ => line
                 .strip_prefix("setters! { ")
@@ -129,12 +136,21 @@ mod tests {
         rows
     }
 
+    /// Rows of the functions that the table of work types makes.
+    fn made_of_fields() -> impl Iterator<Item = String> {
+        let forms = crate::model::work::WorkType::FORMS.iter();
+        forms.map(|(function, name)| format!("| `WorkType::{function}` | `WorkType::{name}` |"))
+    }
+
     /// `docs/forms.md` follows the code; `KTSTR_BLESS=1` writes it anew.
     #[test]
     fn the_table_of_words_follows_the_code() {
         let mut wanted = HEAD.to_owned();
         for (source, types) in SOURCES {
-            let rows = rows(source, types);
+            let mut rows = rows(source, types);
+            if types == ["WorkType"] {
+                rows.splice(0..0, made_of_fields());
+            }
             for of in types {
                 let head = format!("| `{of}::");
                 assert!(

@@ -1,7 +1,8 @@
 //! What other commands than a test run ask of a test binary.
 
-pub(in crate::host) mod coverage;
+pub mod check;
 pub mod describe;
+pub mod doctor;
 pub mod export;
 mod forms;
 pub mod knobs;

@@ -10,17 +10,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use ktstr_init::{FRAME_PORT, PLAN_PATH, Plan, STATS_PORT};
 use ktstr_initramfs::{Builder, Initramfs};
-use ktstr_vmm::{Initrd, PortStream, Vm};
+use ktstr_vmm::{Clock, Initrd, PortStream, Vm};
 use ktstr_wire::{Message, Stage};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde::{Deserialize, Serialize};
 
-use crate::host::boot::archive::{self, Programs};
+use crate::host::boot::archive;
 use crate::host::plan::admission::{Share, admit};
 use crate::host::plan::busybox;
 use crate::host::plan::config::HostConfig;
 use crate::host::plan::includes;
 use crate::host::plan::kernel::resolve_test_kernel;
+use crate::host::plan::programs::Programs;
 use crate::host::plan::scheduler::resolve_scheduler;
 use crate::host::tools::describe::shape;
 use crate::host::watch::drain::Drain;
@@ -66,7 +67,7 @@ impl ShellOrder {
             .filter(|text| !text.is_empty())?;
         Some(
             serde_json::from_str(&text)
-                .map_err(|error| format!("{SHELL_ENV} holds no order: {error}")),
+                .map_err(|error| format!("{SHELL_ENV} is not a valid request: {error}")),
         )
     }
 }
@@ -110,7 +111,7 @@ pub fn run(entry: &KtstrTestEntry, order: &ShellOrder, manifest_dir: &Path) -> R
         builder = builder.qemu(qemu);
     }
     let mut say = |line: &str| eprintln!("ktstr: {line}");
-    let need = Share::of_entry(entry);
+    let need = Share::of_entry(entry, Clock::Host);
     let _admission = need
         .map(|need| admit(entry.name, need, &mut say))
         .transpose()?;
@@ -148,7 +149,7 @@ fn follow(vm: Vm, order: &ShellOrder) -> Result<u8> {
             let mut drain = Drain::new(started);
             let read = drain.read_to_end(&mut frames, |message| {
                 if is_begin(message) {
-                    // Nobody waits for it in an interactive shell.
+                    // An interactive shell does not wait for it.
                     let _ = begun.send(());
                 }
                 show(message);
@@ -332,6 +333,7 @@ fn files(entry: &KtstrTestEntry, order: &ShellOrder, programs: &Programs) -> Res
         env: environment(),
         // A shell is followed by a person alone.
         await_watch: false,
+        look_for_requests: false,
         ..archive::init_plan(entry, programs)
     };
     let mut builder = Builder::new();

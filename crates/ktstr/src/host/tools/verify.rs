@@ -20,7 +20,7 @@ const PROGRESS: Assert = Assert::NONE.max_gap_ms(MAX_GAP_MS).min_work_rate_wall(
 /// Schedulers map much and early; a test says itself what it needs.
 const MEMORY_MIB: u32 = 512;
 
-/// The cells are listed only for those who ask: by the variable, or by naming one.
+/// The cells are listed only on request: by the variable, or by naming one.
 pub(in crate::host) fn wants_cells(filters: &[String]) -> bool {
     let asked = std::env::var_os(VERIFIER_ENV).is_some_and(|value| !value.is_empty());
     asked
@@ -29,20 +29,24 @@ pub(in crate::host) fn wants_cells(filters: &[String]) -> bool {
             .any(|filter| filter.starts_with(VERIFIER_CELL))
 }
 
-/// `verify-<scheduler>` on the declared topology and `verify-<scheduler>@<preset>` for each preset, all ignored.
+/// `verify-<scheduler>` on the declared topology and `verify-<scheduler>@<preset>` for each preset that it does not exclude, all
+/// ignored.
 pub(in crate::host) fn cells() -> Vec<&'static KtstrTestEntry> {
-    let mut cells = Vec::new();
-    for scheduler in KTSTR_SCHEDULERS
-        .iter()
-        .copied()
+    let schedulers = KTSTR_SCHEDULERS.iter().copied();
+    schedulers
         .filter(|scheduler| scheduler.spec != SchedulerSpec::Eevdf)
-    {
-        let declared = scheduler.topology.unwrap_or(TopologySpec::DEFAULT);
-        cells.push(cell(scheduler, None, declared));
-        let on_presets = all_presets().map(|(preset, shape)| cell(scheduler, Some(preset), shape));
-        cells.extend(on_presets);
-    }
-    cells
+        .flat_map(cells_of)
+        .collect()
+}
+
+fn cells_of(scheduler: &'static Scheduler) -> Vec<&'static KtstrTestEntry> {
+    let declared = scheduler.topology.unwrap_or(TopologySpec::DEFAULT);
+    let on_presets = all_presets()
+        .filter(|(preset, _)| !scheduler.verifier_exclude_topologies.contains(preset))
+        .map(|(preset, shape)| cell(scheduler, Some(preset), shape));
+    std::iter::once(cell(scheduler, None, declared))
+        .chain(on_presets)
+        .collect()
 }
 
 /// Made once per process and kept to its end, as registered entries are.
@@ -97,6 +101,33 @@ mod tests {
         );
         let assert = entry.merged_assert();
         assert!(assert.max_gap_ms.is_some() && assert.min_work_rate_wall > Some(0.0));
+    }
+
+    #[test]
+    fn presets_that_a_scheduler_excludes_are_no_cells() {
+        static CHOOSY: Scheduler = Scheduler::named("choosy")
+            .binary_discover("scx_my")
+            .verifier_exclude_topologies(&["4cpu-2llc-nosmt"]);
+        let names = |scheduler| -> Vec<&str> {
+            let cells = cells_of(scheduler).into_iter();
+            cells
+                .map(|cell| cell.name.trim_start_matches("verify-choosy"))
+                .map(|name| name.trim_start_matches("verify-my-sched"))
+                .collect()
+        };
+        let (all, some) = (names(&SCHEDULER), names(&CHOOSY));
+        assert_eq!(all.len(), some.len() + 1);
+        assert!(all.contains(&"@4cpu-2llc-nosmt") && !some.contains(&"@4cpu-2llc-nosmt"));
+        static MISSPELT: Scheduler =
+            Scheduler::named("misspelt").verifier_exclude_topologies(&["4cpu-2lc"]);
+        let faults = cell(&MISSPELT, None, TopologySpec::DEFAULT)
+            .validate()
+            .unwrap_err();
+        let text = faults.to_string();
+        assert!(
+            text.contains("'4cpu-2lc' in verifier_exclude_topologies is no preset"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,0 +1,28 @@
+//! A group that sleeps most of the time keeps its wake-up latency beside one that never does.
+
+use std::time::Duration;
+
+use ktstr::prelude::*;
+
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 3, not_stuck)]
+fn interactive_beside_batch(ctx: &Ctx) -> Result<AssertResult> {
+    let ms = Duration::from_millis;
+    let mut result = execute_defs(
+        ctx,
+        vec![
+            CgroupDef::named("batch").workers(4).cpu_weight(50),
+            CgroupDef::named("chat")
+                .workers(2)
+                .work_type(WorkType::bursty(ms(1), ms(9))),
+        ],
+    )?;
+    // Nanoseconds; an emulated guest on a busy host is slow.
+    let chat = result
+        .stats
+        .cgroup("chat")
+        .and_then(|chat| chat.wake_p99_ns);
+    claim!(result, chat).at_most(500_000_000);
+    Ok(result)
+}
+
+ktstr::test_main!();
