@@ -25,6 +25,13 @@ pub(crate) struct Args {
     /// Dispatch tasks to CPUs that their cpuset forbids: the kernel ejects the scheduler.
     #[arg(long)]
     pub(crate) ignore_cpusets: bool,
+    /// Run user tasks on these CPUs only, one bit each, as 0x7; the others stay idle. 0 is all of them.
+    #[arg(long, value_name = "MASK", default_value = "0", value_parser = mask)]
+    pub(crate) serve_cpus: u64,
+    /// Count waiting tasks without a lock, with so many steps between read and write; a CPU that finds more tasks than are
+    /// counted calls scx_bpf_error. 0 is off.
+    #[arg(long, value_name = "STEPS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub(crate) race_window: u32,
     /// Take this share of every task's time.
     #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=90))]
     pub(crate) slow_pct: u32,
@@ -60,6 +67,11 @@ pub(crate) struct Args {
     pub(crate) stats_socket: Option<PathBuf>,
 }
 
+fn mask(text: &str) -> Result<u64, String> {
+    let hex = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(hex, 16).map_err(|error| format!("{error}; expected a mask such as 0x7"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +81,13 @@ mod tests {
     fn faults_are_off_by_default() {
         let args = Args::parse_from(["scx-fixture"]);
         assert!(!args.stall && args.starve_pct == 0 && args.error.is_none() && !args.fail_verify);
+    }
+
+    #[test]
+    fn a_mask_is_hexadecimal() {
+        let args = Args::parse_from(["scx-fixture", "--serve-cpus", "0x1f"]);
+        assert_eq!(args.serve_cpus, 31);
+        assert!(Args::try_parse_from(["scx-fixture", "--serve-cpus", "x"]).is_err());
     }
 
     #[test]

@@ -184,6 +184,8 @@ fn configure(args: &Args, open: &mut skel::OpenFixtureSkel<'_>) -> Result<()> {
     rodata.own_tgid = i32::try_from(std::process::id()).context("the process id is too large")?;
     rodata.nr_cpus = cpus;
     rodata.slow_pct = args.slow_pct;
+    rodata.race_window = args.race_window;
+    rodata.serve_mask = args.serve_cpus;
     rodata.fault_after_ns = args.fault_after_ms.saturating_mul(1_000_000);
     if let Some(text) = &args.error {
         put_text(&mut rodata.error_text, text);

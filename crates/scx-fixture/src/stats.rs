@@ -17,7 +17,7 @@ const CLIENT_DEADLINE: Duration = Duration::from_millis(500);
 /// Longest request.
 const MAX_REQUEST: usize = 64 * 1024;
 
-/// The listening socket and whoever is connected; its file goes with it.
+/// The listening socket and its connections; dropping it removes the socket's file.
 #[derive(Debug)]
 pub(crate) struct Server {
     listener: UnixListener,
@@ -32,7 +32,7 @@ impl Server {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).with_context(fail)?;
         }
-        // None is there, or one that nobody listens on.
+        // There is none, or one without a listener.
         let _ = std::fs::remove_file(path);
         let listener = UnixListener::bind(path).with_context(fail)?;
         listener.set_nonblocking(true).with_context(fail)?;
@@ -64,7 +64,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Whoever removed it before did the same.
+        // Already removed: the same result.
         let _ = std::fs::remove_file(&self.path);
     }
 }

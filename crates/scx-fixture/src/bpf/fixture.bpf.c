@@ -9,6 +9,8 @@ char _license[] SEC("license") = "GPL";
 
 #define SHARED_DSQ 0
 #define STARVED_DSQ 1
+#define RACED_DSQ 2
+#define CONFINED_DSQ 3
 #define MAX_CPUS 256
 /* Reads of the clock in one tick at most; more than 10 ms on any machine. */
 #define MAX_SPINS 1000000
@@ -20,6 +22,10 @@ const volatile u32 nr_cpus = 1;
 const volatile u64 fault_after_ns;
 /* Share of every task's time that the scheduler takes for itself, below 100. */
 const volatile u32 slow_pct;
+/* User tasks run on these CPUs only, a bit each, and leave the others idle; 0 is all of them. */
+const volatile u64 serve_mask;
+/* User tasks wait in a queue of their own whose length is counted without a lock: so many steps lie between read and write. */
+const volatile u32 race_window;
 /* Starved tasks are served this rarely. */
 const volatile u64 starve_interval_ns = 1500000000ULL;
 const volatile char error_text[64] = "fixture error";
@@ -39,6 +45,7 @@ struct counters {
 	u64 stalled;
 	u64 errors;
 	u64 cpusets_ignored;
+	u64 raced;
 };
 
 struct exit_record {
@@ -54,6 +61,8 @@ struct exit_record exit_info;
 u64 vtime_now;
 u64 started_ns;
 u64 starved_served_ns;
+/* Tasks in RACED_DSQ. Those who add to it do not know of each other. */
+volatile u64 raced_waiting;
 s32 stalled_pid;
 
 struct {
@@ -135,6 +144,66 @@ static bool is_starved(const struct task_struct *p)
 	return faults.starve_pct && (u32)p->pid * 37 % 100 < faults.starve_pct && is_victim(p);
 }
 
+static bool is_raced(const struct task_struct *p)
+{
+	return race_window && is_victim(p);
+}
+
+static bool is_confined(const struct task_struct *p)
+{
+	return serve_mask && is_victim(p);
+}
+
+static bool serves(u32 cpu)
+{
+	return cpu < 64 && (serve_mask >> cpu & 1);
+}
+
+/* One of the CPUs that serve may sleep. */
+static void wake_a_server(void)
+{
+	u32 cpu;
+
+	bpf_for(cpu, 0, nr_cpus) {
+		if (serves(cpu))
+			scx_bpf_kick_cpu(cpu, SCX_KICK_IDLE);
+	}
+}
+
+/* One more waits, unless another CPU does the same at this moment: then one of the two is forgotten. */
+static void count_raced(void)
+{
+	u64 seen = raced_waiting;
+	u32 step;
+
+	bpf_for(step, 1, race_window) {
+		barrier_var(seen);
+	}
+	raced_waiting = seen + 1;
+	__sync_fetch_and_add(&stats.raced, 1);
+}
+
+/* Each task is counted before it is queued, and queued for longer than it is counted: a queue that is longer than its count
+ * has lost one.
+ */
+static bool dispatch_raced(void)
+{
+	s32 queued = scx_bpf_dsq_nr_queued(RACED_DSQ);
+	u64 waiting = raced_waiting;
+
+	if (queued > 0 && waiting < queued) {
+		static char format[] = "%d tasks are queued and %d counted";
+		unsigned long long args[2] = { queued, waiting };
+
+		scx_bpf_error_bstr(format, args, sizeof(args));
+		return false;
+	}
+	if (!move_to_local(RACED_DSQ))
+		return false;
+	__sync_fetch_and_sub(&raced_waiting, 1);
+	return true;
+}
+
 static bool is_stalled(const struct task_struct *p)
 {
 	if (!faults.stall || !is_victim(p))
@@ -157,7 +226,7 @@ s32 BPF_PROG(fixture_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_f
 	else
 		bpf_map_update_elem(&wakers, &waker, &one, BPF_NOEXIST);
 
-	if (idle && !is_stalled(p) && !is_starved(p) && !(faults.ignore_cpusets && is_victim(p))) {
+	if (idle && !is_raced(p) && !is_confined(p) && !is_stalled(p) && !is_starved(p) && !(faults.ignore_cpusets && is_victim(p))) {
 		__sync_fetch_and_add(&stats.direct, 1);
 		insert(p, SCX_DSQ_LOCAL, SCX_SLICE_DFL, 0);
 	}
@@ -202,6 +271,16 @@ void BPF_PROG(fixture_enqueue, struct task_struct *p, u64 enq_flags)
 	}
 	if (faults.ignore_cpusets && is_victim(p) && misplace(p, enq_flags))
 		return;
+	if (is_confined(p)) {
+		insert(p, CONFINED_DSQ, SCX_SLICE_DFL, enq_flags);
+		wake_a_server();
+		return;
+	}
+	if (is_raced(p)) {
+		count_raced();
+		insert(p, RACED_DSQ, SCX_SLICE_DFL, enq_flags);
+		return;
+	}
 	if (is_starved(p)) {
 		__sync_fetch_and_add(&stats.starved, 1);
 		insert(p, STARVED_DSQ, SCX_SLICE_DFL, enq_flags);
@@ -232,6 +311,10 @@ void BPF_PROG(fixture_dispatch, s32 cpu, struct task_struct *prev)
 		starved_served_ns = now;
 		return;
 	}
+	if (race_window && dispatch_raced())
+		return;
+	if (serves(cpu) && move_to_local(CONFINED_DSQ))
+		return;
 	move_to_local(SHARED_DSQ);
 }
 
@@ -309,7 +392,12 @@ s32 BPF_PROG(fixture_init)
 	s32 error = scx_bpf_create_dsq(SHARED_DSQ, -1);
 
 	started_ns = bpf_ktime_get_ns();
-	return error ? error : scx_bpf_create_dsq(STARVED_DSQ, -1);
+	error = error ? error : scx_bpf_create_dsq(STARVED_DSQ, -1);
+	if (!error && race_window)
+		error = scx_bpf_create_dsq(RACED_DSQ, -1);
+	if (!error && serve_mask)
+		error = scx_bpf_create_dsq(CONFINED_DSQ, -1);
+	return error;
 }
 
 SEC("struct_ops/fixture_exit")
