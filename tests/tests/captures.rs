@@ -1,5 +1,6 @@
 //! What the host sees of a guest: captures by name, watches, kernel memory, and the dump of a failure.
 
+use ktstr::model::verdict::DetailKind;
 use ktstr_tests::{CaseRun, strangers_scheduler};
 use serde_json::Value;
 
@@ -49,6 +50,35 @@ fn a_misspelt_symbol_gets_near_names() {
 #[test]
 fn kernel_memory_is_written_and_read() {
     run("kernel_memory", &[]).exits(0);
+}
+
+/// In virtual time, where the guest is looked at often: at one stop alone its lock may be held.
+#[test]
+fn books_that_contradict_themselves_fail_a_test_unless_it_allows_that() {
+    let found = "rq-nr-uninterruptible: all runqueues: expected sum of nr_uninterruptible = ";
+    let broken = run("broken_books", &[]);
+    broken.exits(1).says(&[found]);
+    let details = &broken.sidecar.as_ref().expect("a record").result.details;
+    let kinds: Vec<_> = details.iter().map(|detail| detail.kind).collect();
+    assert_eq!(kinds, [DetailKind::Invariant]);
+    let allowed = run("broken_books_that_are_allowed", &[]);
+    allowed.exits(0);
+    let notes = &allowed
+        .sidecar
+        .as_ref()
+        .expect("a record")
+        .result
+        .info_notes;
+    let text = format!("which this test allows: {found}");
+    assert!(notes.iter().any(|note| note.contains(&text)), "{notes:?}");
+}
+
+/// By the test, and by the environment, which wins.
+#[test]
+fn rules_are_chosen_by_name() {
+    run("broken_books_of_another_rule", &[]).exits(0);
+    let env = [("KTSTR_INVARIANTS", "rq-nr-uninterruptible")];
+    run("broken_books_of_another_rule", &env).exits(1);
 }
 
 #[test]
@@ -289,6 +319,9 @@ fn a_vmcore_is_kept_on_request_and_can_be_read() {
     assert_eq!(scx.exit.expect("an exit").kind, 1025);
     let tasks = kernel.tasks().found;
     assert!(tasks.iter().any(|task| task.comm == "scx-fixture"));
+    let books = ktstr::host::tools::check::of_vmcore(&path, None).expect("its books are read");
+    assert!(books.violations.is_empty(), "{:#?}", books.violations);
+    assert!(books.problems.is_empty(), "{:#?}", books.problems);
 }
 
 /// The command that the message gives opens it: on every CPU the task, the registers and a stack of names are those of the

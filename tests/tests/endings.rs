@@ -117,6 +117,19 @@ fn a_lost_record_of_a_passing_test_is_told() {
         "ktstr: warning: passes_on_the_host: failed to",
         "/proc/no/such/place",
     ]);
+    // Nor does it depend on whether an older record lies in the way: this one cannot be removed or replaced.
+    let dir = tempfile::tempdir().expect("a directory");
+    let old = dir.path().join("passes_on_the_host.json");
+    fs::create_dir_all(old.join("held")).expect("a directory in the record's place");
+    let env = [(
+        "KTSTR_SIDECAR_DIR",
+        dir.path().to_str().expect("a plain path"),
+    )];
+    let run = CaseRun::new(ENDINGS, "passes_on_the_host", &env).expect("the case runs");
+    run.exits(0).says(&[
+        "ktstr: warning: passes_on_the_host: failed to remove the stale",
+        "ktstr: warning: passes_on_the_host: failed to rename into place",
+    ]);
 }
 
 #[test]

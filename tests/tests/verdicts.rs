@@ -161,7 +161,7 @@ fn an_error_of_the_scheduler_is_the_bug_summary() {
 fn an_expected_error_is_a_pass() {
     let run = run("expected_error");
     run.exits(0);
-    // Whoever expects a failure may want to look at it.
+    // An expected failure may be worth a look, too.
     assert_eq!(run.dump()["is_placeholder"], false);
 }
 
@@ -236,10 +236,9 @@ fn an_error_of_the_test_has_its_text() {
 
 #[test]
 fn a_fatal_signal_ends_the_test_and_not_the_guest() {
-    let run = fails(
-        "stack_overflows",
-        &["has overflowed its stack", "killed by signal 6"],
-    );
+    let run = run_with("stack_overflows", &[("KTSTR_VMCORE", "1")]);
+    run.exits(1)
+        .says(&["has overflowed its stack", "killed by signal 6"]);
     let sidecar = run.sidecar.as_ref().unwrap();
     assert_eq!(sidecar.exit_reason.as_deref(), Some("power off"));
     assert!(!run.text.contains("guest crashed"), "{}", run.text);
@@ -247,6 +246,8 @@ fn a_fatal_signal_ends_the_test_and_not_the_guest() {
     let dump = run.dump();
     assert_eq!(dump["is_placeholder"], false);
     assert_eq!(dump["trigger"], "the end of the test's process");
+    let core = run.dir.path().join("stack_overflows.vmcore");
+    assert!(core.is_file(), "{}", run.text);
 }
 
 #[test]

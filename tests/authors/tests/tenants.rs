@@ -1,4 +1,5 @@
-//! Twelve tests in the forms that scheduler authors use, on guests of a few CPUs; a plain `#[test]` comes first.
+//! Twelve tests in the forms that scheduler authors use, on guests of a few CPUs, three of them under schedulers of the crates
+//! registry; a plain `#[test]` comes first.
 #![cfg(feature = "ktstr-tests")]
 
 use std::collections::BTreeSet;
@@ -17,10 +18,10 @@ declare_scheduler!(BPFLAND, {
     topology = (1, 2, 2, 1),
 });
 
-/// The same, made in the other form: only the test that names it has it.
-const BPFLAND_LOCAL: Scheduler = Scheduler::named("bpfland_local")
-    .binary_discover("scx_bpfland")
-    .sched_args(&["--local-pcpu"])
+/// Another one, made in the other form: only the tests that name it have it.
+const COSMOS: Scheduler = Scheduler::named("cosmos")
+    .binary_discover("scx_cosmos")
+    .sched_args(&["--slice-us", "2000"])
     .topology(1, 1, 2, 1);
 
 const DISK: DiskConfig = DiskConfig::DEFAULT;
@@ -28,10 +29,10 @@ const FOUR: u32 = 4;
 
 #[test]
 fn a_plain_test_comes_first() {
-    assert_eq!(BPFLAND_LOCAL.name, "bpfland_local");
+    assert_eq!(COSMOS.name, "cosmos");
     assert!(ktstr::find_scheduler("bpfland").is_some());
     assert!(
-        ktstr::find_scheduler("bpfland_local").is_none(),
+        ktstr::find_scheduler("cosmos").is_none(),
         "only declared ones are registered"
     );
 }
@@ -89,12 +90,45 @@ fn tenants_with_and_without_the_scheduler(ctx: &Ctx) -> Result<AssertResult> {
     )
 }
 
-#[ktstr_test(scheduler = BPFLAND_LOCAL, duration_s = 1, watchdog_timeout_s = 20, workload_root_cgroup = "/tenants")]
+/// The name that the kernel has of the scheduler that runs, without what its authors add.
+fn running() -> Result<String> {
+    let ops = fs::read_to_string("/sys/kernel/sched_ext/root/ops")?;
+    let name = ops.split('_').next().unwrap_or_default();
+    Ok(name.trim().to_owned())
+}
+
+#[ktstr_test(scheduler = COSMOS, duration_s = 1, watchdog_timeout_s = 20, workload_root_cgroup = "/tenants")]
 fn a_scheduler_in_the_other_form_takes_its_own_topology(ctx: &Ctx) -> Result<AssertResult> {
     let cpus = fs::read_to_string("/sys/devices/system/cpu/online")?;
     anyhow::ensure!(cpus.trim() == "0-1", "{cpus}");
+    anyhow::ensure!(running()? == "cosmos", "{} runs", running()?);
     anyhow::ensure!(fs::metadata("/sys/fs/cgroup/tenants")?.is_dir());
     execute_defs(ctx, vec![CgroupDef::named("only").workers(2)])
+}
+
+/// On more CPUs than the scheduler declares, with an argument that only this test gives it.
+#[ktstr_test(
+    scheduler = COSMOS,
+    llcs = 2,
+    cores = 1,
+    threads = 2,
+    duration_s = 1,
+    watchdog_timeout_s = 20,
+    extra_sched_args = ["--flat-idle-scan"],
+)]
+fn another_scheduler_takes_arguments_of_one_test(ctx: &Ctx) -> Result<AssertResult> {
+    anyhow::ensure!(running()? == "cosmos", "{} runs", running()?);
+    execute_defs(
+        ctx,
+        vec![
+            CgroupDef::named("near")
+                .workers(2)
+                .cpuset(CpusetSpec::llc(0)),
+            CgroupDef::named("far")
+                .workers(2)
+                .cpuset(CpusetSpec::llc(1)),
+        ],
+    )
 }
 
 /// Far more workers than CPUs in a cpuset that leaves one CPU for everything else, and bursts outside of it.

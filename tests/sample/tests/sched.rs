@@ -50,6 +50,40 @@ mod right {
     }
 }
 
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 1, ignore)]
+fn steady_work(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("busy").workers(3)])
+}
+
+/// What it says depends on which of two threads came first, and how often: on the interleaving of two CPUs.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 1, ignore)]
+fn odd_rounds(_: &Ctx) -> Result<AssertResult> {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    const ROUNDS: u32 = 2000;
+    let (last, changes) = (AtomicU32::new(0), AtomicU32::new(0));
+    std::thread::scope(|scope| {
+        for thread in [1, 2] {
+            let (last, changes) = (&last, &changes);
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    if last.swap(thread, Ordering::SeqCst) != thread {
+                        changes.fetch_add(1, Ordering::SeqCst);
+                    }
+                    (0..2000).for_each(|n| {
+                        std::hint::black_box(n);
+                    });
+                }
+            });
+        }
+    });
+    let changes = changes.into_inner();
+    Ok(if changes % 2 == 1 {
+        AssertResult::fail(DetailKind::Other, format!("{changes} changes"))
+    } else {
+        AssertResult::pass()
+    })
+}
+
 declare_scheduler!(NOBODYS, { name: "nobodys", binary: "scx_that_nobody_has" });
 
 #[ktstr_test(scheduler = NOBODYS, duration_s = 1)]

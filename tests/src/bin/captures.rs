@@ -169,32 +169,34 @@ fn misspelt_watch(ctx: &Ctx) -> Result<AssertResult> {
 /// A write is seen by the guest itself, a read by the host.
 #[ktstr_test(topology = "1n1l1c1t", duration_s = 1, post_vm = jiffies_were_read, ignore)]
 fn kernel_memory(ctx: &Ctx) -> Result<AssertResult> {
-    let timeout = |bytes: [u8; 4]| Op::WriteKernelCold {
-        target: KernelTarget::symbol("panic_timeout", 4),
-        bytes: bytes.to_vec(),
-    };
-    let jiffies = |tag: &str| KernelTarget::symbol(tag, 8);
+    let jiffies = || KernelTarget::symbol("jiffies_64");
+    let symbol = KernelTarget::symbol;
+    // One freeze: a value, and bits beside those that are set in it.
+    let timeout = [
+        (symbol("panic_timeout"), KernelValue::u32(40)),
+        (symbol("panic_timeout"), KernelValue::or_u32(2)),
+    ];
     let steps = vec![
         Step::new(
             vec![
-                timeout([42, 0, 0, 0]),
-                Op::ReadKernelHot {
-                    tag: "hot".into(),
-                    target: jiffies("jiffies_64"),
-                },
+                Op::write_kernel_cold_batch(timeout),
+                Op::read_kernel_hot("hot", jiffies(), KernelValueWidth::bytes(8)),
+                Op::read_kernel_hot(
+                    "cpu",
+                    KernelTarget::per_cpu_field("runqueues", "cpu", 0),
+                    KernelValueWidth::u32(),
+                ),
             ],
             HOLD,
         ),
         Step::new(
             vec![
-                Op::ReadKernelCold {
-                    tag: "cold".into(),
-                    target: jiffies("jiffies_64"),
-                },
-                Op::WriteKernelHot {
-                    target: KernelTarget::symbol("panic_on_oops", 4),
-                    bytes: vec![7, 0, 0, 0],
-                },
+                Op::read_kernel_cold("cold", jiffies(), KernelValueWidth::bytes(8)),
+                Op::write_kernel_hot(symbol("panic_on_oops"), KernelValue::bytes([7, 0, 0, 0])),
+                Op::write_kernel_hot_batch([(
+                    symbol("panic_on_unrecovered_nmi"),
+                    KernelValue::u32(5),
+                )]),
             ],
             HOLD,
         ),
@@ -202,9 +204,42 @@ fn kernel_memory(ctx: &Ctx) -> Result<AssertResult> {
     let result = execute_steps(ctx, steps)?;
     let written = fs::read_to_string("/proc/sys/kernel/panic_on_oops")?;
     anyhow::ensure!(written.trim() == "7", "written while it ran: {written:?}");
+    let written = fs::read_to_string("/proc/sys/kernel/panic_on_unrecovered_nmi")?;
+    anyhow::ensure!(written.trim() == "5", "by a batch: {written:?}");
     let seen = fs::read_to_string("/proc/sys/kernel/panic")?;
     anyhow::ensure!(seen.trim() == "42", "the guest sees {seen:?}");
     Ok(result)
+}
+
+/// What no kernel does: more tasks are in uninterruptible sleep than there are.
+fn break_books(ctx: &Ctx) -> Result<AssertResult> {
+    let count = KernelTarget::per_cpu_field("runqueues", "nr_uninterruptible", 0);
+    let ops = vec![
+        Op::write_kernel_cold(count, KernelValue::u32(77)),
+        Op::capture_snapshot("broken"),
+    ];
+    execute_steps(ctx, vec![Step::new(ops, HOLD)])
+}
+
+#[ktstr_test(topology = "1n1l1c1t", time = "virtual", duration_s = 1, ignore)]
+fn broken_books(ctx: &Ctx) -> Result<AssertResult> {
+    break_books(ctx)
+}
+
+#[ktstr_test(
+    topology = "1n1l1c1t",
+    time = "virtual",
+    duration_s = 1,
+    allow_invariant = "rq-nr-uninterruptible",
+    ignore
+)]
+fn broken_books_that_are_allowed(ctx: &Ctx) -> Result<AssertResult> {
+    break_books(ctx)
+}
+
+#[ktstr_test(topology = "1n1l1c1t", time = "virtual", duration_s = 1, invariants = ["cfs-load", "rq-nr-running"], ignore)]
+fn broken_books_of_another_rule(ctx: &Ctx) -> Result<AssertResult> {
+    break_books(ctx)
 }
 
 fn jiffies_were_read(vm: &VmResult) -> Result<()> {
@@ -218,6 +253,12 @@ fn jiffies_were_read(vm: &VmResult) -> Result<()> {
     };
     let (hot, cold) = (read("hot")?, read("cold")?);
     anyhow::ensure!(hot < cold && cold - hot < 100_000, "{hot}, then {cold}");
+    let cpu = vm.snapshot_bridge.kernel_op_value("cpu");
+    let cpu = cpu.map(|reply| reply.values);
+    anyhow::ensure!(
+        cpu == Some(vec![ktstr_wire::KernelValue::U32(0)]),
+        "{cpu:?}"
+    );
     Ok(())
 }
 
@@ -389,9 +430,7 @@ fn failure_without_an_error(_ctx: &Ctx) -> Result<AssertResult> {
 )]
 fn replaced(ctx: &Ctx) -> Result<AssertResult> {
     let capture = |tag: &str| Op::capture_snapshot(tag);
-    let replace = Op::ReplaceScheduler {
-        scheduler: "other".into(),
-    };
+    let replace = Op::replace_scheduler(&OTHER);
     execute_scenario(
         ctx,
         Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(2)]),
@@ -525,7 +564,7 @@ fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
 /// Each scheduler in turn is asked for its own figures, over the socket that it has.
 #[ktstr_test(
     scheduler = COUNTING, staged_schedulers = [COUNTING_ELSEWHERE, FIXTURE], topology = "1n1l2c1t", duration_s = 20,
-    post_vm = each_told_its_figures, ignore
+    scx_stats, post_vm = each_told_its_figures, ignore
 )]
 fn figures(ctx: &Ctx) -> Result<AssertResult> {
     let capture = |tag: &str| Op::capture_snapshot(tag);
@@ -590,7 +629,7 @@ fn each_told_its_figures(vm: &VmResult) -> Result<()> {
 }
 
 /// A scheduler of scx_utils tells its figures where all of them do.
-#[ktstr_test(scheduler = THIRD_PARTY, topology = "1n2l2c1t", duration_s = 4, memory_mib = 512, num_snapshots = 3, post_vm = third_party_told, ignore)]
+#[ktstr_test(scheduler = THIRD_PARTY, topology = "1n2l2c1t", duration_s = 4, memory_mib = 512, num_snapshots = 3, scx_stats, post_vm = third_party_told, ignore)]
 fn third_party_figures(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
 }

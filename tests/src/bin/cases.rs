@@ -1,7 +1,8 @@
 //! The test binary that the whole-system tests run: what a user's own tests look like, right and wrong ones.
 //!
 //! Every case is ignored by default, because many fail on purpose; `tests/verdicts.rs` runs them one by one and looks at
-//! the exit code, the message and the artifacts.
+//! the exit code, the message and the artifacts. A failure is run again with probes (`auto_repro`) only where that is looked at:
+//! here for one CPU, else in `captures.rs`.
 
 use std::time::Duration;
 
@@ -81,6 +82,27 @@ fn smallest(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
 }
 
+/// What a copy of a booted guest costs, beside a boot: `cargo xtask bench`.
+#[ktstr_test(topology = "1n1l1c1t", time = "virtual", duration_s = 1, ignore)]
+fn fork_of_1(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
+#[ktstr_test(topology = "1n1l4c1t", time = "virtual", duration_s = 1, ignore)]
+fn fork_of_4(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
+#[ktstr_test(topology = "1n2l8c1t", time = "virtual", duration_s = 1, ignore)]
+fn fork_of_16(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
+#[ktstr_test(topology = "1n8l8c1t", time = "virtual", duration_s = 1, ignore)]
+fn fork_of_64(_: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
 /// The fixture on a single CPU: for the lab, too.
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 3, ignore)]
 fn fixture_one_cpu(ctx: &Ctx) -> Result<AssertResult> {
@@ -141,17 +163,17 @@ fn starving_fixture(ctx: &Ctx) -> Result<AssertResult> {
 }
 
 /// Threads are sent to CPUs outside of their group's set.
-#[ktstr_test(scheduler = STRAYING, topology = "1n2l2c1t", duration_s = 4, isolation, ignore)]
+#[ktstr_test(scheduler = STRAYING, topology = "1n2l2c1t", duration_s = 4, isolation, auto_repro = false, ignore)]
 fn straying_fixture(ctx: &Ctx) -> Result<AssertResult> {
     two_groups(ctx)
 }
 
-#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 15, not_stuck, ignore)]
+#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 15, not_stuck, auto_repro = false, ignore)]
 fn stalling_fixture(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(4)])
 }
 
-#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 8, ignore)]
+#[ktstr_test(scheduler = ERRORING, topology = "1n1l2c1t", duration_s = 8, auto_repro = false, ignore)]
 fn erroring_fixture(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(2)])
 }

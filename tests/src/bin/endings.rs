@@ -36,12 +36,11 @@ fn resets_after_its_verdict(_ctx: &Ctx) -> Result<AssertResult> {
 
 /// A wild pointer in the kernel's table of sysrq keys, which a child then follows: the child dies of it, the guest lives on.
 fn oops(ctx: &Ctx) -> Result<AssertResult> {
-    let target = KernelTarget::symbol("sysrq_key_table", 8);
-    let bytes = 0x10u64.to_le_bytes().to_vec();
-    let step = Step::new(
-        vec![Op::WriteKernelCold { target, bytes }],
-        HoldSpec::frac(0.1),
+    let write = Op::write_kernel_cold(
+        KernelTarget::symbol("sysrq_key_table"),
+        KernelValue::u64(0x10),
     );
+    let step = Step::new(vec![write], HoldSpec::frac(0.1));
     let result = execute_steps(ctx, vec![step])?;
     ensure!(result.is_pass(), "{result:#?}");
     let mut shell = Command::new("busybox");

@@ -240,6 +240,8 @@ struct Seen {
     tasks: usize,
     /// What the first task may run on.
     allowed: String,
+    /// The first task's policy, a number (`include/uapi/linux/sched.h`).
+    policy: String,
 }
 
 /// Looks at every cgroup of the workload again and again, and notes each change.
@@ -302,11 +304,17 @@ fn look_at(cgroup: &Path) -> Option<Seen> {
     let allowed = status
         .lines()
         .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let stat = fs::read_to_string(format!("/proc/{first}/stat")).unwrap_or_default();
+    // proc_pid_stat(5): the 41st field; what follows the name begins with the third.
+    let policy = stat
+        .rsplit_once(") ")
+        .and_then(|(_, fields)| fields.split(' ').nth(38));
     Some(Seen {
         cpus: read("cpuset.cpus")?.trim().to_owned(),
         frozen: read("cgroup.events")?.contains("frozen 1"),
         tasks: tasks.lines().count(),
         allowed: allowed.unwrap_or_default().trim().to_owned(),
+        policy: policy.unwrap_or_default().to_owned(),
     })
 }
 
@@ -332,6 +340,7 @@ fn check_changes(changes: &BTreeMap<String, Vec<Option<Seen>>>) -> Result<()> {
                 ("SwapCpusets: 0", |s| s.cpus == "0"),
                 ("ClearCpuset", |s| s.cpus != "0" && s.allowed == "0-3"),
                 ("SetAffinity: one CPU", |s| s.allowed == "0"),
+                ("SetPolicy: batch", |s| s.policy == "3"),
                 ("MoveAllTasks: away", |s| s.tasks == 0),
                 ("MoveAllTasks: back", |s| s.tasks == 2 && !s.frozen),
                 ("FreezeCgroup", |s| s.frozen),
@@ -383,6 +392,8 @@ fn cgroup_steps() -> Vec<Step> {
         Op::clear_cpuset(a()),
         bind(AffinityIntent::OneCpuEach),
         bind(AffinityIntent::Inherit),
+        Op::set_policy(a(), SchedPolicy::Batch),
+        Op::set_policy(a(), SchedPolicy::Normal),
         Op::spawn_workers(b(), spin),
         move_all("a", "empty"),
         move_all("empty", "a"),

@@ -16,7 +16,7 @@ declare_scheduler!(STALLING, { name: "stalling", binary: "scx-fixture", sched_ar
 declare_scheduler!(STRAYING, { name: "straying", binary: "scx-fixture", sched_args: ["--ignore-cpusets", "--fault-after-ms", "1000"] });
 
 /// How long each work type runs alone.
-const ALONE: HoldSpec = HoldSpec::fixed(Duration::from_millis(700));
+const ALONE: HoldSpec = HoldSpec::fixed(Duration::from_millis(450));
 
 /// Every work type alone, one step each.
 fn each_work_type(ctx: &Ctx, clone_mode: CloneMode) -> Result<AssertResult> {
@@ -160,13 +160,13 @@ fn starved_crowd(ctx: &Ctx) -> Result<AssertResult> {
     crowd(ctx)
 }
 
-#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, not_stuck, ignore)]
+#[ktstr_test(scheduler = STALLING, topology = "1n1l2c1t", duration_s = 12, not_stuck, auto_repro = false, ignore)]
 fn stalled_crowd(ctx: &Ctx) -> Result<AssertResult> {
     crowd(ctx)
 }
 
 /// The kernel throws out a scheduler that ignores cpusets: its workers never leave theirs.
-#[ktstr_test(scheduler = STRAYING, topology = "1n2l1c1t", duration_s = 6, isolation, ignore)]
+#[ktstr_test(scheduler = STRAYING, topology = "1n2l1c1t", duration_s = 6, isolation, auto_repro = false, ignore)]
 fn straying_scheduler(ctx: &Ctx) -> Result<AssertResult> {
     let on = |llc| {
         CgroupDef::named(format!("llc{llc}"))
@@ -474,7 +474,14 @@ fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
 }
 
 /// What a test of a fair scheduler usually asks, for a host that is busy with other things.
-#[ktstr_test(topology = "1n2l2c1t", duration_s = 4, not_stuck, isolation, ignore)]
+#[ktstr_test(
+    topology = "1n2l2c1t",
+    time = "host",
+    duration_s = 4,
+    not_stuck,
+    isolation,
+    ignore
+)]
 fn honest(ctx: &Ctx) -> Result<AssertResult> {
     let on = |llc| {
         CgroupDef::named(format!("llc{llc}"))
