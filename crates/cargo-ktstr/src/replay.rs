@@ -1,29 +1,44 @@
-//! `cargo ktstr replay`: the failed tests of a run, again.
+//! `cargo ktstr replay`: the failed tests of a run, or one test under one seed, again.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
+use ktstr::host::evidence::clock::Identity;
 
 use crate::exit::Exit;
 use crate::output::{self, shell_word};
 use crate::project::Project;
 use crate::runs::{self, RunDir};
+use crate::seeds::{RunOptions, again};
 use crate::test::{self, Case, cases_of};
 
 /// Which run.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: as those of `cargo ktstr test`; 3 when a run of a seed is not the one whose identity or fingerprint is given."
+)]
 pub(crate) struct Options {
+    /// One test, by its whole name, under the seed that is given; without it, all that failed in a run.
+    #[arg(requires = "seed", conflicts_with_all = ["run", "dry_run"])]
+    test: Option<String>,
+    /// The seed of virtual time: the same seed is the same run.
+    #[arg(long, value_name = "N", requires = "test")]
+    seed: Option<u64>,
+    /// What the run must be made of; its replay line says it.
+    #[arg(long, value_name = "HASH", requires = "test")]
+    identity: Option<Identity>,
+    /// The fingerprint that the run must have.
+    #[arg(long, value_name = "HASH", requires = "test")]
+    fingerprint: Option<String>,
+    #[command(flatten)]
+    how: RunOptions,
     /// The run; the last one by default.
     #[arg(long)]
     run: Option<String>,
     /// Only print the commands.
     #[arg(long)]
     dry_run: bool,
-    /// The project, when it is not here.
-    #[arg(long, value_name = "PATH")]
-    manifest_path: Option<PathBuf>,
 }
 
 /// Reads what `cargo ktstr test` would.
@@ -35,12 +50,18 @@ struct Again {
 
 /// Runs them, one `cargo ktstr test` per kernel.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
-    let project = Project::find(options.manifest_path.as_deref())?;
+    if let (Some(test), Some(seed)) = (&options.test, options.seed) {
+        let wanted = again::Wanted {
+            identity: options.identity,
+            fingerprint: options.fingerprint.as_deref(),
+        };
+        return again::run(test, seed, &wanted, &options.how);
+    }
+    let manifest_path = options.how.build.manifest_path.as_deref();
+    let project = Project::find(manifest_path)?;
     let mut exit = Exit::Pass;
     let mut found = false;
-    let manifest_path = options
-        .manifest_path
-        .as_deref()
+    let manifest_path = manifest_path
         .map(std::path::absolute)
         .transpose()
         .context("--manifest-path cannot be read")?;
