@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, bail};
+use ktstr_kernel::Cache;
 
 use crate::exit::Exit;
 use crate::project::Project;
@@ -66,6 +67,15 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let project = Project::find(options.manifest_path.as_deref())?;
     let target = project.target_directory.join("ktstr-coverage");
     let counters = target.join("counters");
+    fs::create_dir_all(&target)
+        .with_context(|| format!("failed to create {}", target.display()))?;
+    // No other run clears or merges these counters meanwhile.
+    let _alone = Cache::at(target.clone()).lock_exclusive("counters", || {
+        eprintln!(
+            "cargo ktstr: waiting for another coverage run in {}",
+            target.display()
+        );
+    })?;
     if !options.keep {
         match fs::remove_dir_all(&counters) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

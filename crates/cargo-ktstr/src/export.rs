@@ -12,11 +12,10 @@ use liblzma::write::XzEncoder;
 use tempfile::NamedTempFile;
 
 use crate::exit::Exit;
-use crate::test::Selection;
-use crate::test::cargo;
+use crate::test::{Build, cargo};
 use crate::{interrupt, output};
 
-/// Fast, and half as large as an archive without compression: most of it is code.
+/// The fastest level; it halves the archive, which is mostly code.
 const XZ_LEVEL: u32 = 1;
 
 /// Which test, and where to.
@@ -31,34 +30,13 @@ pub(crate) struct Options {
     /// The file; the test's name with `.sh` by default.
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only this package.
-    #[arg(long, short, value_name = "SPEC")]
-    package: Vec<String>,
-    /// Features to turn on.
-    #[arg(long, short = 'F', value_name = "FEATURES")]
-    features: Vec<String>,
-    /// Build optimised.
-    #[arg(long, short)]
-    release: bool,
-    /// Build without the network.
-    #[arg(long)]
-    offline: bool,
-    /// The project, when it is not here.
-    #[arg(long, value_name = "PATH")]
-    manifest_path: Option<PathBuf>,
+    #[command(flatten)]
+    build: Build,
 }
 
 /// Writes it and prints where.
 pub(crate) fn run(options: &Options) -> Result<Exit> {
-    let selection = Selection {
-        package: options.package.clone(),
-        features: options.features.clone(),
-        release: options.release,
-        offline: options.offline,
-        manifest_path: options.manifest_path.clone(),
-        ..Selection::default()
-    };
-    let mut command = cargo::find(&options.test, &selection)?;
+    let mut command = cargo::find(&options.test, &options.build.selection(), None)?;
     let path = options
         .output
         .clone()
@@ -66,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let here = std::env::current_dir().context("failed to find the working directory")?;
     let path = here.join(&path);
     if path.parent().is_some_and(|dir| !Path::is_dir(dir)) {
-        bail!("{} lies in no directory that exists", path.display());
+        bail!("the directory of {} does not exist", path.display());
     }
     let described = NamedTempFile::new().context("failed to create a temporary file")?;
     let status = interrupt::run(command.env(EXPORT_ENV, described.path()))?;

@@ -1,4 +1,4 @@
-//! `cargo ktstr locks`: who holds VMs, kernels and packages. Only looks.
+//! `cargo ktstr locks`: which processes hold VMs, kernels, packages and booted guests. Only looks.
 
 use std::collections::HashMap;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use ktstr::host::plan::admission::admission_dir;
-use ktstr::host::plan::kernel::default_cache;
+use ktstr::host::plan::kernel::{default_cache, templates};
 use serde::Serialize;
 
 use crate::exit::Exit;
@@ -47,6 +47,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
         ("kernel", cache.root().to_owned()),
         ("kernel package", kernel::packages_dir(&cache)),
         ("kernel repository", kernel::repositories_dir(&cache)),
+        ("booted guest", templates().root().to_owned()),
     ];
     let locks: Vec<Lock> = places
         .iter()

@@ -3,9 +3,12 @@
 //! Each subcommand is a module with its arguments and its `run`; this file only dispatches. Knows the framework's host
 //! side (kernels, sidecars, descriptions of test binaries); nothing of VMs, devices or guests.
 
+mod bisect;
+mod check;
 mod completions;
 mod coverage;
 mod delta;
+mod doctor;
 mod engine;
 mod exit;
 mod export;
@@ -13,6 +16,7 @@ mod interrupt;
 mod kernel;
 mod knobs;
 mod locks;
+mod new;
 mod output;
 mod progress;
 mod project;
@@ -20,6 +24,7 @@ mod replay;
 mod report;
 mod results;
 mod runs;
+mod seeds;
 mod seen;
 mod shell;
 mod stats;
@@ -36,7 +41,9 @@ use exit::Exit;
 /// Test Linux process schedulers: run tests in VMs, look at their results, manage test kernels.
 #[derive(Debug, Parser)]
 #[command(name = "cargo-ktstr", bin_name = "cargo ktstr", version)]
-#[command(after_help = "Start with `cargo ktstr kernel build`, then `cargo ktstr test`.")]
+#[command(
+    after_help = "Start with `cargo ktstr new NAME` and `cargo ktstr kernel build`, then `cargo ktstr test`."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -44,10 +51,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make a package with one test, to start from.
+    New(new::Options),
     /// Run the tests of this workspace, each in its own VM.
     Test(Box<test::Options>),
-    /// Run the failed tests of the last run again.
+    /// Run the failed tests of the last run again, or one test under one seed.
     Replay(replay::Options),
+    /// Run one test under many seeds of virtual time.
+    Explore(Box<seeds::explore::Options>),
+    /// Show the guest's state at a moment of one run of virtual time.
+    Look(Box<seeds::look::Options>),
+    /// Find the version or revision that brought a failure.
+    Bisect(Box<bisect::Options>),
     /// Show the last run, or a metric over all runs.
     Stats(stats::Options),
     /// Write a run as one HTML page, or as a trace for ui.perfetto.dev.
@@ -62,9 +77,13 @@ enum Command {
     Shell(Box<shell::Options>),
     /// Write a test as one file that runs it on bare metal.
     Export(export::Options),
+    /// Tell whether a kernel's own books in a vmcore contradict themselves.
+    Check(check::Options),
     /// List, build and clean test kernels.
     Kernel(kernel::Options),
-    /// Show who holds VMs and kernels.
+    /// Show what this host gives to tests, and what makes it better.
+    Doctor(doctor::Options),
+    /// Show which processes hold VMs and kernels.
     Locks(locks::Options),
     /// Print the tab completion of a shell.
     Completions(completions::Options),
@@ -97,8 +116,12 @@ fn main() -> ExitCode {
         return Exit::Fail.into();
     }
     let done = match cli.command {
+        Command::New(options) => new::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Explore(options) => seeds::explore::run(&options),
+        Command::Look(options) => seeds::look::run(&options),
+        Command::Bisect(options) => bisect::run(&options),
         Command::Stats(options) => stats::run(&options),
         Command::Report(options) => report::run(&options),
         Command::PerfDelta(options) => delta::run(&options),
@@ -106,7 +129,9 @@ fn main() -> ExitCode {
         Command::Coverage(options) => coverage::run(&options),
         Command::Shell(options) => shell::run(&options),
         Command::Export(options) => export::run(&options),
+        Command::Check(options) => check::run(&options),
         Command::Kernel(options) => kernel::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Locks(options) => locks::run(&options),
         Command::Completions(options) => completions::run(&options, &mut Cli::command()),
         Command::Knobs => knobs::run(&Cli::command()),
@@ -143,8 +168,11 @@ mod tests {
     /// The workflow that users copy is not read by anything here but this.
     #[test]
     fn the_guides_workflow_has_commands_that_exist() {
-        let workflow = concat!(env!("CARGO_MANIFEST_DIR"), "/../../book/src/ktstr.yml");
-        let workflow = std::fs::read_to_string(workflow).unwrap();
+        let read = |name: &str| {
+            let book = concat!(env!("CARGO_MANIFEST_DIR"), "/../../book/src");
+            std::fs::read_to_string(format!("{book}/{name}")).unwrap()
+        };
+        let workflow = read("ktstr.yml") + &read("ktstr-archive.yml");
         let parts = [1, 2, 3].map(|part| workflow.replace("${{ matrix.part }}", &part.to_string()));
         let mut shards = 0;
         for text in parts {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
+use chrono::DateTime;
 use ktstr::host::evidence::artifacts::write_atomic;
 use ktstr::host::evidence::sidecar::{Pool, collect_pool};
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::project::{Project, git};
 use crate::seen::Seen;
 
-/// The manifest's file name; hidden, so that nobody takes it for a sidecar.
+/// The manifest's file name; hidden, so that it is not taken for a sidecar.
 const MANIFEST: &str = ".run.json";
 const SCHEMA: &str = "ktstr.run/1";
 
@@ -32,6 +33,12 @@ pub(crate) struct Manifest {
     pub(crate) kernel: Option<String>,
     pub(crate) kernel_label: String,
     pub(crate) engine: Option<String>,
+    /// The clock that was asked for.
+    #[serde(default)]
+    pub(crate) time: Option<String>,
+    /// The seed that was asked for.
+    #[serde(default)]
+    pub(crate) seed: Option<u64>,
     /// The binary in place of every scheduler that tests name.
     #[serde(default)]
     pub(crate) scheduler: Option<PathBuf>,
@@ -89,6 +96,8 @@ impl Manifest {
             kernel: None,
             kernel_label: String::new(),
             engine: None,
+            time: None,
+            seed: None,
             scheduler: None,
             selection: Vec::new(),
             commit: git(workspace, &["rev-parse", "HEAD"]),
@@ -140,26 +149,11 @@ pub(crate) fn stamp(seconds: u64) -> String {
 
 /// `2026-01-31 23:59:59`, UTC.
 pub(crate) fn date(seconds: u64) -> String {
-    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
-    let (year, month, day) = civil(seconds / 86_400);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-}
-
-/// Day of the common era from days since 1970 (the usual era arithmetic on a year that begins in March).
-fn civil(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+    let since = i64::try_from(seconds).ok();
+    let at = since.and_then(|since| DateTime::from_timestamp(since, 0));
+    at.unwrap_or_default()
+        .format("%Y-%m-%d %H:%M:%S")
+        .to_string()
 }
 
 /// One directory of results.
@@ -170,7 +164,7 @@ pub(crate) struct RunDir {
     pub(crate) manifest: Option<Manifest>,
     /// Seconds since the epoch.
     pub(crate) at: u64,
-    /// Whose records count, where nobody wrote down whose run it is.
+    /// Whose records count, where that is not recorded.
     owner: Option<Project>,
 }
 
@@ -185,6 +179,8 @@ impl RunDir {
         for (flag, value) in [
             ("--kernel", manifest.kernel.clone()),
             ("--engine", manifest.engine.clone()),
+            ("--time", manifest.time.clone()),
+            ("--seed", manifest.seed.map(|seed| seed.to_string())),
             (
                 "--scheduler",
                 scheduler.map(|path| path.display().to_string()),

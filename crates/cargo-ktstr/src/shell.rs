@@ -97,16 +97,14 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
                 manifest_path: options.manifest_path.clone(),
                 ..Selection::default()
             };
-            cargo::find(name, &selection)?
+            cargo::find(name, &selection, None)?
         }
         None => plain(options)?,
     };
     let json = serde_json::to_string(&order).context("failed to serialise the order")?;
     command.env(SHELL_ENV, json);
     if let Some(value) = &kernel.value {
-        command
-            .env("KTSTR_KERNEL", value)
-            .env("KTSTR_TEST_KERNEL", "");
+        command.envs(crate::kernel::environment(value));
     }
     if let Some(engine) = options.engine {
         command.env("KTSTR_ENGINE", engine.as_str());
@@ -136,7 +134,7 @@ fn interactive(command: &mut Command) -> Result<ExitStatus> {
 }
 
 fn plain(options: &Options) -> Result<Command> {
-    // A wrong topology is told here, by the one who knows the user's words.
+    // A wrong topology is told here, where the user's words are known.
     shell::plain_vm(&options.topology, options.memory_mib)?;
     let mut command = Command::new(std::env::current_exe().context("failed to find this program")?);
     command
@@ -157,12 +155,12 @@ pub(crate) fn inner() -> Option<ExitCode> {
     }
     let run = || -> Result<u8> {
         let order = ShellOrder::from_env()
-            .context("there is no order")?
+            .context("the request for a shell is missing")?
             .map_err(|error| anyhow::anyhow!(error))?;
         let memory = memory
             .to_string_lossy()
             .parse()
-            .context("the memory is no number")?;
+            .context("memory: not a number")?;
         shell::run(
             shell::plain_vm(&topology.to_string_lossy(), memory)?,
             &order,

@@ -15,7 +15,7 @@ use crate::project::Project;
 use crate::runs::{self, Manifest, RunDir};
 use crate::test::cargo::{self, Binary};
 use crate::test::{Selection, cases_of, rerun};
-use crate::{interrupt, output, test};
+use crate::{interrupt, kernel, output, test};
 
 /// `BPF_COMPLEXITY_LIMIT_INSNS`: more instructions than this the verifier does not look at.
 const INSN_LIMIT: u32 = 1_000_000;
@@ -111,7 +111,7 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
     let project = Project::find(options.selection.manifest_path.as_deref())?;
     let kernels = test::kernels(&options.kernels)?;
     let Some(binaries) = cargo::build(&options.selection, None)? else {
-        bail!("the tests could not be built; the compiler's words are above");
+        bail!("the tests could not be built; see the compiler output above");
     };
     let jobs = jobs(options, binaries)?;
     let run = runs::new_run_id();
@@ -219,10 +219,7 @@ fn environment(
         ("KTSTR_SIDECAR_DIR", dir.into()),
     ];
     if let Some(kernel) = kernel {
-        env.extend([
-            ("KTSTR_KERNEL", kernel.into()),
-            ("KTSTR_TEST_KERNEL", OsString::new()),
-        ]);
+        env.extend(kernel::environment(kernel));
     }
     if let Some(engine) = options.engine {
         env.push(("KTSTR_ENGINE", engine.as_str().into()));

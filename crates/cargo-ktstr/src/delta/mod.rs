@@ -1,7 +1,7 @@
 //! `cargo ktstr perf-delta`: is revision B faster or slower than A?
 
 mod report;
-mod revisions;
+pub(crate) mod revisions;
 mod rng;
 mod statistics;
 
@@ -14,9 +14,9 @@ use ktstr::host::evidence::artifacts::write_atomic;
 use ktstr::host::evidence::sidecar::{Sidecar, collect_pool};
 use ktstr::model::verdict::Outcome;
 
-use crate::engine::{self, EngineChoice};
+use crate::engine::{self, EngineChoice, TimeChoice};
 use crate::exit::Exit;
-use crate::kernel::Resolved;
+use crate::kernel::{self, Resolved};
 use crate::project::Project;
 use crate::results::{Polarity, declared_polarities, metrics_of, polarity};
 use crate::test::Selection;
@@ -42,7 +42,7 @@ pub(crate) struct Options {
     b: String,
     #[command(flatten)]
     selection: Selection,
-    /// Pairs of runs; by default as many as it takes for a finding to be possible, at least 10.
+    /// Pairs of runs; by default as many as it takes for a finding to be possible, at least 10, in virtual time 5.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
     pairs: Option<u16>,
     /// A metric to compare [default: iterations_per_s and wake_p99_ns].
@@ -54,15 +54,18 @@ pub(crate) struct Options {
     /// Smallest change that matters, in the metric's unit; both thresholds must be passed.
     #[arg(long, value_name = "AMOUNT", default_value_t = 0.0)]
     threshold_abs: f64,
-    /// Chance of any false alarm if A and B are the same.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.05)]
-    alpha: f64,
+    /// Chance of any false alarm if A and B are the same [default: 0.05; 0.0625 in virtual time, where five pairs can tell].
+    #[arg(long, value_name = "SHARE")]
+    alpha: Option<f64>,
     /// The kernel to test on.
     #[arg(long, short)]
     kernel: Option<String>,
     /// What runs the VMs.
     #[arg(long, value_parser = engine::parser(), value_name = "ENGINE")]
     engine: Option<EngineChoice>,
+    /// Whose time passes in guests; auto is the host's. In virtual time both runs of a pair have one seed, and what does not change differs by 0.
+    #[arg(long, value_parser = engine::time_parser(), value_name = "CLOCK")]
+    time: Option<TimeChoice>,
     /// Unsure is good enough.
     #[arg(long)]
     allow_unsure: bool,
@@ -78,6 +81,13 @@ pub(crate) struct Options {
 const DEFAULT_METRICS: [&str; 2] = ["iterations_per_s", "wake_p99_ns"];
 /// Fewer pairs tell only large changes.
 const LEAST_PAIRS: usize = 10;
+/// In virtual time a pair differs by what was changed, and by what that changed of the interleaving.
+const LEAST_SEEDS: usize = 5;
+const ALPHA: f64 = 0.05;
+/// Five pairs that all changed in one direction are one case of sixteen.
+const ALPHA_OF_SEEDS: f64 = 0.0625;
+/// Figures of the host, which virtual time says nothing of.
+const OF_THE_HOST: [&str; 4] = ["boot_ms", "cleanup_ms", "initramfs_ms", "total_ms"];
 
 /// One question and its answer.
 #[derive(Debug, serde::Serialize)]
@@ -103,7 +113,7 @@ pub(crate) struct Row {
 pub(crate) enum Verdict {
     Regression,
     Improvement,
-    /// Changed, and nobody knows which way is better.
+    /// Changed, and which way is better is unknown.
     Changed,
     Same,
     Unsure,
@@ -178,17 +188,20 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
 }
 
 fn rules(options: &Options) -> Result<Rules> {
-    if !(options.alpha > 0.0 && options.alpha < 0.5) {
-        bail!(
-            "--alpha is {}; expected a share between 0 and 0.5, such as 0.05",
-            options.alpha
-        );
+    let usual = if options.is_virtual() {
+        ALPHA_OF_SEEDS
+    } else {
+        ALPHA
+    };
+    let alpha = options.alpha.unwrap_or(usual);
+    if !(alpha > 0.0 && alpha < 0.5) {
+        bail!("--alpha is {alpha}; expected a share between 0 and 0.5, such as 0.05");
     }
     if !(options.threshold >= 0.0 && options.threshold_abs >= 0.0) {
         bail!("thresholds are sizes; expected 0 or more");
     }
     Ok(Rules {
-        alpha: options.alpha,
+        alpha,
         relative: options.threshold / 100.0,
         absolute: options.threshold_abs,
     })
@@ -197,15 +210,24 @@ fn rules(options: &Options) -> Result<Rules> {
 fn environment(options: &Options, kernel: &Resolved) -> Vec<(&'static str, OsString)> {
     let mut env: Vec<(&'static str, OsString)> = Vec::new();
     if let Some(value) = &kernel.value {
-        env.extend([
-            ("KTSTR_KERNEL", value.into()),
-            ("KTSTR_TEST_KERNEL", OsString::new()),
-        ]);
+        env.extend(kernel::environment(value));
     }
     if let Some(engine) = options.engine {
         env.push(("KTSTR_ENGINE", engine.as_str().into()));
     }
+    // Not left to each test: sides are compared in one clock, and pairs have seeds in virtual time alone.
+    let time = match options.is_virtual() {
+        true => TimeChoice::Virtual,
+        false => TimeChoice::Host,
+    };
+    env.push(("KTSTR_TIME", time.as_str().into()));
     env
+}
+
+impl Options {
+    fn is_virtual(&self) -> bool {
+        self.time == Some(TimeChoice::Virtual)
+    }
 }
 
 /// One test on both sides.
@@ -257,7 +279,7 @@ impl Bench<'_> {
             };
             let Some(binaries) = cargo::build(&selection, Some(&place))? else {
                 bail!(
-                    "{} does not build; the compiler's words are above",
+                    "{} does not build; see the compiler output above",
                     side.label()
                 );
             };
@@ -297,7 +319,7 @@ impl Bench<'_> {
         let mut chosen: Vec<(&Common, Vec<String>)> = Vec::new();
         for test in common {
             eprintln!("cargo ktstr: warming up {}", test.name);
-            let first = self.pair(test, "warm-up", [0, 1])?;
+            let first = self.pair(test, "warm-up", [0, 1], 0)?;
             if let Some([a, b]) = first {
                 let metrics = self.choose(&test.name, &a, &b)?;
                 chosen.push((test, metrics));
@@ -326,7 +348,7 @@ impl Bench<'_> {
         let pairs = self
             .options
             .pairs
-            .map_or(LEAST_PAIRS.max(least + 2), usize::from);
+            .map_or_else(|| self.usual_pairs(least), usize::from);
         if pairs < least {
             eprintln!(
                 "cargo ktstr: {pairs} pairs cannot tell anything for {questions} comparisons; it takes at least {least}"
@@ -337,7 +359,8 @@ impl Bench<'_> {
             eprintln!("cargo ktstr: pair {} of {pairs}", pair + 1);
             for (test, metrics) in &chosen {
                 let order = if self.rng.coin() { [0, 1] } else { [1, 0] };
-                let Some(both) = self.pair(test, &format!("pair-{:03}", pair + 1), order)? else {
+                let name = format!("pair-{:03}", pair + 1);
+                let Some(both) = self.pair(test, &name, order, pair as u64)? else {
                     continue;
                 };
                 add(&mut values, &test.name, metrics, &both);
@@ -350,12 +373,22 @@ impl Bench<'_> {
         Ok((done, values))
     }
 
-    /// Runs a test on both sides in this order; `None` when either did not pass.
+    /// As many as it takes for a finding to be possible, and some more where runs scatter by themselves.
+    fn usual_pairs(&self, least: usize) -> usize {
+        if self.options.is_virtual() {
+            LEAST_SEEDS.max(least)
+        } else {
+            LEAST_PAIRS.max(least + 2)
+        }
+    }
+
+    /// Runs a test on both sides in this order, in virtual time under this seed; `None` when either did not pass.
     fn pair(
         &mut self,
         test: &Common,
         name: &str,
         order: [usize; 2],
+        seed: u64,
     ) -> Result<Option<[BTreeMap<String, f64>; 2]>> {
         let mut found: [Option<BTreeMap<String, f64>>; 2] = [None, None];
         for index in order {
@@ -369,6 +402,9 @@ impl Bench<'_> {
             let mut env = self.env.clone();
             env.push(("KTSTR_SIDECAR_DIR", dir.clone().into()));
             env.push(("CARGO_TARGET_DIR", side.target.clone().into()));
+            if self.options.is_virtual() {
+                env.push(("KTSTR_SEED", seed.to_string().into()));
+            }
             std::fs::create_dir_all(&dir)
                 .with_context(|| format!("failed to create {}", dir.display()))?;
             cargo::run_alone(binary, &test.name, &env)?;
@@ -410,6 +446,14 @@ impl Bench<'_> {
         b: &BTreeMap<String, f64>,
     ) -> Result<Vec<String>> {
         let either = |name: &&String| a.contains_key(*name) || b.contains_key(*name);
+        let of_host = |name: &&String| OF_THE_HOST.contains(&name.as_str());
+        if self.options.is_virtual()
+            && let Some(name) = self.options.metrics.iter().find(of_host)
+        {
+            bail!(
+                "{name} is the host's time, which --time virtual says nothing of; compare it in host time"
+            );
+        }
         if self.options.metrics.is_empty() {
             let usual = DEFAULT_METRICS.map(str::to_owned);
             return Ok(usual.iter().filter(either).cloned().collect());

@@ -74,16 +74,24 @@ impl Side {
     }
 }
 
-fn commit(workspace: &Path, name: &str) -> Result<String> {
+/// The whole number of a commit that the user names.
+///
+/// # Errors
+/// When git does not know it.
+pub(crate) fn commit(workspace: &Path, name: &str) -> Result<String> {
     if name.starts_with('-') {
-        bail!("'{name}' is no revision");
+        bail!("invalid revision '{name}'");
     }
     git(workspace, &["rev-parse", "--verify", "--quiet", &format!("{name}^{{commit}}")]).with_context(|| {
-        format!("git knows no revision '{name}' in {}; give a commit, branch or tag, or . for the working tree", workspace.display())
+        format!("git does not know revision '{name}' in {}; give a commit, branch or tag, or . for the working tree", workspace.display())
     })
 }
 
-fn clone(repository: &Path, commit: &str, home: &Path, place: &Path) -> Result<()> {
+/// Clones a repository into `<place>/tree`, at this commit; `place` lies in `home` and appears whole.
+///
+/// # Errors
+/// With git's own words.
+pub(crate) fn clone(repository: &Path, commit: &str, home: &Path, place: &Path) -> Result<()> {
     // It gets its name only when it is whole.
     let half = tempfile::Builder::new()
         .prefix(".clone-")

@@ -229,7 +229,7 @@ fn finding(delta: &Delta, significant: bool, rules: &Rules) -> Finding {
 }
 
 /// How many more pairs would tell a change of the smallest size that matters, four times out of five; `None` when it is
-/// more than anybody would run.
+/// more than is practical.
 ///
 /// Noether's sample size for the signed-rank test: it rests on how often the mean of two pairs would lie on the right
 /// side, which the data tell themselves, far-off runs included. Never fewer than it takes for the smallest p to pass.

@@ -1,10 +1,11 @@
 //! `cargo ktstr kernel clean`
 
 use anyhow::{Context as _, Result, bail};
+use ktstr::host::plan::kernel::templates;
 use ktstr_kernel::{Cache, Lease};
 
-use super::list::{Entry, entries};
-use super::{packages_dir, repositories_dir};
+use super::list::{Entry, Kind, entries};
+use super::{packages_dir, repositories_dir, series_dir};
 use crate::exit::Exit;
 use crate::output;
 
@@ -14,13 +15,14 @@ use crate::output;
     after_help = "What killed builds left is removed by every call; without arguments, only that."
 )]
 pub(crate) struct Options {
-    /// These entries, by key.
+    /// These entries, by key as `kernel list` shows them.
     #[arg(value_name = "KEY")]
     keys: Vec<String>,
-    /// All entries.
+    /// All entries, and what lies beside them: kept source trees, packages, repositories, booted guests of which tests start
+    /// copies.
     #[arg(long, conflicts_with_all = ["keys", "keep", "damaged"])]
     all: bool,
-    /// All good entries but the newest N, and all damaged ones.
+    /// All good kernels but the newest N, and all damaged ones; not those of newer series, and no source trees.
     #[arg(long, value_name = "N", conflicts_with_all = ["keys", "damaged"])]
     keep: Option<usize>,
     /// Damaged entries only.
@@ -36,16 +38,18 @@ pub(crate) struct Options {
 
 /// Removes them.
 pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
-    let mut swept = 0;
-    for root in [
-        cache.root().to_owned(),
-        packages_dir(cache),
-        repositories_dir(cache),
-    ] {
-        swept += sweep(&Cache::at(root), options.dry_run)?;
+    let beside = [
+        ("package", Cache::at(packages_dir(cache))),
+        ("repository", Cache::at(repositories_dir(cache))),
+        ("booted guest", templates()),
+    ];
+    let mut swept = sweep(cache, options.dry_run)?;
+    swept += sweep(&series_dir(cache), options.dry_run)?;
+    for (_, beside) in &beside {
+        swept += sweep(beside, options.dry_run)?;
     }
     let entries = entries(cache);
-    let chosen = match choose(options, &entries)? {
+    let chosen = match choose(options, &entries, cache)? {
         Some(chosen) => chosen,
         None if swept > 0 => return Ok(Exit::Pass),
         None => bail!(
@@ -54,18 +58,16 @@ pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
     };
     let mut kept = Vec::new();
     for entry in chosen {
-        if options.dry_run {
-            output::print(&format!("would remove {}\n", entry.key))?;
-        } else if let Some(lock) = lock(options, cache, &entry.key)? {
-            cache.remove(&entry.key, &lock)?;
-            output::print(&format!("removed {}\n", entry.key))?;
-        } else {
-            kept.push(entry.key.clone());
-        }
+        let (cache, key) = &entry.at;
+        let kind = match entry.kind {
+            Kind::Tree => "source tree ",
+            Kind::Kernel | Kind::Unpacked => "",
+        };
+        remove(options, cache, kind, key, &mut kept)?;
     }
-    if options.all && !options.dry_run {
-        for dir in [packages_dir(cache), repositories_dir(cache)] {
-            clear(&Cache::at(dir))?;
+    for (kind, beside) in beside.iter().filter(|_| options.all) {
+        for key in beside.all_keys() {
+            remove(options, beside, &format!("{kind} "), &key, &mut kept)?;
         }
     }
     if kept.is_empty() {
@@ -78,7 +80,11 @@ pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
 }
 
 /// The entries that the options name; `None` when they name none.
-fn choose<'a>(options: &Options, entries: &'a [Entry]) -> Result<Option<Vec<&'a Entry>>> {
+fn choose<'a>(
+    options: &Options,
+    entries: &'a [Entry],
+    cache: &Cache,
+) -> Result<Option<Vec<&'a Entry>>> {
     if !options.keys.is_empty() {
         let find = |key: &String| {
             entries
@@ -112,6 +118,7 @@ fn choose<'a>(options: &Options, entries: &'a [Entry]) -> Result<Option<Vec<&'a 
     // Damaged ones never take a place of a good one.
     let old = entries
         .iter()
+        .filter(|entry| entry.kind == Kind::Kernel && entry.at.0.root() == cache.root())
         .filter(|entry| entry.damage.is_none())
         .skip(keep);
     Ok(Some(old.chain(entries.iter().filter(damaged)).collect()))
@@ -126,16 +133,28 @@ fn lock(options: &Options, cache: &Cache, key: &str) -> Result<Option<Lease>> {
     Ok(cache.try_lock_exclusive(key)?)
 }
 
-fn clear(cache: &Cache) -> Result<()> {
-    for key in cache.all_keys() {
-        if let Some(lock) = cache.try_lock_exclusive(&key)? {
-            cache.remove(&key, &lock)?;
+/// Removes one entry, of which `kind` is told before the key; one that is in use goes to `kept`.
+fn remove(
+    options: &Options,
+    cache: &Cache,
+    kind: &str,
+    key: &str,
+    kept: &mut Vec<String>,
+) -> Result<()> {
+    if options.dry_run {
+        return output::print(&format!("would remove {kind}{key}\n"));
+    }
+    match lock(options, cache, key)? {
+        Some(lock) => {
+            cache.remove(key, &lock)?;
+            output::print(&format!("removed {kind}{key}\n"))?;
         }
+        None => kept.push(format!("{kind}{key}")),
     }
     Ok(())
 }
 
-/// What killed builds left: whoever builds or removes has its directory locked.
+/// What killed builds left: a running build or removal has its directory locked.
 fn sweep(cache: &Cache, dry_run: bool) -> Result<usize> {
     let leftovers = cache.leftovers();
     let count = leftovers.len();

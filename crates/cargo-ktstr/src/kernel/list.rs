@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use ktstr_kernel::{Cache, Metadata};
+use ktstr_kernel::{Cache, Metadata, bytes_below};
 use serde::Serialize;
 
-use super::{packages_dir, repositories_dir};
+use super::{packages_dir, repositories_dir, series_dir};
 use crate::exit::Exit;
 use crate::output;
 
@@ -19,9 +19,23 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// One entry of the cache.
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// A kernel that was built.
+    Kernel,
+    /// A distribution's kernel, as it came.
+    Unpacked,
+    /// A source tree that is kept with its objects.
+    Tree,
+}
+
+/// One entry of a cache.
 #[derive(Debug, Serialize)]
 pub(super) struct Entry {
+    pub(super) kind: Kind,
+    /// What names it on the command line.
     pub(super) key: String,
     pub(super) path: PathBuf,
     /// Seconds since the epoch.
@@ -29,12 +43,27 @@ pub(super) struct Entry {
     /// Why it cannot be used; absent for a good one.
     pub(super) damage: Option<String>,
     pub(super) in_use: bool,
+    /// Of what is no kernel that was built: bytes on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
     #[serde(flatten)]
     pub(super) metadata: Option<Metadata>,
+    /// Where it is, and by which key.
+    #[serde(skip)]
+    pub(super) at: (Cache, String),
 }
 
-/// Every entry, newest first.
+/// Every entry, newest first; kernels of newer series and kept trees after the kernels that tests may take by themselves.
 pub(super) fn entries(cache: &Cache) -> Vec<Entry> {
+    let mut entries = entries_of(cache, Kind::Kernel);
+    entries.extend(entries_of(&series_dir(cache), Kind::Unpacked));
+    entries.extend(entries_of(&cache.trees(), Kind::Tree));
+    entries
+}
+
+/// The entries of one cache; `otherwise` is what one without metadata is there.
+fn entries_of(cache: &Cache, otherwise: Kind) -> Vec<Entry> {
+    let built = cache.keys();
     let entry = |key: String| {
         let path = cache.root().join(&key);
         let built_at =
@@ -44,19 +73,33 @@ pub(super) fn entries(cache: &Cache) -> Vec<Entry> {
                     time.duration_since(UNIX_EPOCH)
                         .map_or(0, |since| since.as_secs())
                 });
-        let (metadata, damage) = match cache.inspect(&key) {
-            Ok(metadata) => (Some(metadata), None),
-            Err(why) => (None, Some(why)),
+        let kind = if built.contains(&key) {
+            Kind::Kernel
+        } else {
+            otherwise
         };
-        // Whoever runs or builds it holds its lock; a lock that cannot be asked is taken for held.
+        let (metadata, damage) = match (kind, cache.inspect(&key)) {
+            (Kind::Unpacked | Kind::Tree, _) => (None, None),
+            (Kind::Kernel, Ok(metadata)) => (Some(metadata), None),
+            (Kind::Kernel, Err(why)) => (None, Some(why)),
+        };
+        // A process that runs or builds it holds its lock; a lock that cannot be asked is taken for held.
         let in_use = !matches!(cache.try_lock_exclusive(&key), Ok(Some(_)));
+        let name = match kind {
+            // A clean kernel and the tree that it came from have the same key.
+            Kind::Tree => format!("trees/{key}"),
+            Kind::Kernel | Kind::Unpacked => key.clone(),
+        };
         Entry {
-            key,
-            path,
+            kind,
+            key: name,
             built_at,
             damage,
             in_use,
+            bytes: (kind != Kind::Kernel).then(|| bytes_below(&path)),
+            path,
             metadata,
+            at: (cache.clone(), key),
         }
     };
     let mut entries: Vec<Entry> = cache.all_keys().into_iter().map(entry).collect();
@@ -79,6 +122,7 @@ pub(crate) fn run(options: &Options, cache: &Cache) -> Result<Exit> {
     }
     for root in [
         cache.root().to_owned(),
+        series_dir(cache).root().to_owned(),
         packages_dir(cache),
         repositories_dir(cache),
     ] {
@@ -102,16 +146,26 @@ fn render(entries: &[Entry]) -> String {
             (None, false) => String::from("good"),
         };
         let metadata = entry.metadata.as_ref();
+        let bytes = metadata.map(|meta| meta.image_bytes + meta.vmlinux_bytes);
+        let source = |meta: &Metadata| match meta.changes.as_slice() {
+            [] => meta.source.clone(),
+            changes => format!("{} with {}", meta.source, changes.join(", ")),
+        };
+        let source = match entry.kind {
+            Kind::Kernel => metadata.map(source).unwrap_or_default(),
+            Kind::Unpacked => String::from("a distribution's package"),
+            Kind::Tree => {
+                String::from("a source tree with its objects, kept for `kernel build --edit`")
+            }
+        };
         table.add_row([
             entry.key.clone(),
             metadata
                 .map(|meta| meta.release.clone())
                 .unwrap_or_default(),
-            metadata
-                .map(|meta| output::mib(meta.image_bytes + meta.vmlinux_bytes))
-                .unwrap_or_default(),
+            bytes.or(entry.bytes).map(output::mib).unwrap_or_default(),
             state,
-            metadata.map(|meta| meta.source.clone()).unwrap_or_default(),
+            source,
         ]);
     }
     output::lines(&table)

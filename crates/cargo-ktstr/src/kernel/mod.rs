@@ -20,7 +20,7 @@ use crate::exit::Exit;
 
 pub(crate) use build::cpus;
 pub(crate) use resolve::{resolve, resolve_default};
-pub(crate) use resolved::{Resolved, label_apart};
+pub(crate) use resolved::{Resolved, environment, label_apart};
 pub(crate) use spec::{FORMS, KernelSpec};
 
 /// What to do with kernels.
@@ -32,11 +32,11 @@ pub(crate) struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Show the kernels in the cache, newest first.
+    /// Show the kernels in the cache and the source trees that are kept, newest first.
     List(list::Options),
     /// Build kernels, or find them in the cache.
     Build(build::Options),
-    /// Remove kernels from the cache; those in use are never removed.
+    /// Remove kernels and kept source trees from the cache; those in use are never removed.
     Clean(clean::Options),
 }
 
@@ -53,6 +53,11 @@ pub(crate) fn run(options: &Options) -> Result<Exit> {
 /// Kernels taken out of packages.
 pub(crate) fn packages_dir(cache: &Cache) -> PathBuf {
     cache.root().with_file_name("packages")
+}
+
+/// Kernels of newer series, which tests never take by themselves.
+fn series_dir(cache: &Cache) -> Cache {
+    Cache::at(cache.root().with_file_name("series"))
 }
 
 /// Clones of kernel repositories.

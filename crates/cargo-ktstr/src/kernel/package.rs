@@ -259,7 +259,9 @@ fn collect(package: &str, work: &Path) -> Result<PathBuf> {
         bail!("{package} holds no kernel (no vmlinuz); is it the image package?");
     };
     let Some(config) = config else {
-        bail!("{package} holds no configuration, so nobody can tell whether it boots a test");
+        bail!(
+            "{package} holds no configuration, so ktstr cannot check that it has what tests need"
+        );
     };
     let text = fs::read_to_string(&config)
         .with_context(|| format!("failed to read {}", config.display()))?;

@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use ktstr::host::plan::kernel::{mirror_base, resolve_test_kernel, wanted_kernel};
 use ktstr_kernel::{
-    BuildOptions, Cache, Kernel, KernelError, Release, Source, build, releases,
-    sanitize_kernel_label,
+    BuildOptions, Cache, Changes, Kernel, KernelError, Release, Source, build, build_changed,
+    releases, sanitize_kernel_label,
 };
 
 use super::resolved::Resolved;
 use super::spec::{Bound, KernelSpec, Series};
-use super::{git, logs_dir, package};
+use super::{git, logs_dir, package, series_dir};
 use crate::interrupt::Unwinding;
 use crate::progress::Bar;
 
@@ -84,11 +84,50 @@ pub(crate) fn resolve(spec: &KernelSpec, cache: &Cache, jobs: usize) -> Result<V
             };
             chosen.into_iter().map(build).collect()
         }
-        KernelSpec::Key(key) => match cache.entry(key)? {
-            Some(kernel) => Ok(vec![Resolved::cached(kernel)]),
-            None => bail!("{}", no_such_key(key, cache)),
-        },
+        KernelSpec::Key(key) => {
+            if let Some(kernel) = cache.entry(key)? {
+                return Ok(vec![Resolved::cached(kernel)]);
+            }
+            match series_dir(cache).entry(key)? {
+                Some(kernel) => Ok(vec![Resolved::cached_elsewhere(kernel)]),
+                None => bail!("{}", no_such_key(key, cache)),
+            }
+        }
     }
+}
+
+/// The same with changes of the source.
+///
+/// # Errors
+/// When a kernel has no source to change, or cannot be had.
+pub(super) fn resolve_changed(
+    spec: &KernelSpec,
+    changes: &Changes,
+    cache: &Cache,
+    jobs: usize,
+) -> Result<Vec<Resolved>> {
+    if changes.is_empty() {
+        return resolve(spec, cache, jobs);
+    }
+    let source = match spec {
+        KernelSpec::Tree(path) => Source::Tree(path.clone()),
+        KernelSpec::Archive(path) => Source::Archive(path.clone()),
+        KernelSpec::DebianSource => Source::debian(),
+        KernelSpec::Git { url, at } => Source::Tree(git::checkout(url, at, cache)?),
+        KernelSpec::Release(release) => from_mirror(release.clone()),
+        KernelSpec::Series(series) => from_mirror(newest_of(*series, cache)?),
+        KernelSpec::Image(_)
+        | KernelSpec::Package(_)
+        | KernelSpec::Newest(_)
+        | KernelSpec::Key(_)
+        | KernelSpec::Range(..) => bail!(
+            "--edit and --patch change a source; name one: a source tree, an archive, a version, a series or git+URL"
+        ),
+    };
+    let kernel = made(&source, cache, jobs, |options, bar| {
+        build_changed(cache, &source, changes, options, bar)
+    })?;
+    Ok(vec![Resolved::cached(kernel)])
 }
 
 fn no_such_key(key: &str, cache: &Cache) -> String {
@@ -190,6 +229,17 @@ fn within(listed: &[Release], from: &Bound, to: &Bound) -> Result<Vec<Release>> 
 /// # Errors
 /// When the build fails or is stopped.
 pub(super) fn build_source(source: &Source, cache: &Cache, jobs: usize) -> Result<Kernel> {
+    made(source, cache, jobs, |options, bar| {
+        build(cache, source, options, bar)
+    })
+}
+
+fn made(
+    source: &Source,
+    cache: &Cache,
+    jobs: usize,
+    build: impl FnOnce(&BuildOptions, &mut Bar) -> Result<Kernel, KernelError>,
+) -> Result<Kernel> {
     let name = sanitize_kernel_label(&source.to_string());
     let log = logs_dir(cache).join(format!("{name}-{}.log", std::process::id()));
     let options = BuildOptions {
@@ -199,13 +249,13 @@ pub(super) fn build_source(source: &Source, cache: &Cache, jobs: usize) -> Resul
     };
     let _unwinding = Unwinding::begin();
     let mut bar = Bar::new();
-    let built = build(cache, source, &options, &mut bar);
+    let built = build(&options, &mut bar);
     bar.finish();
     if !matches!(
         built,
         Err(KernelError::Build { .. } | KernelError::Config { .. })
     ) {
-        // Nothing in it that anybody needs.
+        // Nothing in it is needed.
         let _ = std::fs::remove_file(&log);
     }
     built.with_context(|| format!("no kernel from {source}"))

@@ -1,5 +1,6 @@
 //! A kernel that was found, fetched or built, and its label.
 
+use std::ffi::OsString;
 use std::path::Path;
 
 use ktstr_kernel::{Kernel, sanitize_kernel_label};
@@ -16,6 +17,15 @@ pub(crate) struct Resolved {
     _keep: Option<Kernel>,
 }
 
+/// What has test binaries take this kernel.
+pub(crate) fn environment(kernel: &str) -> [(&'static str, OsString); 2] {
+    [
+        ("KTSTR_KERNEL", kernel.into()),
+        // It would win over the one that was asked for.
+        ("KTSTR_TEST_KERNEL", OsString::new()),
+    ]
+}
+
 impl Resolved {
     pub(super) fn cached(kernel: Kernel) -> Self {
         Self {
@@ -23,6 +33,14 @@ impl Resolved {
             label: kernel.label(),
             image: kernel.image.clone(),
             _keep: Some(kernel),
+        }
+    }
+
+    /// Of another cache than the one in which tests look keys up.
+    pub(super) fn cached_elsewhere(kernel: Kernel) -> Self {
+        Self {
+            value: Some(kernel.image.display().to_string()),
+            ..Self::cached(kernel)
         }
     }
 

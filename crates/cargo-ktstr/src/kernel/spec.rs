@@ -10,7 +10,7 @@ pub(crate) const FORMS: &str = "a version (6.12.30), a series (6.12: its newest 
     a source tree (./linux), an image (./bzImage), a source archive (./linux-6.12.tar.xz), a package (./x.deb, ./x.rpm), \
     git+URL#tag=v6.12 (or branch=, rev=), the newest of a distribution (arch, debian, fedora, gke, ubuntu), or a key from `cargo ktstr kernel list`";
 
-/// One form of SPEC 10.
+/// One form of a kernel on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum KernelSpec {
     /// A boot image.

@@ -1,7 +1,8 @@
-//! `cargo ktstr report`: a run as one page, or as a trace.
+//! `cargo ktstr report`: a run as one page or as a trace, or one failure of it for maintainers.
 
 mod charts;
 mod html;
+mod maintainers;
 mod page;
 mod perfetto;
 
@@ -20,6 +21,13 @@ use crate::test::{Case, cases_of};
 /// Which run, and where to.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
+    /// The test that --for-maintainers is about.
+    #[arg(requires = "for_maintainers")]
+    test: Option<String>,
+    /// Print one failed test as plain text for the maintainers of the kernel or the scheduler: kernel, shape, seed, replay line, steps
+    /// and evidence, without paths of this machine.
+    #[arg(long, requires = "test", conflicts_with_all = ["output", "perfetto"])]
+    for_maintainers: bool,
     /// The run; the last one by default.
     #[arg(long)]
     run: Option<String>,
@@ -53,6 +61,10 @@ pub(crate) struct Shown {
 pub(crate) fn run(options: &Options) -> Result<Exit> {
     let project = Project::find(options.manifest_path.as_deref())?;
     let run = gather(runs::select(&project, options.run.as_deref())?)?;
+    if let (true, Some(test)) = (options.for_maintainers, &options.test) {
+        output::print(&maintainers::render(&run, test)?)?;
+        return Ok(Exit::Pass);
+    }
     let (path, text) = match (&options.perfetto, &options.output) {
         (Some(path), _) => (path.clone(), perfetto::render(&run)?),
         (None, Some(path)) => (path.clone(), page::render(&run, parent(path))),

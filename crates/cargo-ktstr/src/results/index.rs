@@ -73,7 +73,7 @@ impl Index {
             Err(error) if is_damage(&error) => {
                 let aside = path.with_extension("sqlite.damaged");
                 eprintln!(
-                    "cargo ktstr: {} cannot be read ({error}); it is put aside as {} and made anew from the runs that are there",
+                    "cargo ktstr: {} cannot be read ({error}); moved to {}; rebuilding it from the existing runs",
                     path.display(),
                     aside.display()
                 );

@@ -140,14 +140,18 @@ fn ask(binary: &Binary) -> Option<Description> {
 ///
 /// # Errors
 /// When nothing builds, or no binary has it; with the names that there are.
-pub(crate) fn find(name: &str, selection: &Selection) -> Result<Command> {
+pub(crate) fn find(
+    name: &str,
+    selection: &Selection,
+    place: Option<&Place<'_>>,
+) -> Result<Command> {
     let selection = Selection {
         filters: vec![name.to_owned()],
         exact: true,
         include_ignored: true,
         ..selection.clone()
     };
-    let Some(binaries) = build(&selection, None)? else {
+    let Some(binaries) = build(&selection, place)? else {
         bail!("{NOT_BUILT}");
     };
     let mut known = Vec::new();
@@ -163,7 +167,7 @@ pub(crate) fn find(name: &str, selection: &Selection) -> Result<Command> {
         known.extend(description.tests.into_iter().map(|test| test.name));
     }
     bail!(
-        "there is no test '{name}' of ktstr here; there are: {}",
+        "no ktstr test named '{name}'; there are: {}",
         known.join(", ")
     )
 }

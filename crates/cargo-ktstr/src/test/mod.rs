@@ -20,7 +20,7 @@ use ktstr::host::evidence::artifacts::write_atomic;
 use ktstr::host::plan::kernel::default_cache;
 use ktstr::model::verdict::Outcome;
 
-use crate::engine::{self, EngineChoice};
+use crate::engine::{self, EngineChoice, TimeChoice};
 use crate::exit::Exit;
 use crate::kernel::{self, KernelSpec, Resolved};
 use crate::project::Project;
@@ -29,7 +29,7 @@ use crate::{interrupt, output};
 
 pub(crate) use crate::seen::{RunnerReport, Seen};
 pub(crate) use case::{Case, cases_of};
-pub(crate) use select::{Selection, Shard};
+pub(crate) use select::{Build, Selection, Shard};
 pub(crate) use summary::rerun;
 
 /// What to run, on what, and what to leave behind.
@@ -45,6 +45,12 @@ pub(crate) struct Options {
     /// What runs the VMs; auto takes KVM where it is genuine.
     #[arg(long, value_parser = engine::parser(), value_name = "ENGINE")]
     pub(crate) engine: Option<EngineChoice>,
+    /// Whose time passes in guests; auto takes virtual time on tcg, where the test and the emulator allow it.
+    #[arg(long, value_parser = engine::time_parser(), value_name = "CLOCK")]
+    pub(crate) time: Option<TimeChoice>,
+    /// The seed of runs in virtual time: the same seed is the same run.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     /// This binary in place of every scheduler that tests name.
     #[arg(long, value_name = "PATH")]
     pub(crate) scheduler: Option<PathBuf>,
@@ -100,6 +106,12 @@ impl Options {
     /// # Errors
     /// When arguments contradict each other.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        if self.time == Some(TimeChoice::Host) && self.seed.is_some() {
+            return Err(clap::Error::raw(
+                ErrorKind::ArgumentConflict,
+                "--time host and --seed exclude each other: only virtual time has seeds\n",
+            ));
+        }
         if self.json && self.ktap_on_stdout() {
             return Err(clap::Error::raw(
                 ErrorKind::ArgumentConflict,
@@ -215,6 +227,8 @@ pub(crate) fn run_all(
             kernel: kernel.value.clone(),
             kernel_label: kernel.label.clone(),
             engine: options.engine.map(|engine| engine.as_str().to_owned()),
+            time: options.time.map(|time| time.as_str().to_owned()),
+            seed: options.seed,
             scheduler: options.scheduler.as_deref().map(absolute),
             selection: options.selection.rerun_arguments(),
             ..Manifest::begin(&run, &project.workspace_root)
@@ -342,13 +356,17 @@ fn environment(
         ("KTSTR_SIDECAR_DIR", OsString::new()),
     ];
     if let Some(value) = &kernel.value {
-        env.push(("KTSTR_KERNEL", value.into()));
-        // It would win over the one that was asked for.
-        env.push(("KTSTR_TEST_KERNEL", OsString::new()));
+        env.extend(kernel::environment(value));
     }
     env.extend(options.selection.asks().map(|name| (name, "1".into())));
     if let Some(engine) = options.engine {
         env.push(("KTSTR_ENGINE", engine.as_str().into()));
+    }
+    if let Some(time) = options.time {
+        env.push(("KTSTR_TIME", time.as_str().into()));
+    }
+    if let Some(seed) = options.seed {
+        env.push(("KTSTR_SEED", seed.to_string().into()));
     }
     if let Some(scheduler) = &options.scheduler {
         env.push(("KTSTR_SCHEDULER", absolute(scheduler).into()));

@@ -74,7 +74,7 @@ pub(super) fn run(pass: &Pass<'_>) -> Result<RunnerReport> {
         _ if interrupt::requested().is_some() => None,
         Some(BUILD_FAILED) => Some(String::from(NOT_BUILT)),
         _ => Some(format!(
-            "cargo nextest ended with {status}; its words are above"
+            "cargo nextest ended with {status}; see its output above"
         )),
     };
     Ok(RunnerReport {
@@ -258,7 +258,7 @@ fn list(
         Some(BUILD_FAILED) => return Ok(Err(String::from(NOT_BUILT))),
         _ => {
             return Ok(Err(format!(
-                "cargo nextest cannot list the tests ({}); its words are above",
+                "cargo nextest cannot list the tests ({}); see its output above",
                 output.status
             )));
         }

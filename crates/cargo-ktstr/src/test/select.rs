@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 
 /// Why nothing ran; the compiler has told the rest.
-pub(crate) const NOT_BUILT: &str = "the tests could not be built; the compiler's words are above";
+pub(crate) const NOT_BUILT: &str = "the tests could not be built; see the compiler output above";
 
 /// A test that a binary has.
 #[derive(Debug, Clone)]
@@ -68,6 +68,39 @@ pub(crate) struct Selection {
     pub(crate) locked: bool,
 }
 
+/// How the one test that the argument `test` names is built.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Build {
+    /// Only this package.
+    #[arg(long, short, value_name = "SPEC", requires = "test")]
+    package: Vec<String>,
+    /// Features to turn on.
+    #[arg(long, short = 'F', value_name = "FEATURES", requires = "test")]
+    features: Vec<String>,
+    /// Build optimised.
+    #[arg(long, short, requires = "test")]
+    release: bool,
+    /// Build without the network.
+    #[arg(long, requires = "test")]
+    offline: bool,
+    /// The project, when it is not here.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) manifest_path: Option<PathBuf>,
+}
+
+impl Build {
+    pub(crate) fn selection(&self) -> Selection {
+        Selection {
+            package: self.package.clone(),
+            features: self.features.clone(),
+            release: self.release,
+            offline: self.offline,
+            manifest_path: self.manifest_path.clone(),
+            ..Selection::default()
+        }
+    }
+}
+
 impl Selection {
     /// What clap cannot see.
     ///
@@ -80,7 +113,7 @@ impl Selection {
             .find(|filter| filter.is_empty() || filter.starts_with('-'))
         {
             bail!(
-                "'{bad}' is no filter; a filter is part of a test's name, such as 'steady' or '@4cpu-2llc'"
+                "invalid filter '{bad}'; a filter is part of a test's name, such as 'steady' or '@4cpu-2llc'"
             );
         }
         Ok(())
@@ -240,7 +273,7 @@ impl FromStr for Shard {
         match parts {
             Some((k, n)) if (1..=n).contains(&k) => Ok(Self { k, n }),
             _ => Err(format!(
-                "'{text}' is no shard; expected K/N with K from 1 to N, such as 1/3"
+                "invalid shard '{text}'; expected K/N with K from 1 to N, such as 1/3"
             )),
         }
     }

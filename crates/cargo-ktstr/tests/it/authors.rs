@@ -1,14 +1,15 @@
 //! The package `ktstr-authors` under `tests/authors`: tests as scheduler authors have them, in Rust's own harness, under each of
 //! the three runners.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
 use ktstr::host::plan::config::cache_dir;
 
-use crate::fixture::{Ran, bare, ktstr, lacks, repository, target};
+use crate::fixture::{Ran, bare, files_below, ktstr, lacks, repository, target};
 
 /// On this target of the package; of the whole workspace, whose dependencies are built already with the features that all of it
 /// wants of them.
@@ -17,6 +18,19 @@ const PACKAGE: [&str; 4] = ["--workspace", "--features", "ktstr-tests", "--test"
 /// Where the scheduler of somebody else is that `cargo xtask setup --checks` has installed.
 fn schedulers() -> PathBuf {
     cache_dir().join("schedulers/checks/bin")
+}
+
+/// Whether they are installed; one that is not is told.
+fn are_there(names: &[&str]) -> bool {
+    let home = schedulers();
+    let missing = names.iter().find(|name| !home.join(name).is_file());
+    if let Some(name) = missing {
+        lacks(
+            "scheduler",
+            &format!("{name} is missing; `cargo xtask setup --checks` installs it"),
+        );
+    }
+    missing.is_none()
 }
 
 fn at_home(mut command: Command, records: &Path) -> Command {
@@ -125,6 +139,61 @@ fn nextest_runs_them_too() {
     ]);
 }
 
+/// One machine builds, two others share the tests: each has nextest's archive and no source but the manifests.
+#[test]
+fn an_archive_is_shared_by_two_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("tests.tar.zst");
+    let file = archive.to_str().unwrap();
+    let archiving = ["nextest", "archive", "--archive-file", file];
+    cargo(&archiving, "default_harness", &[], dir.path()).exits(0);
+    let workers = [1, 2].map(|part| {
+        let home = dir.path().join(part.to_string());
+        for manifest in ["Cargo.toml", "tests/authors/Cargo.toml"] {
+            let copy = home.join("checkout").join(manifest);
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(repository().join(manifest), copy).unwrap();
+        }
+        let mut command = bare(Command::new("cargo-nextest"));
+        command
+            .args(["nextest", "run", "--no-fail-fast", "--archive-file", file])
+            .arg("--workspace-remap")
+            .arg(home.join("checkout"))
+            .args(["--partition", &format!("count:{part}/2")])
+            .current_dir(&home)
+            .env("KTSTR_SIDECAR_DIR", home.join("records"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        (home, command.spawn().unwrap())
+    });
+    let mut names = Vec::new();
+    for (home, worker) in workers {
+        let ran = Ran::new(worker.wait_with_output().unwrap());
+        ran.exits(100).says(&["4 tests run"]);
+        for path in files_below(&home.join("records")) {
+            let name = path.file_name().unwrap().to_string_lossy();
+            names.extend(
+                name.strip_suffix(".json")
+                    .filter(|name| !name.contains('.'))
+                    .map(str::to_owned),
+            );
+        }
+    }
+    names.sort_unstable();
+    let all = [
+        "guest_runs_the_body",
+        "host_by_hand",
+        "host_fails",
+        "host_passes",
+        "host_skips",
+        "host_unsure",
+    ];
+    assert_eq!(
+        names, all,
+        "each test of ktstr's leaves one record, on one of the two"
+    );
+}
+
 /// Nothing of the verdicts is lost to libtest, which knows two.
 #[test]
 fn cargo_ktstr_knows_their_verdicts() {
@@ -159,50 +228,46 @@ fn cargo_ktstr_knows_their_verdicts() {
 /// The shapes of tests that authors have, on real guests; the one that must fail says which claim does not hold.
 #[test]
 fn authors_tests_have_their_verdicts_in_guests() {
-    if !schedulers().join("scx_bpfland").is_file() {
-        return lacks(
-            "scheduler",
-            "scx_bpfland is missing; `cargo xtask setup --checks` installs it",
-        );
+    if !are_there(&["scx_bpfland", "scx_cosmos"]) {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let all = cargo(&["test", "--no-fail-fast"], "tenants", &[], dir.path());
     all.exits(101).says(&[
-        "running 12 tests",
+        "running 13 tests",
         "test a_plain_test_comes_first ... ok",
         "test tenants_with_and_without_the_scheduler ... ok",
         "test a_scheduler_in_the_other_form_takes_its_own_topology ... ok",
+        "test another_scheduler_takes_arguments_of_one_test ... ok",
         "test a_crowded_cpuset_leaves_the_rest_alone ... ok",
         "test a_claim_that_does_not_hold_is_the_failure ... FAILED",
         "expected at least 1000",
-        "11 passed; 1 failed; 0 ignored",
+        "12 passed; 1 failed; 0 ignored",
     ]);
-    let two = ["a_claim_that_does_not", "a_plain_test"];
+    let three = ["a_claim_that_does_not", "a_plain_test", "another_scheduler"];
     let args = ["run", "--no-fail-fast"];
     let nextest = cargo(
         &[&["nextest"][..], &args].concat(),
         "tenants",
-        &two,
+        &three,
         dir.path(),
     );
     nextest
         .exits(100)
-        .says(&["2 tests run: 1 passed, 1 failed", "expected at least 1000"]);
+        .says(&["3 tests run: 2 passed, 1 failed", "expected at least 1000"]);
     let expected = owned(&[
         ("a_claim_that_does_not_hold_is_the_failure", "fail"),
         ("a_plain_test_comes_first", "pass"),
+        ("another_scheduler_takes_arguments_of_one_test", "pass"),
     ]);
-    assert_eq!(verdicts("tenants", &two, dir.path(), 1), expected);
+    assert_eq!(verdicts("tenants", &three, dir.path(), 1), expected);
 }
 
 /// A binary that declares a scheduler and has no test of ktstr's gives the verifier its cells.
 #[test]
 fn the_verifier_finds_declarations_in_the_default_harness() {
-    if !schedulers().join("scx_bpfland").is_file() {
-        return lacks(
-            "scheduler",
-            "scx_bpfland is missing; `cargo xtask setup --checks` installs it",
-        );
+    if !are_there(&["scx_bpfland"]) {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let mut command = ktstr(&["verifier", "--json", "--max-cpus", "1"]);

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::fixture::{Ran, ktstr, repository, target};
 
 /// `cargo ktstr COMMAND`, in the repository.
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = ktstr(args);
     command
         .current_dir(repository())
@@ -18,13 +18,13 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-fn run(args: &[&str]) -> Ran {
+pub(crate) fn run(args: &[&str]) -> Ran {
     Ran::new(command(args).output().unwrap())
 }
 
 /// `cargo ktstr test` on these targets of the sample. Of the whole workspace, whose dependencies are built already with the
 /// features that all of it wants of them.
-fn test(targets: &[&str], args: &[&str]) -> Command {
+pub(crate) fn test(targets: &[&str], args: &[&str]) -> Command {
     let mut all = vec!["test", "--workspace", "--features", "sample"];
     for target in targets {
         all.extend(["--test", target]);
@@ -33,7 +33,7 @@ fn test(targets: &[&str], args: &[&str]) -> Command {
     command(&all)
 }
 
-fn json(mut command: Command, code: i32) -> Value {
+pub(crate) fn json(mut command: Command, code: i32) -> Value {
     let ran = Ran::new(command.arg("--json").output().unwrap());
     ran.exits(code).json()
 }
@@ -47,7 +47,7 @@ fn verdicts(json: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-fn case<'j>(json: &'j Value, name: &str) -> &'j Value {
+pub(crate) fn case<'j>(json: &'j Value, name: &str) -> &'j Value {
     let tests = json["tests"].as_array().unwrap();
     let found = tests.iter().find(|test| test["name"] == name);
     found.unwrap_or_else(|| panic!("{name} is not in {json:#}"))
@@ -67,7 +67,7 @@ const HOST: [(&str, &str); 10] = [
 ];
 
 /// A test is its binary and its name: one that passed hides no other of that name, whether that one aborted before its record
-/// or is none of ktstr's. And whoever asks later hears of all of them.
+/// or is none of ktstr's. A later call lists all of them.
 #[test]
 fn no_failure_is_lost_to_another_test_of_its_name() {
     for runner in ["cargo", "nextest"] {
@@ -176,7 +176,7 @@ fn a_flaky_test_is_told_with_its_first_failure() {
     );
 }
 
-/// A name that means two things stops the binary, with both places, whoever runs it.
+/// A name that means two things stops the binary, with both places, under every runner.
 #[test]
 fn a_binary_with_two_of_one_name_does_not_start() {
     let needles = [
@@ -288,10 +288,7 @@ fn cells_of_the_gauntlet_run_their_test_on_their_preset() {
     let record = Path::new(json["directories"][0].as_str().unwrap())
         .join("one_llc_only@4cpu-1llc-nosmt.json");
     let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-    assert_ne!(
-        record["engine_why"], "asked for",
-        "nobody asked for an engine"
-    );
+    assert_ne!(record["engine_why"], "asked for", "no engine was asked for");
     for (preset, shares) in [
         ("4cpu-2llc-nosmt", "0-1, of 0-3"),
         ("8cpu-2llc-smt", "0-3, of 0-7"),

@@ -1,15 +1,15 @@
 //! The guide under `book/`: its Rust compiles, its links lead somewhere, and its first chapter works when it is copied.
 //!
 //! A fenced block says what it is for in its info string: `rust` is compiled; `…,file=PATH` is a file of the reader's project,
-//! with `insert` put above the last line; `sh` is run there, `sh,fails` must fail; `text,output,from=A,to=B` is what the command
+//! with `append` put at its end; `sh` is run there, `sh,fails` must fail; `text,output,from=A,to=B` is what the command
 //! before it says, from the first line that begins with A to the next that begins with B, without either from the start or to
 //! the end. `UPDATE_GUIDE=1` writes these anew; otherwise each line must have been said, whatever its numbers.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Ran, ktstr, repository};
+use crate::fixture::{Ran, ktstr, outside, outside_target as target, repository};
 
 fn chapter(name: &str) -> String {
     let path = repository().join("book/src").join(name);
@@ -39,11 +39,6 @@ fn blocks(text: &str) -> Vec<(String, String)> {
     }
     assert!(open.is_none(), "a block is not closed");
     blocks
-}
-
-/// Projects outside of the workspace share one build of ktstr.
-fn target() -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join("guide")
 }
 
 #[test]
@@ -147,8 +142,9 @@ fn the_first_chapters_work_as_they_are_written() {
         project.path().join("Cargo.lock"),
     )
     .unwrap();
+    let (target, _alone) = outside();
     // A reader has no runs yet, which the statistics would tell.
-    let _ = fs::remove_dir_all(target().join("ktstr"));
+    let _ = fs::remove_dir_all(target.join("ktstr"));
     let updates = std::env::var_os("UPDATE_GUIDE").is_some();
     for (name, commands) in TOLD {
         let mut text = chapter(name);
@@ -217,16 +213,14 @@ fn part_of(said: &str, part: &str) -> String {
 }
 
 fn write_file(project: &Path, file: &str, body: &str) {
-    let (name, insert) = match file.split_once(',') {
-        Some((name, "insert")) => (name, true),
+    let (name, append) = match file.split_once(',') {
+        Some((name, "append")) => (name, true),
         _ => (file, false),
     };
     let path = project.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let text = if insert {
-        let old = fs::read_to_string(&path).unwrap();
-        let (head, last) = old.trim_end().rsplit_once('\n').unwrap();
-        format!("{head}\n{body}\n{last}\n")
+    let text = if append {
+        format!("{}\n{body}", fs::read_to_string(&path).unwrap())
     } else {
         body.to_owned()
     };

@@ -86,6 +86,181 @@ fn build_list_and_clean() {
     );
 }
 
+/// A tree whose image is its two source files.
+fn tree_with_sources(project: &Project) -> PathBuf {
+    let tree = mini_tree(&project.root(), "linux");
+    fs::write(tree.join("f.c"), "int f(void)\n{\n\treturn 1;\n}\n").unwrap();
+    fs::write(tree.join("g.c"), "one\ntwo\n").unwrap();
+    let makefile = tree.join("Makefile");
+    let text = fs::read_to_string(&makefile).unwrap();
+    let image = "echo image > $(O)/arch/x86/boot/bzImage";
+    let text = text.replace(
+        image,
+        "echo made >> $(O)/count\n\tcat f.c g.c $(O)/count > $(O)/arch/x86/boot/bzImage",
+    );
+    fs::write(makefile, text).unwrap();
+    let edit =
+        "fix = 'abc'\n[[edit]]\nfile = 'f.c'\nfunction = 'f'\nold = 'return 1'\nnew = 'return 2'\n";
+    fs::write(project.root().join("bug.toml"), edit).unwrap();
+    let patch = "--- a/g.c\n+++ b/g.c\n@@ -1,2 +1,2 @@\n one\n-two\n+2\n";
+    fs::write(project.root().join("mine.patch"), patch).unwrap();
+    tree
+}
+
+#[test]
+fn edits_and_patches_make_other_kernels_in_a_tree_that_is_kept() {
+    let project = Project::new();
+    let tree = tree_with_sources(&project);
+    let build = |more: &[&str]| {
+        let mut args = vec!["kernel", "build", "./linux"];
+        args.extend(more);
+        project.run(&args)
+    };
+    let image = |ran: &Ran| fs::read_to_string(ran.exits(0).stdout.trim()).unwrap();
+    let edited = build(&["--edit", "bug.toml"]);
+    assert_eq!(
+        image(&edited),
+        "int f(void)\n{\n\treturn 2;\n}\none\ntwo\nmade\n"
+    );
+    let patched = build(&["--patch", "mine.patch"]);
+    // The edit is gone, and the objects of the first build are there.
+    assert_eq!(
+        image(&patched),
+        "int f(void)\n{\n\treturn 1;\n}\none\n2\nmade\nmade\n"
+    );
+    let both = build(&["--edit", "bug.toml", "--patch", "mine.patch"]);
+    assert_eq!(
+        image(&both),
+        "int f(void)\n{\n\treturn 2;\n}\none\n2\nmade\nmade\nmade\n"
+    );
+    let again = build(&["--edit", "bug.toml"]);
+    assert_eq!(again.stdout, edited.stdout, "from the cache");
+    // The user's tree is as it was.
+    assert!(
+        fs::read_to_string(tree.join("f.c"))
+            .unwrap()
+            .contains("return 1")
+    );
+    assert_eq!(fs::read_to_string(tree.join("g.c")).unwrap(), "one\ntwo\n");
+    assert_eq!(fs::read_dir(&tree).unwrap().count(), 4);
+
+    // None of them is what tests take by themselves.
+    project
+        .run(&["test", "passes"])
+        .exits(1)
+        .says(&["no test kernel was found"]);
+    let listed = project.run(&["kernel", "list"]);
+    listed.exits(0).says(&[
+        "/linux with ",
+        "mine.patch, bug.toml",
+        "trees/linux-",
+        "kept for",
+    ]);
+    let json = project.run(&["kernel", "list", "--json"]).json();
+    let trees: Vec<_> = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["kind"] == "tree")
+        .collect();
+    let [kept] = trees.as_slice() else {
+        panic!("{json:#}");
+    };
+    let key = kept["key"].as_str().unwrap();
+    assert!(kept["bytes"].as_u64().unwrap() > 0, "{json:#}");
+    project
+        .run(&["kernel", "clean", key])
+        .exits(0)
+        .says(&["removed source tree"]);
+    assert_eq!(
+        project
+            .run(&["kernel", "list", "--json"])
+            .json()
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    assert_eq!(
+        fs::read_dir(project.cache().join("trees"))
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().is_dir())
+            .count(),
+        0
+    );
+}
+
+#[test]
+fn a_change_that_does_not_fit_is_told_with_its_file() {
+    let project = Project::new();
+    tree_with_sources(&project);
+    let refuses = |args: &[&str], says: &[&str]| {
+        let mut all = vec!["kernel", "build", "./linux"];
+        all.extend(args);
+        project.run(&all).exits(1).says(says);
+    };
+    let rewrite = |name: &str, from: &str, to: &str| {
+        let path = project.root().join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace(from, to)).unwrap();
+    };
+    rewrite("bug.toml", "return 1", "return 7");
+    refuses(
+        &["--edit", "bug.toml"],
+        &["bug.toml: `old` occurs 0 times in f() of f.c, expected once"],
+    );
+    rewrite("mine.patch", "-two", "-three");
+    refuses(
+        &["--patch", "mine.patch"],
+        &["mine.patch: it does not apply", "g.c"],
+    );
+    refuses(&["--edit", "gone.toml"], &["gone.toml", "No such file"]);
+    fs::write(project.root().join("bzImage"), "").unwrap();
+    rewrite("bug.toml", "return 7", "return 1");
+    project
+        .run(&["kernel", "build", "./bzImage", "--edit", "bug.toml"])
+        .exits(1)
+        .says(&["change a source"]);
+}
+
+/// They were in the cache directory, gigabytes of them, and no command showed or removed them.
+#[test]
+fn kernels_of_newer_series_are_listed_and_cleaned() {
+    let project = Project::new();
+    mini_tree(&project.root(), "linux");
+    let key = built_key(&project.run(&["kernel", "build", "./linux"]));
+    let series = project.cache().join("series");
+    fs::create_dir_all(series.join("debian-7.3/boot")).unwrap();
+    fs::rename(
+        project.cache().join("kernels").join(&key),
+        series.join(&key),
+    )
+    .unwrap();
+    project.run(&["kernel", "list"]).exits(0).says(&[
+        &key,
+        "9.9",
+        "debian-7.3",
+        "a distribution's package",
+    ]);
+    let found = project.run(&["kernel", "build", &key]);
+    let image = series.join(&key).join("bzImage").display().to_string();
+    assert_eq!(found.exits(0).stdout.trim(), image);
+    project.run(&["kernel", "clean", "--keep", "0"]).exits(0);
+    assert!(
+        series.join(&key).is_dir(),
+        "--keep is of the kernels that tests take"
+    );
+    project
+        .run(&["kernel", "clean", "debian-7.3"])
+        .exits(0)
+        .says(&["removed debian-7.3"]);
+    project
+        .run(&["kernel", "clean", "--all"])
+        .exits(0)
+        .says(&["removed ", &key]);
+    assert!(!series.join(&key).exists());
+}
+
 #[test]
 fn an_entry_in_use_is_left_alone() {
     let project = Project::new();
@@ -108,6 +283,33 @@ fn an_entry_in_use_is_left_alone() {
     Ran::new(waiter.wait_with_output().unwrap())
         .exits(0)
         .says(&["removed"]);
+}
+
+#[test]
+fn booted_guests_go_with_all_kernels_and_not_while_they_are_in_use() {
+    let project = Project::new();
+    let templates = project.cache().join("templates");
+    fs::create_dir_all(templates.join("busy")).unwrap();
+    fs::create_dir_all(templates.join("idle")).unwrap();
+    fs::create_dir_all(templates.join(".template-left")).unwrap();
+    let lock = fs::File::create(templates.join(".busy.lock")).unwrap();
+    lock.lock_shared().unwrap();
+    project
+        .run(&["kernel", "clean", "--all", "--dry-run"])
+        .exits(0)
+        .says(&["would remove booted guest idle", "the leftover"]);
+    project.run(&["kernel", "clean", "--all"]).exits(1).says(&[
+        "removed booted guest idle",
+        "in use",
+        "booted guest busy",
+    ]);
+    assert!(templates.join("busy").is_dir() && !templates.join("idle").exists());
+    assert!(!templates.join(".template-left").exists());
+    drop(lock);
+    project
+        .run(&["kernel", "clean", "--all"])
+        .exits(0)
+        .says(&["removed booted guest busy"]);
 }
 
 /// Processes that have `text` among their arguments.

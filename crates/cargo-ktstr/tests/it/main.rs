@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod authors;
+mod bisect;
 mod end_to_end;
 mod fixture;
 mod flags;
@@ -10,8 +11,10 @@ mod guide;
 mod hardship;
 mod interrupt;
 mod kernels;
+mod new;
 mod report;
 mod results;
+mod seeds;
 mod selection;
 mod shell;
 mod surface;

@@ -33,7 +33,7 @@ fn project_with_a_run() -> (Project, PathBuf) {
         .map(|i| json!({"at_ms": 500.0 + f64::from(i) * 10.0, "nr_running": [i % 7, 1], "local_dsq": [i % 3, null]}))
         .collect();
     let timeline = json!({
-        "schema": "ktstr.timeline/1", "duration_ms": 1500.0, "scenario_start_ms": 500.0, "samples": samples,
+        "schema": "ktstr.timeline/1", "duration_ms": 1600.0, "scenario_start_ms": 500.0, "samples": samples,
         "marks": [
             {"at_ms": 100.0, "kind": "stage", "text": "kernel up"},
             {"at_ms": 700.0, "kind": "capture", "text": "periodic_000"},
@@ -47,6 +47,52 @@ fn project_with_a_run() -> (Project, PathBuf) {
         .replace("because of fails", "</pre><script>alert(1)</script>");
     fs::write(&sidecar, text).unwrap();
     (project, dir)
+}
+
+#[test]
+fn a_page_for_maintainers_holds_the_failure_and_nothing_of_the_machine() {
+    let (project, dir) = project_with_a_run();
+    let path = dir.join("fails.json");
+    let mut record: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let host_path = dir.join("src/lib.rs:12");
+    let finding = format!("worker 3 waited at {}", host_path.display());
+    record["result"]["details"][0]["message"] = json!(finding);
+    record["clock"] = json!("virtual");
+    record["seed"] = json!(7);
+    record["speed"] = json!(62_500_000);
+    record["fingerprint"] = json!("00000000000000ab");
+    record["message"] = json!(format!(
+        "BUG SUMMARY: queue seven is gone\n--- timeline\n      0 ms  step 0 starts\n--- sched_ext dump\n  cpu 1: idle\n\
+         --- artifacts\n  {}/fails.console\nkernel: 6.12 ({}/bzImage)\n",
+        dir.display(),
+        dir.display()
+    ));
+    fs::write(&path, record.to_string()).unwrap();
+    let ran = project.run(&["report", "fails", "--for-maintainers"]);
+    ran.exits(0).says(&[
+        "queue seven is gone\n===================\n",
+        "kernel     6.12\n",
+        "machine    1n1l2c1t: 2 CPUs; ",
+        "time       virtual, seed 7, 62 million",
+        "worker 3 waited at lib.rs:12",
+        "cargo ktstr replay fails --seed 7 --fingerprint 00000000000000ab",
+        "Steps\n-----\n    0 ms  step 0 starts",
+        "State at the failure",
+        "cpu 1: idle",
+    ]);
+    let root = project.root().display().to_string();
+    assert!(!ran.stdout.contains(&root), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("fails.console"), "{}", ran.stdout);
+    project
+        .run(&["report", "passes", "--for-maintainers"])
+        .exits(1)
+        .says(&["'passes' did not fail"]);
+    project
+        .run(&["report", "nobody", "--for-maintainers"])
+        .exits(1)
+        .says(&["no test 'nobody'", "fails, "]);
+    project.run(&["report", "fails"]).exits(64);
+    project.run(&["report", "--for-maintainers"]).exits(64);
 }
 
 #[test]
@@ -172,7 +218,7 @@ const bad = document.getElementById("bad");
 bad.focus(); bad.click(); press("j"); found.badonly = here(); bad.checked = false; bad.dispatchEvent(new Event("change"));
 found.labels = Array.from(document.querySelectorAll(".axis i")).map((label) => {
   const box = label.getBoundingClientRect();
-  return box.height < 30 && box.left >= 0 && box.right <= innerWidth;
+  return label.scrollHeight < 30 && box.left >= 0 && box.right <= innerWidth;
 });
 document.querySelector("td.pass a").click();
 document.body.dataset.found = JSON.stringify(found);

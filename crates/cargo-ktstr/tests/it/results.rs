@@ -250,7 +250,7 @@ fn perf_delta_says_what_it_cannot_compare() {
     project.commit_speeds(&[1000]);
     delta(&project, &["nope", "HEAD", "passes"], 1)
         .exits(1)
-        .says(&["no revision 'nope'"]);
+        .says(&["does not know revision 'nope'"]);
     delta(&project, &["HEAD", "HEAD", "no_such_test"], 1)
         .exits(1)
         .says(&["no test matches on both sides"]);

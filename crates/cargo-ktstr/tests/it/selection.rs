@@ -17,6 +17,21 @@ const DELTA: [&str; 10] = [
     "2",
     "--allow-unsure",
 ];
+/// One test under one seed, and under several.
+const SEEDS: [&[&str]; 3] = [
+    &["replay", "passes", "--seed", "1"],
+    &["explore", "passes", "--seeds", "1"],
+    &["look", "passes", "--at", "1s"],
+];
+/// Of the last two commits, both of which pass.
+const BISECT: [&str; 6] = [
+    "bisect",
+    "passes",
+    "--good-rev",
+    "HEAD~1",
+    "--bad-rev",
+    "HEAD",
+];
 const VERIFIER: [&str; 5] = ["verifier", "--kernel", "./bzImage", "--scheduler", "good"];
 
 /// A workspace of two packages, with features that decide what compiles.
@@ -107,7 +122,15 @@ fn offline_is_cargos() {
         "--exec",
         "true",
     ];
-    for command in [&DELTA[..], &VERIFIER, &shell, &["export", "passes"]] {
+    project.commit_speeds(&[1, 2]);
+    let all = [
+        &DELTA[..],
+        &VERIFIER,
+        &BISECT,
+        &shell,
+        &["export", "passes"],
+    ];
+    for command in all.into_iter().chain(SEEDS) {
         let mut command = project.command(&[command, &["--offline"]].concat());
         let ran = Ran::new(command.env_remove("CARGO_NET_OFFLINE").output().unwrap());
         ran.exits(1).says(&["offline"]);
@@ -182,6 +205,7 @@ fn the_sweep_takes_schedulers_presets_and_no_tests() {
 #[test]
 fn a_shell_and_an_export_find_their_test_where_they_are_told() {
     let project = project();
+    project.commit_speeds(&[1, 2]);
     let shell = [
         "shell",
         "--kernel",
@@ -191,7 +215,8 @@ fn a_shell_and_an_export_find_their_test_where_they_are_told() {
         "--test",
         "passes",
     ];
-    for command in [&shell[..], &["export", "passes"]] {
+    let all = [&shell[..], &["export", "passes"], &BISECT];
+    for command in all.into_iter().chain(SEEDS) {
         for (flags, says) in [
             (&["--package", "second"][..], "second is built"),
             (&["--features", "extra"], "extra is on"),
@@ -200,9 +225,19 @@ fn a_shell_and_an_export_find_their_test_where_they_are_told() {
             with(&project, command, flags).exits(1).says(&[says]);
         }
     }
-    with(&project, &["export", "passes"], &["--release"])
-        .exits(1)
-        .says(&["optimised"]);
+    for command in [&["export", "passes"][..], &BISECT]
+        .into_iter()
+        .chain(SEEDS)
+    {
+        with(&project, command, &["--release"])
+            .exits(1)
+            .says(&["optimised"]);
+    }
+    for command in SEEDS {
+        with(&project, command, &["--kernel", "./gone"])
+            .exits(1)
+            .says(&["./gone"]);
+    }
     // Another kernel than none: the shell's is looked at before its test.
     with(
         &project,

@@ -106,5 +106,5 @@ fn an_export_that_cannot_be_made_says_why() {
     project
         .run(&["export", "passes", "--output", "gone/x.sh"])
         .exits(1)
-        .says(&["gone/x.sh", "no directory"]);
+        .says(&["gone/x.sh", "does not exist"]);
 }

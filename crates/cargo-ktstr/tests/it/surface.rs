@@ -18,6 +18,7 @@ const COMMANDS: &[&[&str]] = &[
     &["kernel", "list"],
     &["kernel", "build"],
     &["kernel", "clean"],
+    &["doctor"],
     &["locks"],
     &["completions"],
 ];
@@ -136,21 +137,59 @@ fn outside_of_a_project_cargo_says_so() {
         .says(&["no cargo project", "Cargo.toml"]);
 }
 
+/// On whatever host this is; the project's cache has no kernel.
+#[test]
+fn a_doctor_looks_at_this_host_and_says_what_mends_it() {
+    let project = Project::new();
+    let text = project.run(&["doctor"]);
+    text.exits(1).says(&[
+        "kvm",
+        "cpu",
+        "clock",
+        "huge pages",
+        "performance mode",
+        "qemu",
+        "no kernel that the next run could take",
+        "mend: cargo ktstr kernel build",
+    ]);
+    assert!(!text.stdout.contains("xtask"), "{}", text.stdout);
+    let mut command = project.command(&["doctor", "--json"]);
+    command.env("KTSTR_QEMU", "/bin/true");
+    let json = Ran::new(command.output().unwrap()).exits(1).json();
+    assert_eq!(json["healthy"], false);
+    let findings = json["findings"].as_array().unwrap();
+    for finding in findings {
+        let health = finding["health"].as_str().unwrap();
+        assert!(["good", "less", "bad"].contains(&health), "{finding}");
+        assert!(health != "bad" || finding["mend"].is_string(), "{finding}");
+    }
+    let liar = findings
+        .iter()
+        .find(|finding| finding["found"].as_str().unwrap().contains("'/bin/true'"));
+    assert_ne!(liar.unwrap()["health"], "good");
+}
+
 #[test]
 fn locks_are_shown_with_their_holders() {
     let project = Project::new();
     project.run(&["locks"]).exits(0);
-    let kernels = project.cache().join("kernels");
-    std::fs::create_dir_all(&kernels).unwrap();
-    let file = std::fs::File::create(kernels.join(".mine.lock")).unwrap();
-    file.lock_shared().unwrap();
+    let held = [
+        ("kernels", "kernel mine"),
+        ("templates", "booted guest mine"),
+    ];
+    let files = held.map(|(dir, _)| {
+        let dir = project.cache().join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = std::fs::File::create(dir.join(".mine.lock")).unwrap();
+        file.lock_shared().unwrap();
+        file
+    });
     let json = project.run(&["locks", "--json"]).exits(0).json();
-    let mine = json
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|lock| lock["what"] == "kernel mine")
-        .unwrap();
-    assert_eq!(mine["mode"], "shared");
-    assert_eq!(mine["holders"][0]["pid"], std::process::id());
+    for (_, what) in held {
+        let mut locks = json.as_array().unwrap().iter();
+        let mine = locks.find(|lock| lock["what"] == what).unwrap();
+        assert_eq!(mine["mode"], "shared");
+        assert_eq!(mine["holders"][0]["pid"], std::process::id());
+    }
+    drop(files);
 }
