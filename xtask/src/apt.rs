@@ -26,7 +26,7 @@ impl Suite {
     pub(crate) fn update(name: &'static str) -> Result<Self> {
         ensure!(
             Path::new(KEYRING).is_file(),
-            "{KEYRING} is not there, so nobody can tell whether packages of {name} are Debian's; install debian-archive-keyring"
+            "{KEYRING} is not there, so the signatures of packages of {name} cannot be checked; install debian-archive-keyring"
         );
         let suite = Self {
             name,

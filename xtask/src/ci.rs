@@ -5,16 +5,17 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::steps::Steps;
-use crate::{book, fuzz, kernel, lab_tests, other, setup, sh, tidy};
+use crate::{book, fuzz, kernel, lab_tests, other, setup, sh, space, tidy};
 
 /// Runs every check, then lists all that failed.
 pub(crate) fn run(all_kernels: bool) -> Result<()> {
+    space::for_checks(&sh::target())?;
     let mut done = Steps::default();
     // Without these nothing else can be judged.
     done.time("kernel", || kernel::run(&kernel::Options::default()))?;
     done.time("setup", setup::for_checks)?;
     done.note("tidy", tidy::run);
-    let cargo: [(&str, &[&str]); 5] = [
+    let cargo: [(&str, &[&str]); 4] = [
         ("fmt", &["fmt", "--all", "--check"]),
         (
             "clippy",
@@ -38,24 +39,33 @@ pub(crate) fn run(all_kernels: bool) -> Result<()> {
                 "--no-fail-fast",
             ],
         ),
-        ("vm-tests", &["test", "-p", "ktstr-tests", "--no-fail-fast"]),
     ];
     for (name, args) in cargo {
         done.note(name, || {
             sh::logged(name, with_flags(name, &mut sh::cargo(args)))
         });
     }
-    done.note("deny", || {
-        let mut deny = Command::new(setup::cargo_deny()?);
-        deny.args(["check", "bans", "licenses", "sources"]);
-        sh::logged("deny", deny.current_dir(sh::root()))
-    });
-    done.note("fuzz", || fuzz::run(&fuzz::Options::short()));
-    done.note("book", book::run);
-    other::newest_kernel(&mut done, all_kernels);
-    other::newer_qemu(&mut done);
+    // Whole systems in virtual time keep one CPU busy.
+    done.beside(
+        |steps| {
+            steps.note("vm-tests", || other::whole_system_tests("vm-tests", &[]));
+        },
+        |steps| {
+            steps.note("deny", deny);
+            steps.note("fuzz", || fuzz::run(&fuzz::Options::short()));
+            steps.note("book", book::run);
+            other::newest_kernel(steps, all_kernels);
+            other::newer_qemu(steps);
+        },
+    );
     run_in_lab(&mut done);
     done.finish()
+}
+
+fn deny() -> Result<()> {
+    let mut deny = Command::new(setup::cargo_deny()?);
+    deny.args(["check", "bans", "licenses", "sources"]);
+    sh::logged("deny", deny.current_dir(sh::root()))
 }
 
 /// The steps in the lab alone.
@@ -78,9 +88,6 @@ fn with_flags<'c>(name: &str, command: &'c mut Command) -> &'c mut Command {
     } else if name == "unit-tests" && ktstr_vmm::probe().engine != ktstr_vmm::Engine::Kvm {
         // The steps in the lab run these.
         command.env("KTSTR_TESTS_LACK", "kvm")
-    } else if name == "vm-tests" {
-        // Tests that measure share their host with nothing but their own VM.
-        command.env("RUST_TEST_THREADS", "1")
     } else {
         command
     }

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -41,31 +43,65 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 /// Memory of one target, in MiB, and seconds for one input.
 const LIMITS: [&str; 2] = ["-rss_limit_mb=2048", "-timeout=10"];
 
-/// Builds and runs the targets, one after the other; all run even if one fails.
+/// A target that is built.
+struct Target {
+    package: PathBuf,
+    program: PathBuf,
+    name: String,
+}
+
+/// Builds the targets and runs them, as many at a time as there are CPUs, for each is one thread; all run even if one fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut failed = Vec::new();
-    let mut count = 0;
+    let mut all = Vec::new();
     for package in packages()? {
         let wanted = |name: &String| options.target.as_ref().is_none_or(|target| target == name);
-        let targets: Vec<String> = targets(&package)?.into_iter().filter(wanted).collect();
-        if targets.is_empty() {
+        let names: Vec<String> = targets(&package)?.into_iter().filter(wanted).collect();
+        if names.is_empty() {
             continue;
         }
-        count += targets.len();
         let built = build(&package)?;
-        for target in targets {
-            if let Err(error) = fuzz(&package, &built.join(&target), &target, options.seconds) {
-                eprintln!("{error:#}");
-                failed.push(target);
-            }
-        }
+        all.extend(names.into_iter().map(|name| Target {
+            package: package.clone(),
+            program: built.join(&name),
+            name,
+        }));
     }
+    let count = all.len();
     ensure!(count > 0, "there is no fuzz target of that name");
+    let failed = at_once(all, |target| {
+        let done = fuzz(target, options.seconds);
+        done.inspect_err(|error| eprintln!("{error:#}")).is_err()
+    });
+    let failed: Vec<String> = failed.into_iter().map(|target| target.name).collect();
     if failed.is_empty() {
         println!("{count} fuzz targets ran for {} s each", options.seconds);
         return Ok(());
     }
     bail!("fuzz targets failed: {}", failed.join(", "))
+}
+
+/// Those for which `is_meant` holds, which is asked on as many threads as there are CPUs; in their order.
+fn at_once<T: Send>(all: Vec<T>, is_meant: impl Fn(&T) -> bool + Sync) -> Vec<T> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let waiting = Mutex::new(all.into_iter().enumerate());
+    let next = || {
+        let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.next()
+    };
+    let work = || {
+        let mine = std::iter::from_fn(next);
+        mine.filter(|(_, one)| is_meant(one)).collect::<Vec<_>>()
+    };
+    let mut found: Vec<(usize, T)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let done = workers.into_iter().flat_map(|worker| {
+            let joined = worker.join();
+            joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        done.collect()
+    });
+    found.sort_by_key(|(number, _)| *number);
+    found.into_iter().map(|(_, one)| one).collect()
 }
 
 /// The directories of fuzz packages, each with targets.
@@ -122,9 +158,14 @@ fn build(package: &Path) -> Result<PathBuf> {
     Ok(target.join(TRIPLE).join("release"))
 }
 
-fn fuzz(package: &Path, program: &Path, target: &str, seconds: u32) -> Result<()> {
-    let corpus = package.join("corpus").join(target);
-    let artifacts = package.join("artifacts").join(target);
+fn fuzz(target: &Target, seconds: u32) -> Result<()> {
+    let Target {
+        package,
+        program,
+        name,
+    } = target;
+    let corpus = package.join("corpus").join(name);
+    let artifacts = package.join("artifacts").join(name);
     for dir in [&corpus, &artifacts] {
         fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
     }
@@ -134,9 +175,9 @@ fn fuzz(package: &Path, program: &Path, target: &str, seconds: u32) -> Result<()
         .args(LIMITS)
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg(&corpus);
-    sh::logged(&format!("fuzz-{target}"), &mut command).with_context(|| {
+    sh::logged(&format!("fuzz-{name}"), &mut command).with_context(|| {
         format!(
-            "fuzz target {target}; its input is in {}",
+            "fuzz target {name}; its input is in {}",
             artifacts.display()
         )
     })
@@ -145,6 +186,13 @@ fn fuzz(package: &Path, program: &Path, target: &str, seconds: u32) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_asked_and_those_that_are_meant_keep_their_order() {
+        let odd = at_once((0..101).collect(), |number| number % 2 == 1);
+        assert_eq!(odd, (0..101).filter(|n| n % 2 == 1).collect::<Vec<i32>>());
+        assert!(at_once(Vec::<u8>::new(), |_| true).is_empty());
+    }
 
     /// A target that no manifest lists is never built.
     #[test]

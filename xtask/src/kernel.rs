@@ -8,7 +8,10 @@ use anyhow::{Context as _, Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use ktstr::host::plan::config::cache_dir;
 use ktstr::host::plan::kernel::{default_cache, mirror_base};
-use ktstr_kernel::{BuildOptions, Cache, Progress, Release, Source, build};
+use ktstr_kernel::{
+    BuildOptions, Cache, Changes, Kernel, KernelError, Progress, Release, Source, build,
+    build_changed,
+};
 
 use crate::apt::Suite;
 use crate::stock_kernel::{BACKPORTS, NEWEST_SERIES};
@@ -56,22 +59,34 @@ pub(crate) struct Options {
     /// its image in KTSTR_KERNEL.
     #[arg(long, value_name = "SERIES", conflicts_with_all = ["tree", "release"])]
     series: Option<String>,
+    /// Edits of the source, one file of `tests/bugs`. Repeatable. The tree is kept, so that the next build takes a minute.
+    #[arg(long, value_name = "FILE")]
+    edit: Vec<PathBuf>,
+    /// A patch of the source, applied before the edits. Repeatable.
+    #[arg(long, value_name = "FILE")]
+    patch: Vec<PathBuf>,
 }
 
 /// Builds or finds the test kernel.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run()?;
-    let image = match (&options.tree, &options.release, &options.series) {
-        (Some(tree), ..) => made(&default_cache(), &Source::Tree(tree.clone()))?,
+    let changes = Changes::read(&options.edit, &options.patch)?;
+    let (cache, source) = match (&options.tree, &options.release, &options.series) {
+        (Some(tree), ..) => (default_cache(), Source::Tree(tree.clone())),
         (None, Some(version), _) => {
             let source = Source::Mirror {
                 base: mirror_base(),
                 release: Release::parse(version)?,
             };
-            made(&default_cache(), &source)?
+            (default_cache(), source)
         }
-        (None, None, Some(series)) => of_series(series)?,
-        (None, None, None) => made(&default_cache(), &Source::debian())?,
+        (None, None, Some(series)) => source_of_series(series)?,
+        (None, None, None) => (default_cache(), Source::debian()),
+    };
+    let image = if changes.is_empty() {
+        made(&cache, &source)?
+    } else {
+        changed(&cache, &source, &changes)?
     };
     println!("{}", image.display());
     Ok(())
@@ -80,8 +95,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The kernel of a newer series, built from Debian's source where it is not there yet. It has a cache of its own, so that
 /// what tests run on does not change by it.
 pub(crate) fn of_series(series: &str) -> Result<PathBuf> {
+    let (cache, source) = source_of_series(series)?;
+    made(&cache, &source)
+}
+
+/// The source of a series and the cache of its kernels. 6.12 is the one that tests stand on.
+pub(crate) fn source_of_series(series: &str) -> Result<(Cache, Source)> {
+    if series == "6.12" {
+        return Ok((default_cache(), Source::debian()));
+    }
     let source = Source::Archive(source_of(series)?);
-    made(&Cache::at(cache_dir().join("series")), &source)
+    Ok((Cache::at(cache_dir().join("series")), source))
 }
 
 /// Debian's source archive of that series, fetched once.
@@ -111,6 +135,17 @@ fn source_of(series: &str) -> Result<PathBuf> {
 }
 
 fn made(cache: &Cache, source: &Source) -> Result<PathBuf> {
+    with_progress(|options, bar| build(cache, source, options, bar))
+}
+
+/// The same from a tree that is kept, with changes of it.
+pub(crate) fn changed(cache: &Cache, source: &Source, changes: &Changes) -> Result<PathBuf> {
+    with_progress(|options, bar| build_changed(cache, source, changes, options, bar))
+}
+
+fn with_progress(
+    build: impl FnOnce(&BuildOptions, &mut Bar) -> Result<Kernel, KernelError>,
+) -> Result<PathBuf> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let options = BuildOptions {
         jobs,
@@ -118,7 +153,7 @@ fn made(cache: &Cache, source: &Source) -> Result<PathBuf> {
         min_free_bytes: BuildOptions::MIN_FREE_BYTES,
     };
     let mut bar = Bar::new();
-    let kernel = build(cache, source, &options, &mut bar)?;
+    let kernel = build(&options, &mut bar)?;
     bar.0.finish_and_clear();
     Ok(kernel.image)
 }

@@ -23,17 +23,19 @@ use ktstr::host::plan::kernel::resolve_test_kernel;
 use ktstr_initramfs::{Builder, Initramfs};
 use ktstr_vmm::{EngineChoice, ExitReason, Initrd, PortStream, Topology, Vm, VmExit};
 
-/// Three remedies for a clock that is emulated:
+/// Four remedies for a clock that is emulated:
 ///
 /// - The TSC's frequency is told ([`tsc_khz`]): on a busy host the kernel's own calibration may find a tenth of it, and then all
 ///   time in the lab, the deadlines of its guests too, is over ten times too early.
+/// - The TSC is taken for reliable, which the host's is. Where the outer kernel finds it unstable against an emulated timer, its KVM
+///   stops a guest's TSC whenever the vCPU does not run (`arch/x86/kvm/x86.c: kvm_arch_vcpu_load`), and a freeze was taken off twice.
 /// - A periodic tick. Without it boots took 29 to 48 s and one of 13 hung; a likely cause, not proven, is that an outer timer
 ///   interrupt is lost around a nested exit: a one-shot timer is then never programmed again, a periodic one comes back.
 /// - Any TSC frequency. The outer kernel calibrates twice; when the second result is off by more than 250 ppm, KVM wants to
 ///   scale the TSC of new guests, cannot, and leaves the scale at 0 (`arch/x86/kvm/x86.c: set_tsc_khz`). Such a guest's
 ///   deadline timer fires many seconds late.
 const CMDLINE: &str = "console=ttyS0 rdinit=/init panic=-1 loglevel=4 nokaslr mitigations=off \
-    nohz=off highres=off kvm.tsc_tolerance_ppm=500000";
+    nohz=off highres=off kvm.tsc_tolerance_ppm=500000 tsc=reliable";
 /// The emulator's TSC is the host's (QEMU: `cpu_get_host_ticks`), whose frequency this measures in kHz. How busy the host is has
 /// no say: each end is a pair of readings between which nothing else ran.
 fn tsc_khz() -> u64 {

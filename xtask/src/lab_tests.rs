@@ -52,7 +52,7 @@ pub(crate) fn pass(name: &str, options: &Options) -> Result<()> {
 /// The kvm engine's own tests, in the lab. A stock kernel under emulation and the largest shapes are left out: the one is for
 /// hosts without a lab, the others take minutes.
 pub(crate) fn kvm_tests() -> Result<()> {
-    let mut command = vec![test_program("ktstr-vmm", "kvm")?];
+    let mut command = vec![test_program("kvm")?];
     for word in [
         "--test-threads=1",
         "--skip",
@@ -79,12 +79,25 @@ pub(crate) fn kvm_tests() -> Result<()> {
 }
 
 /// Builds an integration test and returns its program.
-fn test_program(package: &str, test: &str) -> Result<String> {
-    program(&["test", "-p", package, "--test", test, "--no-run"], test)
+fn test_program(test: &str) -> Result<String> {
+    program(&["test", "--workspace", "--test", test, "--no-run"], test)
 }
 
 /// Builds by `cargo` and returns the program of the target `name`.
 pub(crate) fn program(cargo: &[&str], name: &str) -> Result<String> {
+    program_where(cargo, name, |_| true)
+}
+
+/// The same where more packages have a target of that name.
+pub(crate) fn program_of(package: &str, cargo: &[&str], name: &str) -> Result<String> {
+    let manifest = format!("/{package}/Cargo.toml");
+    program_where(cargo, name, |message| {
+        let path = message["manifest_path"].as_str();
+        path.is_some_and(|path| path.ends_with(&manifest))
+    })
+}
+
+fn program_where(cargo: &[&str], name: &str, is_meant: impl Fn(&Value) -> bool) -> Result<String> {
     let mut build = sh::cargo(cargo);
     build.arg("--message-format=json");
     let built = build.stderr(Stdio::null()).output();
@@ -92,7 +105,7 @@ pub(crate) fn program(cargo: &[&str], name: &str) -> Result<String> {
     String::from_utf8_lossy(&built.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
+        .filter(|message| message["target"]["name"] == name && is_meant(message))
         .find_map(|message| message["executable"].as_str().map(str::to_owned))
         .with_context(|| format!("{name} does not build; run `cargo {}`", cargo.join(" ")))
 }
@@ -103,16 +116,18 @@ pub(crate) fn busybox() -> Result<String> {
     Ok(found.display().to_string())
 }
 
-/// Builds what tests boot; returns where it lies.
+/// Builds what tests boot, as the tests of `cargo test` have it; returns where it lies.
 fn cases() -> Result<PathBuf> {
-    let build = ["build", "-p", "ktstr-tests", "-p", "scx-fixture", "--bins"];
-    sh::logged("build-cases", &mut sh::cargo(&build))?;
+    let tests = ["test", "--workspace", "--test", "verdicts", "--no-run"];
+    sh::logged("build-cases", &mut sh::cargo(&tests))?;
+    let fixture = ["build", "--workspace", "--bin", "scx-fixture"];
+    sh::logged("build-fixture", &mut sh::cargo(&fixture))?;
     Ok(sh::target().join("debug"))
 }
 
 /// Each fault leaves its own counters in its dump, under kvm too. `KTSTR_SOAK_RUNS` and `KTSTR_SOAK_FAULT` go in.
 pub(crate) fn faults() -> Result<()> {
-    let program = test_program("ktstr-tests", "soak")?;
+    let program = test_program("soak")?;
     let built = cases()?;
     let mut options = options(vec![program, "--nocapture".into()]);
     // A soak of twenty takes half an hour and more.

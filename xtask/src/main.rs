@@ -7,16 +7,22 @@
 mod apt;
 mod bench;
 mod book;
+mod bugs;
 mod ci;
 mod demo;
+mod distro;
+mod doctor;
+mod dpkg;
 mod fuzz;
 mod kernel;
 mod lab;
 mod lab_tests;
+mod needs;
 mod other;
 mod qemu;
 mod setup;
 mod sh;
+mod space;
 mod steps;
 mod stock_kernel;
 mod tidy;
@@ -49,7 +55,7 @@ enum Command {
     /// Run three small tests, one of them a failure to look at.
     Demo {
         /// Also test this scheduler from the crates registry.
-        #[arg(long, value_name = "CRATE")]
+        #[arg(long, value_name = "CRATE", value_parser = setup::crate_name)]
         scheduler: Option<String>,
     },
     /// Run every check, and list all that failed.
@@ -67,8 +73,12 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Make the guide's web pages.
     Book,
+    /// Write the guide's page of what `cargo ktstr doctor` says here and in the lab.
+    Doctor,
     /// Check what no compiler checks: arrows between crates, file length, names.
     Tidy,
+    /// Run the tests of scheduler bugs that happened, on kernels with and without them, and make the book's table of them.
+    Bugs(bugs::Options),
     /// Measure the budgets of the design.
     Bench {
         /// The monitor's rows alone.
@@ -91,7 +101,9 @@ fn main() -> ExitCode {
         },
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Book => book::run(),
+        Command::Doctor => doctor::run(),
         Command::Tidy => tidy::run(),
+        Command::Bugs(options) => bugs::run(&options),
         Command::Bench { monitor } => bench::run(monitor),
     };
     match done {
@@ -99,6 +111,22 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It was refused after set-up, kernel and all builds.
+    #[test]
+    fn a_bad_crate_name_is_refused_before_anything_is_built() {
+        let demo = |name: &str| Cli::try_parse_from(["xtask", "demo", "--scheduler", name]);
+        assert!(demo("scx_rusty").is_ok());
+        for bad in ["no such crate", "../scx", "", "9lives"] {
+            let said = demo(bad).err().unwrap().to_string();
+            assert!(said.contains("is not the name of a crate"), "{said}");
         }
     }
 }

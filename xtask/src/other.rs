@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::steps::Steps;
 use crate::stock_kernel::NEWEST_SERIES;
-use crate::{kernel, qemu, setup, sh};
+use crate::{kernel, lab_tests, qemu, setup, sh};
 
 /// The whole-system tests that say most of a kernel: what depends on its structures and symbols, and the newest of what it
 /// has. Tests with disks and cards are not among them: Debian's kernel has those drivers as modules.
@@ -47,10 +48,12 @@ pub(crate) fn newest_kernel(steps: &mut Steps, all: bool) {
     // That it cannot be had is told already.
     let Some(image) = image else { return };
     let monitor = |name: &str, image: &Path, more: &[&str]| {
-        let mut test = sh::cargo(&["test", "-p", "ktstr-monitor", "--test", "it", "--"]);
-        test.env("KTSTR_KERNEL", image)
+        let mut test = Command::new(monitor_tests()?);
+        test.args(more)
+            .current_dir(sh::root().join("crates/ktstr-monitor"))
+            .env("KTSTR_KERNEL", image)
             .env("KTSTR_QEMU", setup::newer_qemu()?);
-        sh::logged(name, test.args(more))
+        sh::logged(name, &mut test)
     };
     let step = name("monitor");
     steps.note(&step, || monitor(&step, &image, &[]));
@@ -63,9 +66,7 @@ pub(crate) fn newest_kernel(steps: &mut Steps, all: bool) {
         let qemu = setup::newer_qemu()?;
         let variables = [("KTSTR_KERNEL", image.as_path()), ("KTSTR_QEMU", &qemu)];
         if all {
-            let mut test = sh::cargo(&["test", "-p", "ktstr-tests", "--no-fail-fast"]);
-            test.envs(variables).env("RUST_TEST_THREADS", "1");
-            return sh::logged(&step, &mut test);
+            return whole_system_tests(&step, &variables);
         }
         chosen(&step, &ON_NEWEST_KERNEL, &variables)
     });
@@ -89,9 +90,53 @@ fn bare(image: &Path) -> Result<PathBuf> {
     Ok(copy)
 }
 
+/// Tests whose guests are in host time and measure: one at a time, so that each shares its host with nothing but its own VM.
+const MEASURING: &str = "workloads";
+
+/// All whole-system tests. Not by `-p`: of the whole workspace, dependencies have one set of features, and are built once. Two
+/// at a time where most guests are in virtual time, in which a guest keeps one CPU busy and sees nothing of the other.
+pub(crate) fn whole_system_tests(step: &str, variables: &[(&str, &Path)]) -> Result<()> {
+    let (measuring, others): (Vec<String>, Vec<String>) = targets(&sh::root().join("tests/tests"))?
+        .into_iter()
+        .partition(|name| name == MEASURING);
+    let run = |step: &str, names: &[String], threads: &str| {
+        let mut test = sh::cargo(&["test", "--workspace", "--no-fail-fast"]);
+        for name in names {
+            test.args(["--test", name]);
+        }
+        test.envs(variables.iter().copied())
+            .env("RUST_TEST_THREADS", threads);
+        sh::logged(step, &mut test)
+    };
+    // Both, whatever the first one says.
+    let first = run(step, &others, "2");
+    let second = run(&format!("{step}-{MEASURING}"), &measuring, "1");
+    first.and(second)
+}
+
+/// The test targets of a package: its files.
+fn targets(dir: &Path) -> Result<Vec<String>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("failed to list {}", dir.display()))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let is_rust = path.extension()? == "rs";
+            is_rust.then(|| Some(path.file_stem()?.to_string_lossy().into_owned()))?
+        })
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// The monitor's tests, built as in all other steps. Other packages have a target of that name, too.
+fn monitor_tests() -> Result<String> {
+    let build = ["test", "--workspace", "--test", "it", "--no-run"];
+    lab_tests::program_of("ktstr-monitor", &build, "it")
+}
+
 /// Whole-system tests by name; one that is not there is a failure.
 fn chosen(step: &str, names: &[&str], variables: &[(&str, &Path)]) -> Result<()> {
-    let mut test = sh::cargo(&["test", "-p", "ktstr-tests", "--no-fail-fast"]);
+    let mut test = sh::cargo(&["test", "--workspace", "--no-fail-fast"]);
     for target in ["verdicts", "captures"] {
         test.args(["--test", target]);
     }
@@ -124,6 +169,15 @@ fn not_passed<'n>(log: &str, names: &[&'n str]) -> Vec<&'n str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_system_tests_are_all_of_them() {
+        let names = targets(&sh::root().join("tests/tests")).unwrap();
+        assert!(names.len() >= 11, "{names:?}");
+        for name in ["captures", "verdicts", "workloads"] {
+            assert!(names.iter().any(|found| found == name), "{names:?}");
+        }
+    }
 
     #[test]
     fn a_name_without_a_test_is_seen() {

@@ -7,175 +7,9 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use ktstr::host::plan::config::cache_dir;
 
+use crate::distro::Family;
+use crate::needs::{BPFTOOL, CHECK_NEEDS, NEEDS, Need, VENV, is_on_path, versioned_clang};
 use crate::sh;
-
-/// A need, how to see that it is met, and the Debian packages that meet it.
-struct Need {
-    what: &'static str,
-    met: fn() -> bool,
-    packages: &'static [&'static str],
-}
-
-const NEEDS: &[Need] = &[
-    Need {
-        what: "QEMU",
-        met: || is_on_path("qemu-system-x86_64"),
-        packages: &["qemu-system-x86"],
-    },
-    Need {
-        what: "clang 16 or later",
-        met: has_clang,
-        packages: &["clang-19"],
-    },
-    Need {
-        what: "pahole",
-        met: || is_on_path("pahole"),
-        packages: &["dwarves"],
-    },
-    Need {
-        what: "kernel source",
-        met: || Path::new("/usr/src/linux-source-6.12.tar.xz").is_file(),
-        packages: &["linux-source-6.12"],
-    },
-    Need {
-        what: "kernel build tools",
-        met: || {
-            [
-                "make",
-                "gcc",
-                "flex",
-                "bison",
-                "bc",
-                "lz4",
-                "zstd",
-                "xz",
-                "cpio",
-                "objcopy",
-                "pkg-config",
-            ]
-            .into_iter()
-            .all(is_on_path)
-        },
-        packages: &[
-            "build-essential",
-            "flex",
-            "bison",
-            "bc",
-            "lz4",
-            "zstd",
-            "xz-utils",
-            "cpio",
-            "binutils",
-            "pkg-config",
-        ],
-    },
-    Need {
-        what: "libelf",
-        met: || header("libelf.h") || header("gelf.h"),
-        packages: &["libelf-dev"],
-    },
-    Need {
-        what: "zlib",
-        met: || header("zlib.h"),
-        packages: &["zlib1g-dev"],
-    },
-    Need {
-        what: "OpenSSL headers",
-        met: || header("openssl/ssl.h"),
-        packages: &["libssl-dev"],
-    },
-    Need {
-        what: "busybox",
-        met: || Path::new("/bin/busybox").is_file(),
-        packages: &["busybox-static"],
-    },
-];
-
-const VENV: Need = Need {
-    what: "Python's venv, for drgn",
-    met: has_venv,
-    packages: &["python3-venv"],
-};
-
-const BPFTOOL: Need = Need {
-    what: "bpftool",
-    met: || is_on_path("bpftool") || Path::new("/usr/sbin/bpftool").is_file(),
-    packages: &["bpftool"],
-};
-
-/// Referees of the tests.
-const CHECK_NEEDS: &[Need] = &[
-    VENV,
-    BPFTOOL,
-    Need {
-        what: "lstopo",
-        met: || is_on_path("lstopo-no-graphics"),
-        packages: &["hwloc-nox"],
-    },
-    Need {
-        what: "libclang, for scx_utils",
-        met: has_libclang,
-        packages: &["libclang1-19"],
-    },
-    Need {
-        what: "Chromium, for reports",
-        met: || is_on_path("chromium") || is_on_path("google-chrome"),
-        packages: &["chromium"],
-    },
-];
-
-fn has_venv() -> bool {
-    let output = Command::new("python3")
-        .args(["-c", "import ensurepip, venv"])
-        .output();
-    output.is_ok_and(|output| output.status.success())
-}
-
-/// What bindgen loads, for clang's versions that do.
-fn has_libclang() -> bool {
-    let lists_it = |dir: &str| {
-        std::fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|entry| {
-                let name = entry.file_name();
-                name.to_string_lossy().starts_with("libclang-")
-            })
-    };
-    ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"]
-        .into_iter()
-        .any(lists_it)
-}
-
-fn is_on_path(program: &str) -> bool {
-    ktstr::host::plan::program::on_path(program).is_some()
-}
-
-fn header(name: &str) -> bool {
-    Path::new("/usr/include").join(name).is_file()
-}
-
-fn has_clang() -> bool {
-    versioned_clang().is_some() || major_of("clang").is_some_and(|major| major >= 16)
-}
-
-fn versioned_clang() -> Option<String> {
-    (16..30)
-        .rev()
-        .map(|version| format!("clang-{version}"))
-        .find(|clang| is_on_path(clang))
-}
-
-fn major_of(clang: &str) -> Option<u32> {
-    let output = Command::new(clang).arg("-dumpversion").output().ok()?;
-    String::from_utf8_lossy(&output.stdout)
-        .split('.')
-        .next()?
-        .trim()
-        .parse()
-        .ok()
-}
 
 /// Installs what is missing where that is possible, else says how.
 pub(crate) fn run() -> Result<()> {
@@ -196,7 +30,7 @@ pub(crate) fn for_checks() -> Result<()> {
     nightly()?;
     cargo_deny()?;
     nextest()?;
-    scheduler_for_checks().map(drop)
+    schedulers_for_checks()
 }
 
 /// The same for what `cargo xtask bench` needs beside [`NEEDS`].
@@ -228,19 +62,28 @@ fn nextest() -> Result<()> {
     sh::logged("install-nextest", &mut sh::cargo(&install))
 }
 
-/// Somebody else's scheduler, for the tests: of those of scx the one that builds fastest and tells its figures.
-const CHECKED_SCHEDULER: (&str, &str) = ("scx_bpfland", "1.1.4");
+/// Somebody else's schedulers, for the tests: of those of scx the two that build fastest. One alone would not show that tests of
+/// one package run under several.
+const CHECKED_SCHEDULERS: [(&str, &str); 2] = [("scx_bpfland", "1.1.4"), ("scx_cosmos", "1.1.7")];
 
-/// That scheduler in the cache, built once with few optimisations: four minutes of CPU time.
-fn scheduler_for_checks() -> Result<PathBuf> {
-    let (name, version) = CHECKED_SCHEDULER;
+/// Those schedulers in the cache, built once with few optimisations: four minutes of CPU time for the first, and less for the
+/// second, which has most of its libraries from it.
+fn schedulers_for_checks() -> Result<()> {
     let root = schedulers().join("checks");
-    let program = root.join("bin").join(name);
-    let found = Command::new(&program).arg("--version").output();
-    if found.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(version)) {
-        return Ok(program);
+    let is_there = |(name, version): &(&str, &str)| {
+        let program = root.join("bin").join(name);
+        let found = Command::new(program).arg("--version").output();
+        found.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(version))
+    };
+    let missing: Vec<String> = CHECKED_SCHEDULERS
+        .iter()
+        .filter(|scheduler| !is_there(scheduler))
+        .map(|(name, version)| format!("{name}@{version}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
     }
-    install(name, &root, &["--debug", "--force", "--version", version])
+    install(&missing, &root, &["--debug", "--force"])
 }
 
 /// Where schedulers of the crates registry are installed.
@@ -248,32 +91,40 @@ fn schedulers() -> PathBuf {
     cache_dir().join("schedulers")
 }
 
-/// A scheduler of the crates registry, optimised, installed in the cache once.
-pub(crate) fn scheduler(name: &str) -> Result<PathBuf> {
+/// The argument if it may name a crate.
+pub(crate) fn crate_name(name: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     ensure!(
-        !name.is_empty() && name.chars().all(plain),
+        name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(plain),
         "'{name}' is not the name of a crate; give one such as scx_rusty"
     );
+    Ok(name.to_owned())
+}
+
+/// A scheduler of the crates registry, optimised, installed in the cache once.
+pub(crate) fn scheduler(name: &str) -> Result<PathBuf> {
     let _one_at_a_time = sh::lock("set-up")?;
     let root = schedulers();
     let program = root.join("bin").join(name);
     if program.is_file() {
         return Ok(program);
     }
-    install(name, &root, &[])
+    install(&[name.to_owned()], &root, &[])?;
+    Ok(program)
 }
 
-fn install(name: &str, root: &Path, options: &[&str]) -> Result<PathBuf> {
+/// `crates`: names of the registry, with `@` and a version where only that one will do.
+fn install(crates: &[String], root: &Path, options: &[&str]) -> Result<()> {
     fs::create_dir_all(root).with_context(|| format!("failed to create {}", root.display()))?;
     // A gigabyte that nobody needs afterwards.
     let build = tempfile::Builder::new()
         .prefix(".build-")
         .tempdir_in(root)
         .with_context(|| format!("failed to make a directory in {}", root.display()))?;
-    let mut command = sh::cargo(&["install", "--locked", name, "--root"]);
+    let mut command = sh::cargo(&["install", "--locked", "--root"]);
     command
         .arg(root)
+        .args(crates)
         .args(options)
         .current_dir(root)
         .env("CARGO_TARGET_DIR", build.path())
@@ -283,8 +134,7 @@ fn install(name: &str, root: &Path, options: &[&str]) -> Result<PathBuf> {
     if std::env::var_os("BPF_CLANG").is_none() && is_on_path("clang-19") {
         command.env("BPF_CLANG", "clang-19");
     }
-    sh::logged(&format!("install-{name}"), &mut command)?;
-    Ok(root.join("bin").join(name))
+    sh::logged(&format!("install-{}", crates.join("-")), &mut command)
 }
 
 /// The program that shows what scx_utils makes of a guest's shape, where tests look for it.
@@ -303,7 +153,7 @@ pub(crate) fn scx_topology() -> Result<PathBuf> {
         .arg(tools.join("build"));
     sh::logged("scx-topology", &mut build)?;
     let program = tools.join("scx-topology");
-    std::fs::copy(tools.join("build/debug/scx-topology"), &program)
+    fs::copy(tools.join("build/debug/scx-topology"), &program)
         .context("failed to copy scx-topology")?;
     Ok(program)
 }
@@ -382,32 +232,19 @@ fn llvm_tools() -> Result<()> {
 
 fn meet(needs: &[Need]) -> Result<()> {
     let missing: Vec<&Need> = needs.iter().filter(|need| !(need.met)()).collect();
-    if missing.is_empty() {
-        eprintln!("setup: everything is here");
-        return Ok(());
+    let family = Family::here();
+    let advice = advise(&missing, &family, am_root());
+    for line in &advice.told {
+        eprintln!("setup: {line}");
     }
-    let names: Vec<&str> = missing.iter().map(|need| need.what).collect();
-    let packages: Vec<&str> = missing
-        .iter()
-        .flat_map(|need| need.packages.iter().copied())
-        .collect();
-    eprintln!("setup: missing: {}", names.join(", "));
-    let line = format!(
-        "apt-get install -y --no-install-recommends {}",
-        packages.join(" ")
-    );
-    if !is_on_path("apt-get") {
-        bail!(
-            "this is no Debian-like system; install: {} (Debian's names: {})",
-            names.join(", "),
-            packages.join(" ")
-        );
-    }
-    if !am_root() {
-        bail!("run this once, then again: sudo apt-get update && sudo {line}");
-    }
-    sh::logged("apt-get-update", Command::new("apt-get").arg("update"))?;
-    let mut install = Command::new("apt-get");
+    let packages = match advice.next {
+        Next::Nothing => return Ok(()),
+        Next::Print(text) => bail!("{text}"),
+        Next::Install(packages) => packages,
+    };
+    crate::dpkg::wait_for_others()?;
+    sh::logged("apt-get-update", apt_get().arg("update"))?;
+    let mut install = apt_get();
     install
         .args(["install", "-y", "--no-install-recommends"])
         .args(&packages)
@@ -415,7 +252,7 @@ fn meet(needs: &[Need]) -> Result<()> {
     sh::logged("apt-get-install", &mut install)?;
     let still: Vec<&str> = needs
         .iter()
-        .filter(|need| !(need.met)())
+        .filter(|need| !need.packages(&family).is_empty() && !(need.met)())
         .map(|need| need.what)
         .collect();
     if still.is_empty() {
@@ -425,7 +262,186 @@ fn meet(needs: &[Need]) -> Result<()> {
     }
 }
 
+/// Somebody else may begin to install between our look at the locks and apt's own.
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["-o", "DPkg::Lock::Timeout=60"]);
+    command
+}
+
+/// What set-up does about what is missing.
+#[derive(Debug, PartialEq, Eq)]
+struct Advice {
+    /// Lines for whoever looks on.
+    told: Vec<String>,
+    next: Next,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Nothing,
+    /// It installs these itself.
+    Install(Vec<&'static str>),
+    /// What the user is to do, once.
+    Print(String),
+}
+
+/// A function of the distribution and of who runs it.
+fn advise(missing: &[&Need], family: &Family, is_root: bool) -> Advice {
+    let names = |needs: &[&Need]| {
+        let names: Vec<&str> = needs.iter().map(|need| need.what).collect();
+        names.join(", ")
+    };
+    let is_other = matches!(family, Family::Other(_));
+    // Where there are no packages at all, Debian's names say what to look for.
+    let named = if is_other { &Family::Debian } else { family };
+    let (installable, without): (Vec<&Need>, Vec<&Need>) = missing
+        .iter()
+        .copied()
+        .partition(|need| !need.packages(named).is_empty());
+    let packages: Vec<&str> = installable
+        .iter()
+        .flat_map(|need| need.packages(named).iter().copied())
+        .collect();
+    let mut told = Vec::new();
+    for need in without {
+        told.push(format!(
+            "there is no package here with: {}; {}",
+            need.what, need.instead
+        ));
+    }
+    if installable.is_empty() {
+        let rest = if told.is_empty() { "" } else { " else" };
+        told.push(format!("everything{rest} is here"));
+        return Advice {
+            told,
+            next: Next::Nothing,
+        };
+    }
+    told.push(format!("missing: {}", names(&installable)));
+    let is_apt = matches!(family, Family::Debian | Family::Ubuntu);
+    let next = match family.command(&packages, is_root) {
+        Some(_) if is_apt && is_root => Next::Install(packages),
+        Some(command) => Next::Print(format!("run this once, then again: {command}")),
+        None => Next::Print(format!(
+            "the packages of this system are not known here; install: {} (Debian's names: {})",
+            names(&installable),
+            packages.join(" ")
+        )),
+    };
+    Advice { told, next }
+}
+
 fn am_root() -> bool {
     let output = Command::new("id").arg("-u").output();
     output.is_ok_and(|output| output.stdout.starts_with(b"0\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> Vec<&'static Need> {
+        NEEDS.iter().chain(CHECK_NEEDS).collect()
+    }
+
+    #[track_caller]
+    fn printed(family: &Family, is_root: bool) -> String {
+        match advise(&all(), family, is_root).next {
+            Next::Print(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// One command that has everything, for distributions where set-up itself installs nothing.
+    #[test]
+    fn fedora_and_arch_are_told_the_one_command() {
+        let fedora = printed(&Family::Fedora, true);
+        assert!(
+            fedora.starts_with(
+                "run this once, then again: dnf install -y qemu-system-x86-core clang dwarves "
+            ),
+            "{fedora}"
+        );
+        for package in ["elfutils-libelf-devel", "openssl-devel", "hwloc", "bpftool"] {
+            assert!(fedora.split(' ').any(|word| word == package), "{fedora}");
+        }
+        let arch = printed(&Family::Arch, false);
+        assert!(
+            arch.starts_with(
+                "run this once, then again: sudo pacman -Syu --needed qemu-system-x86 clang pahole "
+            ),
+            "{arch}"
+        );
+        for foreign in [
+            "zlib1g-dev",
+            "libelf-dev",
+            "linux-source",
+            "build-essential",
+        ] {
+            // Whole words: elfutils-libelf-devel is Fedora's own.
+            let names = |line: &str| line.split(' ').any(|word| word.starts_with(foreign));
+            assert!(
+                !names(&fedora) && !names(&arch),
+                "{foreign}: {fedora}; {arch}"
+            );
+        }
+    }
+
+    #[test]
+    fn ubuntu_has_names_of_its_own_and_no_source_of_our_kernel() {
+        let Advice { told, next } = advise(&all(), &Family::Ubuntu, true);
+        let Next::Install(packages) = next else {
+            panic!("{next:?}");
+        };
+        for package in ["qemu-system-x86", "linux-tools-generic", "chromium-browser"] {
+            assert!(packages.contains(&package), "{packages:?}");
+        }
+        assert!(
+            !packages.contains(&"linux-source-6.12") && !packages.contains(&"bpftool"),
+            "{packages:?}"
+        );
+        assert!(
+            told[0].contains("kernel source") && told[0].contains("cargo xtask kernel --release"),
+            "{told:?}"
+        );
+        let debian = advise(&all(), &Family::Debian, true).next;
+        assert!(
+            matches!(&debian, Next::Install(packages) if packages.contains(&"linux-source-6.12")),
+            "{debian:?}"
+        );
+        let plain_user = printed(&Family::Debian, false);
+        assert!(
+            plain_user.contains("sudo apt-get update && sudo apt-get install"),
+            "{plain_user}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_system_is_told_what_to_look_for() {
+        let text = printed(&Family::Other("nixos".into()), true);
+        assert!(
+            text.contains("install: QEMU, clang")
+                && text.contains("Debian's names: qemu-system-x86 "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn nothing_missing_is_nothing_done() {
+        for family in [Family::Debian, Family::Fedora, Family::Other("x".into())] {
+            let Advice { told, next } = advise(&[], &family, true);
+            assert_eq!(
+                (told, next),
+                (vec![String::from("everything is here")], Next::Nothing)
+            );
+        }
+        let source: Vec<&Need> = NEEDS
+            .iter()
+            .filter(|need| need.what == "kernel source")
+            .collect();
+        let only_source = advise(&source, &Family::Arch, true);
+        assert_eq!(only_source.next, Next::Nothing, "another kernel may do");
+        assert_eq!(only_source.told.len(), 2, "{only_source:?}");
+    }
 }

@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -31,12 +33,15 @@ pub(crate) fn log_path(name: &str) -> Result<PathBuf> {
 /// Makes sure that only one process of this machine does this at a time, as long as the lock lives; says so if it has to wait.
 /// All checkouts and users' own caches share packages, so the lock lies where all of them find it.
 pub(crate) fn lock(what: &str) -> Result<File> {
-    lock_in(&cache_dir(), what, |holder| {
+    lock_in(&cache_dir(), what, LONGEST_WAIT, |holder| {
         eprintln!("  waiting for another {what} to end{holder} …");
     })
 }
 
-fn lock_in(dir: &Path, what: &str, on_wait: impl FnOnce(&str)) -> Result<File> {
+/// How long another one may take: a first set-up builds schedulers, on a busy machine for half an hour.
+const LONGEST_WAIT: Duration = Duration::from_hours(1);
+
+fn lock_in(dir: &Path, what: &str, longest: Duration, on_wait: impl FnOnce(&str)) -> Result<File> {
     fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
     let path = dir.join(format!(".{what}.lock"));
     let mut file = File::options()
@@ -50,14 +55,20 @@ fn lock_in(dir: &Path, what: &str, on_wait: impl FnOnce(&str)) -> Result<File> {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let holder = fs::read_to_string(&path).unwrap_or_default();
-            let holder = holder.trim();
-            on_wait(&if holder.is_empty() {
-                String::new()
-            } else {
-                format!(" (pid {holder})")
-            });
-            file.lock()
+            let holder = match holder.trim() {
+                "" => String::new(),
+                pid => format!(" (pid {pid})"),
+            };
+            on_wait(&holder);
+            let locked = locked_within(file, longest)
                 .with_context(|| format!("failed to lock {}", path.display()))?;
+            let Some(locked) = locked else {
+                bail!(
+                    "another {what}{holder} has not ended for {} s; end it and run this again",
+                    longest.as_secs()
+                )
+            };
+            file = locked;
         }
         Err(TryLockError::Error(error)) => {
             return Err(error).with_context(|| format!("failed to lock {}", path.display()));
@@ -67,6 +78,20 @@ fn lock_in(dir: &Path, what: &str, on_wait: impl FnOnce(&str)) -> Result<File> {
     let _ = file.set_len(0);
     let _ = writeln!(file, "{}", std::process::id());
     Ok(file)
+}
+
+/// The file, locked; `None` at the deadline.
+fn locked_within(file: File, longest: Duration) -> std::io::Result<Option<File>> {
+    let (sender, locked) = mpsc::channel();
+    let blocked = move || {
+        let result = file.lock().map(|()| file);
+        // Dropped, and with it the lock, where nobody listens any more.
+        let _ = sender.send(result);
+    };
+    thread::Builder::new()
+        .name(String::from("wait-for-lock"))
+        .spawn(blocked)?;
+    locked.recv_timeout(longest).ok().transpose()
 }
 
 /// Cargo, in the workspace.
@@ -149,13 +174,19 @@ mod tests {
     #[test]
     fn two_of_a_kind_run_one_after_the_other() {
         let dir = tempfile::tempdir().unwrap();
-        let first = lock_in(dir.path(), "set-up", |_| panic!("nobody is there")).unwrap();
-        let _other_kind = lock_in(dir.path(), "demo", |_| panic!("nobody is there")).unwrap();
-        let (says, said) = std::sync::mpsc::channel();
+        let first = lock_in(dir.path(), "set-up", LONGEST_WAIT, |_| {
+            panic!("nobody is there")
+        })
+        .unwrap();
+        let _other_kind = lock_in(dir.path(), "demo", LONGEST_WAIT, |_| {
+            panic!("nobody is there")
+        })
+        .unwrap();
+        let (says, said) = mpsc::channel();
         let path = dir.path().to_owned();
-        let second = std::thread::spawn(move || {
+        let second = thread::spawn(move || {
             let told = says.clone();
-            let _lock = lock_in(&path, "set-up", |holder| {
+            let _lock = lock_in(&path, "set-up", LONGEST_WAIT, |holder| {
                 told.send(holder.to_owned()).unwrap()
             });
             says.send("has it".into()).unwrap();
@@ -167,6 +198,16 @@ mod tests {
         drop(first);
         assert_eq!(said.recv_timeout(long).unwrap(), "has it");
         second.join().unwrap();
+    }
+
+    #[test]
+    fn one_that_never_ends_is_told_of_at_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = lock_in(dir.path(), "set-up", LONGEST_WAIT, |_| {}).unwrap();
+        let second = lock_in(dir.path(), "set-up", Duration::ZERO, |_| {});
+        let error = second.unwrap_err().to_string();
+        let holder = format!("another set-up (pid {}) has not ended", std::process::id());
+        assert!(error.starts_with(&holder), "{error}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ const MAX_LINES: usize = 900;
 const ARROWS: &[(&str, &[&str])] = &[
     ("ktstr-wire", &[]),
     ("ktstr-plugin", &[]),
-    ("ktstr-vmm", &["ktstr-plugin"]),
+    ("ktstr-vmm", &["ktstr-plugin", "ktstr-wire"]),
     ("ktstr-monitor", &[]),
     ("ktstr-initramfs", &[]),
     ("ktstr-kernel", &[]),
@@ -187,6 +187,9 @@ const INTERNAL_VARIABLES: &[&str] = &[
     "KTSTR_COVERAGE_DIR",
     "KTSTR_COVERAGE_RUSTC",
     "KTSTR_DESCRIBE",
+    "KTSTR_EVENTS",
+    "KTSTR_LOOK_AT",
+    "KTSTR_LOOK_GDB",
     "KTSTR_EXPORT",
     "KTSTR_LIBTEST_ALONE",
     "KTSTR_LINK_FD",

@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the design's budgets, measured. None of them is a timed test.
 
+mod forks;
 mod monitor;
 mod vmm;
 
@@ -48,6 +49,7 @@ pub(crate) fn run(only_monitor: bool) -> Result<()> {
             measured.map(Duration::from_millis),
         );
     }
+    forks::rows(&mut table)?;
     vmm::rows(&mut table)?;
     capture(&mut table)?;
     framing(&mut table)?;
@@ -152,11 +154,23 @@ fn smallest() -> Result<Sidecar> {
 
 /// Runs one case, and gives its record; its artifacts are in `dir`.
 fn case(binary: &str, name: &str, passes: bool, dir: &Path) -> Result<Sidecar> {
+    case_with(binary, name, passes, dir, &[])
+}
+
+/// The same with more of an environment.
+fn case_with(
+    binary: &str,
+    name: &str,
+    passes: bool,
+    dir: &Path,
+    env: &[(&str, &str)],
+) -> Result<Sidecar> {
     let mut command = Command::new(sh::target().join("debug").join(binary));
     command
         .args(["--exact", name, "--include-ignored"])
         .current_dir(sh::root().join("tests"))
-        .env("KTSTR_SIDECAR_DIR", dir);
+        .env("KTSTR_SIDECAR_DIR", dir)
+        .envs(env.iter().copied());
     let output = command
         .output()
         .with_context(|| format!("failed to run {command:?}"))?;

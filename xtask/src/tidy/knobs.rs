@@ -63,7 +63,7 @@ pub(super) fn complaints(root: &Path, metadata: &Value) -> Result<Vec<String>> {
 
 /// Every knob, as the command line and the crates below it list them.
 fn known() -> Result<Vec<Knob>> {
-    let mut command = sh::cargo(&["run", "-q", "-p", "cargo-ktstr", "--", "knobs"]);
+    let mut command = sh::cargo(&["run", "-q", "--bin", "cargo-ktstr", "--", "knobs"]);
     let output = command
         .output()
         .context("failed to run `cargo ktstr knobs`")?;
