@@ -1,10 +1,11 @@
 //! Processes that init starts, and every orphan that becomes its child.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -72,22 +73,25 @@ impl Process {
 
 /// Collects the ends of all children.
 #[derive(Debug, Default)]
-pub(crate) struct Reaper {
-    ended: HashMap<i32, Ended>,
-}
+pub(crate) struct Reaper(());
+
+/// The children that were reaped. All threads of a process have the same children, so whichever reaps one tells all.
+static REAPED: Mutex<BTreeMap<i32, Ended>> = Mutex::new(BTreeMap::new());
 
 impl Reaper {
     /// Reaps whatever has ended by now.
     pub(crate) fn reap(&mut self) {
+        // Held while it waits: a child that another thread has reaped is there as soon as that is seen.
+        let mut reaped = REAPED.lock().unwrap_or_else(PoisonError::into_inner);
         while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            self.ended
-                .insert(pid.as_raw_nonzero().get(), Ended::of(status));
+            reaped.insert(pid.as_raw_nonzero().get(), Ended::of(status));
         }
     }
 
     /// How this process ended; `None` while it runs.
     pub(crate) fn end_of(&self, process: &Process) -> Option<Ended> {
-        self.ended.get(&process.pid.as_raw_nonzero().get()).copied()
+        let reaped = REAPED.lock().unwrap_or_else(PoisonError::into_inner);
+        reaped.get(&process.pid.as_raw_nonzero().get()).copied()
     }
 }
 
@@ -166,4 +170,21 @@ pub(crate) fn ready(fd: &PollFd<'_>) -> bool {
 pub(crate) fn inheritable(fd: &OwnedFd) -> io::Result<i32> {
     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
     Ok(fd.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both of them wait for any child, as two threads of one process do.
+    #[test]
+    fn a_child_that_another_reaped_has_ended() {
+        let process = Process::spawn(Command::new("sh").args(["-c", "exit 5"])).unwrap();
+        let mut ended = [PollFd::new(&process.pidfd, PollFlags::IN)];
+        sleep_on(&mut ended, 30_000).unwrap();
+        let (mut one, other) = (Reaper::default(), Reaper::default());
+        one.reap();
+        let code = other.end_of(&process).and_then(|ended| ended.code);
+        assert_eq!(code, Some(5));
+    }
 }
