@@ -332,7 +332,8 @@ impl Builder {
                     })?;
                     put(path.as_os_str().as_encoded_bytes());
                     let is_program = matches!(node, Node::Program { .. });
-                    let (number, at) = (meta.ino(), (meta.ctime(), meta.ctime_nsec()));
+                    // Not the inode's change, which one more link to the file is, too: cargo links programs anew.
+                    let (number, at) = (meta.ino(), (meta.mtime(), meta.mtime_nsec()));
                     put(format!("{mode} {is_program} {} {number} {at:?}", meta.len()).as_bytes());
                 }
                 Node::Bytes { bytes, mode } => {
@@ -507,6 +508,29 @@ mod tests {
             String::from_utf8_lossy(&output.stderr)
         );
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    #[test]
+    fn a_description_follows_the_file_and_not_its_links() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program");
+        std::fs::write(&path, "one").unwrap();
+        let mut builder = Builder::new();
+        builder.file("/bin/program", &path, 0o755).unwrap();
+        let first = builder.describe().unwrap();
+        std::fs::hard_link(&path, dir.path().join("again")).unwrap();
+        assert_eq!(builder.describe().unwrap(), first, "one more link");
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_ne!(builder.describe().unwrap(), first, "changed");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "two").unwrap();
+        let other = std::fs::File::options().write(true).open(&path).unwrap();
+        other.set_modified(std::time::UNIX_EPOCH).unwrap();
+        let replaced = builder.describe().unwrap();
+        builder = Builder::new();
+        builder.file("/bin/program", &path, 0o700).unwrap();
+        assert_ne!(builder.describe().unwrap(), replaced, "another mode");
     }
 
     #[test]
