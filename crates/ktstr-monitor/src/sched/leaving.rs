@@ -32,7 +32,9 @@ impl ScxState {
         let leave =
             children.filter_map(|child| Some((child.exit_kind.filter(|kind| *kind != 0)?, child)));
         // `max_by_key` takes the last of equals.
-        let (kind, child) = leave.rev().max_by_key(|(kind, _)| *kind >= EXIT_ERROR)?;
+        let (kind, child) = leave
+            .rev()
+            .max_by_key(|(kind, _)| *kind >= ScxExit::ERROR)?;
         Some(ScxLeaving {
             kind,
             kind_name: child.exit_kind_name.as_deref(),
@@ -41,9 +43,6 @@ impl ScxState {
         })
     }
 }
-
-/// `SCX_EXIT_ERROR` and all behind it.
-const EXIT_ERROR: u64 = 1024;
 
 #[cfg(test)]
 mod tests {

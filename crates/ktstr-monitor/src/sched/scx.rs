@@ -222,6 +222,14 @@ pub struct ScxExit {
     pub backtrace: Vec<String>,
 }
 
+impl ScxExit {
+    /// `SCX_EXIT_ERROR`. This kind and all behind it mean that the kernel threw the scheduler out (kernel/sched/ext_internal.h:
+    /// `enum scx_exit_kind`).
+    pub const ERROR: u64 = 1024;
+    /// `SCX_EXIT_ERROR_STALL`: a runnable task waited longer than the watchdog allows.
+    pub const ERROR_STALL: u64 = 1026;
+}
+
 impl Kernel {
     /// The kernel's ticks (`jiffies_64`).
     ///

@@ -1,5 +1,6 @@
 //! What a run left, as far as it decides the verdict: plain data, which a test makes up as well as a VM does.
 
+use ktstr_monitor::sched::ScxExit;
 use ktstr_vmm::ExitReason;
 use ktstr_wire::{Message, SchedExit};
 
@@ -26,9 +27,6 @@ pub(in crate::host) struct Left {
     /// What the kernel's own books were like.
     pub(in crate::host) books: Option<BooksSeen>,
 }
-
-/// `SCX_EXIT_ERROR` and all behind it: the kernel threw the scheduler out.
-const EXIT_ERROR: u64 = 1024;
 
 /// A scheduler's exit as the kernel recorded it (`struct scx_exit_info`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,7 +55,7 @@ impl CapturedExit {
 
     /// The kernel threw the scheduler out; it did not leave by itself or on request.
     pub(in crate::host) fn is_error(&self) -> bool {
-        self.kind >= EXIT_ERROR
+        self.kind >= ScxExit::ERROR
     }
 
     /// `error_stall (runnable task stall: a[7] failed to run for 5.0s)`.

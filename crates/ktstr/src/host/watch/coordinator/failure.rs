@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use ktstr_monitor::FailureDumpReport;
+use ktstr_monitor::sched::ScxExit;
 
 /// The capture that a failed test shows.
 #[derive(Debug, Clone)]
@@ -46,9 +47,6 @@ pub(super) enum Worth {
 
 /// `SCX_EXIT_DONE`: the exit is behind, and nothing is left to see (`enum scx_exit_kind`).
 const EXIT_DONE: u64 = 1;
-/// `SCX_EXIT_ERROR` and all behind it.
-pub(super) const EXIT_ERROR: u64 = 1024;
-
 impl Worth {
     /// `None` for the kernel's second visit to an exit that is over.
     pub(super) fn of(report: &FailureDumpReport, is_exit: bool) -> Option<Self> {
@@ -59,7 +57,7 @@ impl Worth {
         let kind = leaving.map(|leaving| leaving.kind);
         match kind {
             Some(EXIT_DONE) if is_exit => None,
-            Some(EXIT_ERROR..) if is_exit => Some(Self::Error),
+            Some(ScxExit::ERROR..) if is_exit => Some(Self::Error),
             _ if is_exit => Some(Self::Exit),
             _ => Some(Self::State),
         }

@@ -37,7 +37,7 @@ use ktstr_monitor::FailureDumpReport;
 use ktstr_monitor::bpf::ProgVerifierStats;
 use ktstr_monitor::invariants::Violation;
 use ktstr_monitor::sampler::{MonitorReport, MonitorSample, WatchedField};
-use ktstr_monitor::sched::WatchdogOverride;
+use ktstr_monitor::sched::{ScxExit, WatchdogOverride};
 use ktstr_wire::{
     KernelOpReply, KernelOpRequest, KernelValue, MAX_TEXT, Message, SnapshotKind, SnapshotReply,
     SnapshotRequest, Stage, StateTest, gate::UntilState,
@@ -45,7 +45,7 @@ use ktstr_wire::{
 
 pub(in crate::host) use driver::{follow, follow_at_gate};
 pub(in crate::host) use failure::Failure;
-use failure::{EXIT_ERROR, Worth};
+use failure::Worth;
 use figures::{Figures, Shot};
 pub(in crate::host) use live::{GuestView, Preparation};
 use pauses::Pauses;
@@ -638,7 +638,7 @@ impl<M: Machine> Coordinator<M> {
     /// nothing that a later failure's reader wants; unless the kernel throws the scheduler out just then.
     fn exit(&mut self) {
         let is_planned = self.leaving || self.finished;
-        let is_error = |kind| kind >= EXIT_ERROR;
+        let is_error = |kind| kind >= ScxExit::ERROR;
         if is_planned && !self.machine.exit_kind().is_some_and(is_error) {
             return;
         }

@@ -613,9 +613,9 @@ fn a_schedulers_exit_is_kept_and_the_guests_own_end_is_not() {
     assert!(run.coordinator.failure.is_none());
 }
 
-/// `SCX_EXIT_UNREG` and `SCX_EXIT_ERROR_STALL`.
+/// `SCX_EXIT_UNREG`.
 const LEFT: u64 = 64;
-const STALLED: u64 = 1026;
+const STALLED: u64 = ScxExit::ERROR_STALL;
 
 fn exit_of_kind(run: &mut Run, kind: u64) {
     run.world.borrow_mut().exit_kind = kind;
