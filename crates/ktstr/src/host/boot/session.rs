@@ -1,6 +1,6 @@
 //! One boot of a test's VM: prepare, start, follow, collect.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,18 @@ pub(in crate::host) struct SessionTimes {
     /// What starting the VM took: after it a copy executes instructions.
     pub(in crate::host) start: Option<Duration>,
     pub(in crate::host) given_task: Option<Duration>,
+}
+
+/// What a boot is made of.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::host) struct Ingredients<'a> {
+    pub(in crate::host) entry: &'a KtstrTestEntry,
+    pub(in crate::host) config: &'a HostConfig,
+    pub(in crate::host) kernel: &'a Kernel,
+    pub(in crate::host) programs: &'a Programs,
+    pub(in crate::host) time: &'a Time,
+    /// Where a failing guest's memory goes; without a path it is not kept.
+    pub(in crate::host) vmcore: Option<&'a Path>,
 }
 
 /// A VM that is ready to start.
@@ -196,18 +208,19 @@ fn template_for(
 }
 
 impl Session {
-    /// Gathers the guest's files and builds the VM. A failing guest's memory goes to `vmcore`, where that is given.
+    /// Gathers the guest's files and builds the VM.
     ///
     /// # Errors
     /// When a file is missing, the files do not fit into guest memory, or the VM cannot be built.
-    fn prepare(
-        entry: &KtstrTestEntry,
-        config: &HostConfig,
-        kernel: &Kernel,
-        programs: &Programs,
-        vmcore: Option<PathBuf>,
-        time: &Time,
-    ) -> anyhow::Result<Self> {
+    fn prepare(ingredients: &Ingredients<'_>) -> anyhow::Result<Self> {
+        let Ingredients {
+            entry,
+            config,
+            kernel,
+            programs,
+            time,
+            vmcore,
+        } = *ingredients;
         let exe = std::env::current_exe().context("failed to find this test binary")?;
         let task = archive::task(entry, programs, &test_plan(entry), config);
         let plan = [&task.plan[..], &task.test_plan].concat();
@@ -261,7 +274,7 @@ impl Session {
             preparation,
             vmlinux: kernel.vmlinux.clone(),
             btf_cache: Some(default_cache().root().with_file_name("btf")),
-            vmcore,
+            vmcore: vmcore.map(Path::to_owned),
             events: config.events.clone().filter(|_| time.is_virtual()),
             task: Some(task),
             invariants: rules_of(entry, config),
@@ -286,16 +299,8 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::prepare`], and when the VM cannot be started.
-    pub(in crate::host) fn started(
-        entry: &KtstrTestEntry,
-        config: &HostConfig,
-        kernel: &Kernel,
-        programs: &Programs,
-        vmcore: Option<PathBuf>,
-        time: &Time,
-    ) -> anyhow::Result<Booted> {
-        let prepare = |config| Self::prepare(entry, config, kernel, programs, vmcore.clone(), time);
-        let session = prepare(config)?;
+    pub(in crate::host) fn started(ingredients: Ingredients<'_>) -> anyhow::Result<Booted> {
+        let session = Self::prepare(&ingredients)?;
         let is_copy = session.run.template.is_some();
         let error = match session.start() {
             Err(error) if is_copy => error,
@@ -304,9 +309,12 @@ impl Session {
         tracing::warn!("the guest boots, since a copy did not start: {error:#}");
         let cold = HostConfig {
             fork: false,
-            ..config.clone()
+            ..ingredients.config.clone()
         };
-        let mut session = prepare(&cold)?;
+        let mut session = Self::prepare(&Ingredients {
+            config: &cold,
+            ..ingredients
+        })?;
         session.run.fork_why = format!("a copy did not start: {error:#}");
         session.start()
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::host::boot::session::{Booted, Session};
+use crate::host::boot::session::{Booted, Ingredients, Session};
 use crate::host::plan::admission::Pause;
 use crate::host::plan::planned::{NoRun, Planned, Test};
 
@@ -16,16 +16,15 @@ pub(in crate::host) fn boot(
     vmcore: &Path,
 ) -> Result<Booted, NoRun> {
     let mut pause = Pause::new(test.entry.name);
-    let attempt = || {
-        let vmcore = test.config.vmcore.then(|| vmcore.to_owned());
-        let Planned {
-            kernel,
-            programs,
-            time,
-            ..
-        } = planned;
-        Session::started(test.entry, test.config, kernel, programs, vmcore, time)
+    let ingredients = Ingredients {
+        entry: test.entry,
+        config: test.config,
+        kernel: &planned.kernel,
+        programs: &planned.programs,
+        time: &planned.time,
+        vmcore: test.config.vmcore.then_some(vmcore),
     };
+    let attempt = || Session::started(ingredients);
     let booted = until_free(attempt, |error| {
         pause.until_a_change(&format!("{error:#}"), &mut |line| {
             eprintln!("ktstr: {line}");

@@ -14,7 +14,7 @@ use ktstr_monitor::sched::ScxExit;
 use ktstr_wire::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::host::boot::session::{Ran, Session};
+use crate::host::boot::session::{Ingredients, Ran, Session};
 use crate::host::evidence::artifacts::{artifact_path, write_atomic};
 use crate::host::judge::left::guest_result;
 use crate::host::plan::config::HostConfig;
@@ -28,10 +28,6 @@ use crate::model::verdict::AssertResult;
 
 /// Names the artifact's form.
 const REPRO_SCHEMA: &str = "ktstr.repro/1";
-/// `SCX_EXIT_ERROR` and all behind it: the kernel threw the scheduler out.
-const EXIT_ERROR: u64 = 1024;
-/// `SCX_EXIT_ERROR_STALL`: the stack is the watchdog's own, and says nothing.
-const EXIT_ERROR_STALL: u64 = 1026;
 /// Events that every second run records.
 const EVENTS: [&str; 4] = [
     "sched/sched_switch",
@@ -97,7 +93,7 @@ impl ExitFacts {
     /// None unless the kernel threw the scheduler out, by the captured state alone: texts may lie.
     fn of(failure: Option<&Failure>) -> Option<Self> {
         let leaving = failure?.report.scx.as_ref()?.leaving()?;
-        let kind = Some(leaving.kind).filter(|kind| *kind >= EXIT_ERROR)?;
+        let kind = Some(leaving.kind).filter(|kind| *kind >= ScxExit::ERROR)?;
         let words = leaving.exit.map(|exit| {
             let said = [&exit.reason, &exit.msg].into_iter().flatten();
             let said: Vec<&str> = said.map(String::as_str).collect();
@@ -248,7 +244,14 @@ fn run_again(
         ..config.clone()
     };
     let time = Time::of(entry, &config)?;
-    let booted = Session::started(entry, &config, &kernel, &programs, None, &time)?;
+    let booted = Session::started(Ingredients {
+        entry,
+        config: &config,
+        kernel: &kernel,
+        programs: &programs,
+        time: &time,
+        vmcore: None,
+    })?;
     let ran = booted.watch()?;
     let took_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
     let repro = compose(entry, wanted, &ran, took_ms);
@@ -259,7 +262,8 @@ fn run_again(
 
 fn probe_plan(entry: &KtstrTestEntry, wanted: &ExitFacts, exit: Option<&ScxExit>) -> ProbePlan {
     let functions = match exit {
-        Some(exit) if wanted.kind != EXIT_ERROR_STALL => functions_of(&exit.backtrace),
+        // A stall's stack is the watchdog's own, and says nothing.
+        Some(exit) if wanted.kind != ScxExit::ERROR_STALL => functions_of(&exit.backtrace),
         _ => Vec::new(),
     };
     let cpus = entry.topology.total_cpus().max(1);
