@@ -78,6 +78,7 @@ pub(crate) fn lab() -> Result<()> {
 
 fn run_in_lab(steps: &mut Steps) {
     steps.note("kvm-in-lab", lab_tests::kvm_tests);
+    steps.note("kvm-smp-in-lab", lab_tests::kvm_smp_tests);
     steps.note("verdicts-in-lab", lab_tests::verdicts);
     steps.note("faults-in-lab", lab_tests::faults);
 }

@@ -89,6 +89,9 @@ pub(crate) struct Options {
     /// Seconds until the lab is ended.
     #[arg(long, default_value_t = 600)]
     pub(crate) deadline: u64,
+    /// The outer emulator; the system's without it.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) qemu: Option<PathBuf>,
     /// A file to bring in, as HOST or HOST:GUEST; programs come with their libraries.
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
     pub(crate) files: Vec<String>,
@@ -201,6 +204,9 @@ pub(crate) fn once(options: &Options, archive: &Initramfs) -> Result<(Outcome, D
         .port("lab.out")
         .port("lab.err")
         .port("lab.status");
+    if let Some(qemu) = &options.qemu {
+        builder = builder.qemu(qemu);
+    }
     for index in 0..options.outs.len() {
         builder = builder.port(format!("lab.file{index}"));
     }
