@@ -77,6 +77,25 @@ fn a_delayed_task_changes_its_class(ctx: &Ctx) -> Result<AssertResult> {
     )
 }
 
+/// Read by the names of the kernel's own source.
+#[ktstr_condition]
+fn two_are_queued(kernel: &Kernel) -> bool {
+    let rq = kernel.per_cpu_symbol("runqueues", CPU);
+    let count = rq.and_then(|rq| kernel.object("rq", rq)?.u32("nr_running"));
+    count.is_ok_and(|count| count == 2)
+}
+
+#[ktstr_condition]
+fn panics(kernel: &Kernel) -> bool {
+    panic!("{} bytes are too many", kernel.image().len)
+}
+
+#[ktstr_test(topology = "1n1l3c1t", duration_s = 1, ignore)]
+fn a_condition_that_panics(ctx: &Ctx) -> Result<AssertResult> {
+    let step = Step::until(Cond::custom(panics), ms(100));
+    execute_steps(ctx, vec![step])
+}
+
 #[ktstr_test(topology = "1n1l3c1t", duration_s = 4, ignore)]
 fn all_that_can_be_waited_for(ctx: &Ctx) -> Result<AssertResult> {
     let task = || Cond::task("sleeper");
@@ -88,6 +107,7 @@ fn all_that_can_be_waited_for(ctx: &Ctx) -> Result<AssertResult> {
         task().delayed().and(Cond::task("hog").runs_on(CPU)),
         Cond::rq(2).idle(),
         Cond::rq(CPU).idle().or(task().runs_on(CPU)),
+        Cond::custom(two_are_queued).and(task().runs_on(CPU)),
     ];
     let steps = conditions.map(|condition| Step::until(condition, ms(1500)).or_fail());
     execute_scenario(ctx, Backdrop::from_cgroups(vec![backdrop]), steps.into())
@@ -214,7 +234,18 @@ fn a_state_is_reached_under_twenty_seeds() {
 fn each_condition_is_reached() {
     let report = run("all_that_can_be_waited_for", 3);
     let notes = &report.sidecar.result.info_notes;
-    assert_eq!(reached(&report), 6, "{notes:#?}");
+    assert_eq!(reached(&report), 7, "{notes:#?}");
+    let named = "custom(kernel_state::two_are_queued) and task(\"sleeper\").runs_on(1) was reached";
+    assert!(notes.iter().any(|note| note.contains(named)), "{notes:#?}");
+}
+
+/// The host lives on, and the test says that it could not be judged.
+#[test]
+fn a_condition_that_panics_is_a_failure_of_the_test() {
+    let report = run("a_condition_that_panics", 1);
+    assert_eq!(report.outcome, Outcome::Fail, "{}", report.text);
+    let reason = "could not be read any more";
+    assert!(report.text.contains(reason), "{}", report.text);
 }
 
 /// What is watched and when it is acted on is part of the run.

@@ -2,6 +2,7 @@
 
 mod args;
 mod claim;
+mod condition;
 mod scheduler;
 mod test;
 
@@ -44,6 +45,19 @@ pub fn derive_scheduler(input: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn ktstr_test_entry(attribute: TokenStream, item: TokenStream) -> TokenStream {
     test::register(attribute.into(), item.into())
+        .unwrap_or_else(|error| error.to_compile_error())
+        .into()
+}
+
+/// Registers a `fn(&Kernel) -> bool` that a step can wait for by `Cond::custom`.
+///
+/// ```text
+/// #[ktstr_condition]
+/// fn cpu_1_has_two_tasks(kernel: &Kernel) -> bool { … }
+/// ```
+#[proc_macro_attribute]
+pub fn ktstr_condition(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    condition::expand(&attribute.into(), item.into())
         .unwrap_or_else(|error| error.to_compile_error())
         .into()
 }

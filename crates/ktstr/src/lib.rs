@@ -16,7 +16,7 @@ pub use entry_point::{guest_main, test_main};
 /// Gone; see [`declare_scheduler!`].
 #[doc(hidden)]
 pub use ktstr_macros::Scheduler;
-pub use ktstr_macros::{Claim, declare_scheduler, ktstr_test, ktstr_test_entry};
+pub use ktstr_macros::{Claim, declare_scheduler, ktstr_condition, ktstr_test, ktstr_test_entry};
 pub use model::checks::Assert;
 pub use model::claim::{Claimed, Verdict};
 pub use model::entry::{
@@ -24,6 +24,7 @@ pub use model::entry::{
     TopologyConstraints, TopologySpec, find_scheduler, find_test,
 };
 pub use model::invariants::Invariants;
+pub use model::scenario::KTSTR_CONDITIONS;
 
 /// Everything that a test file needs.
 pub mod prelude {
@@ -64,8 +65,11 @@ pub mod prelude {
         WorkPhase, WorkSpec, WorkType, WorkTypeInfo, WorkerCtx,
     };
     pub use crate::{
-        Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_test, ktstr_test_entry,
+        Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_condition, ktstr_test,
+        ktstr_test_entry,
     };
+    /// The guest's kernel, for [`Cond::custom`].
+    pub use ktstr_monitor::Kernel;
 }
 
 /// For the macros' output alone.
@@ -74,6 +78,7 @@ pub mod __private {
     pub use crate::host::libtest::run_in_libtest;
     pub use crate::model::entry::{LIBTEST_TESTS, TEST_MAINS};
     pub use crate::model::names::test_name;
+    pub use crate::model::scenario::CustomCond;
     pub use ktstr_vmm::Clock;
     pub use linkme;
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use ktstr_monitor::Kernel;
 use ktstr_wire::{MAX_STATE_TESTS, StateTest};
 
 use super::super::cpuset::CpuMap;
@@ -20,6 +21,19 @@ pub struct Cond {
     /// Alternatives, of each of which all is true.
     any: Vec<Vec<StateTest>>,
 }
+
+/// A function of an author's on the kernel's state; [`ktstr_condition`](crate::ktstr_condition) registers it.
+#[derive(Debug)]
+pub struct CustomCond {
+    /// Its path.
+    pub name: &'static str,
+    /// Whether the condition holds. The host calls it, with the guest standing still where there is virtual time.
+    pub holds: fn(&Kernel) -> bool,
+}
+
+/// Every function of this binary that a step can wait for. Guest and host are one binary, so a place in it means one function.
+#[linkme::distributed_slice]
+pub static KTSTR_CONDITIONS: [CustomCond];
 
 /// A condition that cannot be watched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +61,9 @@ pub enum CondError {
         /// How many.
         found: usize,
     },
+    /// The guest cannot tell the host which function it is.
+    #[error("Cond::custom: its function is not registered; write #[ktstr_condition] above it")]
+    Unregistered,
     /// Nothing would be waited for.
     #[error("Step::until(…, 0): expected a time above 0 in which the condition can come about")]
     NoTime,
@@ -79,6 +96,17 @@ impl Cond {
     #[must_use]
     pub const fn rq(cpu: u32) -> RqCond {
         RqCond(cpu)
+    }
+
+    /// Whatever a function finds in the kernel's memory. Write [`#[ktstr_condition]`](crate::ktstr_condition) above the function: it
+    /// is called in the host's process, at each switch, wake-up and tick in virtual time and about every millisecond without. What it
+    /// cannot read is not the state that it looks for; one that panics ends the test.
+    #[must_use]
+    pub fn custom(holds: fn(&Kernel) -> bool) -> Self {
+        let mut known = KTSTR_CONDITIONS.iter();
+        let number = known.position(|known| std::ptr::fn_addr_eq(known.holds, holds));
+        let number = number.and_then(|number| u32::try_from(number).ok());
+        Self::of(StateTest::Custom(number.unwrap_or(u32::MAX)))
     }
 
     /// Both at the same moment.
@@ -118,6 +146,11 @@ impl Cond {
         }
         let last = topology.total_cpus().saturating_sub(1);
         for test in self.any.iter().flatten() {
+            if let StateTest::Custom(number) = test
+                && custom_cond(*number).is_none()
+            {
+                return Err(CondError::Unregistered);
+            }
             let condition = || words(test);
             let (cpu, name) = match test {
                 StateTest::TaskDelayed(name)
@@ -210,6 +243,11 @@ impl RqCond {
     }
 }
 
+/// The registered function of that number.
+pub(crate) fn custom_cond(number: u32) -> Option<&'static CustomCond> {
+    KTSTR_CONDITIONS.get(usize::try_from(number).ok()?)
+}
+
 /// As a test says it.
 fn words(test: &StateTest) -> String {
     match test {
@@ -221,7 +259,10 @@ fn words(test: &StateTest) -> String {
             format!("cgroup({path:?}).throttled_on({cpu})")
         }
         StateTest::CpuIdle(cpu) => format!("rq({cpu}).idle()"),
-        StateTest::Custom(number) => format!("custom condition {number}"),
+        StateTest::Custom(number) => match custom_cond(*number) {
+            Some(custom) => format!("custom({})", custom.name),
+            None => String::from("custom(a function that is not registered)"),
+        },
     }
 }
 
@@ -294,6 +335,29 @@ mod tests {
             StateTest::CgroupThrottledOn { path, cpu: 1 },
         ];
         assert_eq!(tests, [expected]);
+    }
+
+    #[linkme::distributed_slice(KTSTR_CONDITIONS)]
+    static REGISTERED: CustomCond = CustomCond {
+        name: "tests::never",
+        holds: never,
+    };
+
+    fn never(kernel: &Kernel) -> bool {
+        kernel.symbols().find("no such symbol").is_some()
+    }
+
+    #[test]
+    fn a_function_is_known_by_its_registration() {
+        let condition = Cond::custom(never);
+        check(&condition, "custom(tests::never)");
+        assert_eq!(condition.validate(CpuMap::new(1, 1, 1, 1)), Ok(()));
+        let forgotten = Cond::custom(|kernel| kernel.jiffies().is_ok());
+        refused(
+            forgotten.and(condition),
+            Duration::from_secs(1),
+            "write #[ktstr_condition] above it",
+        );
     }
 
     #[track_caller]

@@ -14,7 +14,10 @@ mod step;
 
 pub use backdrop::Backdrop;
 pub use cgroup::{CgroupDef, CpuLimits, MemoryLimits, PidsLimits};
-pub use condition::{CgroupCond, Cond, CondError, RqCond, TaskCond, Until};
+pub(crate) use condition::custom_cond;
+pub use condition::{
+    CgroupCond, Cond, CondError, CustomCond, KTSTR_CONDITIONS, RqCond, TaskCond, Until,
+};
 pub use cpuset_spec::{CpusetError, CpusetSpec};
 
 pub use op::{KernelTarget, KernelValue, KernelValueWidth, Op, SpawnPlacement};

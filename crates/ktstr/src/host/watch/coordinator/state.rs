@@ -1,11 +1,15 @@
 //! A condition on a kernel's state, as it is looked at.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use ktstr_monitor::sched::Fact;
 use ktstr_monitor::{Kernel, Kva};
 use ktstr_wire::StateTest;
+
+use crate::model::call::panic_text;
+use crate::model::scenario::custom_cond;
 
 /// How long it is believed which tasks and groups have which names.
 const NAMES_FOR: Duration = Duration::from_millis(1);
@@ -56,7 +60,9 @@ impl Condition {
                 StateTest::TaskRunsOn { .. } | StateTest::CpuIdle(_) => Fact::Current,
                 StateTest::CgroupThrottledOn { .. } => Fact::Throttled,
                 StateTest::Custom(number) => {
-                    return Err(format!("the test declares no condition {number}"));
+                    custom_cond(*number)
+                        .ok_or_else(|| format!("this binary registers no condition {number}"))?;
+                    continue;
                 }
             };
             kernel
@@ -86,7 +92,7 @@ impl Condition {
             self.looked_up = Some(now);
         }
         for all in &self.any {
-            if self.all(kernel, all).map_err(|error| error.to_string())? {
+            if self.all(kernel, all)? {
                 return Ok(true);
             }
         }
@@ -106,9 +112,13 @@ impl Condition {
         Ok(())
     }
 
-    fn all(&self, kernel: &Kernel, tests: &[StateTest]) -> ktstr_monitor::Result<bool> {
+    fn all(&self, kernel: &Kernel, tests: &[StateTest]) -> Result<bool, String> {
         for test in tests {
-            if !self.one(kernel, test)? {
+            let holds = match test {
+                StateTest::Custom(number) => custom(kernel, *number)?,
+                _ => self.one(kernel, test).map_err(|error| error.to_string())?,
+            };
+            if !holds {
                 return Ok(false);
             }
         }
@@ -149,4 +159,13 @@ impl Condition {
         }
         Ok(false)
     }
+}
+
+/// Asks a function of the test's author, whose panic is a reason like any other.
+fn custom(kernel: &Kernel, number: u32) -> Result<bool, String> {
+    let Some(custom) = custom_cond(number) else {
+        return Ok(false);
+    };
+    catch_unwind(AssertUnwindSafe(|| (custom.holds)(kernel)))
+        .map_err(|panic| format!("{} panicked: {}", custom.name, panic_text(&*panic)))
 }

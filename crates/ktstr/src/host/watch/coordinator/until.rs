@@ -118,7 +118,7 @@ impl<M: Machine> Coordinator<M> {
             Ok(false) if now < waiting.deadline => return,
             Ok(false) => UntilState::Over,
             Err(reason) => {
-                tracing::debug!(reason, "a condition cannot be looked at any more");
+                tracing::warn!("a step's condition cannot be looked at any more: {reason}");
                 UntilState::Failed
             }
         };
