@@ -11,7 +11,10 @@ use ktstr::prelude::*;
 
 declare_scheduler!(BROKEN_SWITCH, { name: "broken", kernel_builtin_enable: ["echo nobody is home; exit 3"], kernel_builtin_disable: [] });
 declare_scheduler!(SWITCH, {
-    name: "switch", kernel_builtin_enable: ["echo 7 > /proc/sys/kernel/panic"], kernel_builtin_disable: ["echo 0 > /proc/sys/kernel/panic"],
+    name: "switch",
+    // The workload's place is there before it, with the controllers.
+    kernel_builtin_enable: ["grep -q cpuset /sys/fs/cgroup/ktstr/cgroup.subtree_control", "echo 7 > /proc/sys/kernel/panic"],
+    kernel_builtin_disable: ["echo 0 > /proc/sys/kernel/panic"],
 });
 declare_scheduler!(JAMMED, {
     name: "jammed", kernel_builtin_enable: ["true"], kernel_builtin_disable: ["echo cannot let go >&2; exit 4"],

@@ -126,16 +126,7 @@ impl Scheduler {
     /// The value of `--cell-parent-cgroup` among its arguments.
     #[must_use]
     pub fn cell_parent(&self) -> Option<&'static str> {
-        const FLAG: &str = "--cell-parent-cgroup";
-        let args = self.sched_args;
-        let at = args.iter().position(|arg| {
-            let rest = arg.strip_prefix(FLAG);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-        })?;
-        match args[at].split_once('=') {
-            Some((_, value)) => Some(value),
-            None => args.get(at + 1).copied(),
-        }
+        cell_parent_of(self.sched_args)
     }
 
     /// What is wrong with the declaration.
@@ -378,6 +369,15 @@ impl KtstrTestEntry {
         package: "",
     };
 
+    /// Where its cgroups go, as a path below the cgroup root; `None` for the usual place. The attribute wins over what its scheduler
+    /// is told, a test's own arguments over those of the declaration.
+    #[must_use]
+    pub fn workload_root(&self) -> Option<&'static str> {
+        self.workload_root_cgroup
+            .or_else(|| cell_parent_of(self.extra_sched_args))
+            .or_else(|| self.scheduler?.workload_root())
+    }
+
     /// Checks what the compiler checked of a `#[ktstr_test]`, once more for entries built by hand, and what it cannot check.
     ///
     /// # Errors
@@ -545,6 +545,19 @@ impl KtstrTestEntry {
         self.scheduler
             .map_or(Assert::NONE, |scheduler| scheduler.assert)
             .merge(self.assert)
+    }
+}
+
+/// The value of `--cell-parent-cgroup` among a scheduler's arguments.
+fn cell_parent_of(args: &'static [&'static str]) -> Option<&'static str> {
+    const FLAG: &str = "--cell-parent-cgroup";
+    let at = args.iter().position(|arg| {
+        let rest = arg.strip_prefix(FLAG);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    })?;
+    match args.get(at)?.split_once('=') {
+        Some((_, value)) => Some(value),
+        None => args.get(at + 1).copied(),
     }
 }
 
@@ -718,6 +731,28 @@ mod tests {
         );
         assert_eq!(root(&["--cell-parent-cgroup=/c"], None), Some("/c"));
         assert_eq!(root(&["--cell-parent-cgroups=/c"], None), None);
+    }
+
+    #[test]
+    fn a_tests_own_place_wins_over_its_schedulers() {
+        static PLACED: Scheduler = Scheduler {
+            sched_args: &["--cell-parent-cgroup", "/declared"],
+            ..Scheduler::DEFAULT
+        };
+        let root = |extra: &'static [&'static str], own| {
+            KtstrTestEntry {
+                scheduler: Some(&PLACED),
+                extra_sched_args: extra,
+                workload_root_cgroup: own,
+                ..KtstrTestEntry::DEFAULT
+            }
+            .workload_root()
+        };
+        assert_eq!(root(&["-v"], None), Some("/declared"));
+        let extra: &[&str] = &["--cell-parent-cgroup=/extra"];
+        assert_eq!(root(extra, None), Some("/extra"));
+        assert_eq!(root(extra, Some("/own")), Some("/own"));
+        assert_eq!(KtstrTestEntry::DEFAULT.workload_root(), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::host::plan::config::HostConfig;
 use crate::host::plan::includes::GUEST_INCLUDE_DIR;
 use crate::host::plan::programs::Programs;
 
-use crate::model::ctx::{TEST_PLAN_PATH, TestPlan};
+use crate::model::ctx::{DEFAULT_WORKLOAD_ROOT, TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
 use crate::model::role::GUEST_TEST_ARG;
 
@@ -317,11 +317,10 @@ pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) ->
 
 /// What is there before the scheduler starts: the cgroups that it manages, and the workload's.
 fn cgroups_of(entry: &KtstrTestEntry) -> Vec<String> {
-    let mut all: Vec<String> = entry
-        .workload_root_cgroup
-        .map(str::to_owned)
-        .into_iter()
-        .collect();
+    let default = DEFAULT_WORKLOAD_ROOT.strip_prefix("/sys/fs/cgroup");
+    let usual = entry.scheduler.and(default);
+    let root = entry.workload_root().or(usual);
+    let mut all: Vec<String> = root.into_iter().map(str::to_owned).collect();
     for scheduler in entry.scheduler.iter().chain(entry.staged_schedulers) {
         let paths = [scheduler.cgroup_parent, scheduler.cell_parent()];
         for path in paths.into_iter().flatten() {
@@ -432,6 +431,31 @@ mod tests {
             SchedulerPlan::Binary { args, env, .. } => (args.clone(), env.clone()),
             SchedulerPlan::Builtin { .. } => panic!("{plan:?}"),
         }
+    }
+
+    #[test]
+    fn the_workloads_place_is_there_before_its_scheduler() {
+        static SCHEDULER: Scheduler = Scheduler {
+            sched_args: &["--cell-parent-cgroup=/cells"],
+            ..Scheduler::DEFAULT
+        };
+        static OTHER: Scheduler = Scheduler {
+            cgroup_parent: Some("/managed"),
+            ..Scheduler::DEFAULT
+        };
+        static STAGED: [&Scheduler; 1] = [&OTHER];
+        let of = |scheduler, own| {
+            cgroups_of(&KtstrTestEntry {
+                scheduler,
+                staged_schedulers: &STAGED,
+                workload_root_cgroup: own,
+                ..KtstrTestEntry::DEFAULT
+            })
+        };
+        assert_eq!(of(None, None), ["/managed"]);
+        assert_eq!(of(Some(&Scheduler::DEFAULT), None), ["/ktstr", "/managed"]);
+        assert_eq!(of(Some(&SCHEDULER), None), ["/cells", "/managed"]);
+        assert_eq!(of(Some(&OTHER), Some("/own")), ["/own", "/managed"]);
     }
 
     #[test]

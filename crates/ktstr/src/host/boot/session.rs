@@ -542,10 +542,7 @@ pub(in crate::host) fn test_plan(entry: &KtstrTestEntry) -> TestPlan {
     plan.waits_for_host = wants_preparation(entry);
     // A test on the host has no coordinator.
     plan.answers_requests = !entry.host_only;
-    let of_scheduler = entry
-        .scheduler
-        .and_then(|scheduler| scheduler.workload_root());
-    if let Some(root) = entry.workload_root_cgroup.or(of_scheduler) {
+    if let Some(root) = entry.workload_root() {
         plan.workload_root = Path::new("/sys/fs/cgroup").join(root.trim_start_matches('/'));
     }
     plan
