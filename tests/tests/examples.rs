@@ -4,10 +4,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use ktstr::host::plan::program::cargo;
+
 /// Built with the features that the whole workspace wants of its dependencies, with which they are built already.
 #[track_caller]
 fn passes(example: &str, test: &str) {
-    let built = Command::new(env!("CARGO"))
+    let built = cargo()
         .args(["build", "--offline", "--workspace", "--example", example])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
         .status()

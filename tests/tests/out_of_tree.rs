@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+
+use ktstr::host::plan::program::cargo;
 
 const TEST: &str = r#"
 use ktstr::prelude::*;
@@ -35,7 +36,7 @@ fn cargo_test_passes_from_outside() {
     fs::copy(root.join("Cargo.lock"), dir.join("Cargo.lock")).unwrap();
     // Shared with the guide's projects: ktstr is built once for all that are none of this workspace.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("strangers");
-    let output = Command::new(env!("CARGO"))
+    let output = cargo()
         .args(["test", "--offline"])
         .current_dir(dir)
         .env("CARGO_TARGET_DIR", &target)

@@ -30,19 +30,29 @@ fn copied(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
 }
 
-/// A cache of its own.
+/// A cache of its own, and a program that no build replaces meanwhile: a template is of one program.
 struct Place {
     cache: tempfile::TempDir,
     kernel: String,
+    programs: tempfile::TempDir,
 }
 
 impl Place {
     fn new() -> Self {
         let kernel = resolve_test_kernel().expect("a test kernel");
-        Self {
+        // Beside the built one, for a link cannot leave its file system.
+        let built = Path::new(CASES).parent().expect("the target directory");
+        let place = Self {
             cache: tempfile::tempdir().expect("a directory"),
             kernel: kernel.image.display().to_string(),
-        }
+            programs: tempfile::tempdir_in(built).expect("a directory"),
+        };
+        fs::hard_link(CASES, place.cases()).expect("a link");
+        place
+    }
+
+    fn cases(&self) -> PathBuf {
+        self.programs.path().join("cases")
     }
 
     fn env(&self) -> [(&str, &str); 5] {
@@ -59,7 +69,9 @@ impl Place {
     }
 
     fn run(&self) -> CaseRun {
-        CaseRun::new(CASES, CASE, &self.env()).expect("the case runs")
+        let cases = self.cases();
+        let cases = cases.to_str().expect("a plain path");
+        CaseRun::new(cases, CASE, &self.env()).expect("the case runs")
     }
 
     fn names(&self) -> BTreeSet<String> {
@@ -144,10 +156,13 @@ fn a_damaged_file_is_noticed_and_all_is_made_anew() {
     ];
     let flips = FILES.map(|name| (name, damage as fn(&Path)));
     for (name, harm) in flips.into_iter().chain(others) {
-        harm(&place.only().join(name));
+        let kept = place.only();
+        harm(&kept.join(name));
         let again = place.run();
         is_copy(&again);
-        again.says(&["a template is made anew", name]);
+        assert_eq!(place.only(), kept, "a template of another key");
+        let file = format!("/{name}' is damaged");
+        again.says(&["a template is made anew", &file]);
         assert_eq!(clock(&again), clock(&first), "after harm to {name}");
     }
 }
@@ -163,7 +178,7 @@ fn a_killed_maker_is_in_no_ones_way() {
     };
     let place = Place::new();
     for kill in 0..kills {
-        let mut child = Command::new(CASES)
+        let mut child = Command::new(place.cases())
             .args(["--exact", CASE, "--include-ignored"])
             .envs(place.env())
             .env("KTSTR_SIDECAR_DIR", place.cache.path().join("records"))
@@ -227,7 +242,8 @@ fn where_the_disk_is_full_the_guest_boots() {
             "$@"
             code=$?
             echo "left: $(ls -A "$KTSTR_CACHE_DIR/templates" | grep -v lock)."
-            exit $code' sh {CASES} "$@""#
+            exit $code' sh {} "$@""#,
+        place.cases().display()
     );
     let exe = script(scripts.path(), "on-a-full-disk", &text);
     let run = CaseRun::new(&exe, CASE, &place.env()).expect("the case runs");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use ktstr::host::plan::config::cache_dir;
+use ktstr::host::plan::program;
 
 /// The workspace's root.
 pub(crate) fn root() -> PathBuf {
@@ -96,7 +97,7 @@ fn locked_within(file: File, longest: Duration) -> std::io::Result<Option<File>>
 
 /// Cargo, in the workspace.
 pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = program::cargo();
     command.args(args).current_dir(root());
     command
 }
@@ -148,10 +149,18 @@ pub(crate) fn logged(name: &str, command: &mut Command) -> Result<()> {
 fn telling(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     let (head, tail) = lines.split_at(lines.len().saturating_sub(TAIL));
+    let has_panicked = |line: &str| line.contains(") panicked at ");
+    // A panic's first words are in the lines behind it.
+    let tells = |at: usize| {
+        let since = at.saturating_sub(WORDS);
+        let before = head.get(since..=at).unwrap_or_default();
+        before.iter().any(|line| has_panicked(line))
+    };
     let mut shown: Vec<&str> = head
         .iter()
-        .copied()
-        .filter(|line| line.ends_with("FAILED") || line.contains(") panicked at "))
+        .enumerate()
+        .filter(|(at, line)| line.ends_with("FAILED") || tells(*at))
+        .map(|(_, line)| *line)
         .take(MOST_FAILURES)
         .collect();
     if !shown.is_empty() {
@@ -165,6 +174,8 @@ fn telling(log: &str) -> String {
 const TAIL: usize = 40;
 /// Lines about failed tests that it shows before them.
 const MOST_FAILURES: usize = 60;
+/// Lines behind a panic's place that it shows.
+const WORDS: usize = 2;
 
 #[cfg(test)]
 mod tests {

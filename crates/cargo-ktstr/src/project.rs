@@ -70,10 +70,7 @@ impl Project {
     }
 }
 
-/// The cargo that called us.
-pub(crate) fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
+pub(crate) use ktstr::host::plan::program::cargo;
 
 /// Output of a git command in `dir`, trimmed; `None` when there is no repository or no git.
 pub(crate) fn git(dir: &Path, args: &[&str]) -> Option<String> {

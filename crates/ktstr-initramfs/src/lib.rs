@@ -309,7 +309,7 @@ impl Builder {
     }
 
     /// What the archive is made of, without reading it: each file's place, and of a host's file its path, size, number and the time
-    /// of its last change. Equal descriptions are equal archives.
+    /// of its last change. Equal descriptions are equal archives, unless a file was written in place and given its old time back.
     ///
     /// # Errors
     /// When a file is not there.
@@ -332,7 +332,7 @@ impl Builder {
                     })?;
                     put(path.as_os_str().as_encoded_bytes());
                     let is_program = matches!(node, Node::Program { .. });
-                    // Not the inode's change, which one more link to the file is, too: cargo links programs anew.
+                    // Not the inode's change, which one more or one less link to the file is, too.
                     let (number, at) = (meta.ino(), (meta.mtime(), meta.mtime_nsec()));
                     put(format!("{mode} {is_program} {} {number} {at:?}", meta.len()).as_bytes());
                 }

@@ -253,9 +253,11 @@ pub(crate) fn bare(mut command: Command) -> Command {
     ] {
         command.env_remove(name);
     }
-    // This test may itself run under nextest, which must not leak into the inner one.
+    // This test may itself run under nextest, which must not leak into the inner one, and has cargo's names of its own package.
     for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("NEXTEST") {
+        let text = name.to_string_lossy();
+        let leaks = ["NEXTEST", "CARGO_PKG_", "CARGO_MANIFEST_"];
+        if leaks.iter().any(|prefix| text.starts_with(prefix)) {
             command.env_remove(name);
         }
     }

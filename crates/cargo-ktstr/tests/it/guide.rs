@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Ran, ktstr, outside, outside_target as target, repository};
+use crate::fixture::{Ran, bare, ktstr, outside, outside_target as target, repository};
 
 fn chapter(name: &str) -> String {
     let path = repository().join("book/src").join(name);
@@ -116,7 +116,7 @@ fn every_rust_block_compiles_and_what_is_registered_by_hand_runs() {
     .unwrap();
     fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
     let cargo = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO"));
+        let mut command = bare(Command::new(env!("CARGO")));
         command
             .args(["test", "--offline", "--test", "blocks"])
             .args(args)

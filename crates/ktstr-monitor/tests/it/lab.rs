@@ -72,7 +72,15 @@ fn run(command: &mut Command) {
 fn fixture() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target = target();
-    run(Command::new(env!("CARGO"))
+    // Without this package's names, which build scripts may depend on.
+    let mut cargo = Command::new(env!("CARGO"));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(name);
+        }
+    }
+    run(cargo
         .args(["build", "-q", "--workspace", "--bin", "scx-fixture"])
         .arg("--target-dir")
         .arg(target.parent().unwrap())

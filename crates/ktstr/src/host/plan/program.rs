@@ -1,5 +1,6 @@
 //! From a program's declared name to the file that goes into the guest: schedulers and payloads.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -166,8 +167,26 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
         .find(|candidate| is_executable(candidate))
 }
 
-fn cargo() -> Command {
-    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+/// The cargo that called this process, or the one on `PATH`, as a shell would call it: without the variables by which it tells a
+/// program its package (<https://doc.rust-lang.org/cargo/reference/environment-variables.html>). Some build scripts depend on these
+/// (ring 0.17 does), so that each caller of another package would have all that needs such a crate built anew.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut command =
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    for (name, _) in std::env::vars_os() {
+        if tells_the_package(&name) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn tells_the_package(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    [&b"CARGO_PKG_"[..], b"CARGO_MANIFEST_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 /// Asks cargo, offline and without building, whether the workspace has a binary target of this name.
