@@ -25,10 +25,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What CI does: enough to see that every target builds and runs.
+    /// What CI does.
     pub(crate) fn short() -> Self {
         Self {
-            seconds: 10,
+            seconds: 60,
             target: None,
         }
     }
