@@ -392,7 +392,7 @@ impl VmBuilder {
         if !self.ports.is_empty() {
             refuse(
                 Engine::Tcg,
-                "has no ports in virtual time, which the host would answer at a time of its own; use the consoles, or host time",
+                "does not support ports in virtual time, because the host's replies would not be repeatable; use the consoles, or host time",
             );
         }
         if !self.disks.is_empty() || !self.nets.is_empty() {

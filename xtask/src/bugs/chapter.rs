@@ -20,7 +20,7 @@ cargo ktstr kernel build --edit tests/bugs/delayed_task_changes_class/6.12.toml 
 ```
 
 Where nothing else is said, the test asserts nothing. It only makes the situation, and ktstr sees in the
-[kernel's own books](writing-tests.md#when-a-pass-is-none) that they contradict themselves, or that the kernel or its scheduler gave up.
+[kernel's own books](writing-tests.md#what-fails-a-test-that-passed) that they contradict themselves, or that the kernel or its scheduler gave up.
 Times are those of one run: virtual seconds from power-on to the end, and seconds of the machine that made this table.
 ";
 

@@ -30,8 +30,8 @@ use step::{Again, Judged, Verdict};
     Every run is in virtual time under the same seeds. A candidate is bad when the test fails under one of them, and good when it \
     passes under all; one that does not build, or whose run is inconclusive, is skipped. Where the good end is the newer one, what \
     is found is the change that took the failure away. Of revisions only first parents are tried: a merge counts as one change.\n\n\
-    Exit codes: 0 the change was found, 1 an end is not as it was said to be, or could not be had, 2 what was skipped hides which \
-    of several it is."
+    Exit codes: 0 the change was found, 1 the good or the bad end did not behave as given, or could not be built, \
+    2 skipped candidates leave several possible changes."
 )]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["scheduler", "good_rev"])))]
 pub(crate) struct Options {

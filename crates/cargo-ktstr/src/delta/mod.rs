@@ -86,7 +86,7 @@ const LEAST_SEEDS: usize = 5;
 const ALPHA: f64 = 0.05;
 /// Five pairs that all changed in one direction are one case of sixteen.
 const ALPHA_OF_SEEDS: f64 = 0.0625;
-/// Figures of the host, which virtual time says nothing of.
+/// Figures of the host, which virtual time does not control.
 const OF_THE_HOST: [&str; 4] = ["boot_ms", "cleanup_ms", "initramfs_ms", "total_ms"];
 
 /// One question and its answer.
@@ -351,7 +351,7 @@ impl Bench<'_> {
             .map_or_else(|| self.usual_pairs(least), usize::from);
         if pairs < least {
             eprintln!(
-                "cargo ktstr: {pairs} pairs cannot tell anything for {questions} comparisons; it takes at least {least}"
+                "cargo ktstr: {pairs} pairs are too few for {questions} comparisons; use at least {least}"
             );
         }
         let mut done = 0;
@@ -451,7 +451,7 @@ impl Bench<'_> {
             && let Some(name) = self.options.metrics.iter().find(of_host)
         {
             bail!(
-                "{name} is the host's time, which --time virtual says nothing of; compare it in host time"
+                "{name} measures the host's time, which virtual time does not control; compare it with --time host"
             );
         }
         if self.options.metrics.is_empty() {

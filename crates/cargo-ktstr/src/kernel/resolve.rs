@@ -52,7 +52,7 @@ pub(crate) fn resolve(spec: &KernelSpec, cache: &Cache, jobs: usize) -> Result<V
             let built = path.join("arch/x86/boot/bzImage");
             if built.is_file() {
                 eprintln!(
-                    "cargo ktstr: using {} as it was built there",
+                    "cargo ktstr: using the existing build {}",
                     built.display()
                 );
                 let name = path

@@ -64,7 +64,7 @@ impl Wanted<'_> {
         let wanted = self.fingerprint.filter(|wanted| found != Some(*wanted))?;
         let found = found.unwrap_or(absent);
         let hint = if self.identity.is_some() {
-            "It is made of the same parts, so that the emulator itself was not deterministic: a bug that is worth a report"
+            "All inputs are identical, so the emulator was not deterministic; please report this"
         } else {
             "Equal are only runs of one test binary, scheduler, kernel and emulator"
         };

@@ -264,7 +264,7 @@ fn list(
         }
     }
     let list: List = serde_json::from_slice(&output.stdout)
-        .context("cargo nextest listed the tests in a form that is not known")?;
+        .context("the output of `cargo nextest list` has an unknown format")?;
     Ok(Ok(list.rust_suites))
 }
 

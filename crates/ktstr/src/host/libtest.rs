@@ -38,7 +38,7 @@ pub fn run_in_libtest(entry: &'static KtstrTestEntry) {
                 Outcome::Pass | Outcome::Skip => return,
                 Outcome::Fail => report.text,
                 Outcome::Inconclusive => format!(
-                    "{}\ninconclusive: it could not be measured, which is no pass; Rust's own harness has no other word for it than FAILED\n",
+                    "{}\ninconclusive: it was not measured; Rust's own harness has no such result, so it reports FAILED\n",
                     report.text.trim_end()
                 ),
             }

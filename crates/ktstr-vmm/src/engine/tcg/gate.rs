@@ -129,7 +129,7 @@ impl Gate {
             let mut state = self.lock();
             match &state.stop {
                 Some(told) if told.cause == Cause::Knock => {}
-                _ => return Err(refuse("it does not stand still at a knock of its own")),
+                _ => return Err(refuse("it is not stopped at a knock that it made")),
             }
             if !state.watches.is_empty() || !state.rest.is_empty() {
                 return Err(refuse("it is watched, or has not fetched its last answer"));

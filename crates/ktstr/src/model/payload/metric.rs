@@ -81,7 +81,7 @@ impl MetricHint {
         let ordered = lowest <= highest;
         (!ordered).then(|| {
             format!(
-                "metric {:?} has bounds {lowest}..={highest}, in which no value lies",
+                "metric {:?} has the empty range {lowest}..={highest}",
                 self.name
             )
         })
