@@ -665,7 +665,7 @@ impl RunningVm {
     /// power-on, it stands still again.
     ///
     /// # Errors
-    /// When it does not stand still.
+    /// When it does not stand still, or did not knock and is given an answer.
     pub fn go_on(&self, answer: &[u8], wake: Option<Duration>) -> Result<()> {
         self.vm.go_on(answer, wake)
     }

@@ -51,10 +51,7 @@ pub(crate) fn resolve(spec: &KernelSpec, cache: &Cache, jobs: usize) -> Result<V
         KernelSpec::Tree(path) => {
             let built = path.join("arch/x86/boot/bzImage");
             if built.is_file() {
-                eprintln!(
-                    "cargo ktstr: using the existing build {}",
-                    built.display()
-                );
+                eprintln!("cargo ktstr: using the existing build {}", built.display());
                 let name = path
                     .file_name()
                     .map(|name| name.to_string_lossy().into_owned());

@@ -143,7 +143,10 @@ fn what_the_host_would_answer_is_refused() {
         vm.unwrap_err().to_string()
     };
     let port = refused(guest("").port("frames"));
-    assert!(port.contains("does not support ports in virtual time"), "{port}");
+    assert!(
+        port.contains("does not support ports in virtual time"),
+        "{port}"
+    );
     let disk = refused(guest("").disk(Disk::new(DiskSource::Memory(512))));
     assert!(disk.contains("no disks and network cards"), "{disk}");
     let kvm = refused(guest("").engine(EngineChoice::Kvm));

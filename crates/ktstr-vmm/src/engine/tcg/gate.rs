@@ -102,13 +102,14 @@ impl Gate {
             stops: true,
             ..release
         };
-        self.answer(answer, u64::MAX, stopping)?;
+        self.answer(&told, answer)?;
+        self.release(u64::MAX, stopping)?;
         if told.cause != Cause::Idle {
             return Ok(Duration::from_nanos(told.time_ns));
         }
         // It stands still once more, before the first block that is executed.
         let again = Told::read(&mut &self.plugin).map_err(Error::system("hear of the gate"))?;
-        self.answer(&[], u64::MAX, stopping)?;
+        self.release(u64::MAX, stopping)?;
         Ok(Duration::from_nanos(again.time_ns))
     }
 
@@ -183,7 +184,8 @@ impl Gate {
                     if said.is_empty() && !rest.is_empty() {
                         // The guest fetches what did not fit.
                         let wake_ns = self.lock().wake_ns;
-                        self.answer(&rest, wake_ns, |release| release)?;
+                        self.answer(&told, &rest)?;
+                        self.release(wake_ns, |release| release)?;
                         continue;
                     }
                     StopCause::Knock(said)
@@ -200,17 +202,23 @@ impl Gate {
         let wake = wake.map_or(u64::MAX, |wake| {
             u64::try_from(wake.as_nanos()).unwrap_or(u64::MAX)
         });
+        self.answer(&told, answer)?;
         // What lies behind would stop the guest where it stands, for ever.
-        self.answer(answer, wake.max(told.time_ns + 1), |release| release)
+        self.release(wake.max(told.time_ns + 1), |release| release)
     }
 
-    /// Writes `answer` and sends a release, which `change` may change.
-    fn answer(
-        &self,
-        answer: &[u8],
-        wake_ns: u64,
-        change: impl FnOnce(Release) -> Release,
-    ) -> Result<()> {
+    /// Puts `answer` into the mailbox of a guest that knocked. At any other stop the guest may be filling its half: what it counted
+    /// there before it knocks is its own.
+    fn answer(&self, told: &Told, answer: &[u8]) -> Result<()> {
+        if told.cause != Cause::Knock {
+            if answer.is_empty() {
+                return Ok(());
+            }
+            return Err(Error::Refused {
+                what: String::from("answer the guest"),
+                reason: format!("it has not knocked, but stands still for {:?}", told.cause),
+            });
+        }
         let (now, rest) = answer.split_at(answer.len().min(MAILBOX_HALF));
         let write = || -> io::Result<()> {
             self.mailbox.write_all_at(now, self.at(IN_AT))?;
@@ -218,13 +226,17 @@ impl Gate {
             self.write_count(MORE_AT, usize::from(!rest.is_empty()))?;
             self.write_count(SAID_AT, 0)
         };
+        rest.clone_into(&mut self.lock().rest);
         match write() {
-            // As below.
-            Err(error) if has_gone(&error) => return Ok(()),
-            written => written.map_err(Error::system("write to the mailbox"))?,
+            // The end is seen where the next stop is waited for.
+            Err(error) if has_gone(&error) => Ok(()),
+            written => written.map_err(Error::system("write to the mailbox")),
         }
+    }
+
+    /// Sends a release, which `change` may change.
+    fn release(&self, wake_ns: u64, change: impl FnOnce(Release) -> Release) -> Result<()> {
         let mut state = self.lock();
-        rest.clone_into(&mut state.rest);
         state.wake_ns = wake_ns;
         let mut watches = [0; WATCHES];
         for (slot, (_, watch)) in watches.iter_mut().zip(state.of_kind(WatchKind::Exec)) {
@@ -244,7 +256,7 @@ impl Gate {
             stores,
         });
         match release.write(&mut &self.plugin) {
-            // The end is seen where the next stop is waited for.
+            // As above.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             done => done.map_err(Error::system("let the guest go on")),
         }
@@ -577,6 +589,30 @@ mod tests {
         let (second, more) = answered(&ends);
         assert!(!more);
         assert_eq!([first, second].concat(), long);
+    }
+
+    /// It has counted what it says, and another vCPU meets a watch before it knocks; its last answer was not fetched yet, either.
+    #[test]
+    fn a_stop_between_keeps_what_the_guest_says_and_what_it_has_to_fetch() {
+        let (gate, ends) = Gate::new().unwrap();
+        let long = vec![7; MAILBOX_HALF + 3];
+        stop(&ends, Cause::Knock, b"x");
+        gate.next_stop().unwrap();
+        gate.go_on(&long, None).unwrap();
+        for cause in [Cause::Watch, Cause::Timer, Cause::Mark] {
+            stop(&ends, cause, b"half said");
+            gate.next_stop().unwrap();
+            gate.go_on(b"", None).unwrap();
+            assert_eq!(gate.said().unwrap(), b"half said", "{cause:?}");
+        }
+        stop(&ends, Cause::Timer, b"");
+        gate.next_stop().unwrap();
+        let refused = gate.go_on(b"unheard", None).unwrap_err().to_string();
+        assert!(refused.contains("has not knocked"), "{refused}");
+        stop(&ends, Cause::Knock, b"");
+        stop(&ends, Cause::Timer, b"");
+        gate.next_stop().unwrap();
+        assert_eq!(answered(&ends), (vec![7; 3], false));
     }
 
     #[test]
