@@ -205,14 +205,9 @@ fn kernel_warnings(entry: &KtstrTestEntry, left: &Left, result: &AssertResult) -
         .allow_kernel_warning
         .and_then(|pattern| regex::Regex::new(pattern).ok());
     let mut found = kernel_log::judge(&left.vm, allowed.as_ref());
-    let crashed = result
-        .details
-        .iter()
-        .any(|detail| detail.kind == DetailKind::GuestCrashed);
-    if crashed {
-        found
-            .details
-            .retain(|detail| !detail.message.contains("Kernel panic"));
+    let is_crash = |detail: &AssertDetail| detail.kind == DetailKind::GuestCrashed;
+    if result.details.iter().any(is_crash) {
+        found.details.retain(|detail| !is_crash(detail));
     }
     found
 }
@@ -250,7 +245,7 @@ fn cleanup_overrun(entry: &KtstrTestEntry, measured: Option<Duration>) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::judge::made_up::{left, with_messages};
+    use crate::host::judge::made_up::{left, verdict, with_messages};
 
     #[test]
     fn a_clean_up_is_held_to_its_budget() {
@@ -265,6 +260,42 @@ mod tests {
         assert_eq!(within(Some(900)), None);
         let text = within(Some(500)).unwrap();
         assert!(text.contains("900 ms, budget 500 ms"), "{text}");
+    }
+
+    /// The kernel's log has the panic, and a warning that speaks of one.
+    #[test]
+    fn a_panic_is_told_once_and_what_only_speaks_of_one_is_kept() {
+        const LOG: &str = "4,1,5000000,-;WARNING: CPU: 0 PID: 7 Comm: Kernel panic at fair.c:1\n\
+                           0,2,6000000,-;Kernel panic - not syncing: sysrq triggered crash";
+        let found = |crash: Option<&str>| {
+            let passed = verdict(&AssertResult::pass());
+            let vm = with_messages(&[passed, Message::Dmesg(LOG.into())]);
+            let warnings = kernel_warnings(
+                &KtstrTestEntry::DEFAULT,
+                &left(vm),
+                &match crash {
+                    Some(text) => AssertResult::fail(DetailKind::GuestCrashed, text),
+                    None => AssertResult::pass(),
+                },
+            );
+            let details = warnings.details.into_iter();
+            details
+                .map(|detail| (detail.kind, detail.message))
+                .collect::<Vec<_>>()
+        };
+        let crashed = found(Some("boom"));
+        assert_eq!(crashed.len(), 1, "{crashed:?}");
+        assert_eq!(crashed[0].0, DetailKind::KernelWarning);
+        assert!(crashed[0].1.contains("Comm: Kernel panic"), "{crashed:?}");
+        let alone = found(None);
+        assert_eq!(alone.len(), 2, "{alone:?}");
+        assert_eq!(alone[1].0, DetailKind::GuestCrashed);
+        assert!(
+            alone[1]
+                .1
+                .contains("the kernel panicked: Kernel panic - not syncing: sysrq"),
+            "{alone:?}"
+        );
     }
 
     #[test]

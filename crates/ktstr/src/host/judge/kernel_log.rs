@@ -17,6 +17,9 @@ const STALL_NS: u64 = 5_000_000_000;
 /// `KERN_ERR`: this level and those below it are errors.
 const LEVEL_ERR: u32 = 3;
 
+/// How the line begins with which a kernel gives up (`kernel/panic.c: vpanic`).
+const PANIC: &str = "Kernel panic - not syncing";
+
 /// Parts of lines that mean a fault of the kernel itself: WARN, BUG, oops, lockdep, hung tasks, stalls, and what a scheduler
 /// says of itself without warning (`kernel/sched/{psi,rt,deadline,idle,topology}.c`, `kernel/cpu.c`).
 const FAULTS: [&str; 31] = [
@@ -27,7 +30,7 @@ const FAULTS: [&str; 31] = [
     "general protection fault",
     "divide error: ",
     "invalid opcode: ",
-    "Kernel panic - not syncing",
+    PANIC,
     "INFO: task ",
     "detected stall",
     "self-detected stall",
@@ -132,6 +135,13 @@ pub(in crate::host) fn judge(vm: &VmResult, allowed: Option<&regex::Regex>) -> A
 }
 
 fn finding(line: &str, text: String) -> AssertDetail {
+    if line.starts_with(PANIC) {
+        // The kernel's end, no warning.
+        return AssertDetail::fail(
+            DetailKind::GuestCrashed,
+            format!("the kernel panicked: {text}"),
+        );
+    }
     let detail = AssertDetail::fail(
         DetailKind::KernelWarning,
         format!("the kernel warned: {text}"),
