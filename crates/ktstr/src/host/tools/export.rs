@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use ktstr_initramfs::elf::closure;
+use ktstr_vmm::Clock;
 use serde::{Deserialize, Serialize};
 
 use crate::host::boot::session;
@@ -104,9 +105,6 @@ impl Carried {
             performance_mode: _,
             no_perf_mode: _,
             cpu_budget: _,
-            time: _,
-            speeds: _,
-            smt_factor: _,
             scx_stats: _,
             kaslr: _,
             ignore: _,
@@ -126,6 +124,9 @@ impl Carried {
             expect_scx_bpf_error_matches: _,
             cleanup_budget_ms: _,
             // See `left_out`.
+            time: _,
+            speeds: _,
+            smt_factor: _,
             seeds: _,
             num_snapshots: _,
             watch_bpf_maps: _,
@@ -266,8 +267,22 @@ fn left_out(entry: &KtstrTestEntry) -> Vec<String> {
     if entry.num_snapshots > 0 {
         left_out.push(format!("num_snapshots = {}", entry.num_snapshots));
     }
+    if entry.time == Some(Clock::Virtual) {
+        left_out.push(String::from(
+            "time = virtual (the machine's own time passes)",
+        ));
+    }
     if entry.seeds > 0 {
         left_out.push(format!("seeds = {}", entry.seeds));
+    }
+    if !entry.speeds.is_empty() {
+        left_out.push(format!(
+            "speeds = {:?} (the CPUs are as fast as they are)",
+            entry.speeds
+        ));
+    }
+    if let Some(factor) = entry.smt_factor {
+        left_out.push(format!("smt_factor = {factor}"));
     }
     if !entry.watch_bpf_maps.is_empty() {
         left_out.push(String::from("watch_bpf_maps"));
@@ -462,6 +477,30 @@ mod tests {
     }
 
     #[test]
+    fn what_only_virtual_time_has_is_told_as_left_out() {
+        let entry = KtstrTestEntry {
+            time: Some(Clock::Virtual),
+            seeds: 3,
+            speeds: &[1.0, 0.5],
+            smt_factor: Some(2.5),
+            ..entry()
+        };
+        let text = text_of(&entry);
+        let told = "LEFT_OUT='time = virtual (the machine'\\''s own time passes), seeds = 3, \
+                    speeds = [1.0, 0.5] (the CPUs are as fast as they are), smt_factor = 2.5, watchdog_timeout_s";
+        assert!(text.contains(told), "{text}");
+        let on_the_host = KtstrTestEntry {
+            time: Some(Clock::Host),
+            speeds: &[],
+            smt_factor: None,
+            seeds: 0,
+            ..entry
+        };
+        let text = text_of(&on_the_host);
+        assert!(text.contains("LEFT_OUT='watchdog_timeout_s"), "{text}");
+    }
+
+    #[test]
     fn what_needs_a_vm_is_refused_by_its_name() {
         static BUILTIN: Scheduler = Scheduler {
             name: "b",
@@ -473,6 +512,7 @@ mod tests {
         };
         let entry = KtstrTestEntry {
             scheduler: Some(&BUILTIN),
+            extra_sched_args: &[],
             disk: Some(DiskConfig::DEFAULT),
             staged_schedulers: const { &[&SCHEDULER] },
             bpf_map_write: &[("m", "f", 1)],
