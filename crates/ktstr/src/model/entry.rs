@@ -7,10 +7,10 @@ use super::checks::Assert;
 use super::ctx::Ctx;
 use super::device::{DiskConfig, NetConfig};
 use super::invariants::{self, Invariants};
-use super::kernel_filter::KernelFilter;
 use super::names;
 use super::payload::{self, Payload};
 use super::result::VmResult;
+use super::scheduler_faults::is_bad_cgroup;
 use super::snapshot::MAX_REPORTS;
 pub use super::topology::{TopologyConstraints, TopologySpec};
 use super::verdict::AssertResult;
@@ -64,7 +64,8 @@ pub struct Scheduler {
     pub topology: Option<TopologySpec>,
     /// Checks of all its tests; a test's own win.
     pub assert: Assert,
-    /// Kernel settings that it needs, names with dots; one that the kernel refuses fails the test before it begins.
+    /// Kernel settings that it needs, names with dots; one that the kernel refuses fails the test before it begins. A staged
+    /// scheduler has them, too, and its `kargs` and `kernels`; one setting with two values is refused.
     pub sysctls: &'static [Sysctl],
     /// Kernel command line arguments that it needs, one in each text; one that the kernel does not know fails the test before it
     /// begins.
@@ -128,64 +129,6 @@ impl Scheduler {
     pub fn cell_parent(&self) -> Option<&'static str> {
         cell_parent_of(self.sched_args)
     }
-
-    /// What is wrong with the declaration.
-    fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        let name = self.name;
-        for (key, path) in [
-            ("cgroup_parent", self.cgroup_parent),
-            ("--cell-parent-cgroup", self.cell_parent()),
-        ] {
-            if path.is_some_and(is_bad_cgroup) {
-                faults.push(format!(
-                    "scheduler '{name}': {key} must be an absolute path below the root, without '..'"
-                ));
-            }
-        }
-        for karg in self.kargs {
-            if karg.is_empty() || karg.contains(char::is_whitespace) {
-                faults.push(format!(
-                    "scheduler '{name}': '{karg}' in kargs would be split by the kernel; write one parameter in each text"
-                ));
-            }
-        }
-        for filter in self.kernels {
-            if let Err(error) = KernelFilter::parse(filter) {
-                faults.push(format!("scheduler '{name}': kernels: {error}"));
-            }
-        }
-        for preset in self.verifier_exclude_topologies {
-            let known: Vec<&str> = ktstr_vmm::PRESETS.iter().map(|known| known.name).collect();
-            if !known.contains(preset) {
-                let presets = known.join(", ");
-                faults.push(format!(
-                    "scheduler '{name}': '{preset}' in verifier_exclude_topologies is no preset of: {presets}"
-                ));
-            }
-        }
-        for (variable, _) in self.env {
-            if variable.is_empty() || variable.contains(['=', '\0']) {
-                faults.push(format!(
-                    "scheduler '{name}': '{variable}' in env cannot be a variable's name"
-                ));
-            }
-        }
-        let is_builtin = matches!(self.spec, SchedulerSpec::KernelBuiltin { .. });
-        if is_builtin
-            && (self.config_file.is_some() || !self.sched_args.is_empty() || !self.env.is_empty())
-        {
-            faults.push(format!(
-                "scheduler '{name}' is turned on by commands: config_file, sched_args and env have no process to go to; put them into `kernel_builtin_enable`"
-            ));
-        }
-        faults
-    }
-}
-
-/// A cgroup's path that the guest cannot make below its root.
-fn is_bad_cgroup(path: &str) -> bool {
-    !path.starts_with('/') || path == "/" || path.split('/').any(|part| part == "..")
 }
 
 /// The body of a test.
@@ -243,7 +186,8 @@ pub struct KtstrTestEntry {
     pub cpu_budget: Option<u32>,
     /// The guest's kernel places itself at random.
     pub kaslr: bool,
-    /// Run on the host, without a VM.
+    /// Run on the host, without a VM. Beside it stand `ignore`, `duration_s`, `settle_ms`, `expect_err`, `allow_inconclusive`,
+    /// checks of workers, and payloads without files of their own and without an extractor; everything else is about a VM and is refused.
     pub host_only: bool,
     /// Listed, and run only when asked for.
     pub ignore: bool,
@@ -287,7 +231,7 @@ pub struct KtstrTestEntry {
     /// Host files for the guest's `/include-files`, which is on its `PATH`: a path, or a bare name that is looked for in the
     /// package and then on the host's `PATH`; a directory with all that is in it.
     pub extra_include_files: &'static [&'static str],
-    /// More arguments for the scheduler.
+    /// More arguments for the scheduler, which is a program.
     pub extra_sched_args: &'static [&'static str],
     /// The guest's disk.
     pub disk: Option<DiskConfig>,
@@ -416,8 +360,8 @@ impl KtstrTestEntry {
         faults.extend(nets.map(str::to_owned));
         faults.extend(self.matcher_faults());
         faults.extend(self.invariant_faults());
-        let schedulers = self.scheduler.iter().chain(self.staged_schedulers);
-        faults.extend(schedulers.flat_map(|scheduler| scheduler.faults()));
+        faults.extend(self.schedulers().flat_map(Scheduler::faults));
+        faults.extend(self.setting_faults());
         faults.extend(payload::faults_of(self.payload, self.workloads));
         if faults.is_empty() {
             Ok(())
@@ -678,38 +622,6 @@ mod tests {
         check(
             &KtstrTestEntry { topology, ..GOOD },
             &["2n3l2c1t", "dealt evenly"],
-        );
-    }
-
-    #[test]
-    fn a_schedulers_own_faults_are_named() {
-        static WRONG: Scheduler = Scheduler {
-            name: "wrong",
-            spec: SchedulerSpec::KernelBuiltin {
-                enable: &["true"],
-                disable: &[],
-            },
-            kargs: &["a b"],
-            kernels: &["new"],
-            cgroup_parent: Some("cells"),
-            config_file: Some("c.toml"),
-            env: &[("A=B", "1")],
-            sched_args: &["--cell-parent-cgroup=/a/../b"],
-            ..Scheduler::DEFAULT
-        };
-        check(
-            &KtstrTestEntry {
-                scheduler: Some(&WRONG),
-                ..GOOD
-            },
-            &[
-                "'a b' in kargs",
-                "'new'",
-                "cgroup_parent must",
-                "--cell-parent-cgroup must",
-                "'A=B' in env",
-                "put them into `kernel_builtin_enable`",
-            ],
         );
     }
 

@@ -153,8 +153,9 @@ fn configuration_beside(image: &Path, release: &str) -> Option<Vec<u8>> {
 
 /// Commands turn on one of its schedulers.
 fn needs_shell(entry: &KtstrTestEntry) -> bool {
-    let mut schedulers = entry.scheduler.iter().chain(entry.staged_schedulers);
-    schedulers.any(|scheduler| matches!(scheduler.spec, SchedulerSpec::KernelBuiltin { .. }))
+    entry
+        .schedulers()
+        .any(|scheduler| matches!(scheduler.spec, SchedulerSpec::KernelBuiltin { .. }))
 }
 
 /// What of the host's `RUST_LOG` is meant for others than the host itself; a filter for ktstr alone would silence a scheduler.
@@ -232,9 +233,7 @@ pub(in crate::host) fn command_line(entry: &KtstrTestEntry) -> String {
     if !entry.kaslr {
         args.push("nokaslr".into());
     }
-    if let Some(scheduler) = entry.scheduler {
-        args.extend(scheduler.kargs.iter().map(|arg| (*arg).to_owned()));
-    }
+    args.extend(entry.kargs().into_iter().map(str::to_owned));
     args.join(" ")
 }
 
@@ -293,20 +292,12 @@ pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) ->
             ),
         ],
         sysctls: entry
-            .scheduler
-            .map(|scheduler| scheduler.sysctls)
-            .unwrap_or_default()
-            .iter()
+            .sysctls()
+            .into_iter()
             .map(|one| (one.key.to_owned(), one.value.to_owned()))
             .collect(),
         cpus: Some(entry.topology.total_cpus()),
-        kargs: entry
-            .scheduler
-            .map(|scheduler| scheduler.kargs)
-            .unwrap_or_default()
-            .iter()
-            .map(|karg| (*karg).to_owned())
-            .collect(),
+        kargs: entry.kargs().into_iter().map(str::to_owned).collect(),
         cgroups: cgroups_of(entry),
         probes: programs.probes.clone(),
         await_watch: true,
@@ -321,7 +312,7 @@ fn cgroups_of(entry: &KtstrTestEntry) -> Vec<String> {
     let usual = entry.scheduler.and(default);
     let root = entry.workload_root().or(usual);
     let mut all: Vec<String> = root.into_iter().map(str::to_owned).collect();
-    for scheduler in entry.scheduler.iter().chain(entry.staged_schedulers) {
+    for scheduler in entry.schedulers() {
         let paths = [scheduler.cgroup_parent, scheduler.cell_parent()];
         for path in paths.into_iter().flatten() {
             if !all.iter().any(|one| one == path) {
@@ -391,6 +382,7 @@ fn scheduler_plan(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::entry::Sysctl;
 
     static OWN: Scheduler = Scheduler {
         name: "own",
@@ -407,6 +399,8 @@ mod tests {
         spec: SchedulerSpec::Path("/bin/staged"),
         sched_args: &["--cell-parent-cgroup", "/other", "--conf={config}"],
         config_file: Some("staged.json"),
+        kargs: &["quiet", "preempt=full"],
+        sysctls: &[Sysctl::new("kernel.sched_x", "1")],
         ..Scheduler::DEFAULT
     };
     const ENTRY: KtstrTestEntry = KtstrTestEntry {
@@ -495,7 +489,13 @@ mod tests {
         let plan = plan();
         assert_eq!(plan.cgroups, ["/cells", "/other"]);
         assert_eq!(plan.cpus, Some(ENTRY.topology.total_cpus()));
-        assert_eq!(plan.kargs, ["quiet"]);
+        assert_eq!(plan.kargs, ["quiet", "preempt=full"]);
+        assert_eq!(
+            plan.sysctls,
+            [(String::from("kernel.sched_x"), String::from("1"))]
+        );
+        let line = command_line(&ENTRY);
+        assert!(line.ends_with(" quiet preempt=full"), "{line}");
     }
 
     #[test]

@@ -123,15 +123,16 @@ fn skip_reason(entry: &KtstrTestEntry, engine: impl FnOnce() -> Probe) -> Option
     })
 }
 
-/// Why a scheduler's `kernels` leave out this kernel.
+/// Why the `kernels` of one of its schedulers leave out this kernel.
 fn kernel_refused(entry: &KtstrTestEntry, release: Option<&str>) -> Option<String> {
-    let filters = entry.scheduler?.kernels;
     let release = release.unwrap_or("of an unknown release");
-    let wanted = refusal(filters, release)?;
-    Some(format!(
-        "scheduler '{}' is declared for kernels {wanted}, and this one is {release}",
-        entry.scheduler_name().unwrap_or_default()
-    ))
+    entry.schedulers().find_map(|scheduler| {
+        let wanted = refusal(scheduler.kernels, release)?;
+        Some(format!(
+            "scheduler '{}' is declared for kernels {wanted}, and this one is {release}",
+            scheduler.name
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -169,14 +170,20 @@ mod tests {
             scheduler: Some(&PICKY),
             ..KtstrTestEntry::DEFAULT
         };
-        assert_eq!(kernel_refused(&entry, Some("7.3.4")), None);
+        let staged = KtstrTestEntry {
+            staged_schedulers: const { &[&PICKY] },
+            ..KtstrTestEntry::DEFAULT
+        };
         assert_eq!(kernel_refused(&KtstrTestEntry::DEFAULT, None), None);
-        for release in [Some("6.12.117"), None] {
-            let reason = kernel_refused(&entry, release).unwrap();
-            assert!(
-                reason.contains("picky") && reason.contains("7.0..7.4"),
-                "{reason}"
-            );
+        for entry in [entry, staged] {
+            assert_eq!(kernel_refused(&entry, Some("7.3.4")), None);
+            for release in [Some("6.12.117"), None] {
+                let reason = kernel_refused(&entry, release).unwrap();
+                assert!(
+                    reason.contains("picky") && reason.contains("7.0..7.4"),
+                    "{reason}"
+                );
+            }
         }
     }
 }

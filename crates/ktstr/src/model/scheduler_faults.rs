@@ -1,0 +1,174 @@
+//! What can be wrong with a scheduler's declaration, in words.
+
+use super::entry::{Scheduler, SchedulerSpec};
+use super::kernel_filter::KernelFilter;
+
+impl Scheduler {
+    /// What is wrong with the declaration.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let name = self.name;
+        for (key, path) in [
+            ("cgroup_parent", self.cgroup_parent),
+            ("--cell-parent-cgroup", self.cell_parent()),
+        ] {
+            if path.is_some_and(is_bad_cgroup) {
+                faults.push(format!(
+                    "scheduler '{name}': {key} must be an absolute path below the root, without '..'"
+                ));
+            }
+        }
+        for karg in self.kargs {
+            if karg.is_empty() || karg.contains(char::is_whitespace) {
+                faults.push(format!(
+                    "scheduler '{name}': '{karg}' in kargs would be split by the kernel; write one parameter in each text"
+                ));
+            }
+        }
+        for filter in self.kernels {
+            if let Err(error) = KernelFilter::parse(filter) {
+                faults.push(format!("scheduler '{name}': kernels: {error}"));
+            }
+        }
+        for preset in self.verifier_exclude_topologies {
+            let known: Vec<&str> = ktstr_vmm::PRESETS.iter().map(|known| known.name).collect();
+            if !known.contains(preset) {
+                let presets = known.join(", ");
+                faults.push(format!(
+                    "scheduler '{name}': '{preset}' in verifier_exclude_topologies is no preset of: {presets}"
+                ));
+            }
+        }
+        for (variable, _) in self.env {
+            if variable.is_empty() || variable.contains(['=', '\0']) {
+                faults.push(format!(
+                    "scheduler '{name}': '{variable}' in env cannot be a variable's name"
+                ));
+            }
+        }
+        faults.extend(self.program_fault());
+        faults
+    }
+
+    /// What is declared for its program, where there is none.
+    fn program_fault(&self) -> Option<String> {
+        let (why, next) = match self.spec {
+            SchedulerSpec::Discover(_) | SchedulerSpec::Path(_) => return None,
+            SchedulerSpec::Eevdf => (
+                "starts no program",
+                "name it with `binary_discover` or `binary`, or leave them out",
+            ),
+            SchedulerSpec::KernelBuiltin { .. } => (
+                "is turned on by commands",
+                "put them into `kernel_builtin_enable`",
+            ),
+        };
+        let given: Vec<&str> = [
+            ("sched_args", !self.sched_args.is_empty()),
+            ("env", !self.env.is_empty()),
+            ("config_file", self.config_file.is_some()),
+            ("stats_socket", self.stats_socket.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(key, is_given)| is_given.then_some(key))
+        .collect();
+        (!given.is_empty()).then(|| {
+            format!(
+                "scheduler '{}' {why}, so what is given has no process to go to ({}); {next}",
+                self.name,
+                given.join(", ")
+            )
+        })
+    }
+}
+
+/// A cgroup's path that the guest cannot make below its root.
+pub(super) fn is_bad_cgroup(path: &str) -> bool {
+    !path.starts_with('/') || path == "/" || path.split('/').any(|part| part == "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::entry::KtstrTestEntry;
+
+    const GOOD: KtstrTestEntry = KtstrTestEntry {
+        name: "t",
+        ..KtstrTestEntry::DEFAULT
+    };
+
+    #[track_caller]
+    fn check(entry: &KtstrTestEntry, needles: &[&str]) {
+        let error = entry.validate().unwrap_err().to_string();
+        for needle in needles {
+            assert!(error.contains(needle), "{needle:?} is not in {error}");
+        }
+    }
+
+    #[test]
+    fn a_schedulers_own_faults_are_named() {
+        static WRONG: Scheduler = Scheduler {
+            name: "wrong",
+            spec: SchedulerSpec::KernelBuiltin {
+                enable: &["true"],
+                disable: &[],
+            },
+            kargs: &["a b"],
+            kernels: &["new"],
+            cgroup_parent: Some("cells"),
+            config_file: Some("c.toml"),
+            env: &[("A=B", "1")],
+            sched_args: &["--cell-parent-cgroup=/a/../b"],
+            ..Scheduler::DEFAULT
+        };
+        check(
+            &KtstrTestEntry {
+                scheduler: Some(&WRONG),
+                ..GOOD
+            },
+            &[
+                "'a b' in kargs",
+                "'new'",
+                "cgroup_parent must",
+                "--cell-parent-cgroup must",
+                "'A=B' in env",
+                "put them into `kernel_builtin_enable`",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_scheduler_without_a_program_is_given_nothing() {
+        static NO_PROGRAM: Scheduler = Scheduler::named("x")
+            .sched_args(&["-v"])
+            .stats_socket("/run/s");
+        static BUILTIN: Scheduler = Scheduler::named("b")
+            .binary(SchedulerSpec::KernelBuiltin {
+                enable: &["true"],
+                disable: &[],
+            })
+            .stats_socket("/run/s");
+        let with = |scheduler| KtstrTestEntry {
+            scheduler: Some(scheduler),
+            ..GOOD
+        };
+        check(
+            &with(&NO_PROGRAM),
+            &[
+                "'x' starts no program",
+                "(sched_args, stats_socket)",
+                "`binary_discover`",
+            ],
+        );
+        check(
+            &with(&BUILTIN),
+            &["turned on by commands", "(stats_socket)"],
+        );
+        assert_eq!(with(&Scheduler::EEVDF).validate(), Ok(()));
+        let staged = KtstrTestEntry {
+            staged_schedulers: const { &[&NO_PROGRAM] },
+            ..GOOD
+        };
+        check(&staged, &["'x' starts no program"]);
+    }
+}
