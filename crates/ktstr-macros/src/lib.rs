@@ -70,16 +70,17 @@ pub fn derive_claim(input: TokenStream) -> TokenStream {
         .into()
 }
 
-/// The names that `#[ktstr_test]` (`knob_names!(attributes)`) or `declare_scheduler!` (`knob_names!(scheduler_keys)`) takes, as a
-/// slice of texts; without the checks, which both take.
+/// The names that `#[ktstr_test]` (`knob_names!(attributes)`) or `declare_scheduler!` (`knob_names!(scheduler_keys)`) takes, and the
+/// checks (`knob_names!(checks)`), which both take, as a slice of texts.
 #[doc(hidden)]
 #[proc_macro]
 pub fn knob_names(input: TokenStream) -> TokenStream {
     let names = match input.to_string().as_str() {
         "attributes" => test::attribute_names(),
         "scheduler_keys" => scheduler::KEYS.to_vec(),
+        "checks" => test::check_names(),
         other => {
-            let text = format!("expected attributes or scheduler_keys, found '{other}'");
+            let text = format!("expected attributes, scheduler_keys or checks, found '{other}'");
             return quote::quote!(::core::compile_error!(#text)).into();
         }
     };

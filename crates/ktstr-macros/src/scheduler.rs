@@ -6,7 +6,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Error, Ident, Result, Token, Visibility, braced};
 
 use crate::args::{Args, Kind, unknown};
-use crate::test::{CHECKS, setters, shape};
+use crate::test::{check_names, check_setters, shape};
 
 /// Keys beside the checks, which are the defaults of all its tests.
 pub(crate) const KEYS: &[&str] = &[
@@ -78,11 +78,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         ident,
         args,
     } = syn::parse2(input)?;
-    let known: Vec<&str> = KEYS
-        .iter()
-        .copied()
-        .chain(CHECKS.iter().map(|(name, _)| *name))
-        .collect();
+    let known: Vec<&str> = KEYS.iter().copied().chain(check_names()).collect();
     for arg in &args.0 {
         if let Some((old, now)) = RENAMED.iter().find(|(old, _)| arg.key == old) {
             return Err(Error::new(
@@ -154,7 +150,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
 
 /// The checks of all its tests: `assert`, with what single keys say over it.
 fn asserts(args: &Args) -> Result<TokenStream> {
-    let single = setters(args, CHECKS)?;
+    let single = check_setters(args)?;
     match args.get("assert") {
         Some(arg) => {
             let all = Kind::Path.tokens(arg)?;
@@ -173,6 +169,12 @@ pub(crate) fn given_up(item: &syn::DeriveInput) -> Error {
 
 /// Exactly one of: a name to build or find, a path, or a pair of shell commands.
 fn spec(ident: &Ident, args: &Args) -> Result<TokenStream> {
+    if args.get("kernel_builtin_disable").is_some() && args.get("kernel_builtin_enable").is_none() {
+        return Err(Error::new(
+            args.span("kernel_builtin_disable"),
+            "`kernel_builtin_disable` turns off what `kernel_builtin_enable` turned on, and is never run for a program; leave it out, or add `kernel_builtin_enable`",
+        ));
+    }
     let given: Vec<&str> = ["binary", "binary_path", "kernel_builtin_enable"]
         .into_iter()
         .filter(|key| args.get(key).is_some())
@@ -204,5 +206,43 @@ fn spec(ident: &Ident, args: &Args) -> Result<TokenStream> {
             args.span(second),
             "only one of `binary`, `binary_path` and `kernel_builtin_enable` can say where a scheduler comes from",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded(keys: &str) -> Result<String> {
+        let tokens = format!("S, {{ name: \"s\", {keys} }}").parse();
+        expand(tokens.expect("tokens")).map(|tokens| tokens.to_string())
+    }
+
+    #[test]
+    fn commands_that_would_never_be_run_are_refused() {
+        for keys in [
+            "binary: \"scx_s\", kernel_builtin_disable: [\"true\"]",
+            "binary_path: \"/s\", kernel_builtin_disable: [\"true\"]",
+            "kernel_builtin_disable: [\"true\"]",
+        ] {
+            let error = expanded(keys).unwrap_err().to_string();
+            assert!(
+                error.contains("`kernel_builtin_disable` turns off"),
+                "{error}"
+            );
+        }
+        let both = "kernel_builtin_enable: [\"a\"], kernel_builtin_disable: [\"b\"]";
+        assert!(expanded(both).unwrap().contains("KernelBuiltin"));
+    }
+
+    #[test]
+    fn every_check_is_a_key_and_a_setter() {
+        for check in check_names() {
+            let value = ["1", "true"]
+                .into_iter()
+                .find_map(|value| expanded(&format!("binary: \"scx_s\", {check}: {value}")).ok());
+            let text = value.unwrap_or_default();
+            assert!(text.contains(&format!(". {check} (")), "{check}: {text}");
+        }
     }
 }

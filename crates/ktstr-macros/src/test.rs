@@ -51,8 +51,8 @@ const CALLBACKS: &[(&str, Kind)] = &[
     ("post_vm_unconditional", Kind::Path),
 ];
 
-/// Checks: setters of `Assert`.
-pub(crate) const CHECKS: &[(&str, Kind)] = &[
+/// Checks of workers and their pages: setters of `Assert`.
+const WORKER_CHECKS: &[(&str, Kind)] = &[
     ("not_stuck", Kind::Flag),
     ("isolation", Kind::Flag),
     ("max_gap_ms", Kind::Int),
@@ -69,6 +69,10 @@ pub(crate) const CHECKS: &[(&str, Kind)] = &[
     ("min_page_locality", Kind::Float),
     ("max_cross_node_migration_ratio", Kind::Float),
     ("max_slow_tier_ratio", Kind::Float),
+];
+
+/// Checks of what the monitor sees of a VM: setters of `Assert`.
+const MONITOR_CHECKS: &[(&str, Kind)] = &[
     ("max_imbalance_ratio", Kind::Float),
     ("max_local_dsq_depth", Kind::Int),
     ("fail_on_rq_clock_stuck", Kind::Flag),
@@ -105,23 +109,22 @@ const OTHERS: &[&str] = &[
     "threads",
 ];
 
+/// What has an effect on a `host_only` test, beside the checks of workers; everything else is about a VM.
+const ON_THE_HOST: &[&str] = &[
+    "host_only",
+    "ignore",
+    "duration_s",
+    "settle_ms",
+    "expect_err",
+    "allow_inconclusive",
+    "payload",
+    "workloads",
+];
+
 /// Pairs that contradict each other.
 const EXCLUDES: &[(&str, &str)] = &[
     ("performance_mode", "no_perf_mode"),
     ("expect_auto_repro", "expect_err"),
-    ("host_only", "scheduler"),
-    ("host_only", "num_snapshots"),
-    ("host_only", "scx_stats"),
-    ("host_only", "time"),
-    ("host_only", "seeds"),
-    ("host_only", "speeds"),
-    ("host_only", "smt_factor"),
-    ("host_only", "staged_schedulers"),
-    ("host_only", "bpf_map_write"),
-    ("host_only", "watch_bpf_maps"),
-    ("host_only", "disk"),
-    ("host_only", "networks"),
-    ("host_only", "invariants"),
     ("topology", "numa_nodes"),
     ("topology", "llcs"),
     ("topology", "cores"),
@@ -141,6 +144,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("bpf_map_write", "scheduler"),
     ("watch_bpf_maps", "scheduler"),
     ("override_watchdog", "scheduler"),
+    ("extra_sched_args", "scheduler"),
     ("cpu_budget", "no_perf_mode"),
     ("expect_scx_bpf_error_contains", "expect_err"),
     ("expect_scx_bpf_error_matches", "expect_err"),
@@ -178,7 +182,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
     check_keys(&args)?;
     check_values(&args)?;
     let fields = fields(&args)?;
-    let asserts = setters(&args, CHECKS)?;
+    let asserts = check_setters(&args)?;
     let topology = topology(&args)?;
     let scheduler = match args.get("scheduler") {
         Some(arg) => {
@@ -368,9 +372,43 @@ pub(crate) fn attribute_names() -> Vec<&'static str> {
         .collect()
 }
 
+/// Every check.
+pub(crate) fn check_names() -> Vec<&'static str> {
+    let all = WORKER_CHECKS.iter().chain(MONITOR_CHECKS);
+    all.map(|(name, _)| *name).collect()
+}
+
+/// `.check(value)` for every check that is given.
+pub(crate) fn check_setters(args: &Args) -> Result<TokenStream> {
+    let mut out = setters(args, WORKER_CHECKS)?;
+    out.extend(setters(args, MONITOR_CHECKS)?);
+    Ok(out)
+}
+
+/// Refuses what cannot have an effect on a test that boots no VM, whatever its value.
+fn check_host_only(args: &Args) -> Result<()> {
+    if !args.is_on("host_only") {
+        return Ok(());
+    }
+    let has_effect = |key: &syn::Ident| {
+        ON_THE_HOST.iter().any(|name| key == name)
+            || WORKER_CHECKS.iter().any(|(name, _)| key == name)
+    };
+    match args.0.iter().find(|arg| !has_effect(&arg.key)) {
+        None => Ok(()),
+        Some(arg) => Err(Error::new(
+            arg.key.span(),
+            format!(
+                "`{}` has no effect on a `host_only` test, which boots no VM; leave one of the two out",
+                arg.key
+            ),
+        )),
+    }
+}
+
 fn check_keys(args: &Args) -> Result<()> {
     let mut known = attribute_names();
-    known.extend(CHECKS.iter().map(|(name, _)| *name));
+    known.extend(check_names());
     for arg in &args.0 {
         if let Some((name, now)) = GIVEN_UP.iter().find(|(name, _)| arg.key == name) {
             return Err(Error::new(
@@ -382,6 +420,7 @@ fn check_keys(args: &Args) -> Result<()> {
             return Err(unknown("attribute", &arg.key, &known));
         }
     }
+    check_host_only(args)?;
     for (a, b) in EXCLUDES {
         if args.is_on(a) && args.is_on(b) {
             return Err(Error::new(
@@ -460,7 +499,7 @@ fn fields(args: &Args) -> Result<TokenStream> {
 }
 
 /// `.key(value)` for every key of `table` that is given.
-pub(crate) fn setters(args: &Args, table: &[(&str, Kind)]) -> Result<TokenStream> {
+fn setters(args: &Args, table: &[(&str, Kind)]) -> Result<TokenStream> {
     let mut out = TokenStream::new();
     for (name, kind) in table {
         if let Some(arg) = args.get(name) {
@@ -577,4 +616,92 @@ fn of_tuple(tuple: &syn::ExprTuple) -> Option<[u32; 4]> {
         .map(|element| u32::try_from(int_of(element)?).ok());
     let numbers: Vec<u32> = numbers.collect::<Option<_>>()?;
     numbers.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded(attribute: &str) -> Result<String> {
+        let function = quote!(
+            fn t(ctx: &Ctx) -> Result<AssertResult> {
+                body(ctx)
+            }
+        );
+        let attribute = attribute.parse().expect("tokens");
+        expand(attribute, function).map(|tokens| tokens.to_string())
+    }
+
+    #[track_caller]
+    fn refused(attribute: &str, needle: &str) {
+        let error = expanded(attribute).unwrap_err().to_string();
+        assert!(error.contains(needle), "{attribute}: {error}");
+    }
+
+    /// A value that the attribute takes.
+    fn sample(name: &str) -> &'static str {
+        let tables = [
+            FIELDS,
+            OPTIONS,
+            CALLBACKS,
+            WORKER_CHECKS,
+            MONITOR_CHECKS,
+            CONSTRAINTS,
+        ];
+        let kind = tables
+            .iter()
+            .flat_map(|table| table.iter())
+            .find(|(known, _)| *known == name);
+        match (kind.map(|(_, kind)| *kind), name) {
+            (Some(Kind::Flag), _) | (None, "ignore") => "",
+            (Some(Kind::Int | Kind::Float), _) => "= 1",
+            (Some(Kind::Text), _) => "= \"a\"",
+            (Some(Kind::Texts | Kind::Values), _) => "= []",
+            (None, "time") => "= \"host\"",
+            (None, "invariants") => "= \"off\"",
+            (None, "topology") => "= \"1n1l1c1t\"",
+            (None, "staged_schedulers" | "workloads") => "= [X]",
+            (None, "numa_nodes" | "llcs" | "cores" | "threads") => "= 1",
+            _ => "= X",
+        }
+    }
+
+    #[test]
+    fn what_is_about_a_vm_is_refused_on_the_host() {
+        let mut on_the_host: Vec<&str> = Vec::new();
+        let names = attribute_names().into_iter().chain(check_names());
+        for name in names.filter(|name| *name != "host_only") {
+            let attribute = format!("host_only, {name} {}", sample(name));
+            match expanded(&attribute) {
+                Ok(_) => on_the_host.push(name),
+                Err(error) => assert_eq!(
+                    error.to_string(),
+                    format!(
+                        "`{name}` has no effect on a `host_only` test, which boots no VM; leave one of the two out"
+                    )
+                ),
+            }
+        }
+        let mut expected: Vec<&str> = ON_THE_HOST
+            .iter()
+            .copied()
+            .filter(|name| *name != "host_only")
+            .chain(WORKER_CHECKS.iter().map(|(name, _)| *name))
+            .collect();
+        on_the_host.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(on_the_host, expected);
+        // Of a flag that is on by default, `false` is what would be without effect.
+        refused("host_only, kaslr = false", "`kaslr` has no effect");
+        assert!(expanded("host_only = false, kaslr = false").is_ok());
+    }
+
+    #[test]
+    fn arguments_need_a_scheduler_to_go_to() {
+        refused(
+            "extra_sched_args = [\"-v\"]",
+            "`extra_sched_args` needs `scheduler`",
+        );
+        assert!(expanded("scheduler = S, extra_sched_args = [\"-v\"]").is_ok());
+    }
 }

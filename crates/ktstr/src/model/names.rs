@@ -20,6 +20,38 @@ pub const fn test_name(path: &'static str) -> &'static str {
     path
 }
 
+/// Whether both lists have the same names, in whatever order; no list has one twice.
+pub(crate) const fn are_same(some: &[&str], others: &[&str]) -> bool {
+    let mut at = 0;
+    while at < some.len() {
+        if !has(others, some[at]) {
+            return false;
+        }
+        at += 1;
+    }
+    some.len() == others.len()
+}
+
+const fn has(names: &[&str], wanted: &str) -> bool {
+    let mut at = 0;
+    while at < names.len() {
+        if is(names[at], wanted) {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+const fn is(name: &str, wanted: &str) -> bool {
+    let (name, wanted) = (name.as_bytes(), wanted.as_bytes());
+    let mut at = 0;
+    while at < name.len() && at < wanted.len() && name[at] == wanted[at] {
+        at += 1;
+    }
+    at == name.len() && at == wanted.len()
+}
+
 /// What a test's files are called before their suffix.
 #[must_use]
 pub fn file_stem(test: &str) -> String {
@@ -58,6 +90,15 @@ mod tests {
         assert_eq!(test_name("steady"), "steady");
         assert_eq!(file_stem("left::steady@4cpu"), "left__steady@4cpu");
         assert_eq!(file_stem("left::steady/bad@4cpu"), "left__steady__bad@4cpu");
+    }
+
+    #[test]
+    fn lists_of_names_are_compared_without_their_order() {
+        assert!(are_same(&["a", "bc"], &["bc", "a"]));
+        for others in [&["a"][..], &["a", "b"], &["a", "bcd"], &["a", "bc", "d"]] {
+            assert!(!are_same(&["a", "bc"], others), "{others:?}");
+            assert!(!are_same(others, &["a", "bc"]), "{others:?}");
+        }
     }
 
     #[test]

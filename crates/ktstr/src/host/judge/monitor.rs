@@ -5,20 +5,32 @@ use ktstr_monitor::sampler::MonitorReport;
 use crate::model::checks::{Assert, judge_monitor};
 use crate::model::verdict::{AssertResult, DetailKind};
 
-/// The verdict; a run without samples could not be measured, which matters where thresholds are enforced.
+const NO_SAMPLES: &str = "monitor: no samples were taken";
+
+/// The verdict; a run without samples could not be measured, which matters where thresholds are enforced. Where they are not, a
+/// check that was asked for moves no verdict, and a note says so whatever was measured.
 pub(in crate::host) fn judge(
     assert: &Assert,
     asked: &Assert,
     report: Option<&MonitorReport>,
 ) -> AssertResult {
-    match report {
+    let enforced = assert.enforce_monitor_thresholds == Some(true);
+    let mut result = match report {
         Some(report) => judge_monitor(assert, asked, report),
-        None if assert.enforce_monitor_thresholds == Some(true) => {
-            let text = "monitor: no samples were taken";
-            AssertResult::inconclusive(DetailKind::Monitor, text)
-        }
+        None if enforced => AssertResult::inconclusive(DetailKind::Monitor, NO_SAMPLES),
         None => AssertResult::pass(),
+    };
+    let asked = asked.asked_of_monitor();
+    if !enforced && !asked.is_empty() {
+        result.note(format!(
+            "monitor: {}: asked for, and a breach is a note only; enforce_monitor_thresholds lets it fail the test",
+            asked.join(", ")
+        ));
+        if report.is_none() {
+            result.note(format!("{NO_SAMPLES} (not enforced)"));
+        }
     }
+    result
 }
 
 /// The section of a failure message.
@@ -86,6 +98,37 @@ mod tests {
         let judge = |assert| judge(assert, &Assert::NONE, None).outcome();
         assert_eq!(judge(&enforced), Outcome::Inconclusive);
         assert_eq!(judge(&Assert::DEFAULT), Outcome::Pass);
+    }
+
+    #[test]
+    fn a_check_that_is_asked_for_and_not_enforced_is_always_told() {
+        let notes = |asked: Assert, report: Option<&MonitorReport>| {
+            let result = judge(&Assert::DEFAULT.merge(asked), &asked, report);
+            assert!(result.is_pass(), "{result:?}");
+            result.info_notes.join("; ")
+        };
+        let asked = Assert::NONE.max_imbalance_ratio(20.0);
+        let calm = report([2, 2]);
+        for report in [Some(&calm), None] {
+            let notes = notes(asked, report);
+            assert!(
+                notes.contains(
+                    "monitor: max_imbalance_ratio: asked for, and a breach is a note only"
+                ),
+                "{notes}"
+            );
+            assert_eq!(
+                notes.contains("no samples were taken (not enforced)"),
+                report.is_none()
+            );
+        }
+        assert_eq!(notes(Assert::NONE, None), "");
+        let enforced = asked.enforce_monitor_thresholds(true);
+        let result = judge(&Assert::DEFAULT.merge(enforced), &enforced, None);
+        assert!(
+            result.is_inconclusive() && result.info_notes.is_empty(),
+            "{result:?}"
+        );
     }
 
     #[test]

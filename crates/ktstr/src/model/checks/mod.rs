@@ -18,6 +18,8 @@ pub use payload::apply_checks;
 
 use serde::{Deserialize, Serialize};
 
+use super::names::are_same;
+
 /// A check is one entry: its documentation, its name, its type, and whom it concerns. What judges it is in `worker`, `pages` or
 /// `monitor`.
 macro_rules! checks {
@@ -42,6 +44,19 @@ macro_rules! checks {
             pub fn asks_of_workers(&self) -> bool {
                 self.asks_of_pages() $( || self.$worker.is_on() )*
             }
+
+            /// Whether anything is said of the monitor, on or off.
+            pub(crate) const fn names_monitor(&self) -> bool {
+                false $( || self.$monitor.is_some() )*
+            }
+
+            /// The checks of the monitor that are on, by name; `enforce_monitor_thresholds` is none of them by itself.
+            pub(crate) fn asked_of_monitor(&self) -> Vec<&'static str> {
+                let all = [$( (stringify!($monitor), self.$monitor.is_on()) ),*].into_iter();
+                all.filter(|(name, is_on)| *is_on && *name != "enforce_monitor_thresholds")
+                    .map(|(name, _)| name)
+                    .collect()
+            }
         }
     };
 }
@@ -54,6 +69,12 @@ trait IsOn {
 impl IsOn for Option<bool> {
     fn is_on(&self) -> bool {
         *self == Some(true)
+    }
+}
+
+impl IsOn for Option<u32> {
+    fn is_on(&self) -> bool {
+        self.is_some()
     }
 }
 
@@ -155,6 +176,11 @@ checks! {
         enforce_monitor_thresholds: bool,
     }
 }
+
+const _: () = assert!(
+    are_same(ktstr_macros::knob_names!(checks), Assert::NAMES),
+    "the checks of `Assert` and those that ktstr-macros takes (WORKER_CHECKS and MONITOR_CHECKS in its test.rs) differ; add what is missing"
+);
 
 /// Limits that `not_stuck` turns on, per build profile: a debug build's workers and schedulers are slower.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -684,3 +684,20 @@ fn a_cgroup_that_its_own_limit_held_back_says_so() {
         assert!(text.contains(told), "{text}");
     }
 }
+
+#[test]
+fn what_is_asked_of_the_monitor_is_named() {
+    assert!(!Assert::NONE.not_stuck(true).max_gap_ms(3).names_monitor());
+    let off = Assert::NONE.fail_on_rq_clock_stuck(false);
+    assert!(off.names_monitor() && off.asked_of_monitor().is_empty());
+    let enforced = Assert::NONE.enforce_monitor_thresholds(true);
+    assert!(enforced.names_monitor() && enforced.asked_of_monitor().is_empty());
+    assert_eq!(
+        enforced
+            .max_gap_ms(3)
+            .max_local_dsq_depth(9)
+            .max_fallback_rate(0.5)
+            .asked_of_monitor(),
+        ["max_local_dsq_depth", "max_fallback_rate"]
+    );
+}
