@@ -3,7 +3,10 @@
 
 use ktstr_vmm::Clock;
 
-use super::entry::KtstrTestEntry;
+use super::entry::{KtstrTestEntry, Scheduler};
+use super::invariants::Invariants;
+use super::payload::{OutputFormat, Payload};
+use super::topology::{TopologyConstraints, TopologySpec};
 
 macro_rules! rules {
     ($entry:ident; $( $wrong:expr => $text:literal, )*) => {
@@ -43,6 +46,75 @@ const fn is_above(least: u32, most: Option<u32>) -> bool {
     matches!(most, Some(most) if least > most)
 }
 
+/// A program is started, which arguments reach.
+const fn has_program(scheduler: Option<&Scheduler>) -> bool {
+    matches!(scheduler, Some(scheduler) if scheduler.has_bpf_scheduler())
+}
+
+const fn is_default_topology(topology: TopologySpec) -> bool {
+    let TopologySpec {
+        numa_nodes,
+        llcs,
+        cores,
+        threads,
+    } = topology;
+    let default = TopologySpec::DEFAULT;
+    numa_nodes == default.numa_nodes
+        && llcs == default.llcs
+        && cores == default.cores
+        && threads == default.threads
+}
+
+const fn is_limit(most: Option<u32>, wanted: Option<u32>) -> bool {
+    match (most, wanted) {
+        (Some(most), Some(wanted)) => most == wanted,
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+const fn are_default_constraints(constraints: TopologyConstraints) -> bool {
+    let TopologyConstraints {
+        min_llcs,
+        max_llcs,
+        min_numa_nodes,
+        max_numa_nodes,
+        min_cpus,
+        max_cpus,
+        requires_smt,
+    } = constraints;
+    let default = TopologyConstraints::DEFAULT;
+    min_llcs == default.min_llcs
+        && is_limit(max_llcs, default.max_llcs)
+        && min_numa_nodes == default.min_numa_nodes
+        && is_limit(max_numa_nodes, default.max_numa_nodes)
+        && min_cpus == default.min_cpus
+        && is_limit(max_cpus, default.max_cpus)
+        && requires_smt == default.requires_smt
+}
+
+/// The host of a VM runs its extractor, on what the guest sent.
+const fn has_extractor(payload: &Payload) -> bool {
+    matches!(payload.output, OutputFormat::Extract(_))
+}
+
+const fn has_files(payload: &Payload) -> bool {
+    !payload.include_files.is_empty()
+}
+
+/// `$is` of the payload or of one of the workloads.
+macro_rules! any_payload {
+    ($entry:ident, $is:ident) => {{
+        let mut found = matches!($entry.payload, Some(payload) if $is(payload));
+        let mut at = 0;
+        while at < $entry.workloads.len() {
+            found = found || $is($entry.workloads[at]);
+            at += 1;
+        }
+        found
+    }};
+}
+
 rules! { entry;
     entry.duration_s == 0 => "duration_s is 0, at least 1 is needed",
     entry.memory_mib == 0 => "memory_mib is 0",
@@ -62,10 +134,32 @@ rules! { entry;
     entry.host_only && entry.seeds > 0 => "host_only and seeds exclude each other",
     matches!(entry.time, Some(Clock::Host)) && entry.seeds > 0 => "only virtual time has seeds; leave out seeds or time",
     entry.host_only && has_speeds(entry) => "host_only and speeds exclude each other",
+    entry.host_only && entry.memory_mib != KtstrTestEntry::DEFAULT.memory_mib => "host_only and memory_mib exclude each other",
+    entry.host_only && entry.watchdog_timeout_s != KtstrTestEntry::DEFAULT.watchdog_timeout_s => "host_only and watchdog_timeout_s exclude each other",
+    entry.host_only && !is_default_topology(entry.topology) => "host_only and topology exclude each other: the host's CPUs are as they are",
+    entry.host_only && !are_default_constraints(entry.constraints) => "host_only and constraints of the topology exclude each other: no preset is a host",
+    entry.host_only && !entry.kaslr => "host_only and kaslr = false exclude each other",
+    entry.host_only && entry.performance_mode => "host_only and performance_mode exclude each other",
+    entry.host_only && entry.no_perf_mode => "host_only and no_perf_mode exclude each other",
+    entry.host_only && entry.workload_root_cgroup.is_some() => "host_only and workload_root_cgroup exclude each other: where its cgroups go is the host's to say",
+    entry.host_only && !entry.extra_include_files.is_empty() => "host_only and extra_include_files exclude each other",
+    entry.host_only && entry.post_vm.is_some() => "host_only and post_vm exclude each other: it would never be called",
+    entry.host_only && entry.post_vm_unconditional.is_some() => "host_only and post_vm_unconditional exclude each other: it would never be called",
+    entry.host_only && entry.cleanup_budget_ms.is_some() => "host_only and cleanup_budget_ms exclude each other",
+    entry.host_only && entry.expect_scx_bpf_error_contains.is_some() => "host_only and expect_scx_bpf_error_contains exclude each other: no scheduler has an error",
+    entry.host_only && entry.expect_scx_bpf_error_matches.is_some() => "host_only and expect_scx_bpf_error_matches exclude each other: no scheduler has an error",
+    entry.host_only && entry.allow_kernel_warning.is_some() => "host_only and allow_kernel_warning exclude each other: the host's kernel is not judged",
+    entry.host_only && !matches!(entry.invariants, Invariants::On) => "host_only and invariants exclude each other: the host's kernel is not judged",
+    entry.host_only && entry.allow_invariant.is_some() => "host_only and allow_invariant exclude each other: the host's kernel is not judged",
+    entry.host_only && entry.assert.names_monitor() => "host_only and checks of the monitor exclude each other: nothing samples the host's kernel",
+    entry.host_only && any_payload!(entry, has_extractor) => "host_only and a payload with an extractor exclude each other: it reads what a guest sent; use OutputFormat::Json",
+    entry.host_only && any_payload!(entry, has_files) => "host_only and a payload's include_files exclude each other: they go into a guest",
     matches!(entry.time, Some(Clock::Host)) && has_speeds(entry) => "only virtual time has speeds; leave out speeds and smt_factor, or time",
     is_virtual(entry) && entry.disk.is_some() => "a disk answers at times of the host's; leave it out, or what asks for virtual time",
     is_virtual(entry) && !entry.networks.is_empty() => "network cards answer at times of the host's; leave them out, or what asks for virtual time",
     is_virtual(entry) && entry.performance_mode => "performance_mode is about the host's CPUs; leave it out, or what asks for virtual time",
+    !entry.extra_sched_args.is_empty() && !has_program(entry.scheduler) => "extra_sched_args needs a scheduler that is a program: nothing else is given arguments",
+    entry.scheduler.is_none() && !entry.override_watchdog => "override_watchdog needs a scheduler",
     entry.scheduler.is_none() && entry.scx_stats => "scx_stats needs a scheduler",
     entry.scheduler.is_none() && entry.expect_auto_repro => "expect_auto_repro needs a scheduler",
     entry.scheduler.is_none() && !entry.bpf_map_write.is_empty() => "bpf_map_write needs a scheduler",
@@ -94,8 +188,11 @@ impl KtstrTestEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::checks::Assert;
     use crate::model::device::{DiskConfig, NetConfig};
-    use crate::model::entry::{Scheduler, TopologyConstraints};
+    use crate::model::entry::SchedulerSpec;
+    use crate::model::result::VmResult;
+    use crate::model::verdict::AssertResult;
 
     static SCHEDULER: Scheduler = Scheduler {
         name: "s",
@@ -119,6 +216,21 @@ mod tests {
         max_cpus: Some(1),
         ..TopologyConstraints::DEFAULT
     };
+
+    static PLAIN: Payload = Payload::binary("plain");
+    static EXTRACTED: Payload = Payload {
+        output: OutputFormat::Extract(&["x"]),
+        ..Payload::binary("a")
+    };
+    static WITH_FILES: Payload = Payload {
+        include_files: &["f"],
+        ..Payload::binary("b")
+    };
+
+    #[expect(clippy::unnecessary_wraps, reason = "it is a callback")]
+    fn callback(_: &VmResult) -> anyhow::Result<AssertResult> {
+        Ok(AssertResult::pass())
+    }
 
     /// One entry for each rule, in the order of the table.
     #[expect(clippy::too_many_lines, reason = "one entry for each rule")]
@@ -201,6 +313,92 @@ mod tests {
                 ..HOST
             },
             KtstrTestEntry {
+                memory_mib: 96,
+                ..HOST
+            },
+            KtstrTestEntry {
+                watchdog_timeout_s: 6,
+                ..HOST
+            },
+            KtstrTestEntry {
+                topology: TopologySpec {
+                    llcs: 2,
+                    ..TopologySpec::DEFAULT
+                },
+                ..HOST
+            },
+            KtstrTestEntry {
+                constraints: TopologyConstraints {
+                    requires_smt: true,
+                    ..TopologyConstraints::DEFAULT
+                },
+                ..HOST
+            },
+            KtstrTestEntry {
+                kaslr: false,
+                ..HOST
+            },
+            KtstrTestEntry {
+                performance_mode: true,
+                ..HOST
+            },
+            KtstrTestEntry {
+                no_perf_mode: true,
+                ..HOST
+            },
+            KtstrTestEntry {
+                workload_root_cgroup: Some("/a"),
+                ..HOST
+            },
+            KtstrTestEntry {
+                extra_include_files: &["a"],
+                ..HOST
+            },
+            KtstrTestEntry {
+                post_vm: Some(callback),
+                ..HOST
+            },
+            KtstrTestEntry {
+                post_vm_unconditional: Some(callback),
+                ..HOST
+            },
+            KtstrTestEntry {
+                cleanup_budget_ms: Some(9),
+                ..HOST
+            },
+            KtstrTestEntry {
+                expect_scx_bpf_error_contains: Some("x"),
+                ..HOST
+            },
+            KtstrTestEntry {
+                expect_scx_bpf_error_matches: Some("x"),
+                ..HOST
+            },
+            KtstrTestEntry {
+                allow_kernel_warning: Some("x"),
+                ..HOST
+            },
+            KtstrTestEntry {
+                invariants: Invariants::Off,
+                ..HOST
+            },
+            KtstrTestEntry {
+                allow_invariant: Some("x"),
+                ..HOST
+            },
+            KtstrTestEntry {
+                assert: Assert::NONE.enforce_monitor_thresholds(true),
+                ..HOST
+            },
+            KtstrTestEntry {
+                payload: Some(&EXTRACTED),
+                ..HOST
+            },
+            KtstrTestEntry {
+                workloads: const { &[&PLAIN, &WITH_FILES] },
+                ..HOST
+            },
+            KtstrTestEntry {
                 time: Some(Clock::Host),
                 speeds: &[0.5],
                 ..GOOD
@@ -216,6 +414,15 @@ mod tests {
             KtstrTestEntry {
                 performance_mode: true,
                 ..VIRTUAL
+            },
+            KtstrTestEntry {
+                scheduler: Some(&SCHEDULER),
+                extra_sched_args: &["-v"],
+                ..GOOD
+            },
+            KtstrTestEntry {
+                override_watchdog: false,
+                ..GOOD
             },
             KtstrTestEntry {
                 scx_stats: true,
@@ -275,6 +482,43 @@ mod tests {
             assert!(entry.contradiction().is_some(), "{text}");
             let error = entry.validate().unwrap_err().to_string();
             assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_has_an_effect_on_the_host_is_allowed() {
+        let entry = KtstrTestEntry {
+            duration_s: 1,
+            settle_ms: 5,
+            expect_err: true,
+            allow_inconclusive: true,
+            ignore: true,
+            assert: Assert::NONE.not_stuck(true).max_gap_ms(9),
+            payload: Some(&PLAIN),
+            ..HOST
+        };
+        assert_eq!(entry.validate(), Ok(()));
+    }
+
+    #[test]
+    fn arguments_reach_programs_alone() {
+        static PROGRAM: Scheduler = Scheduler::named("s").binary_discover("scx_s");
+        static BUILTIN: Scheduler = Scheduler::named("b").binary(SchedulerSpec::KernelBuiltin {
+            enable: &["true"],
+            disable: &[],
+        });
+        let with = |scheduler| {
+            KtstrTestEntry {
+                scheduler,
+                extra_sched_args: &["-v"],
+                ..GOOD
+            }
+            .contradiction()
+        };
+        assert_eq!(with(Some(&PROGRAM)), None);
+        for without in [None, Some(&Scheduler::EEVDF), Some(&BUILTIN)] {
+            let text = with(without).unwrap();
+            assert!(text.contains("extra_sched_args needs"), "{text}");
         }
     }
 
