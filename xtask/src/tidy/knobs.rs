@@ -16,6 +16,13 @@ use crate::sh;
 /// The table, relative to the workspace.
 const TABLE: &str = "tests/knobs.toml";
 
+/// Tests that are compiled on a condition which no step of CI fulfils, as `package::target`, and the test that fulfils it and runs
+/// them.
+const RUN_BY_ANOTHER: &[(&str, &str)] = &[(
+    "ktstr-authors::declared",
+    "cargo-ktstr::it::authors::cargo_test_holds_a_declaration_against_what_tests_get",
+)];
+
 /// A name that has an effect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 struct Knob {
@@ -128,8 +135,28 @@ fn compare(
 #[derive(Debug, Default)]
 struct Tests {
     /// Root file of each target, by package and target; a library's target is `lib`.
-    roots: BTreeMap<(String, String), PathBuf>,
+    roots: BTreeMap<(String, String), Root>,
     read: BTreeMap<PathBuf, Result<Vec<Test>, String>>,
+    /// As [`RUN_BY_ANOTHER`].
+    run_by_another: &'static [(&'static str, &'static str)],
+}
+
+/// A target's root file, and what of features it depends on.
+#[derive(Debug)]
+struct Root {
+    file: PathBuf,
+    /// Without these it is not built (`required-features`).
+    asks_for: Vec<String>,
+    /// The package's default features: on in every step of CI.
+    usual: Vec<String>,
+}
+
+/// The strings of a list.
+fn words(list: &Value) -> Vec<String> {
+    let items = list.as_array().into_iter().flatten();
+    items
+        .filter_map(|word| Some(word.as_str()?.to_owned()))
+        .collect()
 }
 
 /// A function with `#[test]`.
@@ -138,6 +165,8 @@ struct Test {
     /// Modules and name, as libtest writes them.
     path: String,
     ignored: bool,
+    /// What it is compiled under, if that is more than `test` and default features: a `cfg` of its own or around it.
+    condition: Option<String>,
 }
 
 impl Tests {
@@ -154,12 +183,18 @@ impl Tests {
                 let own = target["name"].as_str().unwrap_or_default();
                 let target_name = if is_library { "lib" } else { own };
                 let source = target["src_path"].as_str().unwrap_or_default();
-                roots.insert((name.to_owned(), target_name.to_owned()), source.into());
+                let root = Root {
+                    file: source.into(),
+                    asks_for: words(&target["required-features"]),
+                    usual: words(&package["features"]["default"]),
+                };
+                roots.insert((name.to_owned(), target_name.to_owned()), root);
             }
         }
         Self {
             roots,
             read: BTreeMap::new(),
+            run_by_another: RUN_BY_ANOTHER,
         }
     }
 
@@ -176,7 +211,7 @@ impl Tests {
                 "package '{package}' has no target '{target}' (the library's is called lib)"
             ));
         };
-        let read = self.read.entry(root.clone());
+        let read = self.read.entry(root.file.clone());
         let tests = read.or_insert_with(|| tests_in(root)).as_ref();
         let tests = tests.map_err(Clone::clone)?;
         let tail = format!("::{test}");
@@ -184,59 +219,120 @@ impl Tests {
         match tests.iter().filter(fits).collect::<Vec<_>>().as_slice() {
             [] => Err(format!("there is no test '{wanted}'")),
             [one] if one.ignored => Err(format!("test '{wanted}' is ignored, so nothing runs it")),
-            [_] => Ok(()),
+            [one] => {
+                let condition = one.condition.clone();
+                condition.map_or(Ok(()), |condition| self.is_run(wanted, &key, &condition))
+            }
             [first, second, ..] => Err(format!(
                 "'{wanted}' may be {} or {}; write its modules, too",
                 first.path, second.path
             )),
         }
     }
+
+    /// Whether another test runs a test that is compiled only under `condition`.
+    fn is_run(
+        &mut self,
+        wanted: &str,
+        (package, target): &(String, String),
+        condition: &str,
+    ) -> Result<(), String> {
+        let target = format!("{package}::{target}");
+        let listed = self.run_by_another.iter().find(|(of, _)| *of == target);
+        match listed {
+            Some((_, runner)) => self
+                .look_up(runner)
+                .map_err(|why| format!("'{wanted}' is run by another test: {why}")),
+            None => Err(format!(
+                "test '{wanted}' is compiled under cfg({condition}) only, so that nothing may run it: name another one, or have a test \
+                 run it and add that to RUN_BY_ANOTHER in xtask/src/tidy/knobs.rs"
+            )),
+        }
+    }
 }
 
-/// All tests of the target whose root file this is.
-fn tests_in(root: &Path) -> Result<Vec<Test>, String> {
+/// All tests of a target.
+fn tests_in(root: &Root) -> Result<Vec<Test>, String> {
     let mut found = Vec::new();
-    let below = root.parent().unwrap_or(root);
-    visit(root, below, "", &mut found)?;
+    let unusual = |feature: &&String| !root.usual.contains(feature);
+    let asked = root.asks_for.iter().find(unusual);
+    let condition = asked.map(|feature| format!("feature = \"{feature}\""));
+    let place = Place {
+        file: &root.file,
+        below: root.file.parent().unwrap_or(&root.file),
+        path: "",
+        condition: condition.as_deref(),
+        usual: &root.usual,
+    };
+    visit(place, &mut found)?;
     Ok(found)
 }
 
-/// Reads a file; `below` is where the files of its modules lie.
-fn visit(file: &Path, below: &Path, path: &str, found: &mut Vec<Test>) -> Result<(), String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let syntax = syn::parse_file(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-    items(&syntax.items, file, below, path, found)
+/// Where items stand.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    file: &'a Path,
+    /// Where the files of its modules lie.
+    below: &'a Path,
+    /// The modules around it.
+    path: &'a str,
+    /// What all of it is compiled under.
+    condition: Option<&'a str>,
+    /// Features that are on by default.
+    usual: &'a [String],
 }
 
-fn items(
-    items_of: &[syn::Item],
-    file: &Path,
-    below: &Path,
-    path: &str,
-    found: &mut Vec<Test>,
-) -> Result<(), String> {
-    let full = |name: &syn::Ident| {
-        if path.is_empty() {
-            name.to_string()
-        } else {
-            format!("{path}::{name}")
-        }
+/// Reads the file of a place.
+fn visit(place: Place<'_>, found: &mut Vec<Test>) -> Result<(), String> {
+    let file = place.file;
+    let text = fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    let syntax = syn::parse_file(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+    let own = condition(&syntax.attrs, place.usual);
+    let place = Place {
+        condition: place.condition.or(own.as_deref()),
+        ..place
+    };
+    items(&syntax.items, place, found)
+}
+
+fn items(items_of: &[syn::Item], place: Place<'_>, found: &mut Vec<Test>) -> Result<(), String> {
+    let full = |name: &syn::Ident| match place.path {
+        "" => name.to_string(),
+        path => format!("{path}::{name}"),
     };
     for item in items_of {
         match item {
             syn::Item::Fn(function) if has(&function.attrs, "test") => found.push(Test {
                 path: full(&function.sig.ident),
                 ignored: has(&function.attrs, "ignore"),
+                condition: place
+                    .condition
+                    .map(str::to_owned)
+                    .or_else(|| condition(&function.attrs, place.usual)),
             }),
             syn::Item::Mod(module) => {
                 let name = module.ident.to_string();
-                let inner = below.join(&name);
-                let path = full(&module.ident);
+                let inner = place.below.join(&name);
+                let own = condition(&module.attrs, place.usual);
+                let within = Place {
+                    below: &inner,
+                    path: &full(&module.ident),
+                    condition: place.condition.or(own.as_deref()),
+                    ..place
+                };
                 match &module.content {
-                    Some((_, content)) => items(content, file, &inner, &path, found)?,
+                    Some((_, content)) => items(content, within, found)?,
                     None => {
-                        let (file, inner) = file_of(module, file, below, &inner);
-                        visit(&file, &inner, &path, found)?;
+                        let (file, below) = file_of(module, place.file, place.below, &inner);
+                        let (file, below) = (&*file, &*below);
+                        visit(
+                            Place {
+                                file,
+                                below,
+                                ..within
+                            },
+                            found,
+                        )?;
                     }
                 }
             }
@@ -244,6 +340,21 @@ fn items(
         }
     }
     Ok(())
+}
+
+/// What the first `cfg` of these asks for that is neither `test` nor a usual feature.
+fn condition(attributes: &[syn::Attribute], usual: &[String]) -> Option<String> {
+    let mut asked = attributes
+        .iter()
+        .filter_map(|attribute| match &attribute.meta {
+            syn::Meta::List(list) if list.path.is_ident("cfg") => Some(list.tokens.to_string()),
+            _ => None,
+        });
+    let is_met = |asked: &String| {
+        let of = |feature: &String| *asked == format!("feature = \"{feature}\"");
+        asked == "test" || usual.iter().any(of)
+    };
+    asked.find(|asked| !is_met(asked))
 }
 
 /// The file of a module, and where the files of its own modules lie.
@@ -356,18 +467,63 @@ mod tests {
         };
         write(
             "main.rs",
-            "mod near; mod far; mod inline { #[test] fn here() {} mod deep; }\n#[test] fn top() {} fn helper() {}",
+            "#[cfg(test)] mod near; mod far; mod inline { #[test] fn here() {} mod deep; }\n#[test] fn top() {} fn helper() {}\n\
+             #[cfg(unix)] #[test] fn elsewhere() {} #[cfg(feature = \"x\")] mod gated { mod within; }",
         );
         write(
             "near.rs",
             "#[test] #[ignore] fn later() {} #[test] fn twin() {}",
         );
-        write("far/mod.rs", "mod away;");
+        write("far/mod.rs", "#![allow(unused)] mod away;");
         write("far/away.rs", "#[test] fn twin() {}");
         write("inline/deep.rs", "#[test] fn bottom() {}");
-        Tests::of(&serde_json::json!({"packages": [{"name": "p", "targets": [
-            {"name": "it", "kind": ["test"], "src_path": dir.join("main.rs")},
-        ]}]}))
+        write("gated/within.rs", "#[test] fn behind_a_feature() {}");
+        write(
+            "whole.rs",
+            "#![cfg(feature = \"x\")] #[test] fn behind_it() {}",
+        );
+        let target = |name: &str, file: &str| serde_json::json!({"name": name, "kind": ["test"], "src_path": dir.join(file)});
+        write(
+            "usual.rs",
+            "#![cfg(feature = \"build\")] #[test] fn built() {}",
+        );
+        let mut asking = target("asks", "near.rs");
+        asking["required-features"] = serde_json::json!(["build", "sample"]);
+        let targets = [
+            target("it", "main.rs"),
+            target("whole", "whole.rs"),
+            target("usual", "usual.rs"),
+            asking,
+        ];
+        Tests::of(
+            &serde_json::json!({"packages": [{"name": "p", "features": {"default": ["build"]}, "targets": targets}]}),
+        )
+    }
+
+    #[track_caller]
+    fn is_refused(tests: &mut Tests, wanted: &str, needle: &str) {
+        let why = tests.look_up(wanted).unwrap_err();
+        assert!(why.contains(needle), "{why}");
+    }
+
+    /// A test behind a feature was named by two rows, and no step of CI ran it.
+    #[test]
+    fn a_test_that_is_compiled_on_a_condition_needs_another_that_runs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut tests = workspace(dir.path());
+        for (wanted, needle) in [
+            ("p::it::elsewhere", "under cfg(unix) only"),
+            ("p::it::behind_a_feature", "cfg(feature = \"x\")"),
+            ("p::whole::behind_it", "cfg(feature = \"x\")"),
+            ("p::asks::twin", "cfg(feature = \"sample\")"),
+        ] {
+            is_refused(&mut tests, wanted, needle);
+        }
+        assert_eq!(tests.look_up("p::usual::built"), Ok(()));
+        tests.run_by_another = &[("p::whole", "p::it::top"), ("p::asks", "p::it::gone")];
+        assert_eq!(tests.look_up("p::whole::behind_it"), Ok(()));
+        is_refused(&mut tests, "p::asks::twin", "no test 'p::it::gone'");
+        is_refused(&mut tests, "p::it::elsewhere", "cfg(unix)");
     }
 
     #[test]
@@ -384,8 +540,7 @@ mod tests {
             ("p::lib::top", "no target 'lib'"),
             ("top", "is not package::target::test"),
         ] {
-            let why = tests.look_up(wrong).unwrap_err();
-            assert!(why.contains(needle), "{why}");
+            is_refused(&mut tests, wrong, needle);
         }
     }
 }

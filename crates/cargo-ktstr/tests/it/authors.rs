@@ -194,6 +194,19 @@ fn an_archive_is_shared_by_two_workers() {
     );
 }
 
+/// No other step of CI builds the package with its feature, so its plain test of a declaration's values runs here.
+#[test]
+fn cargo_test_holds_a_declaration_against_what_tests_get() {
+    let dir = tempfile::tempdir().unwrap();
+    cargo(&["test"], "declared", &[], dir.path())
+        .exits(0)
+        .says(&[
+            "running 1 test",
+            "test what_is_declared_is_what_tests_get ... ok",
+            "1 passed; 0 failed; 0 ignored",
+        ]);
+}
+
 /// Nothing of the verdicts is lost to libtest, which knows two.
 #[test]
 fn cargo_ktstr_knows_their_verdicts() {
