@@ -556,3 +556,39 @@ fn exit(rows: &[Row], failures: &[String], options: &Options) -> Exit {
         Exit::Pass
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The command's own arguments.
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    /// What twelve pairs say, in each of which B is 10 % slower: by chance alone, one side wins all in 2 of 4096 cases.
+    fn twelve_pairs_under(args: &[&str]) -> (Rules, Finding) {
+        let words = ["perf-delta", "HEAD"].iter().chain(args);
+        let line = <Line as clap::Parser>::try_parse_from(words).unwrap();
+        let rules = rules(&line.options).unwrap();
+        let mut pairs = Pairs::default();
+        for number in 0..12 {
+            let a = 1000.0 + f64::from(number);
+            pairs.add(Some(a), Some(a * 0.9));
+        }
+        let delta = compare(&pairs, rules.alpha, &mut Rng::new(1)).unwrap();
+        (rules, judge(&[delta], &rules)[0])
+    }
+
+    #[test]
+    fn a_smaller_alpha_makes_a_difference_unsure() {
+        let (rules, finding) = twelve_pairs_under(&[]);
+        assert_eq!((rules.alpha, finding), (ALPHA, Finding::Changed));
+        let (_, finding) = twelve_pairs_under(&["--alpha", "0.0005"]);
+        assert_eq!(finding, Finding::Changed);
+        let (rules, finding) = twelve_pairs_under(&["--alpha", "0.0004"]);
+        assert_eq!((rules.alpha, finding), (0.0004, Finding::Unsure));
+    }
+}

@@ -769,6 +769,9 @@ fn a_slow_set_up_leaves_the_hold_as_it_is() {
         lengths.len() == 2 && lengths.iter().all(|ms| *ms >= 100),
         "{lengths:?}"
     );
+    // Nor do they lengthen the phase: it begins when they are over, 400 ms after the scenario at the earliest.
+    let first = &result.stats.phases[0];
+    assert!(first.start_ms >= 400, "{first:?}");
     assert!(result.info_notes.is_empty(), "{:?}", result.info_notes);
 }
 

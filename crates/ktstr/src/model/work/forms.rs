@@ -56,3 +56,6 @@ impl WorkType {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,7 +163,6 @@ mod tests {
         assert!(serde_json::to_string(&custom).is_err());
     }
 
-    /// Each function of a work type gives that type: its name is the type's in another case.
     #[test]
     fn groups_follow_the_fields() {
         let size = |work: WorkType| work.worker_group_size();

@@ -860,7 +860,8 @@ fn a_failed_deadline_capture_still_kills_and_says_why() {
     assert!(report.reason.as_ref().unwrap().contains("vCPU 1"));
 }
 
-/// A test may run several scenarios, and each is looked at alike.
+/// A test may run several scenarios, and each is looked at alike; the scheduler's watchdog, which was let go at the first one's
+/// end, is held again.
 #[test]
 fn a_second_scenario_is_sampled_and_captured_like_the_first() {
     let mut run = Run::new(2);
@@ -878,6 +879,8 @@ fn a_second_scenario_is_sampled_and_captured_like_the_first() {
             "scenario {scenario}: {seen:?}, then {now:?}"
         );
         assert_eq!(now.1, seen.1 + 2, "scenario {scenario}");
+        let held_again = run.count(|call| *call == Call::HoldAgain);
+        assert_eq!(held_again, scenario - 1, "scenario {scenario}");
         seen = now;
     }
 }
