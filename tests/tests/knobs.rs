@@ -29,17 +29,21 @@ fn plainly(args: &[&str], env: &[(&str, &str)]) -> (Output, String) {
 
 #[test]
 fn a_guest_has_the_defaults_and_what_is_turned_differs() {
-    run("machine_of_defaults", &[]).exits(0);
-    run("machine_turned", &[])
+    run("machine_of_defaults", &[("RUST_LOG", "")]).exits(0);
+    // What is meant for the host itself is no scheduler's.
+    let log = ("RUST_LOG", "ktstr=warn,scx_mine=debug");
+    run("machine_turned", &[log])
         .exits(0)
         .says(&["post_vm was called"]);
 }
 
 #[test]
 fn of_a_failed_guests_callbacks_the_unconditional_one_is_called() {
-    let run = run("fails_in_the_guest", &[]);
+    let run = run("fails_in_the_guest", &[("KTSTR_VERBOSE", "1")]);
     run.exits(1)
         .says(&["by choice", "the unconditional callback was called"]);
+    // Unasked, it is shown of guests that died: `an_error_of_the_test_has_its_text` in verdicts.rs sees none.
+    run.says(&["--- console (guest: ", "VM ended by power off"]);
     run.lacks(&["the ordinary callback was called"]);
 }
 
@@ -176,6 +180,23 @@ fn the_environment_says_which_kernel_and_where_caches_lie() {
     .exits(1)
     .says(&["/no/two"])
     .lacks(&["/no/one"]);
+}
+
+#[test]
+fn tests_on_the_host_have_their_cgroups_where_that_is_asked_for() {
+    let case = "place_on_the_host";
+    let below = |parent: &str| run(case, &[("KTSTR_HOST_CGROUP_PARENT", parent)]);
+    below("")
+        .exits(0)
+        .says(&["cgroups below /sys/fs/cgroup/ktstr/"]);
+    let mine = "/sys/fs/cgroup/mine/tests";
+    below(mine)
+        .exits(0)
+        .says(&["cgroups below /sys/fs/cgroup/mine/tests/"]);
+    below("/tmp").exits(1).says(&[
+        "Setup:",
+        "KTSTR_HOST_CGROUP_PARENT is '/tmp', expected a cgroup below /sys/fs/cgroup",
+    ]);
 }
 
 #[test]

@@ -21,6 +21,8 @@ fn passes(case: &str) -> CaseRun {
     assert_eq!(sidecar.verdict.as_str(), "pass");
     assert_eq!(sidecar.engine.as_deref(), Some("tcg"));
     assert!(sidecar.boot_ms.is_some_and(|ms| ms > 0), "{sidecar:?}");
+    // What `cleanup_budget_ms` is about is measured in each run.
+    assert!(sidecar.cleanup_ms.is_some(), "{sidecar:?}");
     run
 }
 
@@ -99,6 +101,21 @@ fn starvation_is_told_from_a_stall() {
         "{kinds:?}"
     );
     run.lacks(&["error_stall", "SchedulerCrashed", "BUG SUMMARY"]);
+}
+
+/// What the monitor sampled of a real run is held against the test's own threshold.
+#[test]
+fn a_lopsided_machine_fails_where_its_threshold_is_enforced() {
+    let needles = [
+        "Monitor: monitor: max_imbalance_ratio: imbalance ratio ",
+        ", allowed 2.0, for 5 samples in a row, from ",
+    ];
+    let run = fails("lopsided_beyond_the_threshold", &needles);
+    let result = &run.sidecar.as_ref().unwrap().result;
+    let kinds: Vec<DetailKind> = result.failure_details().map(|detail| detail.kind).collect();
+    assert_eq!(kinds, [DetailKind::Monitor], "{}", run.text);
+    // Without samples to judge it would be inconclusive.
+    passes("lopsided_within_the_threshold");
 }
 
 /// The kernel itself throws out a scheduler that sends a thread to a CPU that it may not use.
@@ -209,7 +226,8 @@ fn a_refused_program_shows_the_verifiers_log() {
 
 #[test]
 fn a_scheduler_that_dies_at_start_shows_its_own_words() {
-    let run = fails("scheduler_refuses_to_start", &["--no-such-flag"]);
+    let needle = "BUG SUMMARY: error: unexpected argument '--no-such-flag' found";
+    let run = fails("scheduler_refuses_to_start", &[needle]);
     assert!(
         run.sidecar.as_ref().unwrap().vm_ms.unwrap() < 30_000,
         "a death at start must be told at once"
@@ -231,7 +249,7 @@ fn a_panic_of_the_test_has_its_text() {
 
 #[test]
 fn an_error_of_the_test_has_its_text() {
-    fails("function_errs", &["the test could not be set up"]);
+    fails("function_errs", &["the test could not be set up"]).lacks(&["--- console"]);
 }
 
 #[test]

@@ -162,6 +162,29 @@ fn starving_fixture(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(6)])
 }
 
+/// Eight tasks for one CPU, and one for the other: the monitor's ratio of the two runqueues is about 8.
+fn lopsided(ctx: &Ctx) -> Result<AssertResult> {
+    let on = |name, cpu| CgroupDef::named(name).cpuset(CpusetSpec::exact([cpu]));
+    let defs = vec![on("crowd", 0).workers(8), on("alone", 1).workers(1)];
+    execute_defs(ctx, defs)
+}
+
+#[ktstr_test(
+    scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 4,
+    enforce_monitor_thresholds, max_imbalance_ratio = 2.0, auto_repro = false, ignore
+)]
+fn lopsided_beyond_the_threshold(ctx: &Ctx) -> Result<AssertResult> {
+    lopsided(ctx)
+}
+
+#[ktstr_test(
+    scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 4,
+    enforce_monitor_thresholds, max_imbalance_ratio = 50.0, auto_repro = false, ignore
+)]
+fn lopsided_within_the_threshold(ctx: &Ctx) -> Result<AssertResult> {
+    lopsided(ctx)
+}
+
 /// Threads are sent to CPUs outside of their group's set.
 #[ktstr_test(scheduler = STRAYING, topology = "1n2l2c1t", duration_s = 4, isolation, auto_repro = false, ignore)]
 fn straying_fixture(ctx: &Ctx) -> Result<AssertResult> {

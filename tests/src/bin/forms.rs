@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -14,11 +13,12 @@ declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 
 /// Where workers leave what they found, one file each.
 const FACTS: &str = "/run/facts";
-const LIMITS: [&str; 6] = [
+const LIMITS: [&str; 7] = [
     "cpu.max",
     "cpu.weight",
     "memory.max",
     "memory.high",
+    "memory.low",
     "pids.max",
     "cpuset.mems",
 ];
@@ -32,6 +32,14 @@ fn stat_field(stat: &str, number: usize) -> String {
     let tail = stat.rsplit_once(") ").map_or("", |(_, tail)| tail);
     let field = tail.split_ascii_whitespace().nth(number - 3);
     field.unwrap_or("?").to_owned()
+}
+
+/// The memory policy of the process that asks, as `/proc/self/numa_maps` has it for its stack.
+fn memory_policy() -> String {
+    let maps = fs::read_to_string("/proc/self/numa_maps").unwrap_or_default();
+    let stack = maps.lines().find(|line| line.contains(" stack"));
+    let policy = stack.and_then(|line| line.split(' ').nth(1));
+    policy.unwrap_or("?").to_owned()
 }
 
 /// Notes how it runs, then waits to be stopped. Its number is the first of its configuration.
@@ -60,6 +68,7 @@ fn facts(ctx: &WorkerCtx) -> WorkerReport {
         read("/proc/self/cgroup"),
     );
     text.push_str(&format!("siblings {}\n", ctx.sibling_pids().len()));
+    text.push_str(&format!("mempolicy {}\n", memory_policy()));
     text.push_str(&format!(
         "uptime {}\n",
         read("/proc/uptime").split(' ').next().unwrap_or("?")
@@ -122,7 +131,7 @@ fn check(number: u64, expected: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// Each policy, nice value, name, user and set of CPUs is the worker's own.
+/// Each policy, nice value, name, user, set of CPUs and memory policy is the worker's own.
 #[ktstr_test(topology = "1n2l2c1t", duration_s = 3, ignore)]
 fn how_workers_run(ctx: &Ctx) -> Result<AssertResult> {
     begin()?;
@@ -145,8 +154,18 @@ fn how_workers_run(ctx: &Ctx) -> Result<AssertResult> {
         .work(bound(8, AffinityIntent::SmtSiblingPair))
         .work(bound(9, AffinityIntent::random_subset([0, 1, 2, 3], 2)))
         .work(bound(10, AffinityIntent::CrossCgroup))
-        .work(note(11).workers_pct(0.5).threads());
-    let other = CgroupDef::named("beside").uid(7).gid(8).work(note(12));
+        .work(note(11).workers_pct(0.5).threads())
+        .work(
+            note(13)
+                .mem_policy(MemPolicy::preferred(0))
+                .mpol_flags(MpolFlags::RELATIVE_NODES),
+        );
+    let other = CgroupDef::named("beside")
+        .uid(7)
+        .gid(8)
+        .work(note(12))
+        .mem_policy(MemPolicy::bind([0]))
+        .mpol_flags(MpolFlags::STATIC_NODES);
     let result = execute_defs(ctx, vec![def, other])?;
     check(
         0,
@@ -188,6 +207,10 @@ fn how_workers_run(ctx: &Ctx) -> Result<AssertResult> {
         12,
         &[("uid", "7"), ("gid", "8"), ("nice", "0"), ("cpus", "0-3")],
     )?;
+    // Flags are names behind the policy's own (mm/mempolicy.c: mpol_to_str).
+    check(0, &[("mempolicy", "default")])?;
+    check(12, &[("mempolicy", "bind=static:0")])?;
+    check(13, &[("mempolicy", "prefer=relative:0")])?;
     Ok(result)
 }
 
@@ -213,6 +236,7 @@ fn limits(ctx: &Ctx) -> Result<AssertResult> {
         .cpu_quota(ms(20), ms(50))
         .memory_max(64 << 20)
         .memory_high(32 << 20)
+        .memory_low(16 << 20)
         .pids_max(20)
         .cpuset_mems([0].into())
         .work(note(0));
@@ -238,6 +262,7 @@ fn limits(ctx: &Ctx) -> Result<AssertResult> {
         &[
             ("memory.max", "67108864"),
             ("memory.high", "33554432"),
+            ("memory.low", "16777216"),
             ("cpuset.mems", "0"),
         ],
     )?;
@@ -412,7 +437,6 @@ fn nothing_measured(ctx: &Ctx) -> Result<AssertResult> {
 /// Under a scheduler, and then without: what the host is told of each cgroup in each step.
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 6, post_vm = compare, ignore)]
 fn two_tenants(ctx: &Ctx) -> Result<AssertResult> {
-    ensure!(Path::new("/sys/kernel/sched_ext").exists(), "no sched_ext");
     let backdrop = Backdrop::new()
         .push_cgroup(
             CgroupDef::named("a")
@@ -428,7 +452,14 @@ fn two_tenants(ctx: &Ctx) -> Result<AssertResult> {
         Step::hold(HoldSpec::frac(0.4)),
         Step::with_op(Op::detach_scheduler(), HoldSpec::frac(0.4)),
     ];
-    execute_scenario(ctx, backdrop, steps)
+    let state = || fs::read_to_string("/sys/kernel/sched_ext/state").context("no sched_ext");
+    let before = state()?;
+    ensure!(before.trim() == "enabled", "before the detach: {before}");
+    let result = execute_scenario(ctx, backdrop, steps)?;
+    let after = state()?;
+    ensure!(after.trim() == "disabled", "after the detach: {after}");
+    ensure!(ctx.scheduler_pid().is_none(), "its process runs");
+    Ok(result)
 }
 
 ktstr::test_main!();

@@ -34,6 +34,8 @@ struct Expected {
     expedited: &'static str,
     randomize: &'static str,
     scheduler_args: &'static [&'static str],
+    /// `RUST_LOG` in the scheduler's environment.
+    log: Option<&'static str>,
 }
 
 /// Compares all of it; every difference is named.
@@ -75,6 +77,11 @@ fn check_machine(ctx: &Ctx, expected: &Expected) -> Result<AssertResult> {
     let args = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
     let args: Vec<&str> = args.trim_end_matches('\0').split('\0').skip(1).collect();
     ensure!(args == expected.scheduler_args, "{args:?}");
+    let env = fs::read_to_string(format!("/proc/{pid}/environ"))?;
+    let log = env
+        .split('\0')
+        .find_map(|one| one.strip_prefix("RUST_LOG="));
+    ensure!(log == expected.log, "RUST_LOG: {log:?}");
     Ok(AssertResult::pass())
 }
 
@@ -91,6 +98,7 @@ fn machine_of_defaults(ctx: &Ctx) -> Result<AssertResult> {
         expedited: "0",
         randomize: "2",
         scheduler_args: &[],
+        log: None,
     };
     check_machine(ctx, &expected)
 }
@@ -132,6 +140,7 @@ fn machine_turned(ctx: &Ctx) -> Result<AssertResult> {
         expedited: "1",
         randomize: "1",
         scheduler_args: &["--starve-pct", "1", "--slow-pct", "1"],
+        log: Some("scx_mine=debug"),
     };
     check_machine(ctx, &expected)?;
     let started = Instant::now();
@@ -204,6 +213,13 @@ fn inconclusive_is_not_allowed(_ctx: &Ctx) -> Result<AssertResult> {
 /// The only one that runs without being asked for, and without a VM.
 #[ktstr_test(host_only)]
 fn runs_by_itself(_ctx: &Ctx) -> Result<AssertResult> {
+    Ok(AssertResult::pass())
+}
+
+/// Tells where its cgroups would be.
+#[ktstr_test(host_only, ignore)]
+fn place_on_the_host(ctx: &Ctx) -> Result<AssertResult> {
+    eprintln!("cgroups below {}", ctx.workload_root().display());
     Ok(AssertResult::pass())
 }
 
