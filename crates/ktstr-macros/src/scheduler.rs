@@ -156,7 +156,7 @@ fn asserts(args: &Args) -> Result<TokenStream> {
             let all = Kind::Path.tokens(arg)?;
             Ok(quote!((#all) #single))
         }
-        None => Ok(quote!(::ktstr::Assert::NONE #single)),
+        None => Ok(quote!(::ktstr::Assert::NO_OVERRIDES #single)),
     }
 }
 

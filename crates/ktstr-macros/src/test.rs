@@ -237,7 +237,7 @@ pub(crate) fn expand(attribute: TokenStream, item: TokenStream) -> Result<TokenS
             constraints: #constraints,
             #time
             #invariants
-            assert: ::ktstr::Assert::NONE #asserts,
+            assert: ::ktstr::Assert::NO_OVERRIDES #asserts,
             #fields
             #entry_ignored
             ..::ktstr::KtstrTestEntry::DEFAULT

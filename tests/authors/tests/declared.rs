@@ -3,7 +3,7 @@
 
 use ktstr::prelude::*;
 
-const CHECKS: Assert = Assert::NONE.max_gap_ms(50);
+const CHECKS: Assert = Assert::NO_OVERRIDES.max_gap_ms(50);
 const PARENT: &str = "/cells";
 const ARGS: &[&str] = &["--primary-domain", "all"];
 

@@ -219,7 +219,7 @@ fn trial(work: &str, keeps: Assert, breaks: Assert, kind: DetailKind, says: &'st
     }
 }
 
-const NONE: Assert = Assert::NONE;
+const NONE: Assert = Assert::NO_OVERRIDES;
 
 /// The checks of rates, latencies and migrations: what they say does not depend on the machine's speed.
 fn trials() -> Vec<Trial> {

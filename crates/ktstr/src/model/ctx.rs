@@ -58,7 +58,7 @@ impl TestPlan {
             topology,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             settle_ms: 0,
-            assert: Assert::DEFAULT,
+            assert: Assert::default_checks(),
             workload_root: default_root(),
             waits_for_host: false,
             has_scheduler: false,

@@ -204,7 +204,7 @@ mod tests {
             .sysctls(&[Sysctl::new("a.b", "v")])
             .kargs(&["nohz_full=1"])
             .kernels(&["6.12"])
-            .assert(Assert::NONE.max_gap_ms(50))
+            .assert(Assert::NO_OVERRIDES.max_gap_ms(50))
             .cgroup_parent("/p")
             .topology(1, 2, 4, 2)
             .config_file("c.toml")
@@ -224,7 +224,7 @@ mod tests {
             }],
             kargs: &["nohz_full=1"],
             kernels: &["6.12"],
-            assert: Assert::NONE.max_gap_ms(50),
+            assert: Assert::NO_OVERRIDES.max_gap_ms(50),
             cgroup_parent: Some("/p"),
             topology: Some(TopologySpec {
                 numa_nodes: 1,

@@ -101,7 +101,7 @@ impl Scheduler {
         spec: SchedulerSpec::Eevdf,
         sched_args: &[],
         topology: None,
-        assert: Assert::NONE,
+        assert: Assert::NO_OVERRIDES,
         sysctls: &[],
         kargs: &[],
         kernels: &[],
@@ -272,7 +272,7 @@ impl KtstrTestEntry {
         memory_mib: 256,
         duration_s: 12,
         watchdog_timeout_s: 5,
-        assert: Assert::NONE,
+        assert: Assert::NO_OVERRIDES,
         auto_repro: true,
         expect_auto_repro: false,
         expect_err: false,
@@ -480,14 +480,14 @@ impl KtstrTestEntry {
     /// The checks that hold: defaults, then the scheduler's, then the test's; the last `Some` wins.
     #[must_use]
     pub fn merged_assert(&self) -> Assert {
-        Assert::DEFAULT.merge(self.asked_assert())
+        Assert::default_checks().merge(self.asked_assert())
     }
 
     /// The same without the defaults: what the scheduler's author and the test's ask for.
     #[must_use]
     pub fn asked_assert(&self) -> Assert {
         self.scheduler
-            .map_or(Assert::NONE, |scheduler| scheduler.assert)
+            .map_or(Assert::NO_OVERRIDES, |scheduler| scheduler.assert)
             .merge(self.assert)
     }
 }
@@ -546,7 +546,7 @@ mod tests {
     };
     static SCHEDULER: Scheduler = Scheduler {
         name: "s",
-        assert: Assert::NONE.max_gap_ms(7),
+        assert: Assert::NO_OVERRIDES.max_gap_ms(7),
         ..Scheduler::DEFAULT
     };
 
@@ -728,7 +728,7 @@ mod tests {
         };
         assert_eq!(entry.merged_assert().max_gap_ms, Some(7));
         let own = KtstrTestEntry {
-            assert: Assert::NONE.max_gap_ms(9),
+            assert: Assert::NO_OVERRIDES.max_gap_ms(9),
             ..entry
         };
         assert_eq!(own.merged_assert().max_gap_ms, Some(9));

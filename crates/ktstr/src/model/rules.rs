@@ -387,7 +387,7 @@ mod tests {
                 ..HOST
             },
             KtstrTestEntry {
-                assert: Assert::NONE.enforce_monitor_thresholds(true),
+                assert: Assert::NO_OVERRIDES.enforce_monitor_thresholds(true),
                 ..HOST
             },
             KtstrTestEntry {
@@ -493,7 +493,7 @@ mod tests {
             expect_err: true,
             allow_inconclusive: true,
             ignore: true,
-            assert: Assert::NONE.not_stuck(true).max_gap_ms(9),
+            assert: Assert::NO_OVERRIDES.check_not_stuck().max_gap_ms(9),
             payload: Some(&PLAIN),
             ..HOST
         };

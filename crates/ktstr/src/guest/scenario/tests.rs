@@ -55,7 +55,7 @@ fn run(steps: Vec<Step>) -> AssertResult {
         &Ctx::new(plan(), None),
         Backdrop::new(),
         steps,
-        Assert::NONE,
+        Assert::NO_OVERRIDES,
     )
 }
 
@@ -109,7 +109,7 @@ fn boundaries_are_told_in_order_with_growing_figures() {
         Step::new(vec![Op::add_cgroup("x")], SHORT),
         Step::with_defs(vec![CgroupDef::named("y").workers(1)], SHORT),
     ];
-    assert!(run_in(&ctx, backdrop, steps, Assert::NONE).is_pass());
+    assert!(run_in(&ctx, backdrop, steps, Assert::NO_OVERRIDES).is_pass());
     let events = recorder.0.lock().unwrap();
     let [
         ScenarioEvent::Start,
@@ -150,7 +150,7 @@ fn the_schedulers_death_ends_the_hold_and_the_scenario() {
     let long = HoldSpec::fixed(Duration::from_secs(60));
     let defs = vec![CgroupDef::named("a").workers(1)];
     let steps = vec![Step::with_defs(defs, long), Step::new(Vec::new(), long)];
-    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NO_OVERRIDES);
     assert!(begun.elapsed() < Duration::from_secs(30));
     check(
         &result,
@@ -186,7 +186,7 @@ fn each_cgroup_operation() {
         Backdrop::from_cgroups(setup),
         vec![step],
         // Plain directories do not keep the workers on their CPUs.
-        Assert::NONE,
+        Assert::NO_OVERRIDES,
     );
     assert!(result.is_pass(), "{result:#?}");
     let stats = &result.stats.cgroups;
@@ -222,7 +222,7 @@ fn moved_workers_are_reported_where_they_went() {
         &Ctx::new(plan(), None),
         Backdrop::from_cgroups(defs),
         vec![Step::new(ops, SHORT)],
-        Assert::NONE,
+        Assert::NO_OVERRIDES,
     );
     assert_eq!(result.stats.cgroups[0].name, "b", "{result:#?}");
 }
@@ -294,7 +294,12 @@ fn removing_a_cgroup_with_workers_stops_and_reports_them() {
     let backdrop = Backdrop::from_cgroups(vec![CgroupDef::named("a/b").workers(2)]);
     let ops = vec![Op::remove_cgroup("a")];
     let steps = vec![Step::new(Vec::new(), SHORT), Step::new(ops, SHORT)];
-    let result = run_in(&Ctx::new(plan(), None), backdrop, steps, Assert::NONE);
+    let result = run_in(
+        &Ctx::new(plan(), None),
+        backdrop,
+        steps,
+        Assert::NO_OVERRIDES,
+    );
     assert!(result.is_pass(), "{result:#?}");
     let [gone] = result.stats.cgroups.as_slice() else {
         panic!("{:?}", result.stats)
@@ -313,7 +318,7 @@ fn operations_after_the_schedulers_death_are_told_and_left_out() {
         &Ctx::new(plan(), Some(pid)),
         Backdrop::new(),
         vec![Step::new(ops, SHORT)],
-        Assert::NONE,
+        Assert::NO_OVERRIDES,
     );
     check(
         &result,
@@ -389,7 +394,12 @@ fn payloads_are_told_apart_by_their_cgroups() {
     ];
     let judged = vec![Op::run_payload(&SH, [""; 0]), Op::wait_payload("sh")];
     let steps = vec![Step::new(ops, SHORT), Step::new(judged, SHORT)];
-    let result = run_in(&Ctx::new(plan(), None), backdrop, steps, Assert::NONE);
+    let result = run_in(
+        &Ctx::new(plan(), None),
+        backdrop,
+        steps,
+        Assert::NO_OVERRIDES,
+    );
     check(
         &result,
         Outcome::Fail,
@@ -443,7 +453,7 @@ fn neighbouring_cold_writes_are_one_batch() {
         &ctx,
         Backdrop::new(),
         vec![Step::new(ops, SHORT)],
-        Assert::NONE,
+        Assert::NO_OVERRIDES,
     );
     assert!(result.is_pass(), "{result:#?}");
     let batches = host.0.lock().unwrap();
@@ -467,7 +477,7 @@ fn backdrop_workers_are_not_stranded() {
         &Ctx::new(plan(), None),
         backdrop,
         vec![Step::new(ops, SHORT)],
-        Assert::NONE,
+        Assert::NO_OVERRIDES,
     );
     check(
         &result,
@@ -488,7 +498,7 @@ fn a_loop_repeats_its_operations() {
     std::fs::write(dir.path().join("a/cgroup.procs"), "").unwrap();
     let cgroups = CgroupManager::plain(dir.path());
     let steps = [Step::new(ops, HoldSpec::Loop { interval })];
-    let result = Engine::new(&ctx, cgroups).run(&Backdrop::new(), &steps, &Assert::NONE);
+    let result = Engine::new(&ctx, cgroups).run(&Backdrop::new(), &steps, &Assert::NO_OVERRIDES);
     let rounds = result
         .info_notes
         .iter()
@@ -618,7 +628,7 @@ fn a_scheduler_that_does_not_attach_fails_the_test_and_ends_the_scenario() {
         Step::new(vec![Op::RestartScheduler], SHORT),
         Step::with_defs(vec![CgroupDef::named("later").workers(1)], SHORT),
     ];
-    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NO_OVERRIDES);
     check(
         &result,
         Outcome::Fail,
@@ -642,7 +652,7 @@ fn a_change_that_init_refuses_is_the_tests_own_fault_and_changes_nothing() {
     let own = i32::try_from(std::process::id()).unwrap();
     let ctx = managed(Manager(Err(TransportError::SchedulerRefused)), Some(own));
     let steps = vec![Step::new(vec![Op::AttachScheduler], SHORT)];
-    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NO_OVERRIDES);
     check(
         &result,
         Outcome::Fail,
@@ -661,11 +671,11 @@ fn a_scenario_after_a_detach_knows_that_none_runs() {
         Some(i32::try_from(scheduler.id()).unwrap()),
     );
     let first = vec![Step::new(vec![Op::DetachScheduler], SHORT)];
-    assert!(run_in(&ctx, Backdrop::new(), first, Assert::NONE).is_pass());
+    assert!(run_in(&ctx, Backdrop::new(), first, Assert::NO_OVERRIDES).is_pass());
     scheduler.kill().unwrap();
     scheduler.wait().unwrap();
     let second = vec![Step::new(Vec::new(), SHORT)];
-    let result = run_in(&ctx, Backdrop::new(), second, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), second, Assert::NO_OVERRIDES);
     assert!(result.is_pass(), "{result:#?}");
 }
 
@@ -758,7 +768,7 @@ fn a_slow_set_up_leaves_the_hold_as_it_is() {
     let topology = CpuMap::new(1, 2, 2, 1);
     let plan = TestPlan::new("t", topology, Duration::from_millis(200));
     let ctx = Ctx::new(plan, None);
-    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NONE);
+    let result = run_in(&ctx, Backdrop::new(), steps, Assert::NO_OVERRIDES);
     let lengths: Vec<u64> = result
         .stats
         .phases

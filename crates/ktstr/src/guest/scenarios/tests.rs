@@ -25,7 +25,7 @@ fn each_runs() {
         let dir = tempfile::tempdir().unwrap();
         let Plan { backdrop, steps } = canned.plan(&map);
         let cgroups = CgroupManager::plain(dir.path());
-        let result = run_in(&ctx, cgroups, &backdrop, &steps, &Assert::NONE);
+        let result = run_in(&ctx, cgroups, &backdrop, &steps, &Assert::NO_OVERRIDES);
         let name = format!("{}::{}", canned.family, canned.name);
         assert!(result.is_pass(), "{name}: {result:#?}");
         assert!(result.stats.total_iterations() > 0, "{name}: {result:#?}");

@@ -94,20 +94,20 @@ mod tests {
 
     #[test]
     fn nothing_measured_is_inconclusive_where_it_matters() {
-        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
-        let judge = |assert| judge(assert, &Assert::NONE, None).outcome();
+        let enforced = Assert::default_checks().enforce_monitor_thresholds(true);
+        let judge = |assert| judge(assert, &Assert::NO_OVERRIDES, None).outcome();
         assert_eq!(judge(&enforced), Outcome::Inconclusive);
-        assert_eq!(judge(&Assert::DEFAULT), Outcome::Pass);
+        assert_eq!(judge(&Assert::default_checks()), Outcome::Pass);
     }
 
     #[test]
     fn a_check_that_is_asked_for_and_not_enforced_is_always_told() {
         let notes = |asked: Assert, report: Option<&MonitorReport>| {
-            let result = judge(&Assert::DEFAULT.merge(asked), &asked, report);
+            let result = judge(&Assert::default_checks().merge(asked), &asked, report);
             assert!(result.is_pass(), "{result:?}");
             result.info_notes.join("; ")
         };
-        let asked = Assert::NONE.max_imbalance_ratio(20.0);
+        let asked = Assert::NO_OVERRIDES.max_imbalance_ratio(20.0);
         let calm = report([2, 2]);
         for report in [Some(&calm), None] {
             let notes = notes(asked, report);
@@ -122,9 +122,9 @@ mod tests {
                 report.is_none()
             );
         }
-        assert_eq!(notes(Assert::NONE, None), "");
+        assert_eq!(notes(Assert::NO_OVERRIDES, None), "");
         let enforced = asked.enforce_monitor_thresholds(true);
-        let result = judge(&Assert::DEFAULT.merge(enforced), &enforced, None);
+        let result = judge(&Assert::default_checks().merge(enforced), &enforced, None);
         assert!(
             result.is_inconclusive() && result.info_notes.is_empty(),
             "{result:?}"

@@ -460,7 +460,7 @@ mod tests {
             post_vm: Some(|_| Ok(crate::model::verdict::AssertResult::pass())),
             expect_err: true,
             expect_scx_bpf_error_contains: Some("gone"),
-            assert: Assert::NONE.enforce_monitor_thresholds(true),
+            assert: Assert::NO_OVERRIDES.enforce_monitor_thresholds(true),
             cleanup_budget_ms: Some(5),
             payload: Some(&EXTRACTED),
             num_snapshots: 3,

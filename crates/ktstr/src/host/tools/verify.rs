@@ -16,7 +16,9 @@ const DURATION_S: u32 = 8;
 /// Longest time without progress of any worker. Emulated CPUs of a busy host make short ones.
 const MAX_GAP_MS: u64 = 4_000;
 /// Every worker gets on; how fairly is the scheduler's business.
-const PROGRESS: Assert = Assert::NONE.max_gap_ms(MAX_GAP_MS).min_work_rate_wall(1.0);
+const PROGRESS: Assert = Assert::NO_OVERRIDES
+    .max_gap_ms(MAX_GAP_MS)
+    .min_work_rate_wall(1.0);
 /// Schedulers map much and early; a test says itself what it needs.
 const MEMORY_MIB: u32 = 512;
 

@@ -22,7 +22,7 @@ pub fn evaluate_in(
     circumstances: Circumstances,
 ) -> AssertResult {
     let mut result = AssertResult::pass();
-    if reports.is_empty() && assert.asks_of_workers() {
+    if reports.is_empty() && assert.has_worker_checks() {
         result.push(AssertDetail::inconclusive(
             DetailKind::Other,
             "worker checks were asked for, but the scenario started no worker; add a CgroupDef with workers",

@@ -1,6 +1,6 @@
 //! Thresholds that a test asks for ([`Assert`]), and the pure functions that hold worker reports against them.
 //!
-//! An `Assert` is merged from three layers: [`Assert::DEFAULT`], then the scheduler's, then the test's; for each
+//! An `Assert` is merged from three layers: [`Assert::default_checks`], then the scheduler's, then the test's; for each
 //! field the last `Some` wins. Worker checks are judged in the guest ([`evaluate`]), monitor checks by the host.
 
 mod cgroup;
@@ -41,7 +41,7 @@ macro_rules! checks {
             }
 
             /// Whether any check of the workers is on.
-            pub fn asks_of_workers(&self) -> bool {
+            pub fn has_worker_checks(&self) -> bool {
                 self.asks_of_pages() $( || self.$worker.is_on() )*
             }
 
@@ -103,7 +103,7 @@ macro_rules! assert_fields {
             pub const NAMES: &'static [&'static str] = &[$( stringify!($name) ),*];
 
             /// Asks for nothing.
-            pub const NONE: Self = Self { $( $name: None, )* };
+            pub const NO_OVERRIDES: Self = Self { $( $name: None, )* };
 
             /// This layer under `upper`: for each field the upper `Some` wins.
             #[must_use]
@@ -213,19 +213,41 @@ impl ProgressLimits {
 
 impl Assert {
     /// The lowest layer: no worker check, and the monitor's default thresholds, which are only reported.
-    pub const DEFAULT: Self = Self::NONE
-        .max_imbalance_ratio(4.0)
-        .max_local_dsq_depth(50)
-        .fail_on_rq_clock_stuck(true)
-        .sustained_samples(5)
-        .max_fallback_rate(200.0)
-        .max_keep_last_rate(100.0)
-        .enforce_monitor_thresholds(false);
+    #[must_use]
+    pub const fn default_checks() -> Self {
+        Self::NO_OVERRIDES
+            .with_monitor_defaults()
+            .enforce_monitor_thresholds(false)
+    }
+
+    /// Sets the monitor's six thresholds to their defaults, and makes a breach fail the test.
+    #[must_use]
+    pub const fn with_monitor_defaults(self) -> Self {
+        self.max_imbalance_ratio(4.0)
+            .max_local_dsq_depth(50)
+            .fail_on_rq_clock_stuck(true)
+            .sustained_samples(5)
+            .max_fallback_rate(200.0)
+            .max_keep_last_rate(100.0)
+            .enforce_monitor_thresholds(true)
+    }
+
+    /// Turns `not_stuck` on.
+    #[must_use]
+    pub const fn check_not_stuck(self) -> Self {
+        self.not_stuck(true)
+    }
+
+    /// Turns `isolation` on.
+    #[must_use]
+    pub const fn check_isolation(self) -> Self {
+        self.isolation(true)
+    }
 
     /// All three layers.
     #[must_use]
     pub const fn layered(scheduler: Self, test: Self) -> Self {
-        Self::DEFAULT.merge(scheduler).merge(test)
+        Self::default_checks().merge(scheduler).merge(test)
     }
 
     /// The gap limit in force, in milliseconds: the one asked for, else that of `not_stuck`.

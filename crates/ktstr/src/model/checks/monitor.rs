@@ -121,18 +121,18 @@ mod tests {
 
     #[track_caller]
     fn check(assert: Assert, report: &MonitorReport, outcome: Outcome) -> AssertResult {
-        let result = judge_monitor(&assert, &Assert::NONE, report);
+        let result = judge_monitor(&assert, &Assert::NO_OVERRIDES, report);
         assert_eq!(result.outcome(), outcome, "{result:?}");
         result
     }
 
     #[test]
     fn a_breach_fails_only_where_thresholds_are_enforced() {
-        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
+        let enforced = Assert::default_checks().enforce_monitor_thresholds(true);
         check(enforced, &report(10, [1, 2]), Outcome::Pass);
         let failed = check(enforced, &report(10, [9, 1]), Outcome::Fail);
         assert_eq!(failed.details[0].kind, DetailKind::Monitor);
-        let told = check(Assert::DEFAULT, &report(10, [9, 1]), Outcome::Pass);
+        let told = check(Assert::default_checks(), &report(10, [9, 1]), Outcome::Pass);
         assert!(
             told.info_notes[0].contains("max_imbalance_ratio"),
             "{told:?}"
@@ -144,18 +144,18 @@ mod tests {
     /// The samples above have neither event counters nor queues, like those of a kernel before 6.14 without sched_ext.
     #[test]
     fn a_check_that_was_asked_for_and_cannot_be_measured_is_inconclusive() {
-        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
+        let enforced = Assert::default_checks().enforce_monitor_thresholds(true);
         let report = report(10, [1, 2]);
-        let judged = judge_monitor(&enforced, &Assert::NONE, &report);
+        let judged = judge_monitor(&enforced, &Assert::NO_OVERRIDES, &report);
         assert!(judged.is_pass(), "{judged:?}");
         assert!(
             judged.info_notes[0].contains("max_fallback_rate"),
             "{judged:?}"
         );
         for asked in [
-            Assert::NONE.max_fallback_rate(0.5),
-            Assert::NONE.max_keep_last_rate(0.5),
-            Assert::NONE.max_local_dsq_depth(9),
+            Assert::NO_OVERRIDES.max_fallback_rate(0.5),
+            Assert::NO_OVERRIDES.max_keep_last_rate(0.5),
+            Assert::NO_OVERRIDES.max_local_dsq_depth(9),
         ] {
             let judged = judge_monitor(&enforced.merge(asked), &asked, &report);
             assert_eq!(
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn the_settling_time_does_not_count() {
-        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
+        let enforced = Assert::default_checks().enforce_monitor_thresholds(true);
         let early = check(enforced, &report(0, [9, 1]), Outcome::Inconclusive);
         assert!(
             early.details[0]
@@ -178,7 +178,7 @@ mod tests {
                 .contains("20 samples fell into the settling time"),
             "{early:?}"
         );
-        check(Assert::DEFAULT, &report(0, [9, 1]), Outcome::Pass);
+        check(Assert::default_checks(), &report(0, [9, 1]), Outcome::Pass);
     }
 
     /// One run that breaks every limit; each check alone fails it, and passes it once its limit is moved.
@@ -201,7 +201,7 @@ mod tests {
             second.rq_clock = 77;
         }
         let report = MonitorReport::new(report.samples, 1_000);
-        let none = Assert::NONE.enforce_monitor_thresholds(true);
+        let none = Assert::NO_OVERRIDES.enforce_monitor_thresholds(true);
         check(none, &report, Outcome::Pass);
         for (trips, moved) in [
             (none.max_imbalance_ratio(8.9), none.max_imbalance_ratio(9.0)),
@@ -235,7 +235,7 @@ mod tests {
             sample.cpus[0].nr_running = 9;
         }
         let report = MonitorReport::new(report.samples, 1_000);
-        let enforced = Assert::DEFAULT.enforce_monitor_thresholds(true);
+        let enforced = Assert::default_checks().enforce_monitor_thresholds(true);
         check(enforced.sustained_samples(4), &report, Outcome::Fail);
         check(enforced.sustained_samples(5), &report, Outcome::Pass);
     }

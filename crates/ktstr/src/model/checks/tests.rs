@@ -63,7 +63,12 @@ fn check(
 #[test]
 fn not_stuck_alone_passes_equal_workers() {
     let reports = [worker(1, 50), worker(2, 48)];
-    check(Assert::NONE.not_stuck(true), &reports, Outcome::Pass, &[]);
+    check(
+        Assert::NO_OVERRIDES.check_not_stuck(),
+        &reports,
+        Outcome::Pass,
+        &[],
+    );
 }
 
 #[test]
@@ -74,7 +79,7 @@ fn zero_work_is_starved() {
         ..worker(2, 50)
     };
     let text = check(
-        Assert::NONE.not_stuck(true),
+        Assert::NO_OVERRIDES.check_not_stuck(),
         &[worker(1, 50), idle],
         Outcome::Fail,
         &[DetailKind::Starved],
@@ -88,7 +93,7 @@ fn zero_work_is_starved() {
 #[test]
 fn a_gap_over_the_limit_is_stuck() {
     let text = check(
-        Assert::NONE.max_gap_ms(500),
+        Assert::NO_OVERRIDES.max_gap_ms(500),
         &[with_gap(501, 0)],
         Outcome::Fail,
         &[DetailKind::Stuck],
@@ -98,7 +103,7 @@ fn a_gap_over_the_limit_is_stuck() {
         "worker 9 (SpinWait in cgroup a) made no progress for 501 ms on cpu 1 at +2000 ms (limit 500 ms)"
     );
     check(
-        Assert::NONE.max_gap_ms(501),
+        Assert::NO_OVERRIDES.max_gap_ms(501),
         &[with_gap(501, 0)],
         Outcome::Pass,
         &[],
@@ -108,7 +113,7 @@ fn a_gap_over_the_limit_is_stuck() {
 #[test]
 fn a_gap_spent_on_the_cpu_is_the_hosts() {
     let text = check(
-        Assert::NONE.max_gap_ms(500),
+        Assert::NO_OVERRIDES.max_gap_ms(500),
         &[with_gap(900, 850)],
         Outcome::Inconclusive,
         &[DetailKind::Stuck],
@@ -120,7 +125,7 @@ fn a_gap_spent_on_the_cpu_is_the_hosts() {
 #[test]
 fn a_wait_within_the_limit_is_nobodys_fault() {
     check(
-        Assert::NONE.max_gap_ms(3000),
+        Assert::NO_OVERRIDES.max_gap_ms(3000),
         &[with_gap(3001, 2)],
         Outcome::Pass,
         &[],
@@ -133,7 +138,7 @@ fn a_neighbours_stall_excuses_as_much_as_it_lasted() {
         longest_stall_ns: ms * MS,
         ..worker(1, 50)
     };
-    let assert = Assert::NONE.max_gap_ms(500);
+    let assert = Assert::NO_OVERRIDES.max_gap_ms(500);
     check(
         assert,
         &[with_gap(900, 0), stalled(450)],
@@ -151,7 +156,7 @@ fn a_neighbours_stall_excuses_as_much_as_it_lasted() {
 #[test]
 fn not_stuck_turns_on_the_limits_of_the_build() {
     let limits = ProgressLimits::CURRENT;
-    let assert = Assert::NONE.not_stuck(true);
+    let assert = Assert::NO_OVERRIDES.check_not_stuck();
     check(assert, &[with_gap(limits.gap_ms, 0)], Outcome::Pass, &[]);
     check(
         assert,
@@ -179,7 +184,7 @@ fn not_stuck_turns_on_the_limits_of_the_build() {
 fn spread_is_in_percentage_points() {
     let reports = [worker(1, 70), worker(2, 30)];
     let text = check(
-        Assert::NONE.max_spread_pct(39.9),
+        Assert::NO_OVERRIDES.max_spread_pct(39.9),
         &reports,
         Outcome::Fail,
         &[DetailKind::Unfair],
@@ -189,7 +194,7 @@ fn spread_is_in_percentage_points() {
         "{text}"
     );
     check(
-        Assert::NONE.max_spread_pct(40.1),
+        Assert::NO_OVERRIDES.max_spread_pct(40.1),
         &reports,
         Outcome::Pass,
         &[],
@@ -206,7 +211,7 @@ fn a_stall_excuses_as_much_spread_as_it_can_explain() {
     let reports = [stalled, worker(2, 20)];
     let kinds = [DetailKind::Unfair];
     let text = check(
-        Assert::NONE.max_spread_pct(35.0),
+        Assert::NO_OVERRIDES.max_spread_pct(35.0),
         &reports,
         Outcome::Inconclusive,
         &kinds,
@@ -214,7 +219,7 @@ fn a_stall_excuses_as_much_spread_as_it_can_explain() {
     let reason = "but the host stopped a vCPU for up to 1000 ms, which may explain it";
     assert!(text.ends_with(reason), "{text}");
     check(
-        Assert::NONE.max_spread_pct(29.0),
+        Assert::NO_OVERRIDES.max_spread_pct(29.0),
         &reports,
         Outcome::Fail,
         &kinds,
@@ -225,12 +230,17 @@ fn a_stall_excuses_as_much_spread_as_it_can_explain() {
 fn spread_of_one_worker_cannot_be_judged_when_asked() {
     let one = [worker(1, 50)];
     check(
-        Assert::NONE.max_spread_pct(10.0),
+        Assert::NO_OVERRIDES.max_spread_pct(10.0),
         &one,
         Outcome::Inconclusive,
         &[DetailKind::Unfair],
     );
-    check(Assert::NONE.not_stuck(true), &one, Outcome::Pass, &[]);
+    check(
+        Assert::NO_OVERRIDES.check_not_stuck(),
+        &one,
+        Outcome::Pass,
+        &[],
+    );
 }
 
 #[test]
@@ -240,7 +250,7 @@ fn a_cpu_outside_the_cpuset_breaks_isolation() {
         cpus_outside: CpuSet::from([2, 3]),
         ..worker(1, 50)
     };
-    let assert = Assert::NONE.isolation(true);
+    let assert = Assert::NO_OVERRIDES.check_isolation();
     let text = check(assert, &[strayed], Outcome::Fail, &[DetailKind::Isolation]);
     assert!(
         text.ends_with("ran on cpus 2-3 outside its cpuset 0-1"),
@@ -265,43 +275,43 @@ fn rates_by_cpu_time_and_by_the_wall_clock() {
     let one = [worker(1, 50)];
     let fails = [DetailKind::Benchmark];
     check(
-        Assert::NONE.min_iteration_rate(200.0),
+        Assert::NO_OVERRIDES.min_iteration_rate(200.0),
         &one,
         Outcome::Pass,
         &[],
     );
     check(
-        Assert::NONE.min_iteration_rate(200.1),
+        Assert::NO_OVERRIDES.min_iteration_rate(200.1),
         &one,
         Outcome::Fail,
         &fails,
     );
     check(
-        Assert::NONE.min_iteration_rate_wall(100.0),
+        Assert::NO_OVERRIDES.min_iteration_rate_wall(100.0),
         &one,
         Outcome::Pass,
         &[],
     );
     check(
-        Assert::NONE.min_iteration_rate_wall(100.1),
+        Assert::NO_OVERRIDES.min_iteration_rate_wall(100.1),
         &one,
         Outcome::Fail,
         &fails,
     );
     check(
-        Assert::NONE.min_work_rate(200_000.0),
+        Assert::NO_OVERRIDES.min_work_rate(200_000.0),
         &one,
         Outcome::Pass,
         &[],
     );
     check(
-        Assert::NONE.min_work_rate(200_001.0),
+        Assert::NO_OVERRIDES.min_work_rate(200_001.0),
         &one,
         Outcome::Fail,
         &fails,
     );
     check(
-        Assert::NONE.min_work_rate_wall(100_001.0),
+        Assert::NO_OVERRIDES.min_work_rate_wall(100_001.0),
         &one,
         Outcome::Fail,
         &fails,
@@ -313,14 +323,14 @@ fn rates_by_cpu_time_and_by_the_wall_clock() {
     };
     let two = [worker(1, 50), starved];
     check(
-        Assert::NONE.max_throughput_cv(0.1),
+        Assert::NO_OVERRIDES.max_throughput_cv(0.1),
         &two,
         Outcome::Pass,
         &[],
     );
     let unfair = [DetailKind::Unfair];
     check(
-        Assert::NONE.max_throughput_cv_wall(0.1),
+        Assert::NO_OVERRIDES.max_throughput_cv_wall(0.1),
         &two,
         Outcome::Fail,
         &unfair,
@@ -334,7 +344,7 @@ fn migrations_and_uneven_work_are_ratios() {
         ..worker(1, 50)
     };
     check(
-        Assert::NONE.max_migration_ratio(0.019),
+        Assert::NO_OVERRIDES.max_migration_ratio(0.019),
         &[moved],
         Outcome::Fail,
         &[DetailKind::Migration],
@@ -344,7 +354,7 @@ fn migrations_and_uneven_work_are_ratios() {
         ..worker(2, 50)
     };
     check(
-        Assert::NONE.max_throughput_cv(0.5),
+        Assert::NO_OVERRIDES.max_throughput_cv(0.5),
         &[worker(1, 50), lazy],
         Outcome::Fail,
         &[DetailKind::Unfair],
@@ -361,7 +371,7 @@ fn wake_latency() {
         },
         ..worker(1, 50)
     };
-    let p99 = |limit| Assert::NONE.max_p99_wake_latency_ns(limit);
+    let p99 = |limit| Assert::NO_OVERRIDES.max_p99_wake_latency_ns(limit);
     check(p99(99), std::slice::from_ref(&woken), Outcome::Pass, &[]);
     check(
         p99(98),
@@ -370,7 +380,7 @@ fn wake_latency() {
         &[DetailKind::Benchmark],
     );
     check(
-        Assert::NONE.max_wake_latency_cv(0.1),
+        Assert::NO_OVERRIDES.max_wake_latency_cv(0.1),
         &[woken],
         Outcome::Fail,
         &[DetailKind::Benchmark],
@@ -385,19 +395,19 @@ fn no_denominator_is_inconclusive() {
         ..worker(1, 0)
     };
     for assert in [
-        Assert::NONE.min_work_rate(0.0),
-        Assert::NONE.min_iteration_rate(0.0),
-        Assert::NONE.min_work_rate_wall(0.0),
-        Assert::NONE.min_iteration_rate_wall(0.0),
-        Assert::NONE.max_throughput_cv_wall(1.0),
-        Assert::NONE.max_migration_ratio(1.0),
-        Assert::NONE.max_throughput_cv(1.0),
-        Assert::NONE.max_p99_wake_latency_ns(1),
-        Assert::NONE.max_wake_latency_cv(1.0),
-        Assert::NONE.min_page_locality(0.5),
-        Assert::NONE.max_cross_node_migration_ratio(0.5),
-        Assert::NONE.max_slow_tier_ratio(0.5),
-        Assert::NONE.max_spread_pct(5.0),
+        Assert::NO_OVERRIDES.min_work_rate(0.0),
+        Assert::NO_OVERRIDES.min_iteration_rate(0.0),
+        Assert::NO_OVERRIDES.min_work_rate_wall(0.0),
+        Assert::NO_OVERRIDES.min_iteration_rate_wall(0.0),
+        Assert::NO_OVERRIDES.max_throughput_cv_wall(1.0),
+        Assert::NO_OVERRIDES.max_migration_ratio(1.0),
+        Assert::NO_OVERRIDES.max_throughput_cv(1.0),
+        Assert::NO_OVERRIDES.max_p99_wake_latency_ns(1),
+        Assert::NO_OVERRIDES.max_wake_latency_cv(1.0),
+        Assert::NO_OVERRIDES.min_page_locality(0.5),
+        Assert::NO_OVERRIDES.max_cross_node_migration_ratio(0.5),
+        Assert::NO_OVERRIDES.max_slow_tier_ratio(0.5),
+        Assert::NO_OVERRIDES.max_spread_pct(5.0),
     ] {
         let result = evaluate(&assert, std::slice::from_ref(&empty));
         assert!(result.is_inconclusive(), "{assert:?}: {result:?}");
@@ -422,14 +432,14 @@ fn placed() -> WorkerReport {
 fn pages_away_from_home() {
     let reports = [placed()];
     let kinds = [DetailKind::PageLocality];
-    let asked = Assert::NONE.min_page_locality(0.8);
+    let asked = Assert::NO_OVERRIDES.min_page_locality(0.8);
     let text = check(asked, &reports, Outcome::Fail, &kinds);
     assert_eq!(
         text,
         "75.0 % of cgroup a's pages are on its own nodes (at least 80.0 % asked)"
     );
     check(
-        Assert::NONE
+        Assert::NO_OVERRIDES
             .min_page_locality(0.75)
             .max_cross_node_migration_ratio(0.1)
             .max_slow_tier_ratio(0.05),
@@ -437,7 +447,7 @@ fn pages_away_from_home() {
         Outcome::Pass,
         &[],
     );
-    let moved = Assert::NONE.max_cross_node_migration_ratio(0.09);
+    let moved = Assert::NO_OVERRIDES.max_cross_node_migration_ratio(0.09);
     let kinds = [DetailKind::CrossNodeMigration];
     check(moved, &reports, Outcome::Fail, &kinds);
     // A kernel whose NUMA balancing is off counts nothing, which is no pass.
@@ -447,7 +457,7 @@ fn pages_away_from_home() {
     }
     let text = check(moved, &[uncounted], Outcome::Inconclusive, &kinds);
     assert!(text.contains("kernel.numa_balancing"), "{text}");
-    let slow = Assert::NONE.max_slow_tier_ratio(0.04);
+    let slow = Assert::NO_OVERRIDES.max_slow_tier_ratio(0.04);
     check(slow, &reports, Outcome::Fail, &[DetailKind::SlowTier]);
     let stats = &summarize(&reports)[0];
     assert_eq!(stats.page_locality, Some(0.75));
@@ -459,7 +469,7 @@ fn steal_time_explains_what_it_is_long_enough_for() {
         let circumstances = Circumstances {
             guest_steal_ns: steal_ms * MS,
         };
-        let asked = Assert::NONE.max_gap_ms(2_000);
+        let asked = Assert::NO_OVERRIDES.max_gap_ms(2_000);
         evaluate_in(&asked, &[with_gap(gap_ms, 0)], circumstances)
     };
     assert!(judged(0, 2_500).is_fail());
@@ -495,12 +505,12 @@ fn benchmarks_keep_the_worst_workers_percentiles() {
 #[test]
 fn checks_without_workers_are_inconclusive() {
     check(
-        Assert::NONE.not_stuck(true),
+        Assert::NO_OVERRIDES.check_not_stuck(),
         &[],
         Outcome::Inconclusive,
         &[DetailKind::Other],
     );
-    check(Assert::DEFAULT, &[], Outcome::Pass, &[]);
+    check(Assert::default_checks(), &[], Outcome::Pass, &[]);
 }
 
 #[test]
@@ -526,7 +536,7 @@ fn layers() -> impl Strategy<Value = Assert> {
             not_stuck,
             max_gap_ms,
             max_spread_pct,
-            ..Assert::NONE
+            ..Assert::NO_OVERRIDES
         })
 }
 
@@ -543,8 +553,8 @@ proptest! {
     #[test]
     fn a_higher_limit_never_makes_it_worse(gap in 0u64..10_000, on in 0u64..10_000, low in 0u64..9_000, more in 0u64..1_000) {
         let reports = [with_gap(gap, on.min(gap))];
-        let strict = evaluate(&Assert::NONE.max_gap_ms(low), &reports).outcome();
-        let loose = evaluate(&Assert::NONE.max_gap_ms(low + more), &reports).outcome();
+        let strict = evaluate(&Assert::NO_OVERRIDES.max_gap_ms(low), &reports).outcome();
+        let loose = evaluate(&Assert::NO_OVERRIDES.max_gap_ms(low + more), &reports).outcome();
         prop_assert!(loose <= strict);
     }
 
@@ -555,7 +565,7 @@ proptest! {
             longest_gap: Gap { wall_ns: gap, ..Gap::default() },
             ..worker(1, 0)
         };
-        let result = evaluate(&Assert::NONE.not_stuck(true).min_work_rate(1.0), &[report]);
+        let result = evaluate(&Assert::NO_OVERRIDES.check_not_stuck().min_work_rate(1.0), &[report]);
         for detail in result.details {
             prop_assert!(["ms", "/s", "second", "window"].iter().any(|u| detail.message.contains(u)), "{}", detail.message);
         }
@@ -580,7 +590,7 @@ fn sleeper(pid: i32, cgroup: &str, wakes_ns: &[u64]) -> WorkerReport {
 /// Sleepers beside spinners could never pass: the spinners' cgroup has no wake-up, and made the test inconclusive.
 #[test]
 fn latency_checks_concern_those_that_sleep() {
-    let assert = Assert::NONE
+    let assert = Assert::NO_OVERRIDES
         .max_p99_wake_latency_ns(1_000)
         .max_wake_latency_cv(1.0);
     let spinner = worker(1, 50);
@@ -613,7 +623,9 @@ fn latency_checks_concern_those_that_sleep() {
 
 #[test]
 fn comparisons_concern_cgroups_of_two_or_more() {
-    let assert = Assert::NONE.max_throughput_cv(0.2).max_spread_pct(20.0);
+    let assert = Assert::NO_OVERRIDES
+        .max_throughput_cv(0.2)
+        .max_spread_pct(20.0);
     let alone = WorkerReport {
         cgroup: "alone".into(),
         ..worker(9, 90)
@@ -641,15 +653,20 @@ fn workers_of_different_steps_are_not_compared() {
         ..worker(pid, 90)
     };
     let reports = [worker(1, 30), worker(2, 30), later(3), later(4)];
-    check(Assert::NONE.not_stuck(true), &reports, Outcome::Pass, &[]);
-    let result = evaluate(&Assert::NONE, &reports);
+    check(
+        Assert::NO_OVERRIDES.check_not_stuck(),
+        &reports,
+        Outcome::Pass,
+        &[],
+    );
+    let result = evaluate(&Assert::NO_OVERRIDES, &reports);
     assert_eq!(result.stats.cgroups[0].spread_pct, Some(0.0));
     let unfair = WorkerReport {
         step: 2,
         ..worker(4, 20)
     };
     check(
-        Assert::NONE.not_stuck(true),
+        Assert::NO_OVERRIDES.check_not_stuck(),
         &[worker(1, 30), worker(2, 30), later(3), unfair],
         Outcome::Fail,
         &[DetailKind::Unfair],
@@ -673,11 +690,15 @@ fn a_cgroup_that_its_own_limit_held_back_says_so() {
     };
     for (assert, report, kind) in [
         (
-            Assert::NONE.not_stuck(true).max_gap_ms(u64::MAX),
+            Assert::NO_OVERRIDES.check_not_stuck().max_gap_ms(u64::MAX),
             starved,
             DetailKind::Starved,
         ),
-        (Assert::NONE.max_gap_ms(500), stuck, DetailKind::Stuck),
+        (
+            Assert::NO_OVERRIDES.max_gap_ms(500),
+            stuck,
+            DetailKind::Stuck,
+        ),
     ] {
         let text = check(assert, &[report], Outcome::Fail, &[kind]);
         let told = "throttled by cpu.max in 17 periods, for 1700 ms";
@@ -687,10 +708,15 @@ fn a_cgroup_that_its_own_limit_held_back_says_so() {
 
 #[test]
 fn what_is_asked_of_the_monitor_is_named() {
-    assert!(!Assert::NONE.not_stuck(true).max_gap_ms(3).names_monitor());
-    let off = Assert::NONE.fail_on_rq_clock_stuck(false);
+    assert!(
+        !Assert::NO_OVERRIDES
+            .check_not_stuck()
+            .max_gap_ms(3)
+            .names_monitor()
+    );
+    let off = Assert::NO_OVERRIDES.fail_on_rq_clock_stuck(false);
     assert!(off.names_monitor() && off.asked_of_monitor().is_empty());
-    let enforced = Assert::NONE.enforce_monitor_thresholds(true);
+    let enforced = Assert::NO_OVERRIDES.enforce_monitor_thresholds(true);
     assert!(enforced.names_monitor() && enforced.asked_of_monitor().is_empty());
     assert_eq!(
         enforced
