@@ -33,9 +33,23 @@ pub(crate) struct Args(pub(crate) Vec<Arg>);
 
 impl Parse for Args {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let args: Vec<Arg> = Punctuated::<Arg, Token![,]>::parse_terminated(input)?
-            .into_iter()
-            .collect();
+        let args = Punctuated::<Arg, Token![,]>::parse_terminated(input)?;
+        Self::once_each(args.into_iter().collect())
+    }
+}
+
+impl Args {
+    /// A list whose commas may be left out.
+    pub(crate) fn with_or_without_commas(input: ParseStream<'_>) -> Result<Self> {
+        let mut args = Vec::new();
+        while !input.is_empty() {
+            args.push(input.parse()?);
+            input.parse::<Option<Token![,]>>()?;
+        }
+        Self::once_each(args)
+    }
+
+    fn once_each(args: Vec<Arg>) -> Result<Self> {
         for (index, arg) in args.iter().enumerate() {
             if args
                 .iter()
@@ -50,9 +64,7 @@ impl Parse for Args {
         }
         Ok(Self(args))
     }
-}
 
-impl Args {
     pub(crate) fn get(&self, key: &str) -> Option<&Arg> {
         self.0.iter().find(|arg| arg.key == key)
     }
@@ -244,6 +256,28 @@ mod tests {
     fn shapes() {
         assert_eq!(parse_shape("1n2l4c2t"), Some([1, 2, 4, 2]));
         assert_eq!(parse_shape("2l4c"), None);
+    }
+
+    #[test]
+    fn commas_may_be_left_out_where_that_is_said() {
+        use syn::parse::Parser as _;
+        let keys = |text: &str| {
+            let args = Args::with_or_without_commas.parse_str(text)?;
+            let keys = args.0.iter().map(|arg| arg.key.to_string());
+            syn::Result::Ok(keys.collect::<Vec<_>>())
+        };
+        let all = ["name", "sched_args", "topology", "not_stuck", "binary"];
+        let without =
+            "name = \"x\" sched_args = [\"--a\"] topology = (1, 2, 4, 2) not_stuck binary = \"b\"";
+        assert_eq!(keys(without).unwrap(), all);
+        let with = "name = \"x\", sched_args = [\"--a\"], topology = (1, 2, 4, 2), not_stuck, binary = \"b\",";
+        assert_eq!(keys(with).unwrap(), all);
+        assert_eq!(
+            keys("a = 1 a = 2").unwrap_err().to_string(),
+            "`a` is given twice"
+        );
+        assert!(keys("a = 1,, b = 2").is_err());
+        assert!(syn::parse_str::<Args>("a = 1 b = 2").is_err());
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub fn ktstr_test(attribute: TokenStream, item: TokenStream) -> TokenStream {
 /// ```text
 /// declare_scheduler!(MY_SCHED, { name: "my_sched", binary: "scx_my_sched", sched_args: ["--verbose"] });
 /// ```
+///
+/// The constant is `pub` unless a visibility stands before its name. Commas between the keys may be left out, and `=` serves as
+/// well as `:`.
 #[proc_macro]
 pub fn declare_scheduler(input: TokenStream) -> TokenStream {
     scheduler::expand(input.into())

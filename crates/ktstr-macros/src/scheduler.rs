@@ -60,7 +60,7 @@ impl Parse for Declaration {
         input.parse::<Token![,]>()?;
         let body;
         braced!(body in input);
-        let args = body.parse()?;
+        let args = Args::with_or_without_commas(&body)?;
         input.parse::<Option<Token![,]>>()?;
         Ok(Self {
             attributes,
@@ -124,10 +124,15 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         fields.extend(quote!(topology: ::core::option::Option::Some(#value),));
     }
     let registration = format_ident!("__KTSTR_SCHEDULER_{ident}");
-    let doc = if attributes.is_empty() {
-        quote!(#[doc = "A scheduler declared for tests."])
-    } else {
+    let doc = if attributes.iter().any(|one| one.path().is_ident("doc")) {
         quote!()
+    } else {
+        quote!(#[doc = "A scheduler declared for tests."])
+    };
+    // Without a visibility it is public, as other files of a package use it.
+    let visibility = match visibility {
+        Visibility::Inherited => quote!(#[allow(unreachable_pub)] pub),
+        said => quote!(#said),
     };
     Ok(quote! {
         #doc
