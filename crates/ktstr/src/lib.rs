@@ -18,7 +18,8 @@ pub use entry_point::{guest_main, test_main};
 pub use ktstr_macros::Scheduler;
 pub use ktstr_macros::{Claim, declare_scheduler, ktstr_condition, ktstr_test, ktstr_test_entry};
 pub use model::checks::Assert;
-pub use model::claim::{Claimed, Verdict};
+pub use model::claim::Verdict;
+pub use model::comparison::{Claimed, Judge};
 pub use model::entry::{
     KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, Sysctl,
     TopologyConstraints, TopologySpec, find_scheduler, find_test,
@@ -58,15 +59,15 @@ pub mod prelude {
     pub use crate::model::series::{Column, Sample, SampleSeries};
     pub use crate::model::snapshot::{MissingStatsReason, Snapshot, SnapshotBridge, SnapshotEntry};
     pub use crate::model::stats::{CgroupStats, PhaseBucket, PhaseCgroupStats, ScenarioStats};
-    pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
+    pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, NoteValue, Outcome};
     pub use crate::model::work::{
         AffinityIntent, AluWidth, CloneMode, CustomCfg, CustomWork, FutexLockMode, MemPolicy,
         MpolFlags, SchbenchConfig, SchedClass, SchedPolicy, TaobenchConfig, WakeMechanism,
         WorkPhase, WorkSpec, WorkType, WorkTypeInfo, WorkerCtx,
     };
     pub use crate::{
-        Claim, KtstrTestEntry, claim, declare_scheduler, ktstr_condition, ktstr_test,
-        ktstr_test_entry,
+        Claim, KtstrTestEntry, claim, claim_present, declare_scheduler, ktstr_condition,
+        ktstr_test, ktstr_test_entry,
     };
     /// The guest's kernel, for [`Cond::custom`].
     pub use ktstr_monitor::Kernel;

@@ -316,7 +316,7 @@ fn derived_claims(ctx: &Ctx) -> Result<AssertResult> {
         one_minute,
     };
     let mut verdict = Verdict::new();
-    load.claim_cpus(&mut verdict).equals(2);
+    load.claim_cpus(&mut verdict).eq(2);
     load.claim_one_minute(&mut verdict).is_finite();
     claim!(verdict, ctx.duration().as_secs()).at_least(9);
     Ok(verdict.into_result())

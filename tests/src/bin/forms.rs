@@ -394,7 +394,7 @@ fn compare(result: &VmResult) -> Result<()> {
     let mut verdict = Verdict::new();
     for step in [0, 1] {
         let (crowd, alone) = (of(step, "a")?, of(step, "b")?);
-        claim!(verdict, crowd.num_workers).equals(3);
+        claim!(verdict, crowd.num_workers).eq(3);
         claim!(verdict, crowd.total_iterations).at_least(100);
         claim!(verdict, alone.total_iterations).at_least(100);
         let waits = crowd.run_delay_summary();

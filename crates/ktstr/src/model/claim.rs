@@ -1,9 +1,8 @@
-//! Claims about values, labelled with their own source text.
+//! What collects the outcomes of claims; the claims themselves are in [`comparison`](super::comparison).
 
 use std::cell::RefCell;
-use std::fmt::{Debug, Display};
 
-use super::verdict::{AssertDetail, AssertResult, DetailKind};
+use super::verdict::{AssertDetail, AssertResult, NoteValue, Outcome};
 
 /// Collects the outcomes of claims.
 ///
@@ -73,19 +72,63 @@ impl Verdict {
         Self::default()
     }
 
-    /// Begins a claim about `value`; `claim!` gives it its source text as label.
-    pub fn claim<T>(&mut self, label: &'static str, value: T) -> Claimed<'_, T> {
-        Claimed {
-            result: &mut self.result,
-            held: Some(&mut self.held),
-            label,
-            value,
-        }
+    /// Adds a remark that never moves the verdict.
+    pub fn note(&mut self, text: impl Into<String>) -> &mut Self {
+        self.result.note(text);
+        self
     }
 
-    /// Adds a remark that never moves the verdict.
-    pub fn note(&mut self, text: impl Into<String>) {
-        self.result.note(text);
+    /// Adds a named figure or text that never moves the verdict; see [`AssertResult::note_value`].
+    pub fn note_value(
+        &mut self,
+        name: impl Into<String>,
+        value: impl Into<NoteValue>,
+    ) -> &mut Self {
+        self.result.note_value(name, value);
+        self
+    }
+
+    /// Makes the test a skipped one, with the reason, whatever held. A claim that failed or that could not be judged wins over
+    /// it, before or after, and so does the result of a scenario that ran, once it is merged.
+    pub fn skip(&mut self, reason: impl Into<String>) -> &mut Self {
+        self.result.record_skip(reason);
+        self
+    }
+
+    /// [`skip`](Self::skip), if `condition` holds: `v.skip_if(ctx.topology().threads < 2, "needs SMT")`.
+    pub fn skip_if(&mut self, condition: bool, reason: impl Into<String>) -> &mut Self {
+        if condition {
+            self.skip(reason);
+        }
+        self
+    }
+
+    /// Adds something that could not be judged: `v.inconclusive("too few samples".into())`. What `detail` alone would make of
+    /// the test does not count. A claim that failed wins over it.
+    pub fn inconclusive(&mut self, detail: AssertDetail) -> &mut Self {
+        self.result.push(AssertDetail {
+            outcome: Outcome::Inconclusive,
+            ..detail
+        });
+        self
+    }
+
+    /// [`inconclusive`](Self::inconclusive), if `condition` holds.
+    pub fn inconclusive_if(&mut self, condition: bool, detail: AssertDetail) -> &mut Self {
+        if condition {
+            self.inconclusive(detail);
+        }
+        self
+    }
+
+    /// Notes a claim that held.
+    pub(super) fn hold(&mut self, text: String) {
+        self.held.push(text);
+    }
+
+    /// Adds a finding.
+    pub(super) fn push(&mut self, detail: AssertDetail) {
+        self.result.push(detail);
     }
 
     /// Claims that held so far.
@@ -104,6 +147,12 @@ impl Verdict {
     #[must_use]
     pub fn is_fail(&self) -> bool {
         self.result.is_fail()
+    }
+
+    /// Whether the test counts as skipped.
+    #[must_use]
+    pub fn is_skip(&self) -> bool {
+        self.result.is_skip()
     }
 
     /// Whether no claim failed, and one could not be judged.
@@ -133,46 +182,6 @@ impl Verdict {
     #[must_use]
     pub fn into_result(mut self) -> AssertResult {
         std::mem::take(&mut self.result)
-    }
-
-    /// Notes whether something holds; `None`: it could not be told.
-    pub(crate) fn judge_as(
-        &mut self,
-        kind: DetailKind,
-        holds: Option<bool>,
-        text: impl FnOnce() -> String,
-    ) {
-        judge(&mut self.result, Some(&mut self.held), kind, holds, text);
-    }
-}
-
-fn judge(
-    result: &mut AssertResult,
-    held: Option<&mut Vec<String>>,
-    kind: DetailKind,
-    holds: Option<bool>,
-    text: impl FnOnce() -> String,
-) {
-    match holds {
-        Some(true) => {
-            if let Some(held) = held {
-                held.push(text());
-            }
-        }
-        Some(false) => result.push(AssertDetail::fail(kind, text())),
-        None => result.push(AssertDetail::inconclusive(kind, text())),
-    }
-}
-
-impl AssertResult {
-    /// Begins a claim about `value` whose outcome is this result's; `claim!` gives it its source text as label.
-    pub fn claim<T>(&mut self, label: &'static str, value: T) -> Claimed<'_, T> {
-        Claimed {
-            result: self,
-            held: None,
-            label,
-            value,
-        }
     }
 }
 
@@ -209,122 +218,11 @@ impl From<Verdict> for AssertResult {
     }
 }
 
-/// A value that may not have been measured, as what it is compared with.
-pub trait MeasuredAs<T> {
-    /// The value; `None` when there is none.
-    fn measured(self) -> Option<T>;
-}
-
-impl<T> MeasuredAs<T> for T {
-    fn measured(self) -> Option<T> {
-        Some(self)
-    }
-}
-
-impl<T> MeasuredAs<T> for Option<T> {
-    fn measured(self) -> Option<T> {
-        self
-    }
-}
-
-/// A value that something is claimed about. One that was not measured (`None`), or cannot be compared (NaN), is inconclusive.
-#[derive(Debug)]
-#[must_use = "a claim without a comparison claims nothing"]
-pub struct Claimed<'v, V> {
-    result: &'v mut AssertResult,
-    held: Option<&'v mut Vec<String>>,
-    label: &'static str,
-    value: V,
-}
-
-impl<V> Claimed<'_, V> {
-    fn judged<T>(
-        self,
-        expected: &str,
-        holds: impl FnOnce(&T) -> Option<bool>,
-        show: impl FnOnce(&T) -> String,
-    ) where
-        V: MeasuredAs<T>,
-    {
-        let Self {
-            result,
-            held,
-            label,
-            value,
-        } = self;
-        let value = value.measured();
-        let holds = value.as_ref().and_then(holds);
-        judge(result, held, DetailKind::Other, holds, || match &value {
-            Some(value) => format!("{label} is {}, expected {expected}", show(value)),
-            None => format!("{label} was not measured, expected {expected}"),
-        });
-    }
-
-    /// The value is `limit` or more.
-    pub fn at_least<T: PartialOrd + Display>(self, limit: T)
-    where
-        V: MeasuredAs<T>,
-    {
-        let holds = |value: &T| value.partial_cmp(&limit).map(std::cmp::Ordering::is_ge);
-        self.judged(&format!("at least {limit}"), holds, T::to_string);
-    }
-
-    /// The value is `limit` or less.
-    pub fn at_most<T: PartialOrd + Display>(self, limit: T)
-    where
-        V: MeasuredAs<T>,
-    {
-        let holds = |value: &T| value.partial_cmp(&limit).map(std::cmp::Ordering::is_le);
-        self.judged(&format!("at most {limit}"), holds, T::to_string);
-    }
-
-    /// The value lies between the limits, both included.
-    pub fn between<T: PartialOrd + Display>(self, low: T, high: T)
-    where
-        V: MeasuredAs<T>,
-    {
-        let holds = |value: &T| {
-            let above = value.partial_cmp(&low).map(std::cmp::Ordering::is_ge);
-            let below = value.partial_cmp(&high).map(std::cmp::Ordering::is_le);
-            above.zip(below).map(|(above, below)| above && below)
-        };
-        self.judged(&format!("{low} to {high}"), holds, T::to_string);
-    }
-
-    /// The value equals `expected`.
-    pub fn equals<T: PartialEq + Debug>(self, expected: T)
-    where
-        V: MeasuredAs<T>,
-    {
-        let holds = |value: &T| Some(*value == expected);
-        self.judged(&format!("{expected:?}"), holds, |value| {
-            format!("{value:?}")
-        });
-    }
-}
-
-impl<T: Into<f64> + Copy> Claimed<'_, T> {
-    /// The value is neither NaN nor infinite.
-    pub fn is_finite(self) {
-        let holds = |value: &T| Some((*value).into().is_finite());
-        let show = |value: &T| (*value).into().to_string();
-        self.judged("a finite number", holds, show);
-    }
-}
-
-/// Begins a claim whose label is the expression's source text: `claim!(v, stats.rate).at_least(3.0)`. It goes into a
-/// [`Verdict`](crate::Verdict), or straight into an [`AssertResult`](crate::prelude::AssertResult).
-#[macro_export]
-macro_rules! claim {
-    ($verdict:expr, $value:expr $(,)?) => {
-        $verdict.claim(::core::stringify!($value), $value)
-    };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::verdict::Outcome;
+    use crate::claim;
+    use crate::model::verdict::DetailKind;
 
     #[test]
     fn labels_come_from_the_source() {
@@ -349,7 +247,7 @@ mod tests {
         assert_eq!(verdict.into_result().outcome(), Outcome::Inconclusive);
         let mut verdict = Verdict::new();
         claim!(verdict, f64::INFINITY).is_finite();
-        claim!(verdict, "a").equals("b");
+        claim!(verdict, "a").eq("b");
         assert_eq!(verdict.into_result().failure_details().count(), 2);
     }
 
@@ -366,8 +264,8 @@ mod tests {
         let mut result = AssertResult::pass();
         claim!(result, Some(3.5)).between(3.0, 4.0);
         claim!(result, Some(3)).at_least(3);
-        claim!(result, Some(3)).equals(3);
-        claim!(result, Some(3)).equals(Some(3));
+        claim!(result, Some(3)).eq(3);
+        claim!(result, Some(3)).eq(Some(3));
         assert!(result.is_pass(), "{result:?}");
         claim!(result, Some(9)).at_most(8);
         assert_eq!(
@@ -399,6 +297,52 @@ mod tests {
         let error = open.into_anyhow_or_log().unwrap_err();
         assert!(error.downcast_ref::<Inconclusive>().is_some(), "{error}");
         assert!(AssertResult::skip("no reason").into_anyhow_or_log().is_ok());
+    }
+
+    #[test]
+    fn a_skip_counts_unless_a_claim_did_not_hold() {
+        let mut skipped = Verdict::new();
+        claim!(skipped, 5).at_least(4);
+        skipped.skip_if(false, "never").skip_if(true, "needs SMT");
+        assert!(skipped.is_skip() && !skipped.is_pass());
+        let result = skipped.into_result();
+        let reasons: Vec<&str> = result.skip_details().map(|d| &*d.message).collect();
+        assert_eq!(reasons, ["needs SMT"]);
+        assert!(result.is_skip() && result.into_anyhow_or_log().is_ok());
+
+        let mut before = Verdict::new();
+        claim!(before, 3).at_least(4);
+        before.skip("needs SMT");
+        assert!(before.into_result().is_fail());
+        let mut after = Verdict::new();
+        after.skip("needs SMT");
+        claim!(after, 3).at_least(4);
+        assert!(after.into_result().is_fail());
+        let mut open = Verdict::new();
+        open.skip("needs SMT")
+            .inconclusive_if(true, "no samples".into());
+        assert!(open.into_result().is_inconclusive());
+    }
+
+    #[test]
+    fn notes_and_figures_of_a_verdict_are_the_results() {
+        let mut verdict = Verdict::new();
+        verdict.note("seen").note_value("rounds", 3);
+        let result = verdict.into_result();
+        assert_eq!(result.info_notes, ["seen", "rounds: 3"]);
+        assert_eq!(result.stats.ext_metrics["rounds"], 3.0);
+    }
+
+    #[test]
+    fn what_is_called_inconclusive_is_so_whatever_its_detail_says() {
+        let mut verdict = Verdict::new();
+        let detail = AssertDetail::fail(DetailKind::Benchmark, "too few samples");
+        verdict.inconclusive_if(false, detail.clone());
+        assert!(verdict.is_pass());
+        verdict.inconclusive(detail);
+        assert!(verdict.is_inconclusive());
+        claim!(verdict, 3).at_least(4);
+        assert!(verdict.into_result().is_fail());
     }
 
     #[test]

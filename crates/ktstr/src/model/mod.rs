@@ -3,6 +3,7 @@
 pub mod call;
 pub mod checks;
 pub mod claim;
+pub mod comparison;
 pub mod cpuset;
 pub mod ctx;
 mod declare;
@@ -14,6 +15,7 @@ pub mod invariants;
 pub mod kernel_filter;
 pub mod kernel_memory;
 pub mod names;
+mod note;
 pub mod payload;
 pub mod phase;
 pub mod post_vm;

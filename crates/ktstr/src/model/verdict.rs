@@ -12,6 +12,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+pub use super::note::NoteValue;
 use super::stats::ScenarioStats;
 
 /// One step of the verdict lattice; the order is dominance when merged.
@@ -170,6 +171,20 @@ impl AssertDetail {
     }
 }
 
+impl From<&str> for AssertDetail {
+    /// A failure about nothing that has a kind of its own.
+    fn from(message: &str) -> Self {
+        Self::fail(DetailKind::Other, message)
+    }
+}
+
+impl From<String> for AssertDetail {
+    /// A failure about nothing that has a kind of its own.
+    fn from(message: String) -> Self {
+        Self::fail(DetailKind::Other, message)
+    }
+}
+
 impl fmt::Display for AssertDetail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -214,6 +229,16 @@ impl AssertResult {
         Self::from(AssertDetail::inconclusive(kind, message))
     }
 
+    /// [`fail`](Self::fail) about nothing that has a kind of its own.
+    pub fn fail_msg(message: impl Into<String>) -> Self {
+        Self::fail(DetailKind::Other, message)
+    }
+
+    /// [`inconclusive`](Self::inconclusive) about nothing that has a kind of its own.
+    pub fn inconclusive_msg(message: impl Into<String>) -> Self {
+        Self::inconclusive(DetailKind::Other, message)
+    }
+
     /// The verdict: the highest of what is inside.
     pub fn outcome(&self) -> Outcome {
         self.details
@@ -251,6 +276,13 @@ impl AssertResult {
         self.details.push(detail);
     }
 
+    /// Makes it a skip with this reason, unless something failed or could not be judged, or will.
+    pub fn record_skip(&mut self, reason: impl Into<String>) {
+        self.floor = Outcome::Skip;
+        self.details
+            .push(AssertDetail::new(Outcome::Skip, DetailKind::Skip, reason));
+    }
+
     /// Adds a remark that never moves the verdict.
     pub fn note(&mut self, text: impl Into<String>) {
         self.info_notes.push(text.into());
@@ -260,6 +292,23 @@ impl AssertResult {
     #[must_use]
     pub fn with_note(mut self, text: impl Into<String>) -> Self {
         self.note(text);
+        self
+    }
+
+    /// Adds a named figure or text that never moves the verdict: a remark "name: value", and of a finite number a metric of this
+    /// name in [`ScenarioStats::ext_metrics`](super::stats::ScenarioStats), which `cargo ktstr compare` and `perf-delta` see.
+    pub fn note_value(&mut self, name: impl Into<String>, value: impl Into<NoteValue>) {
+        let (name, value) = (name.into(), value.into());
+        self.note(format!("{name}: {value}"));
+        if let Some(number) = value.number() {
+            self.stats.ext_metrics.insert(name, number);
+        }
+    }
+
+    /// Same, by value, for building a result in one expression.
+    #[must_use]
+    pub fn with_note_value(mut self, name: impl Into<String>, value: impl Into<NoteValue>) -> Self {
+        self.note_value(name, value);
         self
     }
 
@@ -393,6 +442,44 @@ mod tests {
         assert!(result.is_fail());
         assert_eq!(result.skip_details().count(), 1);
         assert_eq!(result.outcome().exit_code(), 1);
+    }
+
+    #[test]
+    fn results_of_one_message() {
+        let fail = AssertResult::fail_msg("too slow");
+        assert_eq!(fail, AssertResult::from(AssertDetail::from("too slow")));
+        assert!(fail.is_fail() && fail.details[0].kind == DetailKind::Other);
+        assert!(AssertResult::inconclusive_msg("too few").is_inconclusive());
+    }
+
+    #[test]
+    fn figures_are_noted_and_become_metrics_if_they_are_finite() {
+        let mut result = AssertResult::pass().with_note_value("rounds", 3u64);
+        result.note_value("share", 0.5);
+        result.note_value("bad", f64::NAN);
+        result.note_value("mode", "idle");
+        result.note_value("smt", true);
+        let notes = [
+            "rounds: 3",
+            "share: 0.5",
+            "bad: NaN",
+            "mode: idle",
+            "smt: true",
+        ];
+        assert_eq!(result.info_notes, notes);
+        let metrics: Vec<(&str, f64)> = result
+            .stats
+            .ext_metrics
+            .iter()
+            .map(|(name, value)| (name.as_str(), *value))
+            .collect();
+        assert_eq!(metrics, [("rounds", 3.0), ("share", 0.5)]);
+        assert!(result.is_pass());
+        let json = serde_json::to_vec(&result).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<AssertResult>(&json).unwrap(),
+            result
+        );
     }
 
     #[test]

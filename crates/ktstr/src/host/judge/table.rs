@@ -194,7 +194,7 @@ fn panics(_: &VmResult) -> anyhow::Result<AssertResult> {
 
 fn refutes(_: &VmResult) -> anyhow::Result<AssertResult> {
     let mut verdict = Verdict::new();
-    verdict.claim("captures", 2).equals(3);
+    verdict.claim("captures", 2).eq(3);
     Ok(verdict.into_result())
 }
 

@@ -2,6 +2,7 @@
 
 use super::Column;
 use crate::model::claim::Verdict;
+use crate::model::comparison::Judge as _;
 use crate::model::verdict::DetailKind;
 
 /// Checks of every single point of a column.
@@ -39,22 +40,22 @@ impl<'c> Each<'c> {
         let label = &column.label;
         if column.points().is_empty() {
             let text = || format!("{label}: no sample to hold against {wanted}");
-            return verdict.judge_as(DetailKind::Temporal, None, text);
+            return verdict.judge(DetailKind::Temporal, None, text);
         }
         for point in column.points() {
             let at = format!("{label} at {} ms ({})", point.at_ms, point.tag);
             match &point.value {
                 Ok(value) if value.is_nan() => {
                     let text = || format!("{at} is NaN, expected {wanted}");
-                    verdict.judge_as(DetailKind::Temporal, None, text);
+                    verdict.judge(DetailKind::Temporal, None, text);
                 }
                 Ok(value) => {
                     let text = || format!("{at} is {}, expected {wanted}", column.show(*value));
-                    verdict.judge_as(DetailKind::Temporal, Some(good(*value)), text);
+                    verdict.judge(DetailKind::Temporal, Some(good(*value)), text);
                 }
                 Err(reason) => {
                     let text = || format!("{at} is unknown ({reason}), expected {wanted}");
-                    verdict.judge_as(DetailKind::Temporal, None, text);
+                    verdict.judge(DetailKind::Temporal, None, text);
                 }
             }
         }

@@ -5,6 +5,7 @@
 
 use super::Column;
 use crate::model::claim::Verdict;
+use crate::model::comparison::Judge as _;
 use crate::model::verdict::DetailKind;
 
 /// Numbers in a row that must be close to the target before it counts as reached.
@@ -35,7 +36,7 @@ impl Column {
         if let Some((at_ms, _)) = self.moment_twice() {
             let label = &self.label;
             let text = || format!("{label}: two samples at {at_ms} ms, so no rate between them");
-            return verdict.judge_as(DetailKind::Temporal, None, text);
+            return verdict.judge(DetailKind::Temporal, None, text);
         }
         self.pairs(verdict, &wanted, |(before, now)| {
             let rate = (now.1 - before.1) / (now.0 - before.0) as f64;
@@ -65,7 +66,7 @@ impl Column {
                 let count = warm.len();
                 format!("{label}: {count} numbers after {warm_up_ms} ms of warm-up, needs 2")
             };
-            return verdict.judge_as(DetailKind::Temporal, None, text);
+            return verdict.judge(DetailKind::Temporal, None, text);
         }
         let mean = warm.iter().map(|(_, value)| value).sum::<f64>() / warm.len() as f64;
         let far = |value: f64| (value - mean).abs();
@@ -79,7 +80,7 @@ impl Column {
         });
         let Some((at_ms, value)) = worst else { return };
         let holds = (!mean.is_nan()).then(|| far(value) <= allowed);
-        verdict.judge_as(DetailKind::Temporal, holds, || {
+        verdict.judge(DetailKind::Temporal, holds, || {
             format!(
                 "{label} is {} at {at_ms} ms, expected within {:.1} % of its mean {}",
                 self.show(value),
@@ -113,11 +114,11 @@ impl Column {
         };
         if in_time.len() < CONVERGED {
             let text = || format!("{label}: {} numbers in time, {}", in_time.len(), wanted());
-            return verdict.judge_as(DetailKind::Temporal, None, text);
+            return verdict.judge(DetailKind::Temporal, None, text);
         }
         let close = |value: &f64| (value - target).abs() <= tolerance;
         let reached = in_time.windows(CONVERGED).any(|row| row.iter().all(close));
-        verdict.judge_as(DetailKind::Temporal, Some(reached), || {
+        verdict.judge(DetailKind::Temporal, Some(reached), || {
             let last = in_time.last().copied().unwrap_or(f64::NAN);
             format!("{label} was {} at last, {}", self.show(last), wanted())
         });
@@ -144,7 +145,7 @@ impl Column {
             let ratio = numerator / denominator;
             let known = *denominator != 0.0 && !ratio.is_nan();
             let holds = known.then_some(ratio >= low && ratio <= high);
-            verdict.judge_as(DetailKind::Temporal, holds, || {
+            verdict.judge(DetailKind::Temporal, holds, || {
                 let at_ms = mine.at_ms;
                 if known {
                     format!("{name} is {ratio} at {at_ms} ms, expected {low} to {high} (a ratio)")
@@ -155,7 +156,7 @@ impl Column {
         }
         if compared == 0 {
             let text = || format!("{name}: no moment at which both have a number");
-            verdict.judge_as(DetailKind::Temporal, None, text);
+            verdict.judge(DetailKind::Temporal, None, text);
         }
     }
 
@@ -174,7 +175,7 @@ impl Column {
             .filter(|(_, base)| **base != 0.0)
             .map(|(value, base)| value / base);
         let holds = ratio.map(|ratio| ratio >= low && ratio <= high);
-        verdict.judge_as(DetailKind::Temporal, holds, || match ratio {
+        verdict.judge(DetailKind::Temporal, holds, || match ratio {
             Some(ratio) => format!(
                 "{label} of step {step} is {ratio} of that of step {of_step}, expected {low} to {high} (a ratio)"
             ),
@@ -202,15 +203,15 @@ impl Column {
         self.note_gaps(verdict);
         if numbers.len() < 2 {
             let text = || format!("{label}: {} numbers, needs 2: {wanted}", numbers.len());
-            return verdict.judge_as(DetailKind::Temporal, None, text);
+            return verdict.judge(DetailKind::Temporal, None, text);
         }
         if let Some((at_ms, _)) = numbers.iter().find(|(_, value)| value.is_nan()) {
             let text = || format!("{label} is NaN at {at_ms} ms, {wanted}");
-            return verdict.judge_as(DetailKind::Temporal, None, text);
+            return verdict.judge(DetailKind::Temporal, None, text);
         }
         let pairs = numbers.windows(2);
         let breaches: Vec<String> = pairs.filter_map(|p| breach((p[0], p[1]))).collect();
-        verdict.judge_as(DetailKind::Temporal, Some(breaches.is_empty()), || {
+        verdict.judge(DetailKind::Temporal, Some(breaches.is_empty()), || {
             let first = breaches.first().map_or("", String::as_str);
             format!("{label} {first}, {wanted} ({} times)", breaches.len())
         });
