@@ -296,7 +296,7 @@ impl AssertResult {
     }
 
     /// Adds a named figure or text that never moves the verdict: a remark "name: value", and of a finite number a metric of this
-    /// name in [`ScenarioStats::ext_metrics`](super::stats::ScenarioStats), which `cargo ktstr compare` and `perf-delta` see.
+    /// name in [`ScenarioStats::ext_metrics`](super::stats::ScenarioStats), which `cargo ktstr stats` and `perf-delta` see.
     pub fn note_value(&mut self, name: impl Into<String>, value: impl Into<NoteValue>) {
         let (name, value) = (name.into(), value.into());
         self.note(format!("{name}: {value}"));
