@@ -386,15 +386,48 @@ impl VmResult {
         (of_b > 0.0).then(|| of_a / of_b)
     }
 
-    /// Those of the last result that the guest sent.
-    fn guest_phases(&self) -> Option<Vec<PhaseBucket>> {
-        let results = self.messages().filter_map(|(_, message)| match message {
-            Message::TestResult(result) => {
-                serde_json::from_slice::<AssertResult>(&result.body).ok()
-            }
+    /// What the test function returned in the guest, with its figures: the last result that it sent. The host's own findings are
+    /// not in it.
+    ///
+    /// # Errors
+    /// When no result arrived, with the last stage that the guest was seen in, or none that can be read.
+    pub fn guest_assert_result(&self) -> anyhow::Result<AssertResult> {
+        let bodies = self.messages().filter_map(|(_, message)| match message {
+            Message::TestResult(result) => Some(result.body),
             _ => None,
         });
-        let phases = results.last()?.stats.phases;
+        let mut fault = None;
+        let mut last = None;
+        for body in bodies {
+            match serde_json::from_slice::<AssertResult>(&body) {
+                Ok(result) => last = Some(result),
+                Err(error) => fault = Some(error),
+            }
+        }
+        match (last, fault) {
+            (Some(result), _) => Ok(result),
+            (None, Some(error)) => {
+                anyhow::bail!(
+                    "the guest's result cannot be read ({error}); does the guest run another version of ktstr?"
+                )
+            }
+            (None, None) => {
+                let StageSummary {
+                    label, mut detail, ..
+                } = self.stages();
+                if !detail.is_empty() {
+                    detail = format!(" ({detail})");
+                }
+                anyhow::bail!(
+                    "the guest sent no result: {label}{detail}; its `output` and `guest_kmsg()` may say why"
+                )
+            }
+        }
+    }
+
+    /// Those of the last result that the guest sent.
+    fn guest_phases(&self) -> Option<Vec<PhaseBucket>> {
+        let phases = self.guest_assert_result().ok()?.stats.phases;
         (!phases.is_empty()).then_some(phases)
     }
 
@@ -491,6 +524,44 @@ mod tests {
         assert_eq!(result.clone().captures_series().len(), 2, "a later clone");
         assert_eq!(before.captures_series().len(), 2, "an earlier clone");
         assert!(result.phase_buckets().is_empty());
+    }
+
+    /// A run whose guest sent these bodies as results.
+    fn with_results(bodies: &[Vec<u8>]) -> VmResult {
+        let mut assembler = ktstr_wire::Assembler::new();
+        for (seq, body) in (0..).zip(bodies) {
+            let message = Message::TestResult(ktstr_wire::Opaque { body: body.clone() });
+            assembler.push(&ktstr_wire::encode(&message, seq, 0).unwrap());
+        }
+        let mut frames = BulkDrainResult::default();
+        while let Some(event) = assembler.next_event() {
+            if let ktstr_wire::Event::Frame(frame) = event {
+                frames.entries.push(BulkEntry {
+                    frame,
+                    host_elapsed: Duration::ZERO,
+                });
+            }
+        }
+        VmResult {
+            guest_messages: Some(frames),
+            ..VmResult::test_fixture()
+        }
+    }
+
+    #[test]
+    fn the_guests_own_result_is_the_last_that_can_be_read() {
+        let body = |result: &AssertResult| serde_json::to_vec(result).unwrap();
+        let (first, last) = (AssertResult::pass(), AssertResult::fail_msg("too slow"));
+        let bodies = [body(&first), body(&last), b"{".to_vec()];
+        assert_eq!(with_results(&bodies).guest_assert_result().unwrap(), last);
+        let text = |run: VmResult| run.guest_assert_result().unwrap_err().to_string();
+        let damaged = text(with_results(&[b"{".to_vec()]));
+        assert!(damaged.contains("cannot be read"), "{damaged}");
+        let nothing = text(VmResult::test_fixture());
+        assert!(
+            nothing.starts_with("the guest sent no result: init never started;"),
+            "{nothing}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Figures of a scenario, per cgroup and per phase; what the user is shown and what the sidecar keeps.
 
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::payload::{PayloadEnd, PayloadReport, Polarity};
 use super::phase::Phase;
@@ -46,6 +46,75 @@ impl ScenarioStats {
         self.cgroups
             .iter()
             .fold(0, |sum, cgroup| sum.saturating_add(cgroup.iterations))
+    }
+
+    /// CPUs that any worker was seen on.
+    #[must_use]
+    pub fn total_cpus(&self) -> usize {
+        let seen = self.cgroups.iter().flat_map(|cgroup| &cgroup.cpus_seen);
+        seen.collect::<BTreeSet<_>>().len()
+    }
+
+    /// Changes of CPU that the workers noticed.
+    #[must_use]
+    pub fn total_migrations(&self) -> u64 {
+        self.cgroups
+            .iter()
+            .fold(0, |sum, cgroup| sum.saturating_add(cgroup.migrations))
+    }
+
+    /// The highest spread of a cgroup, percentage points; `None` if none was measured.
+    #[must_use]
+    pub fn worst_spread(&self) -> Option<f64> {
+        let spreads = self.cgroups.iter().filter_map(|cgroup| cgroup.spread_pct);
+        spreads.reduce(f64::max)
+    }
+
+    /// The longest time without progress of any worker, milliseconds; `None` without workers.
+    #[must_use]
+    pub fn worst_gap_ms(&self) -> Option<f64> {
+        self.worst_gap().map(|cgroup| cgroup.max_gap_ms)
+    }
+
+    /// The CPU on which that gap ended; `None` if the worker did not run again.
+    #[must_use]
+    pub fn worst_gap_cpu(&self) -> Option<usize> {
+        self.worst_gap()?.max_gap_cpu.map(|cpu| cpu as usize)
+    }
+
+    fn worst_gap(&self) -> Option<&CgroupStats> {
+        let with_workers = self.cgroups.iter().filter(|cgroup| cgroup.workers > 0);
+        with_workers.max_by(|a, b| a.max_gap_ms.total_cmp(&b.max_gap_ms))
+    }
+
+    /// The highest [`migration_ratio`](CgroupStats::migration_ratio) of a cgroup; `None` if none has one.
+    #[must_use]
+    pub fn worst_migration_ratio(&self) -> Option<f64> {
+        let ratios = self.cgroups.iter().filter_map(CgroupStats::migration_ratio);
+        ratios.reduce(f64::max)
+    }
+
+    /// Iterations per worker of the cgroup that has most of them over those of the cgroup that has least: 1.0 is even, infinite is
+    /// a cgroup without any. `None` with fewer than two cgroups that have workers, and where none of them did anything.
+    #[must_use]
+    pub fn cgroup_balance_ratio(&self) -> Option<f64> {
+        let shares = self
+            .cgroups
+            .iter()
+            .filter_map(CgroupStats::iterations_per_worker);
+        let shares: Vec<f64> = shares.collect();
+        if shares.len() < 2 {
+            return None;
+        }
+        let most = shares.iter().copied().reduce(f64::max)?;
+        let least = shares.iter().copied().reduce(f64::min)?;
+        (most > 0.0).then(|| most / least)
+    }
+
+    /// Whether figures of a step are there, not only of what was before the first.
+    #[must_use]
+    pub fn has_steps(&self) -> bool {
+        self.phases.iter().any(|bucket| bucket.step_index > 0)
     }
 
     /// One line per cgroup, for people.
@@ -150,6 +219,31 @@ pub struct CgroupStats {
 }
 
 impl CgroupStats {
+    /// Iterations of a worker, on average; `None` without workers.
+    #[must_use]
+    pub fn iterations_per_worker(&self) -> Option<f64> {
+        (self.workers > 0).then(|| self.iterations as f64 / self.workers as f64)
+    }
+
+    /// Iterations per second of the workers' CPU time; `None` if they had none.
+    #[must_use]
+    pub fn iterations_per_cpu_sec(&self) -> Option<f64> {
+        (self.cpu_time_ms > 0.0).then(|| self.iterations as f64 * 1e3 / self.cpu_time_ms)
+    }
+
+    /// Migrations per iteration; `None` without iterations.
+    #[must_use]
+    pub fn migration_ratio(&self) -> Option<f64> {
+        (self.iterations > 0).then(|| self.migrations as f64 / self.iterations as f64)
+    }
+
+    /// 99th percentile of the wake-up latency over its median; `None` if it was not measured, or the median is 0.
+    #[must_use]
+    pub fn wake_latency_tail_ratio(&self) -> Option<f64> {
+        let (p99, median) = (self.wake_p99_ns?, self.wake_p50_ns?);
+        (median > 0).then(|| p99 as f64 / median as f64)
+    }
+
     /// The figures in one line; what was not measured is left out.
     fn line(&self) -> String {
         let mut line = format!(
@@ -345,6 +439,87 @@ mod tests {
             stats.lines()[0],
             "payload bench: exited with status 0, 1 metrics, p99 1 us"
         );
+    }
+
+    fn two_cgroups() -> ScenarioStats {
+        let of = |name: &str, iterations, cpus_seen: &[u32]| CgroupStats {
+            name: name.to_owned(),
+            workers: 2,
+            cpus_seen: cpus_seen.to_vec(),
+            iterations,
+            cpu_time_ms: 500.0,
+            migrations: 4,
+            ..CgroupStats::default()
+        };
+        let a = CgroupStats {
+            spread_pct: Some(7.0),
+            max_gap_ms: 30.0,
+            max_gap_cpu: Some(3),
+            wake_p50_ns: Some(10),
+            wake_p99_ns: Some(250),
+            ..of("a", 100, &[0, 1])
+        };
+        ScenarioStats {
+            cgroups: vec![a, of("b", 25, &[1, 2])],
+            ..ScenarioStats::default()
+        }
+    }
+
+    #[test]
+    fn figures_of_all_cgroups_are_the_worst_ones() {
+        let mut stats = two_cgroups();
+        assert_eq!((stats.total_cpus(), stats.total_migrations()), (3, 8));
+        assert_eq!((stats.total_workers(), stats.total_iterations()), (4, 125));
+        assert_eq!(stats.cgroup("b").map(|one| one.iterations), Some(25));
+        assert_eq!(stats.cgroup("c"), None);
+        assert_eq!(stats.worst_spread(), Some(7.0));
+        assert_eq!(stats.worst_gap_ms(), Some(30.0));
+        assert_eq!(stats.worst_gap_cpu(), Some(3));
+        assert_eq!(stats.worst_migration_ratio(), Some(0.16));
+        assert_eq!(stats.cgroup_balance_ratio(), Some(4.0));
+        stats.cgroups[1].iterations = 0;
+        assert_eq!(stats.cgroup_balance_ratio(), Some(f64::INFINITY));
+        stats.cgroups[1].workers = 0;
+        assert_eq!(stats.cgroup_balance_ratio(), None);
+        assert!(!stats.has_steps());
+        let phase = |step_index| PhaseBucket {
+            step_index,
+            ..PhaseBucket::default()
+        };
+        stats.phases = vec![phase(0)];
+        assert!(!stats.has_steps());
+        assert_eq!(stats.phase(Phase::step(0)), None);
+        stats.phases.push(phase(1));
+        assert!(stats.has_steps());
+        assert_eq!(stats.phase(Phase::step(0)), Some(&phase(1)));
+        stats.merge(two_cgroups());
+        assert_eq!((stats.cgroups.len(), stats.phases.len()), (4, 2));
+    }
+
+    #[test]
+    fn figures_of_a_cgroup_are_per_worker_per_second_and_per_iteration() {
+        let stats = &two_cgroups().cgroups[0];
+        assert_eq!(stats.iterations_per_worker(), Some(50.0));
+        assert_eq!(stats.iterations_per_cpu_sec(), Some(200.0));
+        assert_eq!(stats.migration_ratio(), Some(0.04));
+        assert_eq!(stats.wake_latency_tail_ratio(), Some(25.0));
+    }
+
+    #[test]
+    fn what_was_not_measured_has_no_figure() {
+        let (all, one) = (ScenarioStats::default(), CgroupStats::default());
+        let figures = [
+            all.worst_spread(),
+            all.worst_gap_ms(),
+            all.worst_migration_ratio(),
+            all.cgroup_balance_ratio(),
+            one.iterations_per_worker(),
+            one.iterations_per_cpu_sec(),
+            one.migration_ratio(),
+            one.wake_latency_tail_ratio(),
+        ];
+        assert_eq!(figures, [None; 8]);
+        assert_eq!((all.worst_gap_cpu(), all.total_cpus()), (None, 0));
     }
 
     #[test]
