@@ -73,8 +73,12 @@ fn switch_works(ctx: &Ctx) -> Result<AssertResult> {
     let hold = HoldSpec::fixed(Duration::from_millis(100));
     let off = execute_steps(ctx, vec![Step::new(vec![Op::DetachScheduler], hold)])?;
     ensure!(setting()? == "0", "not turned off: {}", setting()?);
+    let now = ctx.current_scheduler();
+    ensure!(now.is_none(), "stopped, and still {now:?}");
     let on = execute_steps(ctx, vec![Step::new(vec![Op::AttachScheduler], hold)])?;
     ensure!(setting()? == "7", "not turned on again: {}", setting()?);
+    let now = ctx.current_scheduler().map(|scheduler| scheduler.name);
+    ensure!(now == Some(SWITCH.name), "started again, and now {now:?}");
     Ok(off.merged(on).merged(one_worker(ctx)?))
 }
 

@@ -218,6 +218,7 @@ pub(super) fn attached(pid: Option<i32>) -> SchedulerNow {
         // Init waits until the kernel has said so of every program; commands may have turned on something else.
         in_charge: pid.is_some() || scheduler_enabled(&root.join("state")) == Some(true),
         enable_seq: enable_seq(root),
+        ..SchedulerNow::default()
     }
 }
 

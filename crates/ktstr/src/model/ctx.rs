@@ -67,6 +67,18 @@ impl TestPlan {
     }
 }
 
+/// Which of the schedulers that the test declares.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Declared {
+    /// None of them.
+    #[default]
+    None,
+    /// The test's own.
+    Own,
+    /// The staged one of this name.
+    Staged(String),
+}
+
 /// The scheduler that the guest is under at a moment of the test.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct SchedulerNow {
@@ -76,6 +88,8 @@ pub(crate) struct SchedulerNow {
     pub(crate) in_charge: bool,
     /// The kernel's count of enabled schedulers when it was attached; `None` where the kernel does not count.
     pub(crate) enable_seq: Option<u64>,
+    /// Which it is.
+    pub(crate) declared: Declared,
 }
 
 /// What a test function sees of its run.
@@ -94,8 +108,13 @@ pub struct Ctx {
 impl Ctx {
     /// A context for `plan`; `scheduler_pid` is the scheduler's process in this guest, if one was started.
     pub fn new(plan: TestPlan, scheduler_pid: Option<i32>) -> Self {
+        let declared = match plan.has_scheduler {
+            true => Declared::Own,
+            false => Declared::None,
+        };
         let now = SchedulerNow {
             pid: scheduler_pid,
+            declared,
             ..SchedulerNow::default()
         };
         Self {
@@ -111,11 +130,10 @@ impl Ctx {
     /// Notes that sched_ext was enabled by init for the test; `enable_seq` is the kernel's count of that moment.
     #[must_use]
     pub fn with_sched_ext(self, enable_seq: Option<u64>) -> Self {
-        let pid = self.scheduler_pid();
         self.set_scheduler(SchedulerNow {
-            pid,
             in_charge: true,
             enable_seq,
+            ..self.scheduler_now()
         });
         self
     }

@@ -16,7 +16,7 @@ use crate::guest::link::{bytes_of, kernel_request};
 use crate::guest::liveness::{self, Liveness};
 use crate::guest::worker::{kernel_cpuset, set_policy_of};
 use crate::model::cpuset::CpuSet;
-use crate::model::ctx::SchedulerNow;
+use crate::model::ctx::{Declared, SchedulerNow};
 use crate::model::scenario::{CpusetSpec, KernelTarget, Op, SpawnPlacement};
 use crate::model::snapshot::{SnapshotBridge, current_bridge};
 use crate::model::transport::{
@@ -352,7 +352,13 @@ impl Engine<'_> {
         let changed = init.scheduler_op(change, SCHEDULER_TIME);
         let now = match &changed {
             Ok(_) if *change == SchedulerChange::Detach => SchedulerNow::default(),
-            Ok(pid) => liveness::attached(*pid),
+            Ok(pid) => SchedulerNow {
+                declared: match change {
+                    SchedulerChange::Replace(name) => Declared::Staged(name.clone()),
+                    _ => Declared::Own,
+                },
+                ..liveness::attached(*pid)
+            },
             // Nothing was changed.
             Err(TransportError::SchedulerRefused(_) | TransportError::NotSupported) => {
                 return Ok(changed.map(drop)?);

@@ -9,6 +9,7 @@ mod backdrop;
 mod cgroup;
 mod condition;
 mod cpuset_spec;
+mod of_ctx;
 mod op;
 mod step;
 
