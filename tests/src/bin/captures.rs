@@ -440,7 +440,7 @@ fn replaced(ctx: &Ctx) -> Result<AssertResult> {
             Step::new(vec![capture("second")], HOLD),
             Step::new(vec![Op::DetachScheduler], HOLD),
             Step::new(vec![capture("none")], HOLD),
-            Step::new(vec![Op::AttachScheduler], HOLD),
+            Step::new(vec![Op::attach_scheduler()], HOLD),
             Step::new(vec![Op::RestartScheduler, capture("last")], HOLD),
         ],
     )

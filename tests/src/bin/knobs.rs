@@ -499,10 +499,7 @@ fn interrupts(ctx: &Ctx) -> Result<()> {
             continue;
         };
         let file = entry.path().join("smp_affinity_list");
-        let steer = Op::SteerIrq {
-            irq,
-            cpus: CpusetSpec::exact([1]),
-        };
+        let steer = Op::steer_irq(irq, CpusetSpec::exact([1]));
         let result = execute_steps(
             ctx,
             vec![Step::new(vec![steer], HoldSpec::fixed(Duration::ZERO))],

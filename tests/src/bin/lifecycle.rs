@@ -75,7 +75,7 @@ fn switch_works(ctx: &Ctx) -> Result<AssertResult> {
     ensure!(setting()? == "0", "not turned off: {}", setting()?);
     let now = ctx.current_scheduler();
     ensure!(now.is_none(), "stopped, and still {now:?}");
-    let on = execute_steps(ctx, vec![Step::new(vec![Op::AttachScheduler], hold)])?;
+    let on = execute_steps(ctx, vec![Step::new(vec![Op::attach_scheduler()], hold)])?;
     ensure!(setting()? == "7", "not turned on again: {}", setting()?);
     let now = ctx.current_scheduler().map(|scheduler| scheduler.name);
     ensure!(now == Some(SWITCH.name), "started again, and now {now:?}");

@@ -425,10 +425,7 @@ fn temporal_checks(ctx: &Ctx) -> Result<AssertResult> {
 /// Operations beside cgroups: a program of the guest, a BPF map, an interrupt.
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, ignore)]
 fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
-    let pin = |map: &str, path: &str| Op::PinBpfMap {
-        map: map.to_owned(),
-        path: path.to_owned(),
-    };
+    let pin = |map: &str, path: &str| Op::pin_bpf_map(map, path);
     let one = |op: Op| {
         execute_steps(
             ctx,
@@ -460,10 +457,7 @@ fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
             .any(|note| note.contains("other_operations: test")),
         "{ran:#?}"
     );
-    let irq = one(Op::SteerIrq {
-        irq: 9_999,
-        cpus: CpusetSpec::exact([0]),
-    })?;
+    let irq = one(Op::steer_irq(9_999, CpusetSpec::exact([0])))?;
     ensure!(
         irq.details
             .iter()

@@ -223,6 +223,12 @@ impl Op {
         }
     }
 
+    /// Steers an interrupt, by its number in `/proc/interrupts`, to CPUs: `steer_irq(4, CpusetSpec::exact([1]))`.
+    #[must_use]
+    pub const fn steer_irq(irq: u32, cpus: CpusetSpec) -> Self {
+        Self::SteerIrq { irq, cpus }
+    }
+
     /// Asks the host for a snapshot of this name.
     pub fn capture_snapshot(name: impl Into<String>) -> Self {
         Self::CaptureSnapshot { name: name.into() }
@@ -241,6 +247,12 @@ impl Op {
             tag: tag.into(),
             cgroup: cgroup.into(),
         }
+    }
+
+    /// Starts the test's scheduler.
+    #[must_use]
+    pub const fn attach_scheduler() -> Self {
+        Self::AttachScheduler
     }
 
     /// Stops the test's scheduler.
@@ -372,6 +384,14 @@ impl Op {
         Self::KillPayload {
             name: name.into(),
             cgroup: Some(cgroup.into()),
+        }
+    }
+
+    /// Pins the BPF map of this name at a path in a BPF file system, below `/sys/fs/bpf`.
+    pub fn pin_bpf_map(map: impl Into<String>, path: impl Into<String>) -> Self {
+        Self::PinBpfMap {
+            map: map.into(),
+            path: path.into(),
         }
     }
 
