@@ -37,11 +37,12 @@ pub mod prelude {
     pub use crate::guest::scenarios;
     pub use crate::model::checks::Assert;
     pub use crate::model::claim::Verdict;
+    pub use crate::model::cpuset::CpuMap;
     pub use crate::model::ctx::Ctx;
     pub use crate::model::device::{DiskConfig, NetConfig};
     pub use crate::model::entry::{
-        Scheduler, SchedulerSpec, Sysctl, TopologyConstraints, TopologySpec, find_scheduler,
-        find_test,
+        KTSTR_SCHEDULERS, KTSTR_TESTS, Scheduler, SchedulerSpec, Sysctl, TopologyConstraints,
+        TopologySpec, find_scheduler, find_test,
     };
     pub use crate::model::invariants::Invariants;
     pub use crate::model::payload::{
@@ -53,11 +54,15 @@ pub mod prelude {
     pub use crate::model::report::WorkerReport;
     pub use crate::model::result::{KVM_INTERESTING_STATS, KvmStatsTotals, VmResult};
     pub use crate::model::scenario::{
-        Backdrop, CgroupDef, Cond, CpuLimits, CpusetSpec, HoldSpec, KernelTarget, KernelValue,
-        KernelValueWidth, MemoryLimits, Op, PidsLimits, Setup, SpawnPlacement, Step,
+        Backdrop, CgroupCond, CgroupDef, Cond, CpuLimits, CpusetSpec, HoldSpec, KernelTarget,
+        KernelValue, KernelValueWidth, MemoryLimits, Op, PidsLimits, RqCond, Setup, SpawnPlacement,
+        Step, TaskCond,
     };
     pub use crate::model::series::{Column, Sample, SampleSeries};
-    pub use crate::model::snapshot::{MissingStatsReason, Snapshot, SnapshotBridge, SnapshotEntry};
+    pub use crate::model::snapshot::{
+        MissingStatsReason, Snapshot, SnapshotBridge, SnapshotEntry, SnapshotError, SnapshotField,
+        SnapshotMap,
+    };
     pub use crate::model::stats::{CgroupStats, PhaseBucket, PhaseCgroupStats, ScenarioStats};
     pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, NoteValue, Outcome};
     pub use crate::model::work::{
@@ -71,6 +76,8 @@ pub mod prelude {
     };
     /// The guest's kernel, for [`Cond::custom`].
     pub use ktstr_monitor::Kernel;
+    /// Whose time passes in a guest: what a test's entry says in `time`.
+    pub use ktstr_vmm::Clock;
 }
 
 /// For the macros' output alone.

@@ -177,6 +177,127 @@ fn a_backdrop_grows_by_cgroups() {
     assert_eq!(backdrop.cgroups.len(), 2);
 }
 
+#[test]
+fn every_operation_has_a_function() {
+    assert_eq!(Op::attach_scheduler(), Op::AttachScheduler);
+    let steered = Op::steer_irq(4, CpusetSpec::exact([1]));
+    assert_eq!(steered.name(), "SteerIrq");
+    let pinned = Op::PinBpfMap {
+        map: "stats".into(),
+        path: "/sys/fs/bpf/stats".into(),
+    };
+    assert_eq!(Op::pin_bpf_map("stats", "/sys/fs/bpf/stats"), pinned);
+}
+
+#[test]
+fn claims_in_each_form() {
+    let mut v = Verdict::new();
+    claim!(v, 3).eq(3);
+    claim!(v, 3).ne(4).note("chained");
+    claim!(v, 3).lt(4);
+    claim!(v, 3).because("two and one").gt(2);
+    claim!(v, 1.05).kind(DetailKind::Benchmark).near(1.0, 0.1);
+    claim_present!(v, Some(2.5)).between(2.0, 3.0);
+    v.note_value("rounds", 3u64).skip_if(false, "needs SMT");
+    assert_eq!((v.held(), v.is_pass()), (6, true));
+    claim_present!(v, None::<f64>).at_most(1.0);
+    assert!(v.into_result().is_fail());
+
+    let mut skipped = Verdict::new();
+    skipped.skip("needs two nodes");
+    assert!(skipped.into_result().is_skip());
+    let mut open = Verdict::new();
+    open.inconclusive("too few samples".into());
+    assert!(open.into_result().is_inconclusive());
+    assert!(AssertResult::fail_msg("too slow").is_fail());
+    assert!(AssertResult::inconclusive_msg("too few").is_inconclusive());
+}
+
+const CHECKS: Assert = Assert::NO_OVERRIDES
+    .check_not_stuck()
+    .check_isolation()
+    .max_gap_ms(50);
+
+mod declared {
+    use super::*;
+
+    // Commas are optional, and the constant is public.
+    declare_scheduler!(WITHOUT_COMMAS, {
+        name = "without_commas"
+        binary = "scx_x"
+        sched_args = ["--a", "b"]
+        topology = (1, 2, 4, 2)
+        assert = CHECKS
+    });
+    declare_scheduler!(pub(super) WITH_COMMAS, { name = "with_commas", binary = "scx_x", });
+}
+
+#[test]
+fn a_declared_scheduler_is_public_and_has_its_checks() {
+    let scheduler = declared::WITHOUT_COMMAS;
+    assert_eq!(scheduler.assert.max_gap_ms, Some(50));
+    assert!(scheduler.assert.asks_not_stuck() && scheduler.assert.asks_isolation());
+    assert!(scheduler.assert.has_worker_checks());
+    assert!(!Assert::default_checks().has_worker_checks());
+    let enforced = Assert::NO_OVERRIDES.with_monitor_defaults();
+    assert_eq!(enforced.enforce_monitor_thresholds, Some(true));
+    let names: Vec<&str> = KTSTR_SCHEDULERS.iter().map(|one| one.name).collect();
+    assert!(names.contains(&"without_commas") && names.contains(&"with_commas"));
+    assert_eq!(declared::WITH_COMMAS.sched_args.len(), 0);
+}
+
+/// What a test's body asks of its context; it compiles, and a guest runs such ones.
+fn asks_of_its_context(ctx: &Ctx) -> Result<AssertResult> {
+    let mut v = Verdict::new();
+    let half = CpusetSpec::range(0.0, 0.5);
+    v.skip_if(ctx.cpuset_cpus(&half) < 1, "needs two CPUs");
+    if let Some(scheduler) = ctx.current_scheduler() {
+        v.note_value("scheduler", scheduler.name);
+    }
+    let def = ctx.cgroup_def("a").cpuset(half);
+    let mut result = execute_steps(ctx, vec![Step::with_defs(vec![def], ctx.settled_hold(0.5))])?;
+    let stats = &result.stats;
+    claim!(v, stats.total_cpus()).at_least(1);
+    claim!(v, stats.worst_gap_ms()).at_most(1_000.0);
+    claim!(v, stats.cgroup_balance_ratio()).at_most(2.0);
+    result.merge(v.into_result());
+    Ok(result)
+}
+
+/// What a callback reads of a capture.
+fn reads_variables(snapshot: &Snapshot<'_>) -> Result<u64, SnapshotError> {
+    let field: SnapshotField<'_> = snapshot.live_var("nr_kicks")?;
+    let all = snapshot.vars("nr_kicks").len() as u64;
+    Ok(field.as_u64()? + snapshot.var("lag")?.as_u64()? + all)
+}
+
+#[test]
+fn names_of_the_prelude() {
+    let body: fn(&Ctx) -> Result<AssertResult> = asks_of_its_context;
+    let entry = KtstrTestEntry {
+        name: "by_hand",
+        func: body,
+        time: Some(Clock::Host),
+        ..KtstrTestEntry::DEFAULT
+    };
+    assert_eq!(entry.time, Some(Clock::Host));
+    assert!(KTSTR_TESTS.iter().any(|entry| entry.name == "two_tenants"));
+    let map: CpuMap = CpuMap::new(1, 2, 2, 1);
+    assert_eq!(map.total_cpus(), 4);
+    let _: fn(&Snapshot<'_>) -> Result<u64, SnapshotError> = reads_variables;
+    let task: TaskCond = Cond::task("spin");
+    let cgroup: CgroupCond = Cond::cgroup("a");
+    let rq: RqCond = Cond::rq(1);
+    let all = task.queued().and(cgroup.throttled_on(0)).and(rq.idle());
+    assert!(format!("{all:?}").contains("spin"), "{all:?}");
+}
+
+#[test]
+fn a_run_without_a_result_says_so() {
+    let error = VmResult::test_fixture().guest_assert_result().unwrap_err();
+    assert!(error.to_string().contains("sent no result"), "{error}");
+}
+
 /// What a callback asks of the result, and how it ends.
 fn compare(result: &VmResult) -> Result<()> {
     let mut v = Verdict::new();
