@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     /// Where the words are declared, and of which types.
-    const SOURCES: [(&str, &[&str]); 13] = [
+    const SOURCES: [(&str, &[&str]); 17] = [
         (
             include_str!("../../model/scenario/cgroup.rs"),
             &["CgroupDef"],
@@ -66,7 +66,14 @@ mod tests {
             &["SchbenchConfig", "TaobenchConfig"],
         ),
         (include_str!("../../model/phase.rs"), &["Phase"]),
-        (include_str!("../../model/stats.rs"), &["PhaseCgroupStats"]),
+        (
+            include_str!("../../model/stats.rs"),
+            &["ScenarioStats", "CgroupStats", "PhaseCgroupStats"],
+        ),
+        (include_str!("../../model/claim.rs"), &["Verdict"]),
+        (include_str!("../../model/comparison.rs"), &["Claimed"]),
+        (include_str!("../../model/snapshot/view.rs"), &["Snapshot"]),
+        (include_str!("../../model/scenario/of_ctx.rs"), &["Ctx"]),
     ];
 
     const HEAD: &str = "<!-- Made from the code's documentation; mend with\n\
@@ -82,10 +89,34 @@ mod tests {
                 .strip_prefix("setters! { ")
                 .map(|rest| rest.trim_end_matches(':')),
         };
-        let plain = || line.strip_prefix("impl ")?.strip_suffix(" {");
-        of_macro
-            .or_else(plain)
-            .map(|name| name.trim_end_matches("<'_>"))
+        let plain = || {
+            let rest = line.strip_prefix("impl")?.strip_suffix(" {")?;
+            let of = match rest.strip_prefix('<') {
+                // The parameters of the `impl` itself.
+                Some(generic) => generic.rsplit_once("> ")?.1,
+                None => rest.strip_prefix(' ')?,
+            };
+            let name = of.split('<').next()?;
+            (!of.contains(" for ")).then_some(name)
+        };
+        of_macro.or_else(plain)
+    }
+
+    /// The first sentence of a documentation's first paragraph, as a cell: links are their texts.
+    fn sentence(about: &str) -> String {
+        let mut plain = String::new();
+        let mut rest = about;
+        while let Some((before, link)) = rest.split_once("[`") {
+            let Some((text, after)) = link.split_once("`]") else {
+                break;
+            };
+            plain.push_str(&format!("{before}`{text}`"));
+            let target = after.strip_prefix('(').and_then(|it| it.split_once(')'));
+            rest = target.map_or(after, |(_, after)| after);
+        }
+        plain.push_str(rest);
+        let first = plain.split(". ").next().unwrap_or_default();
+        first.trim_end_matches('.').replace('|', "\\|")
     }
 
     /// The function that a line declares, in the code or in the list of a macro.
@@ -95,7 +126,7 @@ mod tests {
             .strip_prefix("pub fn ")
             .or(line.strip_prefix("pub const fn "));
         let name = match plain {
-            Some(rest) => rest.split_once('(')?.0,
+            Some(rest) => rest.split(['(', '<']).next()?,
             None if line.ends_with(';') && !line.starts_with("pub ") => {
                 line.split([' ', ',', ':']).next()?
             }
@@ -109,28 +140,32 @@ mod tests {
     fn rows(source: &str, types: &[&str]) -> Vec<String> {
         let code = source.split("#[cfg(test)]").next().unwrap_or_default();
         let (mut rows, mut of, mut about) = (Vec::new(), None, String::new());
+        // The first paragraph is over.
+        let mut whole = false;
         for line in code.lines() {
             if let Some(name) = type_of(line) {
                 of = types.iter().find(|wanted| **wanted == name);
                 about.clear();
+                whole = false;
             } else if line == "}" {
                 of = None;
             } else if let Some(text) = line.strip_prefix("    /// ") {
+                if whole {
+                    continue;
+                }
                 if !about.is_empty() {
                     about.push(' ');
                 }
                 about.push_str(text);
+            } else if line == "    ///" {
+                whole = true;
             } else if let (Some(of), Some(name)) = (of, function_of(line)) {
-                let first = about.split(". ").next().unwrap_or_default();
-                let plain = first.replace(['[', ']'], "").replace('|', "\\|");
-                let plain = plain.split("(super::").next().unwrap_or_default();
-                rows.push(format!(
-                    "| `{of}::{name}` | {} |",
-                    plain.trim_end_matches('.')
-                ));
+                rows.push(format!("| `{of}::{name}` | {} |", sentence(&about)));
                 about.clear();
+                whole = false;
             } else if !line.trim_start().starts_with("#[") {
                 about.clear();
+                whole = false;
             }
         }
         rows
@@ -140,6 +175,18 @@ mod tests {
     fn made_of_fields() -> impl Iterator<Item = String> {
         let forms = crate::model::work::WorkType::FORMS.iter();
         forms.map(|(function, name)| format!("| `WorkType::{function}` | `WorkType::{name}` |"))
+    }
+
+    #[test]
+    fn a_row_is_the_first_sentence_without_links() {
+        let source = "impl<'v, V: Into<A> + B> Claimed<'v, V> {\n    /// What [`A::b`](super::A::b) was\n    /// given, as `exact([1, 2])`. \
+            More of [`C`].\n    ///\n    /// # Errors\n    /// Never.\n    #[must_use]\n    pub fn cfg(self) {}\n\n    \
+            /// Next.\n    pub const fn next<T>(self) {}\n}\n\nimpl Drop for Claimed<'_> {\n    pub fn no(&self) {}\n}\n";
+        let expected = [
+            "| `Claimed::cfg` | What `A::b` was given, as `exact([1, 2])` |",
+            "| `Claimed::next` | Next |",
+        ];
+        assert_eq!(rows(source, &["Claimed"]), expected);
     }
 
     /// `docs/forms.md` follows the code; `KTSTR_BLESS=1` writes it anew.
