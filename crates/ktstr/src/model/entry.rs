@@ -10,7 +10,6 @@ use super::invariants::{self, Invariants};
 use super::names;
 use super::payload::{self, Payload};
 use super::result::VmResult;
-use super::scheduler_faults::is_bad_cgroup;
 use super::snapshot::MAX_REPORTS;
 pub use super::topology::{TopologyConstraints, TopologySpec};
 use super::verdict::AssertResult;
@@ -129,6 +128,11 @@ impl Scheduler {
     pub fn cell_parent(&self) -> Option<&'static str> {
         cell_parent_of(self.sched_args)
     }
+}
+
+/// A cgroup's path that the guest cannot make below its root.
+pub(super) fn is_bad_cgroup(path: &str) -> bool {
+    !path.starts_with('/') || path == "/" || path.split('/').any(|part| part == "..")
 }
 
 /// The body of a test.

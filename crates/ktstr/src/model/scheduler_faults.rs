@@ -1,6 +1,6 @@
 //! What can be wrong with a scheduler's declaration, in words.
 
-use super::entry::{Scheduler, SchedulerSpec};
+use super::entry::{Scheduler, SchedulerSpec, is_bad_cgroup};
 use super::kernel_filter::KernelFilter;
 
 impl Scheduler {
@@ -80,11 +80,6 @@ impl Scheduler {
             )
         })
     }
-}
-
-/// A cgroup's path that the guest cannot make below its root.
-pub(super) fn is_bad_cgroup(path: &str) -> bool {
-    !path.starts_with('/') || path == "/" || path.split('/').any(|part| part == "..")
 }
 
 #[cfg(test)]
