@@ -63,17 +63,19 @@ fn what_the_guest_lacks_of_the_declaration_is_named_before_the_test() {
 
 #[test]
 fn a_kernel_outside_of_the_declared_ones_is_a_skip() {
-    let run = run("declared_for_another_kernel");
-    run.exits(0).says(&[
-        "SKIP",
-        "scheduler 'elsewhere' is declared for kernels 2.6..3.2",
-    ]);
-    assert_eq!(verdict(&run), "skip");
-    assert_eq!(
-        run.sidecar.as_ref().unwrap().vm_ms,
-        None,
-        "nothing was booted"
-    );
+    for name in ["declared_for_another_kernel", "staged_for_another_kernel"] {
+        let run = run(name);
+        run.exits(0).says(&[
+            "SKIP",
+            "scheduler 'elsewhere' is declared for kernels 2.6..3.2",
+        ]);
+        assert_eq!(verdict(&run), "skip");
+        assert_eq!(
+            run.sidecar.as_ref().unwrap().vm_ms,
+            None,
+            "nothing was booted"
+        );
+    }
 }
 
 /// It was inconclusive, and the rest was judged under the kernel's own scheduler.

@@ -142,6 +142,12 @@ fn declared_for_another_kernel(ctx: &Ctx) -> Result<AssertResult> {
     one_worker(ctx)
 }
 
+/// Its own scheduler runs on any kernel; the one that may take its place does not.
+#[ktstr_test(scheduler = FIXTURE, staged_schedulers = [ELSEWHERE], topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn staged_for_another_kernel(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
 /// The second step would run under the kernel's own scheduler.
 #[ktstr_test(
     scheduler = FIXTURE, staged_schedulers = [REFUSING], topology = "1n1l1c1t", duration_s = 2, auto_repro = false, ignore
