@@ -200,7 +200,7 @@ mod tests {
             "\"one\" is declared twice",
             "staged_schedulers",
             "no command",
-            "bounds 5..=1",
+            "empty range 5..=1",
         ] {
             assert!(faults.contains(needle), "{faults:?} lacks {needle:?}");
         }
