@@ -30,11 +30,11 @@ fn it_kept_dispatching(vm: &VmResult) -> Result<AssertResult> {
 }
 
 fn dispatched(vm: &VmResult, capture: &str) -> Result<u64> {
-    let field = vm
+    let counter = vm
         .snapshot(capture)?
-        .map(".bss")?
-        .field("stats.dispatched")?;
-    Ok(field.as_u64()?)
+        .live_var("stats.dispatched")?
+        .as_u64()?;
+    Ok(counter)
 }
 
 ktstr::test_main!();

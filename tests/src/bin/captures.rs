@@ -84,6 +84,11 @@ fn more_is_known(vm: &VmResult) -> Result<()> {
 fn read_by_name(vm: &VmResult) -> Result<()> {
     let entries = captures_of(vm);
     more_is_known(vm)?;
+    let own = vm.guest_assert_result()?;
+    anyhow::ensure!(
+        own.is_pass() && own.stats.has_steps() && own.stats.total_workers() > 0,
+        "{own:?}"
+    );
     let tags: Vec<&str> = entries.iter().map(|entry| entry.tag.as_str()).collect();
     anyhow::ensure!(tags == ["early", "late"], "{tags:?}");
     let dispatched = |entry: &SnapshotEntry| -> Result<u64> {
@@ -97,6 +102,14 @@ fn read_by_name(vm: &VmResult) -> Result<()> {
         anyhow::ensure!(snapshot.map("nothing").is_err());
         let per_cpu = snapshot.map("cpu_dispatches")?.sum_cpus(0, "")?;
         let total = bss.field("stats.dispatched")?.as_u64()?;
+        for by_name in [
+            snapshot.live_var("stats.dispatched")?,
+            snapshot.var("stats.dispatched")?,
+        ] {
+            anyhow::ensure!(by_name.as_u64()? == total, "{by_name:?}, not {total}");
+        }
+        let all = snapshot.vars("stats");
+        anyhow::ensure!(all.len() == 1, "{all:?}");
         anyhow::ensure!(
             per_cpu.abs_diff(total) < 1000,
             "{per_cpu} on CPUs, {total} in all"
