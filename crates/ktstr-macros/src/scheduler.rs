@@ -131,7 +131,9 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
     };
     // Without a visibility it is public, as other files of a package use it.
     let visibility = match visibility {
-        Visibility::Inherited => quote!(#[allow(unreachable_pub)] pub),
+        Visibility::Inherited => {
+            quote!(#[allow(unreachable_pub, reason = "other files may use it")] pub)
+        }
         said => quote!(#said),
     };
     Ok(quote! {
