@@ -126,7 +126,7 @@ impl Engine<'_> {
                 UntilState::Waiting => {}
                 UntilState::Over => return Ok(End::NotReached { exact: true }),
                 UntilState::Failed => {
-                    let why = "the kernel's state could not be read any more";
+                    let why = "the condition could not be evaluated any more; the host's standard error says why";
                     return Err(TransportError::Refused(String::from(why)).into());
                 }
                 _ => return Ok(End::Exact),
