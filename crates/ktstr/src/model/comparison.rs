@@ -216,6 +216,14 @@ impl<'v, V, J: Judge> Claimed<'v, V, J> {
         self.judged(&expected, holds, f64::to_string)
     }
 
+    /// The same as [`eq`](Self::eq).
+    pub fn equals<T: PartialEq + Debug>(self, expected: T) -> &'v mut J
+    where
+        V: MeasuredAs<T>,
+    {
+        self.eq(expected)
+    }
+
     /// The value equals `expected`.
     pub fn eq<T: PartialEq + Debug>(self, expected: T) -> &'v mut J
     where
@@ -313,6 +321,9 @@ mod tests {
                     claim!(r, 3).eq(3);
                 },
                 |r| {
+                    claim!(r, 3).equals(3);
+                },
+                |r| {
                     claim!(r, 1.5).near(1.0, 0.5);
                 },
                 |r| {
@@ -334,6 +345,9 @@ mod tests {
                 },
                 |r| {
                     claim!(r, 3).eq(4);
+                },
+                |r| {
+                    claim!(r, 3).equals(4);
                 },
                 |r| {
                     claim!(r, 1.75).near(1.0, 0.5);
