@@ -135,7 +135,7 @@ fn nextest_runs_them_too() {
     ran.exits(100).says(&[
         "8 tests run: 5 passed, 3 failed, 2 skipped",
         "queue seven is gone",
-        "inconclusive: it could not be measured",
+        "inconclusive: it was not measured",
     ]);
 }
 
