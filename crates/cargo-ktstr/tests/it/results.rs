@@ -146,7 +146,7 @@ fn ten_percent_slower_is_a_regression_with_its_figures() {
     let unsure = delta(&project, &["HEAD~1", "HEAD", "passes", "--pairs", "4"], 1);
     unsure
         .exits(2)
-        .says(&["it takes at least 6", "more pairs would tell"]);
+        .says(&["use at least 6", "more pairs would tell"]);
     delta(
         &project,
         &["HEAD~1", "HEAD", "passes", "--pairs", "4", "--allow-unsure"],

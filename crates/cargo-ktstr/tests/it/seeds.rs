@@ -135,7 +135,7 @@ fn a_revision_does_not_differ_from_itself() {
     }
     delta(&["--metric", "boot_ms"])
         .exits(1)
-        .says(&["boot_ms is the host's time"]);
+        .says(&["boot_ms measures the host's time"]);
 }
 
 /// About half of all seeds fail.
