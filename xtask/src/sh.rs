@@ -225,14 +225,16 @@ mod tests {
     fn a_test_that_failed_early_is_named() {
         let mut log = String::from("test a::fine ... ok\ntest a::wrong ... FAILED\n");
         log.push_str("thread 'a::wrong' (7) panicked at src/a.rs:3:5:\n");
+        log.push_str("left is not\nright\n");
         log.push_str(&"Doc-tests\n".repeat(100));
         let told = telling(&log);
         assert!(
             told.starts_with("test a::wrong ... FAILED\nthread 'a::wrong'"),
             "{told}"
         );
+        assert!(told.contains("left is not\nright\n…\n"), "{told}");
         assert!(
-            !told.contains("fine") && told.lines().count() == TAIL + 3,
+            !told.contains("fine") && told.lines().count() == TAIL + 3 + WORDS,
             "{told}"
         );
     }

@@ -183,7 +183,7 @@ fn what_does_not_stand_at_a_knock_is_not_saved() {
     let dir = tempfile::tempdir().unwrap();
     let vm = machine(0).build().unwrap().start().unwrap();
     let refused = vm.save(dir.path(), b"").unwrap_err().to_string();
-    assert!(refused.contains("does not stand still"), "{refused}");
+    assert!(refused.contains("is not stopped at a knock"), "{refused}");
     drop(vm);
     let without = machine(0).virtual_time(VirtualTime::seed(0));
     let vm = without.build().unwrap().start().unwrap();
