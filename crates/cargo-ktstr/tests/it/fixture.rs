@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use ktstr::host::evidence::sidecar::{SIDECAR_SCHEMA, Sidecar};
+use ktstr::host::plan::program::without_package;
 use ktstr::model::verdict::{AssertResult, DetailKind, Outcome};
 
 /// The root of this repository.
@@ -253,14 +254,13 @@ pub(crate) fn bare(mut command: Command) -> Command {
     ] {
         command.env_remove(name);
     }
-    // This test may itself run under nextest, which must not leak into the inner one, and has cargo's names of its own package.
+    // This test may itself run under nextest, which must not leak into the inner one.
     for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        let leaks = ["NEXTEST", "CARGO_PKG_", "CARGO_MANIFEST_"];
-        if leaks.iter().any(|prefix| text.starts_with(prefix)) {
+        if name.to_string_lossy().starts_with("NEXTEST") {
             command.env_remove(name);
         }
     }
+    without_package(&mut command);
     command
 }
 

@@ -174,12 +174,17 @@ pub fn on_path(name: &str) -> Option<PathBuf> {
 pub fn cargo() -> Command {
     let mut command =
         Command::new(std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    without_package(&mut command);
+    command
+}
+
+/// Removes from a command's environment what tells the package that runs this process; see [`cargo`].
+pub fn without_package(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if tells_the_package(&name) {
             command.env_remove(name);
         }
     }
-    command
 }
 
 fn tells_the_package(name: &OsStr) -> bool {
