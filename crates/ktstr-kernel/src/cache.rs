@@ -42,7 +42,26 @@ pub struct Metadata {
 /// A lock on an entry; released with its drop.
 #[derive(Debug)]
 pub struct Lease {
-    _file: File,
+    _lock: Locked,
+}
+
+/// A file that this process has locked, released with its drop. To close the file would not be enough: a child that another
+/// thread has forked and that has not executed its program yet has it open, too, and the lock is the open file's (flock(2)).
+#[derive(Debug)]
+struct Locked(File);
+
+impl Locked {
+    /// Locks the file as `how` says.
+    fn new(file: File, how: FlockOperation) -> rustix::io::Result<Self> {
+        flock(&file, how)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
 }
 
 /// A directory of entries.
@@ -114,8 +133,8 @@ impl Cache {
             if !is_work || !path.is_dir() {
                 return None;
             }
-            let lock = File::open(&path).ok()?;
-            flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
+            let file = File::open(&path).ok()?;
+            let lock = Locked::new(file, FlockOperation::NonBlockingLockExclusive).ok()?;
             Some(Leftover {
                 bytes: bytes_below(&path),
                 path,
@@ -234,8 +253,8 @@ impl Cache {
             fs::remove_dir_all(&grave).map_err(failed_to("remove", &grave))?;
         }
         // It is not taken for a leftover meanwhile.
-        let lock = File::open(&dir).map_err(failed_to("open", &dir))?;
-        let _ = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+        let file = File::open(&dir).map_err(failed_to("open", &dir))?;
+        let _lock = Locked::new(file, FlockOperation::NonBlockingLockExclusive);
         fs::rename(&dir, &grave).map_err(failed_to("remove", &dir))?;
         fs::remove_dir_all(&grave).map_err(failed_to("remove", &grave))
     }
@@ -263,8 +282,8 @@ impl Cache {
             }
             opened => opened.map_err(failed_to("open", &path))?,
         };
-        match flock(&file, how) {
-            Ok(()) => Ok(Some(Lease { _file: file })),
+        match Locked::new(file, how) {
+            Ok(lock) => Ok(Some(Lease { _lock: lock })),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(failed_to("lock", &path)(errno.into())),
         }
@@ -338,7 +357,7 @@ pub fn create_for_all(path: &Path) -> io::Result<File> {
 #[derive(Debug)]
 pub struct WorkDir {
     dir: tempfile::TempDir,
-    _lock: File,
+    _lock: Locked,
 }
 
 impl WorkDir {
@@ -348,8 +367,10 @@ impl WorkDir {
     /// When it cannot be made or locked.
     pub fn new_in(root: &Path, prefix: &str) -> io::Result<Self> {
         let dir = tempfile::Builder::new().prefix(prefix).tempdir_in(root)?;
-        let lock = File::open(dir.path())?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+        let lock = Locked::new(
+            File::open(dir.path())?,
+            FlockOperation::NonBlockingLockExclusive,
+        )?;
         Ok(Self { dir, _lock: lock })
     }
 
@@ -378,7 +399,7 @@ pub struct Leftover {
     pub path: PathBuf,
     /// What it takes.
     pub bytes: u64,
-    _lock: File,
+    _lock: Locked,
 }
 
 impl Leftover {
@@ -585,6 +606,16 @@ mod tests {
         let lock = cache.try_lock_exclusive("k").unwrap().unwrap();
         cache.remove("k", &lock).unwrap();
         assert!(cache.all_keys().is_empty());
+    }
+
+    /// A child between fork and exec has its parent's open files, as a duplicate has.
+    #[test]
+    fn a_dropped_lease_is_free_though_a_forked_child_has_its_file() {
+        let (_dir, cache) = with_entry();
+        let lease = cache.try_lock_exclusive("k").unwrap().unwrap();
+        let _of_the_child = lease._lock.0.try_clone().unwrap();
+        drop(lease);
+        assert!(cache.try_lock_exclusive("k").unwrap().is_some());
     }
 
     #[test]

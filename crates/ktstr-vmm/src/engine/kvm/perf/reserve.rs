@@ -14,7 +14,7 @@ use crate::topology::Topology;
 #[derive(Debug)]
 pub(crate) struct Reservation {
     cpus: Vec<u32>,
-    _locks: Vec<File>,
+    _locks: Vec<Locked>,
 }
 
 impl Reservation {
@@ -76,19 +76,37 @@ impl Reservation {
     }
 }
 
+/// A locked file. It is unlocked, not only closed: a child that another thread has forked has it open, too, until it executes its
+/// program, and the lock is the open file's (flock(2)).
+#[derive(Debug)]
+struct Locked(File);
+
+impl Locked {
+    fn new(file: File) -> std::result::Result<Self, TryLockError> {
+        file.try_lock()?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// No VM holds the CPU of this lock file.
 fn is_free(path: &Path) -> bool {
     match File::open(path) {
         // Held for a moment: a process that wants it just now tries again later.
-        Ok(file) => file.try_lock().is_ok(),
+        Ok(file) => Locked::new(file).is_ok(),
         Err(error) => error.kind() == io::ErrorKind::NotFound,
     }
 }
 
-fn lock(path: &Path) -> Result<File> {
+fn lock(path: &Path) -> Result<Locked> {
     let file = open(path).map_err(Error::system("open a lock file"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
+    match Locked::new(file) {
+        Ok(locked) => Ok(locked),
         Err(TryLockError::WouldBlock) => Err(Error::ResourceContention {
             resource: path.display().to_string(),
         }),
@@ -209,6 +227,17 @@ mod tests {
         let mode = |path: fs::DirEntry| path.metadata().unwrap().permissions().mode() & 0o777;
         let files = fs::read_dir(dir.path()).unwrap().flatten();
         assert!(files.map(mode).all(|mode| mode == 0o644));
+    }
+
+    /// A child between fork and exec has its parent's open files, as duplicates are.
+    #[test]
+    fn what_is_given_back_is_free_though_a_forked_child_has_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = take(dir.path(), "1n2l1c1t").unwrap();
+        let duplicate = |locked: &Locked| locked.0.try_clone().unwrap();
+        let _of_the_child: Vec<File> = first._locks.iter().map(duplicate).collect();
+        drop(first);
+        take(dir.path(), "1n2l1c1t").unwrap();
     }
 
     #[test]
