@@ -10,9 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let usage = "usage: disk KERNEL INITRD [BYTES_PER_SECOND]";
     let (kernel, initrd) = (args.next().ok_or(usage)?, args.next().ok_or(usage)?);
-    let throttle = Throttle {
-        iops: None,
-        bytes_per_second: args.next().map(|rate| rate.parse()).transpose()?,
+    let throttle = match args.next() {
+        Some(rate) => Throttle::NONE.bytes_per_second(rate.parse()?),
+        None => Throttle::NONE,
     };
     let exit = Vm::builder()
         .kernel(kernel)

@@ -152,7 +152,8 @@ fn parts(factor: f64) -> u32 {
 }
 
 /// What a finished run in virtual time was.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VirtualRun {
     /// The seed.
     pub seed: u64,

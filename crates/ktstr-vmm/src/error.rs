@@ -6,6 +6,7 @@ use std::time::Duration;
 
 /// Every fault that [`VmBuilder::build`](crate::VmBuilder::build) found.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct BuildError {
     /// The faults, in the order of the builder's fields.
     pub faults: Vec<BuildFault>,

@@ -56,6 +56,7 @@ impl fmt::Display for ExitReason {
 
 /// What is left of a VM.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct VmExit {
     /// How it ended.
     pub reason: ExitReason,
@@ -86,6 +87,7 @@ pub struct VmExit {
 /// Registers of one frozen vCPU.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the registers' own names")]
+#[non_exhaustive]
 pub struct VcpuRegs {
     /// The vCPU's number.
     pub vcpu: u32,

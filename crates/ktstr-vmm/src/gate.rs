@@ -10,6 +10,7 @@ use crate::watch::WatchHit;
 /// The guest stands still, all vCPUs of it, at an exact instruction. Until [`RunningVm::go_on`](crate::RunningVm::go_on) no
 /// virtual time passes, its memory is whole, and [`RunningVm::freeze`](crate::RunningVm::freeze) shows registers.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stop {
     /// Virtual time since power-on.
     pub at: Duration,
@@ -33,6 +34,7 @@ pub enum StopCause {
 
 /// Which vCPUs go on when the guest is let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RunOnly {
     /// All.
     All,

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 /// A part of an [`Identity`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Part {
     /// The emulator's program.
     Emulator,

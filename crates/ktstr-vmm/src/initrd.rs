@@ -18,6 +18,7 @@ pub(crate) fn memory_file(name: &str) -> io::Result<File> {
 
 /// The initial RAM file system.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Initrd {
     /// A file.
     File(PathBuf),

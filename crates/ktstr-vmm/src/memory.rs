@@ -69,6 +69,7 @@ impl EmulatorMemory {
 
 /// A contiguous range of guest physical addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct MemoryRange {
     /// First guest physical address.
     pub gpa: u64,

@@ -72,17 +72,60 @@ pub enum TopologyError {
 
 /// One NUMA node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct NumaNode {
     /// LLCs of this node; 0 makes a memory-only (CXL-like) node.
     pub llcs: u32,
     /// Its memory; `None` takes an even share of what no node claims.
     pub memory_mib: Option<u32>,
-    /// Access latency told in the HMAT.
+    /// Access latency in the HMAT.
     pub latency_ns: Option<u32>,
-    /// Access bandwidth told in the HMAT.
+    /// Access bandwidth in the HMAT.
     pub bandwidth_mbs: Option<u32>,
-    /// Memory-side cache told in the HMAT.
+    /// Memory-side cache in the HMAT.
     pub mem_side_cache_mib: Option<u32>,
+}
+
+impl NumaNode {
+    /// A node with this many LLCs; 0 makes a memory-only (CXL-like) node.
+    #[must_use]
+    pub const fn new(llcs: u32) -> Self {
+        Self {
+            llcs,
+            memory_mib: None,
+            latency_ns: None,
+            bandwidth_mbs: None,
+            mem_side_cache_mib: None,
+        }
+    }
+
+    /// Its memory.
+    #[must_use]
+    pub const fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = Some(mib);
+        self
+    }
+
+    /// Access latency in the HMAT, nanoseconds.
+    #[must_use]
+    pub const fn latency_ns(mut self, latency_ns: u32) -> Self {
+        self.latency_ns = Some(latency_ns);
+        self
+    }
+
+    /// Access bandwidth in the HMAT, MB/s.
+    #[must_use]
+    pub const fn bandwidth_mbs(mut self, bandwidth_mbs: u32) -> Self {
+        self.bandwidth_mbs = Some(bandwidth_mbs);
+        self
+    }
+
+    /// Memory-side cache in the HMAT, MiB.
+    #[must_use]
+    pub const fn mem_side_cache_mib(mut self, mib: u32) -> Self {
+        self.mem_side_cache_mib = Some(mib);
+        self
+    }
 }
 
 /// Distances between nodes: symmetric, 10 on the diagonal, more elsewhere.
@@ -161,6 +204,7 @@ impl NumaDistance {
 
 /// Where a vCPU sits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub struct CpuPlace {
     /// NUMA node.
     pub node: u32,
@@ -184,10 +228,7 @@ pub struct Topology {
 impl Default for Topology {
     /// One CPU.
     fn default() -> Self {
-        let node = NumaNode {
-            llcs: 1,
-            ..NumaNode::default()
-        };
+        let node = NumaNode::new(1);
         Self {
             cores_per_llc: 1,
             threads_per_core: 1,
@@ -225,10 +266,7 @@ impl Topology {
         if total > u64::from(MAX_VCPUS) {
             return Err(TopologyError::TooMany { found: total });
         }
-        let node = NumaNode {
-            llcs: llcs / numa_nodes,
-            ..NumaNode::default()
-        };
+        let node = NumaNode::new(llcs / numa_nodes);
         let nodes: Vec<NumaNode> = (0..numa_nodes).map(|_| node.clone()).collect();
         Self::with_nodes(cores_per_llc, threads_per_core, &nodes)
     }
@@ -402,6 +440,7 @@ impl FromStr for Topology {
 
 /// A named shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Preset {
     /// Its name.
     pub name: &'static str,
@@ -577,14 +616,26 @@ mod tests {
     }
 
     #[test]
+    fn each_builder_of_a_node_sets_its_own_field() {
+        let node = NumaNode::new(1)
+            .memory_mib(2)
+            .latency_ns(3)
+            .bandwidth_mbs(4)
+            .mem_side_cache_mib(5);
+        let expected = NumaNode {
+            llcs: 1,
+            memory_mib: Some(2),
+            latency_ns: Some(3),
+            bandwidth_mbs: Some(4),
+            mem_side_cache_mib: Some(5),
+        };
+        assert_eq!(node, expected);
+        assert_eq!(NumaNode::new(0), NumaNode::default());
+    }
+
+    #[test]
     fn a_node_without_cpus_still_counts() {
-        let nodes = [
-            NumaNode {
-                llcs: 2,
-                ..NumaNode::default()
-            },
-            NumaNode::default(),
-        ];
+        let nodes = [NumaNode::new(2), NumaNode::default()];
         let topology = Topology::with_nodes(2, 1, &nodes).unwrap();
         assert_eq!(
             (topology.to_string().as_str(), topology.total_cpus()),

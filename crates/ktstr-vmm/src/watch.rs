@@ -2,6 +2,7 @@
 
 /// What triggers a watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WatchKind {
     /// A store. On tcg, atomic read-modify-writes are missed (QEMU 7.2).
     Write,
@@ -11,6 +12,7 @@ pub enum WatchKind {
 
 /// A place to watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Watch {
     /// Guest virtual address.
     pub gva: u64,
@@ -20,12 +22,29 @@ pub struct Watch {
     pub kind: WatchKind,
 }
 
+impl Watch {
+    /// Stores to `len` bytes (1, 2, 4 or 8, aligned to itself) at this guest virtual address.
+    #[must_use]
+    pub const fn write(gva: u64, len: u8) -> Self {
+        let kind = WatchKind::Write;
+        Self { gva, len, kind }
+    }
+
+    /// Execution of the instruction at this guest virtual address.
+    #[must_use]
+    pub const fn exec(gva: u64) -> Self {
+        let kind = WatchKind::Exec;
+        Self { gva, len: 1, kind }
+    }
+}
+
 /// Names a watch that was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WatchId(pub(crate) u32);
 
 /// A watch was hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WatchHit {
     /// Which watch.
     pub id: WatchId,
@@ -59,6 +78,7 @@ pub enum WatchMechanism {
 
 /// What watches are made of on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WatchSupport {
     /// What is used for [`WatchKind::Write`].
     pub write: WatchMechanism,
@@ -76,5 +96,18 @@ impl WatchSupport {
             WatchKind::Write => self.write,
             WatchKind::Exec => self.exec,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_made_by_its_trigger() {
+        let write = Watch::write(8, 4);
+        assert_eq!((write.gva, write.len, write.kind), (8, 4, WatchKind::Write));
+        let exec = Watch::exec(9);
+        assert_eq!((exec.gva, exec.kind), (9, WatchKind::Exec));
     }
 }

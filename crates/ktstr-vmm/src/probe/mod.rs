@@ -14,6 +14,7 @@ use crate::error::{BuildError, BuildFault};
 
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Engine {
     /// The host's CPU, through /dev/kvm.
     Kvm,
@@ -32,6 +33,7 @@ impl fmt::Display for Engine {
 
 /// What the user asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum EngineChoice {
     /// The fastest that works here.
     #[default]
@@ -111,11 +113,20 @@ impl std::str::FromStr for EngineChoice {
 
 /// An engine and the reason for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Probe {
     /// The engine that `Auto` takes.
     pub engine: Engine,
     /// Why, in one line.
     pub why: String,
+}
+
+impl Probe {
+    /// An engine and why it was taken.
+    pub fn new(engine: Engine, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { engine, why }
+    }
 }
 
 /// A supervisor instruction that takes longer is emulated: silicon takes less than a nanosecond, nested virtualisation some

@@ -57,11 +57,7 @@ fn a_hang_ends_at_the_deadline() {
 
 #[test]
 fn the_guest_sees_the_declared_topology() {
-    let node = |llcs, memory_mib| NumaNode {
-        llcs,
-        memory_mib: Some(memory_mib),
-        ..NumaNode::default()
-    };
+    let node = |llcs, memory_mib| NumaNode::new(llcs).memory_mib(memory_mib);
     let topology = Topology::with_nodes(1, 2, &[node(2, 128), node(1, 96), node(0, 64)]).unwrap();
     let script = "for c in 0 2 4; do echo L3 $($bb cat /sys/devices/system/cpu/cpu$c/cache/index3/shared_cpu_list); done\n\
         for n in 0 1 2; do echo N$n cpus=$($bb cat /sys/devices/system/node/node$n/cpulist) \

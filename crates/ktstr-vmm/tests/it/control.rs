@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
-use ktstr_vmm::{ExitReason, RunningVm, Watch, WatchKind};
+use ktstr_vmm::{ExitReason, RunningVm, Watch};
 
 use crate::guest::guest;
 
@@ -91,13 +91,7 @@ fn a_breakpoint_fires_and_the_guest_runs_on() {
     port.read_line(&mut line).unwrap();
     let gva =
         u64::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("no address: {line:?}"));
-    let id = vm
-        .watch(Watch {
-            gva,
-            len: 1,
-            kind: WatchKind::Exec,
-        })
-        .unwrap();
+    let id = vm.watch(Watch::exec(gva)).unwrap();
     port.get_mut().write_all(b"go\n").unwrap();
     for _ in 0..2 {
         let hit = vm
@@ -109,14 +103,7 @@ fn a_breakpoint_fires_and_the_guest_runs_on() {
     port.read_line(&mut line).unwrap();
     assert_eq!(line, "done\n");
     vm.unwatch(id).unwrap();
-    let wrong = vm
-        .watch(Watch {
-            gva: 3,
-            len: 4,
-            kind: WatchKind::Write,
-        })
-        .unwrap_err()
-        .to_string();
+    let wrong = vm.watch(Watch::write(3, 4)).unwrap_err().to_string();
     assert!(wrong.contains("aligned"), "{wrong}");
     assert_eq!(vm.wait().unwrap().reason, ExitReason::PowerOff);
 }
@@ -131,13 +118,7 @@ fn a_watchpoint_fires_once_per_write() {
     port.read_line(&mut line).unwrap();
     let gva =
         u64::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("no address: {line:?}"));
-    let id = vm
-        .watch(Watch {
-            gva,
-            len: 4,
-            kind: WatchKind::Write,
-        })
-        .unwrap();
+    let id = vm.watch(Watch::write(gva, 4)).unwrap();
     port.get_mut().write_all(b"go\n").unwrap();
     let mut line = String::new();
     port.read_line(&mut line).unwrap();
@@ -166,12 +147,7 @@ fn a_held_hit_shows_memory_before_the_write_is_followed_by_another() {
     let gva =
         u64::from_str_radix(line.trim(), 16).unwrap_or_else(|_| panic!("no address: {line:?}"));
     assert!(vm.release_hit(DEADLINE).is_err(), "nothing is held");
-    vm.watch_and_hold(Watch {
-        gva,
-        len: 4,
-        kind: WatchKind::Write,
-    })
-    .unwrap();
+    vm.watch_and_hold(Watch::write(gva, 4)).unwrap();
     port.get_mut().write_all(b"go\n").unwrap();
     // nokaslr: the kernel lies where it was linked to, at 16 MiB and __START_KERNEL_map.
     let gpa = gva - 0xffff_ffff_8000_0000;

@@ -82,10 +82,7 @@ fn programs_see_the_declared_shape_of_large_presets() {
 /// A node without CPUs, and distances of one's own.
 #[test]
 fn programs_see_the_declared_nodes() {
-    let node = |llcs| NumaNode {
-        llcs,
-        ..NumaNode::default()
-    };
+    let node = NumaNode::new;
     let rows = vec![vec![10, 17, 28], vec![17, 10, 21], vec![28, 21, 10]];
     let topology = Topology::with_nodes(1, 2, &[node(2), node(1), node(0)])
         .and_then(|shape| shape.with_distance(NumaDistance::new(rows)?))

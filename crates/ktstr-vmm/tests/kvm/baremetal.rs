@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ktstr_vmm::{Error, ExitReason, RunningVm, Watch, WatchKind};
+use ktstr_vmm::{Error, ExitReason, RunningVm, Watch};
 
 use crate::guest::{COUNTER, Guest, LOAD, has_kvm, skip};
 
@@ -204,11 +204,7 @@ fn a_watch_fires_once_per_write() {
     }
     let mut vm = Guest::Count.start("1n1l1c1t", LONG);
     wait_for_count(&vm, 0);
-    let watch = Watch {
-        gva: COUNTER,
-        len: 8,
-        kind: WatchKind::Write,
-    };
+    let watch = Watch::write(COUNTER, 8);
     let guard = vm.freeze(LONG).unwrap();
     let before = word(&vm, COUNTER);
     let id = vm.watch(watch).unwrap();
@@ -243,13 +239,7 @@ fn stores_of_all_kinds_are_seen() {
     }
     for shape in ["1n1l1c1t", "1n1l2c1t"] {
         let mut vm = Guest::Writes.start(shape, LONG);
-        let id = vm
-            .watch(Watch {
-                gva: COUNTER,
-                len: 4,
-                kind: WatchKind::Write,
-            })
-            .unwrap();
+        let id = vm.watch(Watch::write(COUNTER, 4)).unwrap();
         vm.memory().write(COUNTER + 8, &[1]).unwrap();
         let exit = vm.wait().unwrap();
         assert_eq!(exit.reason, ExitReason::PowerOff, "{shape}");
@@ -272,12 +262,7 @@ fn a_held_write_stands_still() {
         return;
     }
     let mut vm = Guest::Writes.start("1n1l1c1t", LONG);
-    vm.watch_and_hold(Watch {
-        gva: COUNTER,
-        len: 4,
-        kind: WatchKind::Write,
-    })
-    .unwrap();
+    vm.watch_and_hold(Watch::write(COUNTER, 4)).unwrap();
     vm.memory().write(COUNTER + 8, &[1]).unwrap();
     for expected in [1, 2, 3, 4, 5, 7, 15, 16] {
         let hit = vm.next_watch_hit(LONG).expect("a hit per write");
@@ -299,8 +284,7 @@ fn check_breakpoint(instruction: &[u8], needs_step: bool) {
     }
     let mut vm = Guest::Writes.start("1n1l1c1t", LONG);
     let gva = LOAD + Guest::Writes.offset_of(instruction);
-    let kind = WatchKind::Exec;
-    let id = match vm.watch_and_hold(Watch { gva, len: 1, kind }) {
+    let id = match vm.watch_and_hold(Watch::exec(gva)) {
         Ok(id) => id,
         Err(error @ Error::Refused { .. }) if needs_step => {
             println!("refused, as it may be: {error}");

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use ktstr_initramfs::Builder;
 use ktstr_vmm::{
-    Engine, EngineChoice, ExitReason, Initrd, RunningVm, Topology, Vm, VmBuilder, Watch, WatchKind,
-    probe,
+    Engine, EngineChoice, ExitReason, Initrd, RunningVm, Topology, Vm, VmBuilder, Watch, probe,
 };
 
 use crate::cards::check;
@@ -198,13 +197,7 @@ fn a_watch_on_a_kernel_variable_fires_once_per_write() {
     let mut lines = std::io::BufReader::new(port.try_clone().unwrap()).lines();
     let address = lines.next().unwrap().unwrap();
     let gva = u64::from_str_radix(address.trim(), 16).unwrap();
-    let id = vm
-        .watch(Watch {
-            gva,
-            len: 4,
-            kind: WatchKind::Write,
-        })
-        .unwrap();
+    let id = vm.watch(Watch::write(gva, 4)).unwrap();
     port.write_all(b"go\n").unwrap();
     assert_eq!(lines.next().unwrap().unwrap().trim(), "done");
     let mut hits = Vec::new();
@@ -240,8 +233,7 @@ fn a_breakpoint_in_the_kernel_holds_and_lets_go() {
     let mut lines = std::io::BufReader::new(port.try_clone().unwrap()).lines();
     let address = lines.next().unwrap().unwrap();
     let gva = u64::from_str_radix(address.trim(), 16).unwrap();
-    let kind = WatchKind::Exec;
-    vm.watch_and_hold(Watch { gva, len: 1, kind }).unwrap();
+    vm.watch_and_hold(Watch::exec(gva)).unwrap();
     port.write_all(b"go\n").unwrap();
     // A read to its end is two calls, the second for the end of the file.
     for call in 0..3 {

@@ -175,10 +175,7 @@ fn larger_presets_show_in_sysfs() {
 
 #[test]
 fn a_node_without_cpus_shows_in_sysfs() {
-    let node = |llcs| NumaNode {
-        llcs,
-        ..NumaNode::default()
-    };
+    let node = NumaNode::new;
     let cpu_less = Topology::with_nodes(2, 1, &[node(1), node(0)]).unwrap();
     check_shape("a node without CPUs", &cpu_less);
 }

@@ -46,10 +46,7 @@ pub(crate) fn a_throttled_disk_is_slow_and_faultless(guest: Guest) {
     let Some(vm) = guest(WRITE_AND_READ) else {
         return;
     };
-    let throttle = Throttle {
-        iops: None,
-        bytes_per_second: Some(1 << 20),
-    };
+    let throttle = Throttle::NONE.bytes_per_second(1 << 20);
     let disk = Disk::new(DiskSource::Memory(8 << 20)).throttle(throttle);
     let exit = check(vm.disk(disk), &["same bytes"]);
     let counters = exit.blk_counters[0];

@@ -79,12 +79,12 @@ impl DiskConfig {
 
     pub(crate) fn disk(&self) -> Disk {
         let bytes = u64::from(self.capacity_mib) << 20;
+        let mut throttle = Throttle::NONE;
+        throttle.iops = self.iops;
+        throttle.bytes_per_second = self.bytes_per_second;
         Disk::new(DiskSource::Memory(bytes))
             .read_only(self.read_only)
-            .throttle(Throttle {
-                iops: self.iops,
-                bytes_per_second: self.bytes_per_second,
-            })
+            .throttle(throttle)
     }
 }
 

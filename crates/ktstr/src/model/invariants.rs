@@ -4,6 +4,7 @@ use ktstr_monitor::invariants;
 
 /// Rules of [`ktstr_monitor::invariants::TABLE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Invariants {
     /// Those that hold [by default](invariants::Invariant::by_default).
     On,

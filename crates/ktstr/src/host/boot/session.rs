@@ -92,11 +92,12 @@ fn headroom(entry: &KtstrTestEntry, engine: Engine, is_ours: bool) -> Duration {
     let vcpus = entry.topology.total_cpus();
     let more = if is_ours { Duration::ZERO } else { OF_OTHERS };
     more + match engine {
-        Engine::Tcg => Duration::from_secs(20) + Duration::from_secs(4) * vcpus,
         Engine::Kvm if ktstr_vmm::is_slow_kvm() => {
             Duration::from_secs(90) + Duration::from_secs(10) * vcpus
         }
         Engine::Kvm => Duration::from_secs(10) + Duration::from_millis(150) * vcpus,
+        // tcg, and whatever else emulates.
+        _ => Duration::from_secs(20) + Duration::from_secs(4) * vcpus,
     }
 }
 

@@ -102,17 +102,16 @@ mod tests {
 
     #[test]
     fn a_run_in_virtual_time_says_how_to_have_it_again() {
+        let mut run = VirtualRun::default();
+        run.seed = 7;
+        run.identity = Some(Identity::default());
+        run.fingerprint = 0xab;
+        run.time = Duration::from_secs(1);
+        run.speed = 62_500_000;
         let vm = VmResult {
             clock: Clock::Virtual,
             clock_why: String::from("KTSTR_SEED is set"),
-            virtual_run: Some(VirtualRun {
-                seed: 7,
-                identity: Some(Identity::default()),
-                fingerprint: 0xab,
-                time: Duration::from_secs(1),
-                speed: 62_500_000,
-                instructions: vec![],
-            }),
+            virtual_run: Some(run),
             ..VmResult::test_fixture()
         };
         assert_eq!(

@@ -117,7 +117,7 @@ fn skip_reason(entry: &KtstrTestEntry, engine: impl FnOnce() -> Probe) -> Option
     if !entry.performance_mode {
         return None;
     }
-    let Probe { engine, why } = engine();
+    let Probe { engine, why, .. } = engine();
     (engine == Engine::Tcg).then(|| {
         format!("performance mode needs the kvm engine, and this run has tcg ({why}); run it where /dev/kvm is genuine")
     })
@@ -140,10 +140,7 @@ mod tests {
     use super::*;
 
     fn probe(engine: Engine) -> Probe {
-        Probe {
-            engine,
-            why: String::from("so it is"),
-        }
+        Probe::new(engine, "so it is")
     }
 
     #[test]

@@ -219,12 +219,10 @@ mod tests {
     #[test]
     fn the_object_crate_reads_the_headers() {
         use object::read::elf::{FileHeader as _, ProgramHeader as _};
-        let registers = VcpuRegs {
-            vcpu: 1,
-            rip: 0x1234,
-            r8_15: [8, 0, 0, 0, 0, 0, 0, 15],
-            ..VcpuRegs::default()
-        };
+        let mut registers = VcpuRegs::default();
+        registers.vcpu = 1;
+        registers.rip = 0x1234;
+        registers.r8_15 = [8, 0, 0, 0, 0, 0, 0, 15];
         let notes = notes(&[registers], Some("OSRELEASE=6.12\n"));
         let mut bytes = header(2);
         let notes_at = EHDR + 2 * PHDR;

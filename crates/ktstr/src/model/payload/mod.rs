@@ -134,6 +134,7 @@ pub(crate) fn faults_of(payload: Option<&Payload>, workloads: &[&Payload]) -> Ve
 
 /// What became of a payload's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum PayloadEnd {
     /// It ended by itself.
     Exited(i32),

@@ -8,6 +8,7 @@ pub use crate::model::kernel_memory::{KernelTarget, KernelValue, KernelValueWidt
 
 /// Where workers that an operation starts are put.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SpawnPlacement {
     /// The test's own cgroup: the guest's root, outside the workload root.
     RunnerCgroup,

@@ -9,6 +9,7 @@ use super::{CgroupDef, Cond, Op, Until};
 /// How long a step lasts. All holds together last no longer than the test's duration: one is cut to what earlier ones left of it.
 /// The time that operations and set-up take does not count.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub enum HoldSpec {
     /// This share (above 0; 1.0 is all) of the test's duration.
     Frac(f64),
@@ -105,6 +106,7 @@ impl HoldSpec {
 
 /// The cgroups of a step: a list, or a function that makes it in the guest.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum Setup {
     /// These.
     Defs(Vec<CgroupDef>),

@@ -4,6 +4,7 @@ use super::WorkType;
 
 /// What a work type is for and what its figures mean; the table of work types is made from this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct WorkTypeInfo {
     /// Its name.
     pub name: &'static str,

@@ -8,6 +8,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 /// Where a disk's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DiskSource {
     /// A raw file, as long as the disk.
     File(PathBuf),
@@ -17,11 +18,34 @@ pub enum DiskSource {
 
 /// Upper bounds of a disk's rates. One second's worth may come at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct Throttle {
     /// Requests per second.
     pub iops: Option<u32>,
     /// Data bytes per second.
     pub bytes_per_second: Option<u64>,
+}
+
+impl Throttle {
+    /// No bounds.
+    pub const NONE: Self = Self {
+        iops: None,
+        bytes_per_second: None,
+    };
+
+    /// Bounds the requests per second.
+    #[must_use]
+    pub const fn iops(mut self, iops: u32) -> Self {
+        self.iops = Some(iops);
+        self
+    }
+
+    /// Bounds the data bytes per second.
+    #[must_use]
+    pub const fn bytes_per_second(mut self, bytes: u64) -> Self {
+        self.bytes_per_second = Some(bytes);
+        self
+    }
 }
 
 /// A disk; the guest finds them in order as vda, vdb, …

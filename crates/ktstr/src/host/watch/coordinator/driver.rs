@@ -120,7 +120,7 @@ fn at_gate<'scope, 'env>(
     let mut coordinator = Coordinator::new(Live::new(vm, view, Replies::at_gate()), orders);
     let mut drain = Drain::new(started);
     let mut given_task = None;
-    while let Some(Stop { at, cause }) = vm.next_stop()? {
+    while let Some(Stop { at, cause, .. }) = vm.next_stop()? {
         let now = started + at;
         let knocks = matches!(cause, StopCause::Knock(_));
         match cause {

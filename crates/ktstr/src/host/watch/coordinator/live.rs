@@ -16,8 +16,7 @@ use ktstr_monitor::{
     VcpuRegisters,
 };
 use ktstr_vmm::{
-    Clock, GuestMemory, RunOnly, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchKind,
-    WatchMechanism,
+    Clock, GuestMemory, RunOnly, RunningVm, VcpuRegs, Watch, WatchHit, WatchId, WatchMechanism,
 };
 use ktstr_wire::gate::UntilState;
 use ktstr_wire::{KernelOpMode, KernelOpRequest, KernelValue, Message, StateTest, Task};
@@ -203,11 +202,7 @@ impl<'vm> Live<'vm> {
             return;
         };
         recorder.begin(kernel, |gva| {
-            let watch = Watch {
-                gva,
-                len: 4,
-                kind: WatchKind::Exec,
-            };
+            let watch = Watch::exec(gva);
             let watched = self.vm.watch_and_hold(watch);
             watched.map_err(|error| error.to_string())
         });
@@ -317,7 +312,7 @@ impl<'vm> Live<'vm> {
         }
         let mut places = PANIC_FUNCTIONS.iter();
         let panic = places.find_map(|name| kernel.symbol(name).ok())?;
-        match self.watch_at(panic.0, WatchKind::Exec) {
+        match self.set_watch(Watch::exec(panic.0)) {
             Ok(token) => Some(token),
             Err(reason) => {
                 tracing::debug!(reason, "a panic is seen when it is over only");
@@ -338,7 +333,7 @@ impl<'vm> Live<'vm> {
                         names.join(", ")
                     )
                 })
-                .and_then(|place| self.watch_at(place.0, WatchKind::Exec));
+                .and_then(|place| self.set_watch(Watch::exec(place.0)));
             match watched {
                 Ok(token) => tokens.push(token),
                 Err(reason) => {
@@ -352,8 +347,7 @@ impl<'vm> Live<'vm> {
         Ok(tokens)
     }
 
-    fn watch_at(&mut self, gva: u64, kind: WatchKind) -> Result<WatchToken, String> {
-        let watch = Watch { gva, len: 4, kind };
+    fn set_watch(&mut self, watch: Watch) -> Result<WatchToken, String> {
         let id = self
             .vm
             .watch_and_hold(watch)
@@ -373,7 +367,7 @@ impl Machine for Live<'_> {
             .into_iter()
             .find_map(|name| kernel.symbol(name).ok());
         let exit = match exit {
-            Some(exit) => Some(self.watch_at(exit.0, WatchKind::Exec)?),
+            Some(exit) => Some(self.set_watch(Watch::exec(exit.0))?),
             // All else can be seen there as well.
             None if kernel.field_of("rq", "scx").is_err() => None,
             None => {
@@ -441,7 +435,7 @@ impl Machine for Live<'_> {
                 "'{symbol}' lies at {kva}, which is not aligned to the 4 bytes of a watch"
             ));
         }
-        self.watch_at(kva.0, WatchKind::Write)
+        self.set_watch(Watch::write(kva.0, 4))
     }
 
     fn release(&mut self) {
