@@ -12,13 +12,13 @@ fn upgrade_in_flight(ctx: &Ctx) -> Result<AssertResult> {
         ctx,
         Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(4)]),
         vec![
-            Step::hold(third),
-            Step::with_op(Op::replace_scheduler(&NEXT), third),
-            Step::hold(third),
+            Step::hold(third).named("old"),
+            Step::with_op(Op::replace_scheduler(&NEXT), third).named("swap"),
+            Step::hold(HoldSpec::REST).named("new"),
         ],
     )?;
-    let rate = |step| result.stats.phase(Phase::step(step))?.iteration_rate();
-    let kept = rate(2).zip(rate(0)).map(|(new, old)| new / old);
+    let rate = |step: &str| result.stats.phase(step)?.iteration_rate();
+    let kept = rate("new").zip(rate("old")).map(|(new, old)| new / old);
     claim!(result, kept).at_least(0.5);
     Ok(result)
 }

@@ -45,6 +45,44 @@ impl fmt::Display for Phase {
     }
 }
 
+/// What finds a phase: its [`Phase`], or the name that its step was given (`Step::named`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PhaseKey<'a> {
+    /// By its place.
+    Phase(Phase),
+    /// By its step's name.
+    Name(&'a str),
+}
+
+impl PhaseKey<'_> {
+    /// Whether a phase of this place and name is meant.
+    pub(crate) fn finds(self, step_index: u16, name: &str) -> bool {
+        match self {
+            Self::Phase(phase) => phase.as_u16() == step_index,
+            Self::Name(wanted) => wanted == name,
+        }
+    }
+}
+
+impl From<Phase> for PhaseKey<'_> {
+    fn from(phase: Phase) -> Self {
+        Self::Phase(phase)
+    }
+}
+
+impl<'a> From<&'a str> for PhaseKey<'a> {
+    fn from(name: &'a str) -> Self {
+        Self::Name(name)
+    }
+}
+
+impl<'a> From<&'a String> for PhaseKey<'a> {
+    fn from(name: &'a String) -> Self {
+        Self::Name(name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +97,14 @@ mod tests {
         );
         let shown = [Phase::BASELINE, Phase::step(2)].map(|phase| phase.to_string());
         assert_eq!(shown, ["BASELINE", "Step[2]"]);
+    }
+
+    #[test]
+    fn a_phase_is_found_by_its_place_or_its_name() {
+        let name = String::from("swap");
+        let keys: [PhaseKey<'_>; 3] = [Phase::step(0).into(), "swap".into(), (&name).into()];
+        assert!(keys.iter().all(|key| key.finds(1, "swap")));
+        assert_eq!(keys.map(|key| key.finds(2, "swap")), [false, true, true]);
+        assert_eq!(keys.map(|key| key.finds(1, "new")), [true, false, false]);
     }
 }

@@ -12,7 +12,7 @@ use ktstr_vmm::{BlkCounters, Clock, Engine, ExitReason, NetCounters, VirtualRun}
 use ktstr_wire::{Message, Stage};
 use serde::{Deserialize, Serialize};
 
-use super::phase::Phase;
+use super::phase::PhaseKey;
 pub use super::series::TimelineMark;
 use super::series::{MonitorSeries, Sample, SampleSeries, add_samples, buckets_of};
 use super::snapshot::{Snapshot, SnapshotBridge};
@@ -352,23 +352,27 @@ impl VmResult {
         phases
     }
 
-    /// What the workers of one cgroup did in one step; `None` when there was no such step, or no worker of such a cgroup in it.
+    /// What the workers of one cgroup did in one step, which is found by its place or its name; `None` when there was no such step, or no worker of such a cgroup in it.
     /// Of a cgroup of the backdrop it is what they did between that step's boundaries. Of several scenarios in one test, the first
     /// that has it.
     #[must_use]
-    pub fn phase_cgroup(&self, phase: Phase, cgroup: &str) -> Option<PhaseCgroupStats> {
+    pub fn phase_cgroup<'a>(
+        &self,
+        phase: impl Into<PhaseKey<'a>>,
+        cgroup: &str,
+    ) -> Option<PhaseCgroupStats> {
+        let phase = phase.into();
         let phases = self.guest_phases()?;
-        let mut of_phase = phases
-            .into_iter()
-            .filter(|bucket| bucket.step_index == phase.as_u16());
+        let mut of_phase = phases.into_iter().filter(|bucket| bucket.is(phase));
         of_phase.find_map(|mut bucket| bucket.cgroups.remove(cgroup))
     }
 
     /// Iterations of all workers in one step per second of their CPU time; `None` when there was no such step, or they had none.
     #[must_use]
-    pub fn step_throughput(&self, phase: Phase) -> Option<f64> {
+    pub fn step_throughput<'a>(&self, phase: impl Into<PhaseKey<'a>>) -> Option<f64> {
+        let phase = phase.into();
         let phases = self.guest_phases()?;
-        let bucket = phases.iter().find(|b| b.step_index == phase.as_u16())?;
+        let bucket = phases.iter().find(|bucket| bucket.is(phase))?;
         let all = bucket.cgroups.values();
         let (iterations, cpu_ns) = all.fold((0.0, 0.0), |(iterations, cpu_ns), stats| {
             (
@@ -381,7 +385,11 @@ impl VmResult {
 
     /// Throughput of the first step over that of the second; `None` when either is not known.
     #[must_use]
-    pub fn throughput_ratio(&self, a: Phase, b: Phase) -> Option<f64> {
+    pub fn throughput_ratio<'a>(
+        &self,
+        a: impl Into<PhaseKey<'a>>,
+        b: impl Into<PhaseKey<'a>>,
+    ) -> Option<f64> {
         let (of_a, of_b) = (self.step_throughput(a)?, self.step_throughput(b)?);
         (of_b > 0.0).then(|| of_a / of_b)
     }

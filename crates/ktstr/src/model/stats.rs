@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::payload::{PayloadEnd, PayloadReport, Polarity};
-use super::phase::Phase;
+use super::phase::PhaseKey;
 use super::report::LatencySummary;
 
 /// Figures of all cgroups and phases of a scenario.
@@ -28,12 +28,12 @@ impl ScenarioStats {
         self.cgroups.iter().find(|cgroup| cgroup.name == name)
     }
 
-    /// What was done in a step, or before the first.
+    /// What was done in a step, by its name or its place, or before the first: `phase("swap")`, `phase(Phase::step(1))`. Of several
+    /// scenarios in one test, the first that has it.
     #[must_use]
-    pub fn phase(&self, phase: Phase) -> Option<&PhaseBucket> {
-        self.phases
-            .iter()
-            .find(|bucket| bucket.step_index == phase.as_u16())
+    pub fn phase<'a>(&self, which: impl Into<PhaseKey<'a>>) -> Option<&PhaseBucket> {
+        let which = which.into();
+        self.phases.iter().find(|bucket| bucket.is(which))
     }
 
     /// Workers in all cgroups.
@@ -389,6 +389,10 @@ impl PhaseCgroupStats {
 }
 
 impl PhaseBucket {
+    pub(crate) fn is(&self, which: PhaseKey<'_>) -> bool {
+        which.finds(self.step_index, &self.name)
+    }
+
     /// Length of the phase.
     pub fn duration_ms(&self) -> u64 {
         self.end_ms.saturating_sub(self.start_ms)
@@ -407,6 +411,7 @@ impl PhaseBucket {
 
 #[cfg(test)]
 mod tests {
+    use super::super::phase::Phase;
     use super::*;
 
     #[test]
@@ -492,6 +497,9 @@ mod tests {
         stats.phases.push(phase(1));
         assert!(stats.has_steps());
         assert_eq!(stats.phase(Phase::step(0)), Some(&phase(1)));
+        assert_eq!(stats.phase("swap"), None);
+        stats.phases[1].name = String::from("swap");
+        assert_eq!(stats.phase("swap"), Some(&stats.phases[1]));
         stats.merge(two_cgroups());
         assert_eq!((stats.cgroups.len(), stats.phases.len()), (4, 2));
     }

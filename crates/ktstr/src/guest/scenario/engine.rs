@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::ScenarioError;
 use super::acts::{Ahead, host_act};
 use super::hogs::Hogs;
+use super::place_of;
 use super::program::{Running, Scope};
 use super::steal;
 use super::timeline::{Done, Standing, Timeline, WorkerId, figures_of};
@@ -53,10 +54,16 @@ pub(super) struct Engine<'a> {
     /// CPUs of those cgroups that have a cpuset of their own.
     pub(super) cpusets: BTreeMap<String, CpuSet>,
     pub(super) frozen: BTreeSet<String>,
+    /// Checks of cgroups' own.
+    pub(super) checks: BTreeMap<String, Assert>,
+    /// Cgroups that have worker checks of their own, or had.
+    pub(super) checked: BTreeSet<String>,
     /// Whether a check needs the workers' pages by node.
     pub(super) counts_pages: bool,
     pub(super) result: AssertResult,
     reports: Vec<(WorkerId, WorkerReport)>,
+    /// For each report the checks of its cgroup's own.
+    own_checks: Vec<Assert>,
     /// Groups that were started so far.
     pub(super) groups: u32,
     pub(super) payloads: Vec<Running>,
@@ -86,9 +93,12 @@ impl<'a> Engine<'a> {
             owners: BTreeMap::new(),
             cpusets: BTreeMap::new(),
             frozen: BTreeSet::new(),
+            checks: BTreeMap::new(),
+            checked: BTreeSet::new(),
             counts_pages: false,
             result: AssertResult::pass(),
             reports: Vec::new(),
+            own_checks: Vec::new(),
             groups: 0,
             payloads: Vec::new(),
             liveness: Liveness::new(&ctx.scheduler_now()),
@@ -155,29 +165,30 @@ impl<'a> Engine<'a> {
 
     fn run_step(&mut self, index: u16, step: &Step, next: Option<&Step>) {
         self.step = index;
+        let place = place_of(index.into(), step);
         let ahead = self.ahead.take();
         // Before the operations, whose captures are this step's.
         self.tell(ScenarioEvent::StepBegin { step_index: index });
         let loops = matches!(step.hold, HoldSpec::Loop { .. });
         if loops {
-            self.set_up(index, step);
+            self.set_up(&place, step);
         }
         match ahead {
             Some(Ahead { from, to }) => {
-                self.apply_ops(index, step.ops.get(..from).unwrap_or_default());
-                self.apply_ops(index, step.ops.get(to..).unwrap_or_default());
+                self.apply_ops(&place, step.ops.get(..from).unwrap_or_default());
+                self.apply_ops(&place, step.ops.get(to..).unwrap_or_default());
             }
-            None => self.apply_ops(index, &step.ops),
+            None => self.apply_ops(&place, &step.ops),
         }
         if !loops {
-            self.set_up(index, step);
+            self.set_up(&place, step);
         }
         // The phase is the hold: what the operations took belongs to no phase.
         let before = self.done();
-        self.timeline.open_phase(index, before);
+        self.timeline.open_phase(index, step.name(), before);
         let mark = self.mark(index, step);
         self.tell(ScenarioEvent::StepStart(mark));
-        self.hold(index, step, next);
+        self.hold(&place, step, next);
         let after = self.done();
         self.timeline.close_phase(&after);
         let mark = self.mark(index, step);
@@ -188,24 +199,24 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn set_up(&mut self, index: u16, step: &Step) {
+    fn set_up(&mut self, place: &str, step: &Step) {
         if self.halted {
             return;
         }
         let defs = step.setup.defs(self.ctx);
         if let Err(error) = self.start_defs(&defs, Scope::Step) {
-            self.fault(&format!("step {index}: set-up"), &error);
+            self.fault(&format!("{place}: set-up"), &error);
         }
     }
 
-    fn apply_ops(&mut self, index: u16, ops: &[Op]) {
+    fn apply_ops(&mut self, place: &str, ops: &[Op]) {
         let mut rest = ops;
         while let Some(op) = rest.first() {
             self.check_scheduler();
             if self.halted {
                 let skipped: Vec<&str> = rest.iter().map(Op::name).collect();
                 self.result.note(format!(
-                    "step {index}: not carried out, because the scenario had ended: {}",
+                    "{place}: not carried out, because the scenario had ended: {}",
                     skipped.join(", ")
                 ));
                 return;
@@ -215,26 +226,32 @@ impl<'a> Engine<'a> {
                 None => (self.apply(op, Scope::Step), 1),
             };
             if let Err(error) = done {
-                self.fault(&format!("step {index}: {}", op.name()), &error);
+                self.fault(&format!("{place}: {}", op.name()), &error);
             }
             rest = rest.get(count..).unwrap_or_default();
         }
     }
 
-    fn hold(&mut self, index: u16, step: &Step, next: Option<&Step>) {
+    fn hold(&mut self, place: &str, step: &Step, next: Option<&Step>) {
         let length = step.hold.resolve(self.ctx.duration(), self.held);
         let wanted = step.hold.wanted(self.ctx.duration(), self.held);
         if length < wanted / 2 {
             self.result.note(format!(
-                "step {index} held {} of {} ms: all holds together last no longer than the test's duration of {} ms",
+                "{place} held {} of {} ms: all holds together last no longer than the test's duration of {} ms",
                 length.as_millis(),
                 wanted.as_millis(),
                 self.ctx.duration().as_millis()
             ));
         }
+        if step.hold == HoldSpec::REST && wanted.is_zero() {
+            self.result.note(format!(
+                "{place} held no time: it is to hold the rest of the test's duration of {} ms, and earlier holds left nothing of it",
+                self.ctx.duration().as_millis()
+            ));
+        }
         if let HoldSpec::Until(until) = step.hold {
             if !self.halted {
-                self.hold_until(index, until, length, next);
+                self.hold_until(place, until, length, next);
             }
             return;
         }
@@ -249,7 +266,7 @@ impl<'a> Engine<'a> {
             let next_ns = after(interval.max(Duration::from_millis(1)));
             self.wait_until(next_ns.min(until_ns));
             if !self.halted && next_ns < until_ns {
-                self.apply_ops(index, &step.ops);
+                self.apply_ops(place, &step.ops);
             }
         }
     }
@@ -429,10 +446,14 @@ impl<'a> Engine<'a> {
             let now = self.cgroups.throttled(&live.group.spec().cgroup);
             let throttled = now.since(live.throttled_before);
             let number = live.number;
+            let checks = self.checks.get(&live.group.spec().cgroup).copied();
+            let checks = checks.unwrap_or_default();
             let mut reports = live.group.finish(left);
             for report in &mut reports {
                 report.throttled = throttled;
             }
+            self.own_checks
+                .resize(self.own_checks.len() + reports.len(), checks);
             self.keep(number, reports);
         }
     }
@@ -459,7 +480,20 @@ impl<'a> Engine<'a> {
         let circumstances = Circumstances {
             guest_steal_ns: steal::most(&self.steal_start, &steal::by_cpu()),
         };
-        result.merge(evaluate_in(assert, &reports, circumstances));
+        result.merge(evaluate_in(
+            assert,
+            &reports,
+            &self.own_checks,
+            circumstances,
+        ));
+        for name in &self.checked {
+            if !reports.iter().any(|report| report.cgroup == *name) {
+                result.push(AssertDetail::inconclusive(
+                    DetailKind::Other,
+                    format!("cgroup {name:?} has checks of its own, but no worker ran in it; give it workers"),
+                ));
+            }
+        }
         if let Some(words) = self.hogs.words() {
             let of_progress = |kind| {
                 matches!(

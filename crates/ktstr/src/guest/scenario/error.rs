@@ -57,6 +57,17 @@ pub enum ScenarioError {
         /// The operation or option.
         what: String,
     },
+    /// A cgroup with checks that are not of its workers.
+    #[error(
+        "cgroup {name:?} asserts {checks}, which the monitor checks for the whole guest; move it to the test's attributes or the scheduler's \
+         `assert`, and keep checks of workers in CgroupDef::assert"
+    )]
+    NotOfCgroup {
+        /// The cgroup.
+        name: String,
+        /// The checks.
+        checks: String,
+    },
     /// Two cgroups are to exchange CPUs and one has none of its own.
     #[error(
         "cgroup {name:?} has no cpuset to exchange; give it one with CgroupDef::cpuset or Op::SetCpuset"

@@ -29,7 +29,7 @@ use anyhow::Context;
 use super::cgroup::CgroupManager;
 use crate::model::checks::Assert;
 use crate::model::ctx::Ctx;
-use crate::model::scenario::{Backdrop, CgroupDef, HoldSpec, Step};
+use crate::model::scenario::{Backdrop, CgroupDef, HoldSpec, Step, validate_names};
 use crate::model::verdict::AssertResult;
 
 /// Runs these cgroups for the test's whole duration.
@@ -86,9 +86,10 @@ pub fn execute_scenario_with(
     steps: Vec<Step>,
     assert: Option<&Assert>,
 ) -> anyhow::Result<AssertResult> {
+    validate_names(&steps)?;
     let holds = steps.iter().enumerate();
     for (number, step) in holds {
-        let place = || format!("step {} of {}", number + 1, steps.len());
+        let place = || format!("{} of {}", place_of(number + 1, step), steps.len());
         step.hold.validate().with_context(place)?;
         if let HoldSpec::Until(until) = step.hold {
             until.validate(ctx.topology()).with_context(place)?;
@@ -98,6 +99,14 @@ pub fn execute_scenario_with(
         CgroupManager::new(ctx.workload_root()).context("no place for the workload's cgroups")?;
     let assert = assert.map_or(*ctx.assert(), |upper| ctx.assert().merge(*upper));
     Ok(engine::Engine::new(ctx, cgroups).run(&backdrop, &steps, &assert))
+}
+
+/// A step in messages: its number, and its name if it has one.
+pub(super) fn place_of(number: usize, step: &Step) -> String {
+    match step.name() {
+        Some(name) => format!("step {number} ({name})"),
+        None => format!("step {number}"),
+    }
 }
 
 /// Runs a scenario over a given manager.

@@ -51,6 +51,7 @@ impl Engine<'_> {
     }
 
     fn make_cgroup(&mut self, def: &CgroupDef, scope: Scope) -> Result<(), ScenarioError> {
+        self.take_checks(def)?;
         let map = self.ctx.topology();
         let cpus = def
             .cpuset
@@ -70,6 +71,24 @@ impl Engine<'_> {
             self.cgroups.set_mems(&def.name, &nodes.to_string())?;
         }
         self.set_limits(def)
+    }
+
+    /// The cgroup's own checks; they hold until another cgroup of this name is made.
+    fn take_checks(&mut self, def: &CgroupDef) -> Result<(), ScenarioError> {
+        let checks = def.assert;
+        let of_monitor = checks.named_of_monitor();
+        if !of_monitor.is_empty() {
+            return Err(ScenarioError::NotOfCgroup {
+                name: def.name.clone(),
+                checks: of_monitor.join(", "),
+            });
+        }
+        self.counts_pages |= checks.asks_of_pages();
+        if checks.has_worker_checks() {
+            self.checked.insert(def.name.clone());
+        }
+        self.checks.insert(def.name.clone(), checks);
+        Ok(())
     }
 
     fn set_limits(&mut self, def: &CgroupDef) -> Result<(), ScenarioError> {

@@ -1,5 +1,7 @@
 //! Whole scenarios with real workers, over a plain directory in the place of cgroups.
 
+mod author;
+
 use super::engine::{Engine, stop_grace};
 use crate::guest::cgroup::CgroupManager;
 use crate::model::checks::Assert;

@@ -49,10 +49,10 @@ impl Timeline {
     }
 
     /// A phase begins; `so_far` is what was done before it.
-    pub(super) fn open_phase(&mut self, step_index: u16, so_far: Done) {
+    pub(super) fn open_phase(&mut self, step_index: u16, name: Option<&str>, so_far: Done) {
         let phase = PhaseBucket {
             step_index,
-            name: format!("step {step_index}"),
+            name: name.map_or_else(|| format!("step {step_index}"), str::to_owned),
             start_ms: self.elapsed_ms(),
             ..PhaseBucket::default()
         };
@@ -137,7 +137,7 @@ mod tests {
 
     fn only_phase(before: Done, after: &Done) -> PhaseBucket {
         let mut timeline = Timeline::begin();
-        timeline.open_phase(1, before);
+        timeline.open_phase(1, None, before);
         timeline.close_phase(after);
         timeline.into_phases().remove(0)
     }

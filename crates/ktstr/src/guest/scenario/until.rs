@@ -15,6 +15,7 @@ use rustix::thread::{CpuSet as KernelCpus, sched_getaffinity, sched_setaffinity}
 use super::ScenarioError;
 use super::acts::{Ahead, host_acts, is_by_host};
 use super::engine::{Engine, after};
+use super::place_of;
 use super::program::Scope;
 use crate::guest::sys::{self, monotonic_ns};
 use crate::guest::worker::kernel_cpuset;
@@ -36,12 +37,12 @@ impl Engine<'_> {
     /// Holds a step until its state is reached; `next` is the step whose operations act in it.
     pub(super) fn hold_until(
         &mut self,
-        index: u16,
+        step: &str,
         until: &Until,
         length: Duration,
         next: Option<&Step>,
     ) {
-        let place = format!("step {index}: {}", until.condition);
+        let place = format!("{step}: {}", until.condition);
         let began_ns = monotonic_ns();
         // What the step made is torn down before the next one begins.
         let is_clean = self.has_nothing_of(Scope::Step);
@@ -57,14 +58,14 @@ impl Engine<'_> {
                  time the moment is not exact, and the operations that follow come later"
             )),
             Ok(End::Exact) => {
-                let held = self.act(index, ops, next.is_some());
+                let held = self.act(ops, next);
                 self.result.note(format!(
                     "{place} was reached {took:.3} ms after the hold began (exact: looked at after each switch and wake-up and at each \
                      tick){held}"
                 ));
                 if !is_clean {
                     self.result.note(format!(
-                        "step {index}: its own cgroups and workers are torn down before the next step's operations act; what is to \
+                        "{step}: its own cgroups and workers are torn down before the next step's operations act; what is to \
                          be there for them belongs to the backdrop"
                     ));
                 }
@@ -147,7 +148,7 @@ impl Engine<'_> {
     }
 
     /// Carries out what of the next step's operations is the guest's and can come first. Says whether the state held until then.
-    fn act(&mut self, index: u16, ops: &[Op], has_next: bool) -> &'static str {
+    fn act(&mut self, ops: &[Op], next: Option<&Step>) -> &'static str {
         let Some(host) = self.ctx.requests() else {
             return "";
         };
@@ -167,14 +168,16 @@ impl Engine<'_> {
         for op in mine {
             to += 1;
             if let Err(error) = self.apply(op, Scope::Step) {
-                self.fault(&format!("step {}: {}", index + 1, op.name()), &error);
+                let number = usize::from(self.step) + 1;
+                let place = next.map_or_else(String::new, |next| place_of(number, next));
+                self.fault(&format!("{place}: {}", op.name()), &error);
             }
             if self.halted {
                 break;
             }
         }
         host.mark();
-        if has_next {
+        if next.is_some() {
             self.ahead = Some(Ahead { from, to });
         }
         held

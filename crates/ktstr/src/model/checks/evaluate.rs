@@ -4,7 +4,7 @@ use super::super::cpuset::CpuSet;
 use super::super::report::{LatencySummary, WorkerReport, ns_to_ms, percentile_ns};
 use super::super::stats::CgroupStats;
 use super::super::verdict::{AssertDetail, AssertResult, DetailKind};
-use super::cgroup::{Cgroup, sorted_wakes, spread};
+use super::cgroup::{Cgroup, label, sorted_wakes, spread};
 use super::gap::{Circumstances, Stall};
 use super::{Assert, worker};
 
@@ -12,13 +12,15 @@ use super::{Assert, worker};
 ///
 /// With worker checks asked for but no worker at all, the result is Inconclusive.
 pub fn evaluate(assert: &Assert, reports: &[WorkerReport]) -> AssertResult {
-    evaluate_in(assert, reports, Circumstances::default())
+    evaluate_in(assert, reports, &[], Circumstances::default())
 }
 
-/// Same, knowing what the machine below did meanwhile: what it explains is Inconclusive, not a failure.
+/// As [`evaluate`], with the checks of the cgroups' own (`own[i]` holds for `reports[i]`, above `assert`; what is missing asks for
+/// nothing), and with what the machine below did meanwhile: what it explains is Inconclusive, not a failure.
 pub fn evaluate_in(
     assert: &Assert,
     reports: &[WorkerReport],
+    own: &[Assert],
     circumstances: Circumstances,
 ) -> AssertResult {
     let mut result = AssertResult::pass();
@@ -28,33 +30,44 @@ pub fn evaluate_in(
             "worker checks were asked for, but the scenario started no worker; add a CgroupDef with workers",
         ));
     }
-    let stall = Stall::of(reports, circumstances);
-    for (name, members) in by_cgroup(reports) {
-        let cgroup = Cgroup {
-            name,
-            members: &members,
-            stall,
-        };
-        for detail in worker::check(assert, &cgroup) {
-            result.push(detail);
-        }
-    }
-    let started_together = by_start(reports);
-    let pairs = started_together
+    let own = own
         .iter()
-        .any(|(_, members)| members.len() > 1);
-    for ((name, _), members) in &started_together {
-        let equals = Cgroup {
+        .copied()
+        .chain(std::iter::repeat(Assert::NO_OVERRIDES));
+    let judged: Vec<Judged<'_>> = reports.iter().zip(own).collect();
+    let stall = Stall::of(reports, circumstances);
+    for ((name, own), judged) in grouped(&judged, |(report, own)| (report.cgroup.as_str(), *own)) {
+        let members = &reports_of(&judged);
+        let cgroup = Cgroup {
             name,
             members,
             stall,
         };
-        for detail in worker::check_equals(assert, &equals) {
+        for detail in worker::check(&assert.merge(own), &cgroup) {
+            result.push(detail);
+        }
+        let pairs = started_together(&judged)
+            .iter()
+            .any(|(_, equals)| equals.len() > 1);
+        for detail in worker::unmeasurable(&own, members, pairs, &label(name)) {
+            result.push(detail);
+        }
+    }
+    let started_together = started_together(&judged);
+    let pairs = started_together.iter().any(|(_, equals)| equals.len() > 1);
+    for ((name, _, own), equals) in started_together {
+        let equals = Cgroup {
+            name,
+            members: &reports_of(&equals),
+            stall,
+        };
+        for detail in worker::check_equals(&assert.merge(own), &equals) {
             result.push(detail);
         }
     }
     if !reports.is_empty() {
-        for detail in worker::unmeasurable(assert, reports, pairs) {
+        let all = reports_of(&judged);
+        for detail in worker::unmeasurable(assert, &all, pairs, "this test") {
             result.push(detail);
         }
     }
@@ -65,38 +78,40 @@ pub fn evaluate_in(
     result
 }
 
+/// A report, and the checks of its cgroup's own.
+type Judged<'a> = (&'a WorkerReport, Assert);
+
+fn reports_of<'a>(judged: &[Judged<'a>]) -> Vec<&'a WorkerReport> {
+    judged.iter().map(|(report, _)| *report).collect()
+}
+
+/// Workers that can be compared: a name that two steps use is two cgroups, with other neighbours.
+fn started_together<'a>(judged: &[Judged<'a>]) -> Vec<((&'a str, u16, Assert), Vec<Judged<'a>>)> {
+    grouped(judged, |(report, own)| {
+        (report.cgroup.as_str(), report.step, *own)
+    })
+}
+
+/// Those with the same key, in the order in which the keys first appear.
+fn grouped<T: Copy, K: PartialEq>(all: &[T], key_of: impl Fn(&T) -> K) -> Vec<(K, Vec<T>)> {
+    let mut groups: Vec<(K, Vec<T>)> = Vec::new();
+    for one in all {
+        let key = key_of(one);
+        match groups.iter_mut().find(|(other, _)| *other == key) {
+            Some((_, members)) => members.push(*one),
+            None => groups.push((key, vec![*one])),
+        }
+    }
+    groups
+}
+
 /// Figures per cgroup, in the order in which the cgroups first appear.
 pub fn summarize(reports: &[WorkerReport]) -> Vec<CgroupStats> {
-    by_cgroup(reports)
+    let reports: Vec<&WorkerReport> = reports.iter().collect();
+    grouped(&reports, |report| report.cgroup.as_str())
         .into_iter()
         .map(|(name, members)| summarize_one(name, &members))
         .collect()
-}
-
-fn by_cgroup(reports: &[WorkerReport]) -> Vec<(&str, Vec<&WorkerReport>)> {
-    let mut groups: Vec<(&str, Vec<&WorkerReport>)> = Vec::new();
-    for report in reports {
-        match groups.iter_mut().find(|(name, _)| *name == report.cgroup) {
-            Some((_, members)) => members.push(report),
-            None => groups.push((&report.cgroup, vec![report])),
-        }
-    }
-    groups
-}
-
-type Start<'a> = ((&'a str, u16), Vec<&'a WorkerReport>);
-
-/// Workers that can be compared: a name that two steps use is two cgroups, with other neighbours.
-fn by_start(reports: &[WorkerReport]) -> Vec<Start<'_>> {
-    let mut groups: Vec<Start<'_>> = Vec::new();
-    for report in reports {
-        let key = (report.cgroup.as_str(), report.step);
-        match groups.iter_mut().find(|(other, _)| *other == key) {
-            Some((_, members)) => members.push(report),
-            None => groups.push((key, vec![report])),
-        }
-    }
-    groups
 }
 
 fn summarize_one(name: &str, members: &[&WorkerReport]) -> CgroupStats {

@@ -50,6 +50,12 @@ macro_rules! checks {
                 false $( || self.$monitor.is_some() )*
             }
 
+            /// The checks of the monitor of which anything is said, on or off, by name.
+            pub(crate) fn named_of_monitor(&self) -> Vec<&'static str> {
+                let all = [$( (stringify!($monitor), self.$monitor.is_some()) ),*].into_iter();
+                all.filter(|(_, is_named)| *is_named).map(|(name, _)| name).collect()
+            }
+
             /// The checks of the monitor that are on, by name; `enforce_monitor_thresholds` is none of them by itself.
             pub(crate) fn asked_of_monitor(&self) -> Vec<&'static str> {
                 let all = [$( (stringify!($monitor), self.$monitor.is_on()) ),*].into_iter();

@@ -470,7 +470,7 @@ fn steal_time_explains_what_it_is_long_enough_for() {
             guest_steal_ns: steal_ms * MS,
         };
         let asked = Assert::NO_OVERRIDES.max_gap_ms(2_000);
-        evaluate_in(&asked, &[with_gap(gap_ms, 0)], circumstances)
+        evaluate_in(&asked, &[with_gap(gap_ms, 0)], &[], circumstances)
     };
     assert!(judged(0, 2_500).is_fail());
     let excused = judged(500, 2_500);
@@ -725,5 +725,65 @@ fn what_is_asked_of_the_monitor_is_named() {
             .max_fallback_rate(0.5)
             .asked_of_monitor(),
         ["max_local_dsq_depth", "max_fallback_rate"]
+    );
+}
+
+/// The outcome and the messages, with checks of the cgroups' own.
+fn judged_with(assert: Assert, reports: &[WorkerReport], own: &[Assert]) -> (Outcome, Vec<String>) {
+    let result = evaluate_in(&assert, reports, own, Circumstances::default());
+    let messages = result.details.iter().map(|d| d.message.clone()).collect();
+    (result.outcome(), messages)
+}
+
+#[test]
+fn a_cgroups_own_checks_are_of_its_workers_alone() {
+    let stuck = |tid, cgroup: &str| WorkerReport {
+        tid,
+        cgroup: cgroup.into(),
+        ..with_gap(900, 0)
+    };
+    let reports = [stuck(1, "a"), stuck(2, "b")];
+    let (none, short) = (Assert::NO_OVERRIDES, Assert::NO_OVERRIDES.max_gap_ms(500));
+    let (outcome, messages) = judged_with(none, &reports, &[none, short]);
+    assert_eq!(outcome, Outcome::Fail);
+    let [message] = messages.as_slice() else {
+        panic!("{messages:?}")
+    };
+    assert!(
+        message.contains("worker 2 (SpinWait in cgroup b)"),
+        "{message}"
+    );
+    let long = Assert::NO_OVERRIDES.max_gap_ms(1_000);
+    let (outcome, messages) = judged_with(short, &reports, &[long, none]);
+    assert_eq!(
+        (outcome, messages.len()),
+        (Outcome::Fail, 1),
+        "{messages:?}"
+    );
+    assert!(messages[0].contains("in cgroup b"), "{messages:?}");
+    let passes = judged_with(short, &reports, &[long, long]);
+    assert_eq!(passes, (Outcome::Pass, Vec::new()));
+}
+
+/// The sleepers of another cgroup have the figure; those that were asked for it have not.
+#[test]
+fn a_cgroups_own_check_that_it_cannot_show_is_inconclusive() {
+    let reports = [worker(1, 50), sleeper(2, "chat", &[10, 20])];
+    let latency = Assert::NO_OVERRIDES.max_p99_wake_latency_ns(100);
+    let none = Assert::NO_OVERRIDES;
+    let (outcome, messages) = judged_with(none, &reports, &[latency, none]);
+    assert_eq!(outcome, Outcome::Inconclusive);
+    assert!(
+        messages[0].contains("no worker of cgroup a waits for wake-ups"),
+        "{messages:?}"
+    );
+    assert_eq!(
+        judged_with(none, &reports, &[none, latency]).0,
+        Outcome::Pass
+    );
+    let too_low = Assert::NO_OVERRIDES.max_p99_wake_latency_ns(5);
+    assert_eq!(
+        judged_with(none, &reports, &[none, too_low]).0,
+        Outcome::Fail
     );
 }

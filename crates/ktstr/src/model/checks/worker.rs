@@ -7,15 +7,19 @@ use super::super::verdict::{AssertDetail, DetailKind};
 use super::cgroup::{Cgroup, label, ratio_detail, sorted_wakes, spread};
 use super::{Assert, gap, pages};
 
-/// What is asked for and what no worker of the whole run can show: a check concerns the workers that can.
+/// What is asked for and what none of these workers can show: a check concerns the workers that can. `pairs`: two of them started
+/// together in one cgroup. `whose` workers they are: of "this test", or of a cgroup.
 pub(super) fn unmeasurable(
     assert: &Assert,
-    reports: &[WorkerReport],
+    reports: &[&WorkerReport],
     pairs: bool,
+    whose: &str,
 ) -> Vec<AssertDetail> {
-    let no_wakes = !reports.iter().any(has_wakes);
-    let wakes = "no worker of this test waits for wake-ups; give one a work type that sleeps, such as WorkType::BURSTY";
-    let alone = "no cgroup of this test has two workers that started together";
+    let no_wakes = !reports.iter().any(|report| has_wakes(report));
+    let wakes = &format!(
+        "no worker of {whose} waits for wake-ups; give one a work type that sleeps, such as WorkType::BURSTY"
+    );
+    let alone = &format!("no two workers of {whose} started together in one cgroup");
     let asked = [
         (
             assert.max_p99_wake_latency_ns.is_some() && no_wakes,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::super::checks::Assert;
 use super::super::payload::Payload;
 use super::super::work::{
     AffinityIntent, CloneMode, MemPolicy, MpolFlags, SchedPolicy, WorkSpec, WorkType,
@@ -43,6 +44,8 @@ pub struct CgroupDef {
     pub default_gid: Option<u32>,
     /// A program that runs in it, after its workers have started.
     pub payload: Option<&'static Payload>,
+    /// Checks of its workers alone, above the test's.
+    pub assert: Assert,
     /// Whether the cgroup is a threaded one. It needs a parent in the scenario, which holds the workers' process, and
     /// its works are threads, whatever they say.
     pub threaded: bool,
@@ -105,6 +108,7 @@ impl CgroupDef {
             default_uid: None,
             default_gid: None,
             payload: None,
+            assert: Assert::NO_OVERRIDES,
             threaded: false,
         }
     }
@@ -298,6 +302,27 @@ impl CgroupDef {
     #[must_use]
     pub fn workload(mut self, payload: &'static Payload) -> Self {
         self.payload = Some(payload);
+        self
+    }
+
+    /// Checks of its own: they hold for its workers alone, each in the place of the test's check of that name. A later call adds to
+    /// an earlier one.
+    ///
+    /// A latency that only the interactive ones of a test are to keep:
+    ///
+    /// ```
+    /// use ktstr::prelude::*;
+    ///
+    /// let chat = CgroupDef::named("chat")
+    ///     .work_type(WorkType::BURSTY)
+    ///     .assert(Assert::NO_OVERRIDES.max_p99_wake_latency_ns(5_000_000));
+    /// assert_eq!(chat.assert.max_p99_wake_latency_ns, Some(5_000_000));
+    /// ```
+    ///
+    /// Checks of the monitor are of the whole guest and have no place here: the scenario ends with a failure that names them.
+    #[must_use]
+    pub const fn assert(mut self, checks: Assert) -> Self {
+        self.assert = self.assert.merge(checks);
         self
     }
 

@@ -22,4 +22,4 @@ pub use condition::{
 pub use cpuset_spec::{CpusetError, CpusetSpec};
 
 pub use op::{KernelTarget, KernelValue, KernelValueWidth, Op, SpawnPlacement};
-pub use step::{HoldError, HoldSpec, Setup, Step};
+pub use step::{HoldError, HoldSpec, Setup, Step, StepNameError, validate_names};

@@ -15,6 +15,8 @@ pub enum HoldSpec {
     Frac(f64),
     /// This long.
     Fixed(Duration),
+    /// For what earlier holds left of the test's duration.
+    Rest,
     /// For what earlier holds left of the test's duration. The step's cgroups are made once; its operations run at once and again at this
     /// interval.
     Loop {
@@ -37,9 +39,19 @@ pub enum HoldError {
     Interval,
 }
 
+/// A hold of this length.
+impl From<Duration> for HoldSpec {
+    fn from(time: Duration) -> Self {
+        Self::Fixed(time)
+    }
+}
+
 impl HoldSpec {
     /// The whole duration of the test.
     pub const FULL: Self = Self::Frac(1.0);
+
+    /// What earlier holds left of the test's duration. Where they left nothing, the result says so.
+    pub const REST: Self = Self::Rest;
 
     /// A share (above 0; 1.0 is all) of the test's duration.
     #[must_use]
@@ -92,7 +104,7 @@ impl HoldSpec {
             Self::Frac(_) => Duration::ZERO,
             Self::Fixed(time) => time,
             Self::Until(until) => until.at_most,
-            Self::Loop { .. } => duration.saturating_sub(held),
+            Self::Rest | Self::Loop { .. } => duration.saturating_sub(held),
         }
     }
 
@@ -112,6 +124,13 @@ pub enum Setup {
     Defs(Vec<CgroupDef>),
     /// What this says when the step begins, for example by the guest's CPUs.
     Factory(fn(&Ctx) -> Vec<CgroupDef>),
+    /// Those of a step that has a name; made by [`Step::named`].
+    Named {
+        /// The step's name.
+        name: String,
+        /// Its cgroups.
+        cgroups: Box<Self>,
+    },
 }
 
 impl Setup {
@@ -127,6 +146,7 @@ impl Setup {
         match self {
             Self::Defs(defs) => defs.clone(),
             Self::Factory(factory) => factory(ctx),
+            Self::Named { cgroups, .. } => cgroups.defs(ctx),
         }
     }
 }
@@ -165,23 +185,64 @@ impl Default for Step {
 impl Step {
     /// Operations and a hold.
     #[must_use]
-    pub fn new(ops: Vec<Op>, hold: HoldSpec) -> Self {
+    pub fn new(ops: Vec<Op>, hold: impl Into<HoldSpec>) -> Self {
         Self {
             setup: Setup::default(),
             ops,
-            hold,
+            hold: hold.into(),
+        }
+    }
+
+    /// Gives it a name, by which its figures are found and which messages have beside its number.
+    ///
+    /// ```
+    /// use ktstr::prelude::*;
+    /// use std::time::Duration;
+    ///
+    /// fn upgrade(ctx: &Ctx, next: &'static Scheduler) -> Result<AssertResult> {
+    ///     let result = execute_steps(ctx, vec![
+    ///         Step::hold(Duration::from_secs(3)).named("old"),
+    ///         Step::with_op(Op::replace_scheduler(next), HoldSpec::REST).named("new"),
+    ///     ])?;
+    ///     let rate = |step: &str| result.stats.phase(step).and_then(PhaseBucket::iteration_rate);
+    ///     let (old, new) = (rate("old"), rate("new"));
+    ///     # let _ = (old, new);
+    ///     Ok(result)
+    /// }
+    /// ```
+    ///
+    /// No two steps of a scenario have the same name, and none is called `baseline`, `step 1` or like another number.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        let cgroups = match self.setup {
+            Setup::Named { cgroups, .. } => cgroups,
+            plain => Box::new(plain),
+        };
+        self.setup = Setup::Named {
+            name: name.into(),
+            cgroups,
+        };
+        self
+    }
+
+    /// Its name, if it has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.setup {
+            Setup::Named { name, .. } => Some(name),
+            _ => None,
         }
     }
 
     /// One operation and a hold.
     #[must_use]
-    pub fn with_op(op: Op, hold: HoldSpec) -> Self {
+    pub fn with_op(op: Op, hold: impl Into<HoldSpec>) -> Self {
         Self::new(vec![op], hold)
     }
 
     /// Cgroups and a hold.
     #[must_use]
-    pub fn with_defs(defs: Vec<CgroupDef>, hold: HoldSpec) -> Self {
+    pub fn with_defs(defs: Vec<CgroupDef>, hold: impl Into<HoldSpec>) -> Self {
         Self {
             setup: defs.into(),
             ..Self::new(Vec::new(), hold)
@@ -190,14 +251,14 @@ impl Step {
 
     /// A payload, which runs with its default arguments, and a hold.
     #[must_use]
-    pub fn with_payload(payload: &'static Payload, hold: HoldSpec) -> Self {
+    pub fn with_payload(payload: &'static Payload, hold: impl Into<HoldSpec>) -> Self {
         let none: [String; 0] = [];
         Self::with_op(Op::run_payload(payload, none), hold)
     }
 
     /// A hold alone: what is there goes on.
     #[must_use]
-    pub fn hold(hold: HoldSpec) -> Self {
+    pub fn hold(hold: impl Into<HoldSpec>) -> Self {
         Self::new(Vec::new(), hold)
     }
 
@@ -232,10 +293,42 @@ impl Step {
 
     /// Its hold, in the place of the one that it has.
     #[must_use]
-    pub fn set_hold(mut self, hold: HoldSpec) -> Self {
-        self.hold = hold;
+    pub fn set_hold(mut self, hold: impl Into<HoldSpec>) -> Self {
+        self.hold = hold.into();
         self
     }
+}
+
+/// A name that a step cannot have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepNameError {
+    /// Two steps of this name.
+    #[error("two steps are named {0:?}, so the name finds neither phase; name them differently")]
+    Twice(String),
+    /// What phases without a name are called, or nothing.
+    #[error(
+        "a step is named {0:?}, which is empty or what steps without a name are called; choose another name"
+    )]
+    Taken(String),
+}
+
+/// Checks that each name finds one step.
+///
+/// # Errors
+/// For the first name that does not.
+pub fn validate_names(steps: &[Step]) -> Result<(), StepNameError> {
+    let mut seen = std::collections::BTreeSet::new();
+    for name in steps.iter().filter_map(Step::name) {
+        let number = name.strip_prefix("step ").map(str::parse::<u64>);
+        if name.trim().is_empty() || name == "baseline" || matches!(number, Some(Ok(_))) {
+            return Err(StepNameError::Taken(name.to_owned()));
+        }
+        if !seen.insert(name) {
+            return Err(StepNameError::Twice(name.to_owned()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -260,6 +353,9 @@ mod tests {
         check(HoldSpec::fixed(Duration::from_secs(3)), 4, 3_000);
         check(HoldSpec::fixed(Duration::from_secs(3)), 9, 1_000);
         check(HoldSpec::loop_at(Duration::from_secs(1)), 4, 6_000);
+        check(HoldSpec::REST, 4, 6_000);
+        check(HoldSpec::REST, 10, 0);
+        check(Duration::from_secs(3).into(), 4, 3_000);
         let until = HoldSpec::until(Cond::rq(0).idle(), Duration::from_secs(3));
         check(until, 4, 3_000);
         check(until, 9, 1_000);
@@ -308,5 +404,37 @@ mod tests {
         let made = Setup::with_factory(|ctx| vec![CgroupDef::named(ctx.name().to_owned())]);
         assert_eq!(made.defs(&ctx)[0].name, ctx.name());
         assert!(Setup::default().defs(&ctx).is_empty());
+    }
+
+    #[test]
+    fn a_name_stays_with_its_step() {
+        let defs = || vec![CgroupDef::named("a")];
+        let step = Step::with_defs(defs(), HoldSpec::REST)
+            .named("first")
+            .named("swap")
+            .set_ops(vec![Op::stop_cgroup("a")])
+            .set_hold(Duration::from_secs(1));
+        assert_eq!(step.name(), Some("swap"));
+        assert_eq!(step.setup.defs(&crate::model::ctx::tests::any()), defs());
+        assert_eq!(step.hold, HoldSpec::fixed(Duration::from_secs(1)));
+        assert_eq!(Step::hold(HoldSpec::FULL).name(), None);
+    }
+
+    #[test]
+    fn a_name_finds_one_step() {
+        let check = |names: &[&str]| {
+            let steps = names
+                .iter()
+                .map(|name| Step::hold(HoldSpec::REST).named(*name));
+            let steps: Vec<Step> = steps.chain([Step::default(), Step::default()]).collect();
+            validate_names(&steps)
+        };
+        assert_eq!(check(&["old", "step by step", "new"]), Ok(()));
+        let twice = StepNameError::Twice(String::from("old"));
+        assert_eq!(check(&["old", "new", "old"]), Err(twice));
+        for taken in ["", " ", "baseline", "step 2"] {
+            let expected = StepNameError::Taken(taken.to_owned());
+            assert_eq!(check(&[taken]), Err(expected));
+        }
     }
 }
