@@ -133,7 +133,7 @@ fn damage(file: &Path) {
     file.write_all(&[!byte[0]]).expect("another byte");
 }
 
-/// What is made anew is equal, so that the run is the same one.
+/// What is made again is equal, so that the run is the same one.
 #[test]
 fn a_damaged_file_is_noticed_and_all_is_made_anew() {
     let place = Place::new();
@@ -162,7 +162,7 @@ fn a_damaged_file_is_noticed_and_all_is_made_anew() {
         is_copy(&again);
         assert_eq!(place.only(), kept, "a template of another key");
         let file = format!("/{name}' is damaged");
-        again.says(&["a template is made anew", &file]);
+        again.says(&["the template is made again", &file]);
         assert_eq!(clock(&again), clock(&first), "after harm to {name}");
     }
 }

@@ -112,7 +112,7 @@ pub(crate) fn source_of_series(series: &str) -> Result<(Cache, Source)> {
 fn source_of(series: &str) -> Result<PathBuf> {
     ensure!(
         !series.is_empty() && series.chars().all(|c| c.is_ascii_digit() || c == '.'),
-        "'{series}' is no series of kernels; expected one such as {NEWEST_SERIES}"
+        "invalid kernel series '{series}'; expected one such as {NEWEST_SERIES}"
     );
     let _one_at_a_time = sh::lock("set-up")?;
     let sources = cache_dir().join("sources");
@@ -166,7 +166,7 @@ mod tests {
     fn only_a_series_reaches_apt() {
         for text in ["", "7.3;x", "../7.3", "7.3 -o x"] {
             let error = source_of(text).unwrap_err().to_string();
-            assert!(error.contains("no series"), "{error}");
+            assert!(error.contains("invalid kernel series"), "{error}");
         }
     }
 }

@@ -314,7 +314,9 @@ fn split(pair: &str) -> Result<(String, PathBuf)> {
         Some((left, right)) if !left.is_empty() && !right.is_empty() => {
             Ok((left.to_owned(), right.into()))
         }
-        _ => bail!("'{pair}' is no GUEST:HOST; write two paths with a colon between them"),
+        _ => bail!(
+            "'{pair}' is not of the form GUEST:HOST; write two paths with a colon between them"
+        ),
     }
 }
 
@@ -400,7 +402,7 @@ fn script(options: &Options, program: &str, arguments: &[String]) -> Result<Stri
     for pair in &options.env {
         let (name, value) = pair
             .split_once('=')
-            .with_context(|| format!("'{pair}' is no NAME=VALUE"))?;
+            .with_context(|| format!("'{pair}' is not of the form NAME=VALUE"))?;
         writeln!(script, "export {name}={}", quote(value))?;
     }
     for cpu in 0..options.cpus {

@@ -13,6 +13,6 @@ pub(crate) fn parser() -> impl TypedValueParser<Value = EngineChoice> {
 pub(crate) fn time_parser() -> impl TypedValueParser<Value = TimeChoice> {
     PossibleValuesParser::new(TimeChoice::ALL.map(TimeChoice::as_str)).try_map(|name| {
         name.parse::<TimeChoice>()
-            .map_err(|()| format!("'{name}' is no clock"))
+            .map_err(|()| format!("unknown clock '{name}'"))
     })
 }

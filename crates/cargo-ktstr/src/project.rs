@@ -20,7 +20,7 @@ impl Project {
     /// Asks cargo.
     ///
     /// # Errors
-    /// When this is no cargo project; with cargo's own words.
+    /// When cargo cannot read the project, with what it printed.
     pub(crate) fn find(manifest: Option<&Path>) -> Result<Self> {
         let mut command = cargo_metadata::MetadataCommand::new();
         command.no_deps();
@@ -31,7 +31,7 @@ impl Project {
             Ok(metadata) => metadata,
             Err(cargo_metadata::Error::CargoMetadata { stderr }) => {
                 bail!(
-                    "this is no cargo project that can be read: {}",
+                    "cannot read the cargo project of this directory: {}",
                     stderr.trim()
                 )
             }

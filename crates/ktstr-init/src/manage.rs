@@ -238,7 +238,9 @@ fn start_binary(next: &SchedulerPlan, means: &mut Means<'_>) -> Result<Scheduler
         ..
     } = next
     else {
-        return Err(StartFault::NotAttached(String::from("it is no program")));
+        return Err(StartFault::NotAttached(String::from(
+            "it is not a program of its own",
+        )));
     };
     let mut command = Command::new(path);
     command

@@ -55,7 +55,7 @@ pub enum InitramfsError {
         second: String,
     },
     /// A path that the guest cannot have.
-    #[error("'{guest_path}' is no guest path: {why}")]
+    #[error("invalid path in the guest '{guest_path}': {why}")]
     BadPath {
         /// What was given.
         guest_path: String,

@@ -58,7 +58,7 @@ impl EditFile {
             if !is_inside(&edit.file) {
                 let name = &edit.file;
                 return Err(bad(format!(
-                    "'{name}' is no path within a source tree; expected one such as kernel/sched/fair.c"
+                    "'{name}' is not a path within a source tree; expected one such as kernel/sched/fair.c"
                 )));
             }
             if edit.old.is_empty() {
@@ -295,8 +295,8 @@ mod tests {
             EditFile::read(&path).unwrap_err().to_string()
         };
         let whole = "[[edit]]\nfile = '../up.c'\nfunction = 'f'\nold = 'a'\nnew = 'b'\n";
-        assert!(said(whole).contains("'../up.c' is no path within"));
-        assert!(said(&whole.replace("../up.c", "/etc/x")).contains("is no path within"));
+        assert!(said(whole).contains("'../up.c' is not a path within"));
+        assert!(said(&whole.replace("../up.c", "/etc/x")).contains("is not a path within"));
         let empty = whole.replace("../", "").replace("'a'", "''");
         assert!(said(&empty).contains("nothing in `old`"));
         assert!(said("edit = []").contains("no [[edit]]"));

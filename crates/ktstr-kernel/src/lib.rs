@@ -150,8 +150,8 @@ pub enum KernelError {
         /// What is wrong.
         why: String,
     },
-    /// Text that is no version of a released kernel.
-    #[error("'{version}' is no released kernel version: {why}")]
+    /// Text that is not a version of a released kernel.
+    #[error("'{version}' is not a released kernel version: {why}")]
     BadVersion {
         /// The text.
         version: String,

@@ -295,7 +295,7 @@ fn time(args: &Args) -> Result<TokenStream> {
         "host" => quote!(Host),
         "virtual" => quote!(Virtual),
         other => {
-            let what = format!("`{other}` is no clock; expected \"host\" or \"virtual\"");
+            let what = format!("unknown clock `{other}`; expected \"host\" or \"virtual\"");
             return Err(Error::new_spanned(text, what));
         }
     };
@@ -318,7 +318,7 @@ fn invariants(args: &Args) -> Result<TokenStream> {
         "off" => Ok(quote!(invariants: ::ktstr::Invariants::Off,)),
         other => {
             let what = format!(
-                "`{other}` is no choice of invariants; expected \"on\", \"off\" or a list of names in brackets"
+                "`{other}` is not a choice of invariants; expected \"on\", \"off\" or a list of names in brackets"
             );
             Err(Error::new_spanned(text, what))
         }

@@ -45,7 +45,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A dump in a form that this crate does not read.
-    #[error("{} is no ELF vmcore of x86-64: {why}", path.display())]
+    #[error("{} is not an ELF vmcore of x86-64: {why}", path.display())]
     BadVmcore {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum Error {
         why: String,
     },
     /// A vmlinux that cannot be used.
-    #[error("{} is no usable vmlinux: {why}", path.display())]
+    #[error("{} is not a usable vmlinux: {why}", path.display())]
     BadVmlinux {
         /// The file.
         path: PathBuf,

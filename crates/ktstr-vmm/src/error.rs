@@ -44,7 +44,7 @@ pub enum BuildFault {
         source: io::Error,
     },
     /// The kernel is no bzImage.
-    #[error("'{path}' is no bzImage: {why}", path = path.display())]
+    #[error("'{path}' is not a bzImage: {why}", path = path.display())]
     NotAKernel {
         /// The file.
         path: PathBuf,
@@ -200,7 +200,7 @@ pub enum Error {
         found: u32,
     },
     /// A saved guest cannot be used.
-    #[error("the saved guest's file '{path}' is damaged: {why}; delete its directory, and it is made anew", path = path.display())]
+    #[error("the saved guest's file '{path}' is damaged: {why}; delete its directory to have it made again", path = path.display())]
     SavedDamaged {
         /// The file.
         path: PathBuf,

@@ -123,10 +123,10 @@ impl fmt::Display for Identity {
     }
 }
 
-/// Text that is no identity.
+/// Text that is not an identity.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{0}' is no identity; expected 40 hexadecimal digits, as a failure's replay line has them"
+    "invalid identity '{0}'; expected 40 hexadecimal digits, as in the replay line of a failure"
 )]
 pub struct NoIdentity(pub String);
 

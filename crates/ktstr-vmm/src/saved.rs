@@ -233,7 +233,7 @@ fn read_record(dir: &Path) -> Result<Record> {
     let path = dir.join(RECORD);
     let refuse = |why: &str| damaged(&path, why);
     let text = read_bounded(&path, MAX_RECORD).map_err(|error| refuse(&error.to_string()))?;
-    let text = String::from_utf8(text).map_err(|_| refuse("it is no text"))?;
+    let text = String::from_utf8(text).map_err(|_| refuse("it is not UTF-8 text"))?;
     let (head, json) = text
         .split_once('\n')
         .ok_or_else(|| refuse("it has no head"))?;

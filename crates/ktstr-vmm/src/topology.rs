@@ -50,7 +50,7 @@ pub enum TopologyError {
     NoCpu,
     /// The short form does not parse.
     #[error(
-        "'{found}' is no topology; write it like 1n2l4c2t (nodes, LLCs in all, cores per LLC, threads per core)"
+        "invalid topology '{found}'; write it like 1n2l4c2t (nodes, LLCs in all, cores per LLC, threads per core)"
     )]
     Syntax {
         /// What was given.

@@ -153,8 +153,8 @@ fn read(dir: &Path) -> Result<Bug> {
     let file = dir.join("bug.toml");
     let text =
         fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
-    let known: Known =
-        toml::from_str(&text).with_context(|| format!("{} is no bug", file.display()))?;
+    let known: Known = toml::from_str(&text)
+        .with_context(|| format!("cannot read the description of the bug {}", file.display()))?;
     let mut edits = BTreeMap::new();
     for entry in fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))? {
         let path = entry?.path();

@@ -145,7 +145,8 @@ impl Results {
         }
         let text = fs::read_to_string(path)
             .with_context(|| format!("failed to read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no table", path.display()))
+        serde_json::from_str(&text)
+            .with_context(|| format!("cannot read the table of results {}", path.display()))
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {

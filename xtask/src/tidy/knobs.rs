@@ -59,7 +59,7 @@ pub(super) fn complaints(root: &Path, metadata: &Value) -> Result<Vec<String>> {
     let path = root.join(TABLE);
     let text =
         fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))?;
-    let table: Table = toml::from_str(&text).with_context(|| format!("{TABLE} is no table"))?;
+    let table: Table = toml::from_str(&text).with_context(|| format!("cannot read {TABLE}"))?;
     for pending in &table.pending {
         let Knob { kind, name } = &pending.knob;
         eprintln!("  no test yet: {kind} {name}: {}", pending.reason);

@@ -43,7 +43,7 @@ pub(super) fn between(name: &str, good: &str, bad: &str) -> Result<(Vec<Candidat
 
 fn version(text: &str) -> Result<Version> {
     Version::parse(text)
-        .with_context(|| format!("'{text}' is no version; expected one such as 1.2.3"))
+        .with_context(|| format!("invalid version '{text}'; expected one such as 1.2.3"))
 }
 
 fn fetch(url: &str) -> Result<String> {
@@ -236,7 +236,7 @@ mod tests {
             format!("{error:#}")
         };
         let short = version("1.1").unwrap_err().to_string();
-        assert!(short.contains("'1.1' is no version"), "{short}");
+        assert!(short.contains("invalid version '1.1'"), "{short}");
         let missing = error("1.0.0", "1.1.2");
         assert!(missing.contains("no version 1.0.0"), "{missing}");
         assert!(

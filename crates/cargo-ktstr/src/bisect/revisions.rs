@@ -83,7 +83,7 @@ impl Tree {
     pub(super) fn new(project: &Project, any_commit: &str) -> Result<Self> {
         let workspace = &project.workspace_root;
         let repository = git(workspace, &["rev-parse", "--show-toplevel"])
-            .context("this is no git repository")?;
+            .context("this is not a git repository")?;
         let prefix = git(workspace, &["rev-parse", "--show-prefix"]).unwrap_or_default();
         // Several projects may build to one directory.
         let roots = git(workspace, &["rev-list", "--max-parents=0", any_commit]);

@@ -45,7 +45,7 @@ impl Side {
         }
         let commit = commit(workspace, name)?;
         let repository = git(workspace, &["rev-parse", "--show-toplevel"])
-            .context("this is no git repository")?;
+            .context("this is not a git repository")?;
         let prefix = git(workspace, &["rev-parse", "--show-prefix"]).unwrap_or_default();
         let home = project.target_directory.join("ktstr-perf");
         let key = commit.get(..12).unwrap_or(&commit).to_owned();

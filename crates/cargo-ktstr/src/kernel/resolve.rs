@@ -272,7 +272,7 @@ mod tests {
     #[track_caller]
     fn check(range: &str, expected: &[&str]) {
         let Ok(KernelSpec::Range(from, to)) = KernelSpec::parse(range) else {
-            panic!("{range} is no range")
+            panic!("{range} is not a range")
         };
         let chosen = within(&listed(), &from, &to).unwrap();
         let names: Vec<_> = chosen.iter().map(Release::as_str).collect();

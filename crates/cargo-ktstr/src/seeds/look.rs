@@ -52,7 +52,7 @@ pub(crate) struct Options {
 fn moment(text: &str) -> Result<Duration, String> {
     let expected = || {
         format!(
-            "'{text}' is no moment; expected seconds or milliseconds, such as 1.2345s or 1234.5ms"
+            "invalid time '{text}'; expected seconds or milliseconds, such as 1.2345s or 1234.5ms"
         )
     };
     let (number, digits) = match (text.strip_suffix("ms"), text.strip_suffix('s')) {

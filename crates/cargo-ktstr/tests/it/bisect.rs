@@ -149,7 +149,7 @@ fn what_is_searched_must_be_named() {
     bisect(&["--good-rev", "a", "--bad-rev", "b", "--scheduler", "c"]).exits(64);
     bisect(&["--scheduler", "scx_a", "--good", "1", "--bad", "1.0.0"])
         .exits(1)
-        .says(&["'1' is no version"]);
+        .says(&["invalid version '1'"]);
     bisect(&["--scheduler", "../a", "--good", "1.0.0", "--bad", "1.0.1"])
         .exits(1)
         .says(&["is not the name of a crate"]);

@@ -106,7 +106,7 @@ fn a_manifest_path_is_another_project_than_here() {
     command.current_dir(elsewhere.path());
     Ran::new(command.output().unwrap())
         .exits(1)
-        .says(&["no cargo project"]);
+        .says(&["cannot read the cargo project"]);
     command
         .arg("--manifest-path")
         .arg(workspace.path("Cargo.toml"));

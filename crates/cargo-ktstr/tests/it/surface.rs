@@ -134,7 +134,7 @@ fn outside_of_a_project_cargo_says_so() {
     let output = ktstr(&["test"]).current_dir(dir.path()).output().unwrap();
     Ran::new(output)
         .exits(1)
-        .says(&["no cargo project", "Cargo.toml"]);
+        .says(&["cannot read the cargo project", "Cargo.toml"]);
 }
 
 /// On whatever host this is; the project's cache has no kernel.

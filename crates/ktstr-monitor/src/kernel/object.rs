@@ -243,7 +243,7 @@ pub(crate) fn write_number(
         return Err(refuse("it is a bit field"));
     }
     if !matches!(field.size, 1 | 2 | 4 | 8) {
-        return Err(refuse("it is no number of 1, 2, 4 or 8 bytes"));
+        return Err(refuse("it is not a number of 1, 2, 4 or 8 bytes"));
     }
     let bits = field.size * 8;
     let upper = value

@@ -125,7 +125,9 @@ fn wrong_files_are_explained() {
     );
     let program = std::env::current_exe().unwrap();
     let program = program.to_str().unwrap();
-    assert!(complaint(&inspect(&["tasks", "--vmlinux", program]), 1).contains("no usable vmlinux"));
+    assert!(
+        complaint(&inspect(&["tasks", "--vmlinux", program]), 1).contains("not a usable vmlinux")
+    );
     assert!(
         complaint(&bare(&["inspect", "/nowhere", "tasks"]), 1).contains("cannot open /nowhere")
     );

@@ -96,9 +96,9 @@ fn fit_for_kvm(found: Probe) -> Result<(), BuildError> {
     })
 }
 
-/// Text that names no engine.
+/// Text that is not the name of an engine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no engine; there are auto, kvm and tcg")]
+#[error("unknown engine '{0}'; expected auto, kvm or tcg")]
 pub struct UnknownEngine(pub String);
 
 impl std::str::FromStr for EngineChoice {

@@ -97,7 +97,7 @@ fn every_fault_of_a_configuration_is_told() {
         .unwrap_err()
         .to_string();
     for needle in [
-        "no bzImage",
+        "not a bzImage",
         "8 MiB of memory",
         "port 'a'",
         "performance mode",

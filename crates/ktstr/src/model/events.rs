@@ -175,7 +175,7 @@ impl Events {
     /// When it cannot be read, or holds something else.
     pub fn read(file: impl BufRead) -> io::Result<Self> {
         let invalid = |line: &str| {
-            let text = format!("'{line}' is no line of {EVENTS_SCHEMA}");
+            let text = format!("'{line}' is not a line of {EVENTS_SCHEMA}");
             io::Error::new(io::ErrorKind::InvalidData, text)
         };
         let mut lines = file.lines();

@@ -12,7 +12,7 @@ pub struct KernelFilter {
 /// Text that is no filter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{text}' is no version; expected a version such as 6.12.30, a series such as 6.12, or a range such as 6.12..6.14"
+    "invalid kernel version '{text}'; expected a version such as 6.12.30, a series such as 6.12, or a range such as 6.12..6.14"
 )]
 pub struct KernelFilterError {
     text: String,
@@ -22,7 +22,7 @@ impl KernelFilter {
     /// Reads one filter.
     ///
     /// # Errors
-    /// When it is no version, series or range of them.
+    /// When it is not a version, a series or a range of them.
     pub fn parse(text: &str) -> Result<Self, KernelFilterError> {
         let (from, to) = text.split_once("..").unwrap_or((text, text));
         let part = |part: &str| {

@@ -35,7 +35,7 @@ impl Scheduler {
             if !known.contains(preset) {
                 let presets = known.join(", ");
                 faults.push(format!(
-                    "scheduler '{name}': '{preset}' in verifier_exclude_topologies is no preset of: {presets}"
+                    "scheduler '{name}': '{preset}' in verifier_exclude_topologies is not a preset; there are: {presets}"
                 ));
             }
         }

@@ -85,7 +85,7 @@ fn whole(dir: &Path) -> Option<Saved> {
         Ok(saved) => Some(saved),
         Err(error) => {
             if dir.exists() {
-                tracing::warn!(%error, "a template is made anew");
+                tracing::warn!(%error, "the template is made again");
             }
             None
         }

@@ -31,7 +31,7 @@ pub(in crate::host) enum IncludeError {
         dir: PathBuf,
     },
     /// A scheduler's configuration is not there.
-    #[error("{by}: {} is no file; name it from the package, or by an absolute path", path.display())]
+    #[error("{by}: {} is not a file; name it from the package, or by an absolute path", path.display())]
     NoConfig { by: String, path: PathBuf },
     /// It is there and cannot be read.
     #[error("failed to read {} for {by}", path.display())]

@@ -58,7 +58,7 @@ pub enum ProgramError {
     },
     /// Neither the workspace nor `PATH` has it.
     #[error(
-        "{what} '{name}' is no binary of the workspace at {workspace} and not on PATH; add it to the workspace, \
+        "{what} '{name}' is neither a binary of the workspace at {workspace} nor on PATH; add it to the workspace, \
          install it{}",
         hint(what, name),
         workspace = workspace.display()

@@ -373,10 +373,12 @@ fn environment() -> Vec<(String, String)> {
 /// A VM that is no test's: this topology and memory, the kernel's own scheduler. Kept to the process's end.
 ///
 /// # Errors
-/// When the text is no topology.
+/// When the text is not a topology.
 pub fn plain_vm(topology: &str, memory_mib: u32) -> Result<&'static KtstrTestEntry> {
     let topology = shape(topology).with_context(|| {
-        format!("'{topology}' is no topology; expected NODESnLLCSlCOREScTHREADSt such as 1n2l4c2t")
+        format!(
+            "invalid topology '{topology}'; expected NODESnLLCSlCOREScTHREADSt such as 1n2l4c2t"
+        )
     })?;
     let entry = KtstrTestEntry {
         name: "shell",

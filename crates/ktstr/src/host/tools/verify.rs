@@ -127,7 +127,7 @@ mod tests {
             .unwrap_err();
         let text = faults.to_string();
         assert!(
-            text.contains("'4cpu-2lc' in verifier_exclude_topologies is no preset"),
+            text.contains("'4cpu-2lc' in verifier_exclude_topologies is not a preset"),
             "{text}"
         );
     }

@@ -274,7 +274,7 @@ fn number_at(value: &Value, path: &str) -> Result<f64, String> {
         Value::Bool(truth) => Ok(f64::from(u8::from(*truth))),
         other => other
             .as_f64()
-            .ok_or_else(|| format!("{path:?} is no number: {other}")),
+            .ok_or_else(|| format!("{path:?} is not a number: {other}")),
     }
 }
 

@@ -150,12 +150,14 @@ impl Column {
                 if known {
                     format!("{name} is {ratio} at {at_ms} ms, expected {low} to {high} (a ratio)")
                 } else {
-                    format!("{name} at {at_ms} ms: {numerator} over {denominator} is no ratio")
+                    format!(
+                        "{name} at {at_ms} ms: {numerator} over {denominator} is not a finite ratio"
+                    )
                 }
             });
         }
         if compared == 0 {
-            let text = || format!("{name}: no moment at which both have a number");
+            let text = || format!("{name}: the two have no number at the same moment");
             verdict.judge(DetailKind::Temporal, None, text);
         }
     }

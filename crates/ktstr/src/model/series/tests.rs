@@ -123,13 +123,13 @@ fn ratios() {
     check(
         |v| part.ratio_within(v, &zero, 0.0, 9.0),
         Outcome::Inconclusive,
-        "1 over 0 is no ratio",
+        "1 over 0 is not a finite ratio",
     );
     let elsewhere = Column::of("y", &[(7, 1.0)]);
     check(
         |v| part.ratio_within(v, &elsewhere, 0.0, 9.0),
         Outcome::Inconclusive,
-        "no moment",
+        "no number at the same moment",
     );
 }
 

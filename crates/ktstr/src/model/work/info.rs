@@ -8,8 +8,8 @@ use super::WorkType;
 pub struct WorkTypeInfo {
     /// Its name.
     pub name: &'static str,
-    /// Kernel path that it presses.
-    pub presses: &'static str,
+    /// What it exercises in the kernel.
+    pub exercises: &'static str,
     /// What one iteration is.
     pub iteration: &'static str,
     /// What its wake latency is; `None`: it never waits for a wake-up.
@@ -48,10 +48,10 @@ pub(super) const fn at_least_one(workers: usize) -> usize {
 }
 
 /// Wants a CPU all the time. The table puts in the name.
-pub(super) const fn busy(presses: &'static str, iteration: &'static str) -> WorkTypeInfo {
+pub(super) const fn busy(exercises: &'static str, iteration: &'static str) -> WorkTypeInfo {
     WorkTypeInfo {
         name: "",
-        presses,
+        exercises,
         iteration,
         wake_latency: None,
         group_size: 1,
@@ -60,22 +60,22 @@ pub(super) const fn busy(presses: &'static str, iteration: &'static str) -> Work
 }
 
 /// Sleeps, but is not woken by others in a way that can be timed.
-pub(super) const fn silent(presses: &'static str, iteration: &'static str) -> WorkTypeInfo {
+pub(super) const fn silent(exercises: &'static str, iteration: &'static str) -> WorkTypeInfo {
     WorkTypeInfo {
         cpu_bound: false,
-        ..busy(presses, iteration)
+        ..busy(exercises, iteration)
     }
 }
 
 /// Sleeps, and knows how long each wake-up took.
 pub(super) const fn waking(
-    presses: &'static str,
+    exercises: &'static str,
     iteration: &'static str,
     wake_latency: &'static str,
 ) -> WorkTypeInfo {
     WorkTypeInfo {
         wake_latency: Some(wake_latency),
-        ..silent(presses, iteration)
+        ..silent(exercises, iteration)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use super::WorkType;
 
-/// All work types as a Markdown table: name, group, what it presses, iteration, wake latency.
+/// All work types as a Markdown table: name, group, what it exercises, iteration, wake latency.
 pub fn markdown() -> String {
     let mut text = String::from(
-        "| work type | group | presses | one iteration | wake latency |\n|---|---|---|---|---|\n",
+        "| work type | group | exercises | one iteration | wake latency |\n|---|---|---|---|---|\n",
     );
     for work in WorkType::all() {
         let info = work.info();
@@ -14,7 +14,7 @@ pub fn markdown() -> String {
             .unwrap_or("none: it never sleeps for others");
         text.push_str(&format!(
             "| {} | {} | {} | {} | {latency} |\n",
-            info.name, info.group_size, info.presses, info.iteration
+            info.name, info.group_size, info.exercises, info.iteration
         ));
     }
     text

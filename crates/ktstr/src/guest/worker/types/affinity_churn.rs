@@ -1,4 +1,4 @@
-//! `AffinityChurn`: binds itself to the next CPU all the time. Presses `sched_setaffinity`, `set_cpumask` and forced migration.
+//! `AffinityChurn`: binds itself to the next CPU all the time. Exercises `sched_setaffinity`, `set_cpumask` and forced migration.
 //!
 //! One iteration is one change and a spin: one work unit. It never sleeps. The CPUs are those that the worker was allowed at its
 //! start; one that a cpuset has taken away since is left out by the kernel's refusal.

@@ -1,4 +1,4 @@
-//! `AluHot`: spins with several independent chains, so that the CPU's pipelines are full. Presses tick preemption under the
+//! `AluHot`: spins with several independent chains, so that the CPU's pipelines are full. Exercises tick preemption under the
 //! most heat and the most contention between hardware threads.
 //!
 //! One iteration is [`TURNS`] multiplications over all chains, one work unit each. It never sleeps.

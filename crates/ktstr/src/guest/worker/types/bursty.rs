@@ -1,4 +1,4 @@
-//! `Bursty`: spins for a while, sleeps for a while. Presses timer wake-ups, idle entry and exit, and what a scheduler
+//! `Bursty`: spins for a while, sleeps for a while. Exercises timer wake-ups, idle entry and exit, and what a scheduler
 //! credits a task for having slept.
 //!
 //! One iteration is 1024 multiplications of the burst. Wake latency is from the requested end of the sleep to running; the sleep itself

@@ -1,4 +1,4 @@
-//! `CachePipe`: workers 2i and 2i+1 hand a block of data to and fro. Presses wake affinity: the data is warm where it was
+//! `CachePipe`: workers 2i and 2i+1 hand a block of data to and fro. Exercises wake affinity: the data is warm where it was
 //! written last.
 //!
 //! One iteration is one block received, changed and sent: one work unit for each KiB. Wake latency is from the partner's write

@@ -1,4 +1,4 @@
-//! `CachePressure`: walks over a buffer without a pause. Presses placement: every migration costs a refill of the cache.
+//! `CachePressure`: walks over a buffer without a pause. Exercises placement: every migration costs a refill of the cache.
 //!
 //! One iteration is one walk; work units are the lines touched. It never sleeps.
 

@@ -1,4 +1,4 @@
-//! `CacheYield`: warms a buffer and yields. Presses `sched_yield` where a migration or a stranger in between costs a refill.
+//! `CacheYield`: warms a buffer and yields. Exercises `sched_yield` where a migration or a stranger in between costs a refill.
 //!
 //! One iteration is one walk over the buffer and one `sched_yield`; work units are the lines touched.
 

@@ -1,4 +1,4 @@
-//! `CgroupAttachStorm`: one worker moves the others, which spin, between cgroups without a pause. Presses cgroup attach of tasks that
+//! `CgroupAttachStorm`: one worker moves the others, which spin, between cgroups without a pause. Exercises cgroup attach of tasks that
 //! run elsewhere.
 //!
 //! One iteration is one victim moved (the first worker) or a chain of multiplications (the victims). None of them sleeps.

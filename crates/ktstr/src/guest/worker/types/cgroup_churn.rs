@@ -1,4 +1,4 @@
-//! `CgroupChurn`: spins and moves itself to another cgroup at intervals. Presses cgroup attach of a running task and the change of
+//! `CgroupChurn`: spins and moves itself to another cgroup at intervals. Exercises cgroup attach of a running task and the change of
 //! its task group.
 //!
 //! One iteration is a chain of 1024 multiplications, one work unit each. It never sleeps. The cgroups are made by the

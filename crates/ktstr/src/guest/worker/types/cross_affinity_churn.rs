@@ -1,4 +1,4 @@
-//! `CrossAffinityChurn`: workers 2i and 2i+1 bind each other to the next CPU. Presses `sched_setaffinity` on a task that runs
+//! `CrossAffinityChurn`: workers 2i and 2i+1 bind each other to the next CPU. Exercises `sched_setaffinity` on a task that runs
 //! elsewhere: the stopper has to move it.
 //!
 //! One iteration is one change of the partner and a spin: one work unit. It never sleeps.

@@ -1,4 +1,4 @@
-//! `EpollStorm`: producers put bursts of events into an eventfd; consumers wait for them on one epoll. Presses epoll's wake-ups
+//! `EpollStorm`: producers put bursts of events into an eventfd; consumers wait for them on one epoll. Exercises epoll's wake-ups
 //! and consumers that compete for few events.
 //!
 //! One iteration is one burst written or one event taken: one work unit. Consumers' wake latency is from the last write to

@@ -1,5 +1,5 @@
 //! `FutexFanOut` and `FanOutCompute`: one worker wakes all others of its group, each works, the last one done wakes the first.
-//! Presses waking many at once: wake affinity, the search for idle CPUs, spreading.
+//! Exercises waking many at once: wake affinity, the search for idle CPUs, spreading.
 //!
 //! One iteration is one round, one work unit. Wake latency is from the waker's call to running, for the last one's call to
 //! the first worker as well.

@@ -1,4 +1,4 @@
-//! `ForkExit`: forks a child that exits at once, and reaps it. Presses the placement of new tasks, `init_task` and `exit_task`.
+//! `ForkExit`: forks a child that exits at once, and reaps it. Exercises the placement of new tasks, `init_task` and `exit_task`.
 //!
 //! One iteration is one child made, run and reaped: one work unit. The wait for the child is no gap, and no wake latency: how
 //! long a child takes is the child's affair.

@@ -1,4 +1,4 @@
-//! `FutexPingPong`: workers 2i and 2i+1 wake each other in turn. Presses futex wake-ups, `select_cpu` and wake-up preemption.
+//! `FutexPingPong`: workers 2i and 2i+1 wake each other in turn. Exercises futex wake-ups, `select_cpu` and wake-up preemption.
 //!
 //! One iteration is being woken once and waking the partner once: one work unit. Wake latency is from just before the
 //! partner's `futex_wake` to running. While the partner has the turn, no time counts as gap.

@@ -1,4 +1,4 @@
-//! `IdleChurn`: short bursts between sleeps. Presses idle entry and exit, the choice of an idle CPU, and the tick's stop and
+//! `IdleChurn`: short bursts between sleeps. Exercises idle entry and exit, the choice of an idle CPU, and the tick's stop and
 //! restart.
 //!
 //! One iteration is one burst and one sleep: one work unit. Wake latency is from the sleep's requested end to running.

@@ -1,4 +1,4 @@
-//! `IoSyncWrite`, `IoRandRead` and `IoConvoy`: files. They press `io_schedule` and wake-ups from block completion.
+//! `IoSyncWrite`, `IoRandRead` and `IoConvoy`: files. They exercise `io_schedule` and wake-ups from block completion.
 //!
 //! One iteration is 4 KiB written and synced, or read: one work unit. There is no wake latency, for the disk's time is not known;
 //! the time inside an I/O call is no gap. `IoSyncWrite` and `IoRandRead` use the test's own disk if it has one (reads pass the page

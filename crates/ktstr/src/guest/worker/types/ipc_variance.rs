@@ -1,4 +1,4 @@
-//! `IpcVariance`: stretches of full pipelines and stretches that wait for memory. Presses whatever takes CPU time for work done.
+//! `IpcVariance`: stretches of full pipelines and stretches that wait for memory. Exercises whatever takes CPU time for work done.
 //!
 //! One iteration is one hot and one cold stretch; work units are their steps. It never sleeps.
 

@@ -1,4 +1,4 @@
-//! `IrqWake`: worker 2i sends a datagram every period, worker 2i+1 waits for it. Presses the wake-up out of the network softirq; the
+//! `IrqWake`: worker 2i sends a datagram every period, worker 2i+1 waits for it. Exercises the wake-up out of the network softirq; the
 //! datagrams go over the loopback device, whose softirq runs on the sender's CPU.
 //!
 //! One iteration is one datagram sent or received: one work unit. The receiver's wake latency is from the send to running, the

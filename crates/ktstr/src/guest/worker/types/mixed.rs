@@ -1,4 +1,4 @@
-//! `Mixed`: rotates through spinning, yielding, a short sleep and a file write. Presses a scheduler with tasks that are neither one
+//! `Mixed`: rotates through spinning, yielding, a short sleep and a file write. Exercises a scheduler with tasks that are neither one
 //! thing nor the other.
 //!
 //! One iteration is one of the four: one work unit. Wake latency is that of the sleeps.

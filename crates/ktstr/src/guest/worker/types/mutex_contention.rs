@@ -1,4 +1,4 @@
-//! `MutexContention`: the workers of a group take one futex lock in turn. Presses futex waits and wakes under contention, and
+//! `MutexContention`: the workers of a group take one futex lock in turn. Exercises futex waits and wakes under contention, and
 //! what happens when the holder of a lock is preempted.
 //!
 //! One iteration is the lock taken and released once: one work unit. Wake latency is from the release to running with the lock,

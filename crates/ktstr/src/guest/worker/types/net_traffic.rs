@@ -1,4 +1,4 @@
-//! `NetTraffic`: worker 2i sends bursts of datagrams to worker 2i+1, which answers each burst. Presses the network softirq, socket
+//! `NetTraffic`: worker 2i sends bursts of datagrams to worker 2i+1, which answers each burst. Exercises the network softirq, socket
 //! wake-ups and, under load, ksoftirqd. The datagrams go over the loopback device.
 //!
 //! One iteration is one burst sent and answered, or received: a work unit for each datagram. Wake latency is from the partner's

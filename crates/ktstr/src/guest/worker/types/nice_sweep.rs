@@ -1,4 +1,4 @@
-//! `NiceSweep`: steps its nice value from -20 to 19, round and round. Presses `set_user_nice` and the change of weights on a queue.
+//! `NiceSweep`: steps its nice value from -20 to 19, round and round. Exercises `set_user_nice` and the change of weights on a queue.
 //!
 //! One iteration is one change and a spin: one work unit. It never sleeps.
 

@@ -1,4 +1,4 @@
-//! `NumaMigrationChurn`: works on memory and binds itself to the next node's CPUs at intervals; the memory stays behind. Presses
+//! `NumaMigrationChurn`: works on memory and binds itself to the next node's CPUs at intervals; the memory stays behind. Exercises
 //! migration between nodes and NUMA balancing.
 //!
 //! One iteration is one walk over the working set; work units are the lines touched. With one node it stays where it is.

@@ -1,4 +1,4 @@
-//! `NumaWorkingSetSweep`: works on memory whose pages it moves to the next node at intervals. Presses page migration, and a
+//! `NumaWorkingSetSweep`: works on memory whose pages it moves to the next node at intervals. Exercises page migration, and a
 //! scheduler's wish to follow the memory.
 //!
 //! One iteration is one walk over the working set; work units are the lines touched. With one node nothing moves.

@@ -1,4 +1,4 @@
-//! `PageFaultChurn`: touches pages and gives them back. Presses page faults, the mmap lock and TLB shoot-downs.
+//! `PageFaultChurn`: touches pages and gives them back. Exercises page faults, the mmap lock and TLB shoot-downs.
 //!
 //! One iteration is all touches, one giving back and a spin: a work unit for each touch. It never sleeps by choice.
 

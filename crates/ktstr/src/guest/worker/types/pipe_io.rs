@@ -1,4 +1,4 @@
-//! `PipeIo`: workers 2i and 2i+1 pass a byte to and fro. Presses pipe reads and writes and synchronous wake-ups, as
+//! `PipeIo`: workers 2i and 2i+1 pass a byte to and fro. Exercises pipe reads and writes and synchronous wake-ups, as
 //! `perf bench sched pipe` does.
 //!
 //! One iteration is one byte received and one sent: one work unit. Wake latency is from the partner's write to running.

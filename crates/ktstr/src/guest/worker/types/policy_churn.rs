@@ -1,4 +1,4 @@
-//! `PolicyChurn`: changes its scheduling policy all the time. Presses `sched_setscheduler` and the way between classes.
+//! `PolicyChurn`: changes its scheduling policy all the time. Exercises `sched_setscheduler` and the way between classes.
 //!
 //! One iteration is one change and a spin: one work unit. It never sleeps. The round ends with the policy that it began with;
 //! `SCHED_EXT` is part of it where a scheduler takes it.

@@ -1,4 +1,4 @@
-//! `PreemptStorm`: on one CPU, a FIFO worker preempts spinning fair ones every period. Presses preemption by a higher class:
+//! `PreemptStorm`: on one CPU, a FIFO worker preempts spinning fair ones every period. Exercises preemption by a higher class:
 //! `cpu_release` and `cpu_acquire` of a sched_ext scheduler.
 //!
 //! One iteration is one preemption (the FIFO worker) or a chain of multiplications (the others). The FIFO worker's wake latency is

@@ -1,5 +1,5 @@
 //! `PriorityInversion`: workers of three roles on one CPU. The low ones, fair, hold a lock for long; the medium ones, fair, only
-//! spin; the high ones, FIFO, want the lock. Presses priority inheritance: with it the holder is lifted into the high ones' class
+//! spin; the high ones, FIFO, want the lock. Exercises priority inheritance: with it the holder is lifted into the high ones' class
 //! until it releases; without, the spinning ones stand in the way.
 //!
 //! One iteration is the lock taken and released, or a stretch of spinning: one work unit. The high ones' wake latency is from

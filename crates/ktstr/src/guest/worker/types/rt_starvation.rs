@@ -1,4 +1,4 @@
-//! `RtStarvation`: on one CPU, a FIFO worker spins in long bursts; a fair worker gets what is left. Presses stall detection, the
+//! `RtStarvation`: on one CPU, a FIFO worker spins in long bursts; a fair worker gets what is left. Exercises stall detection, the
 //! fair server, and a sched_ext scheduler that loses a CPU for long.
 //!
 //! One iteration is a chain of 8192 multiplications, one work unit each. The FIFO worker rests on purpose: a sched_ext task that

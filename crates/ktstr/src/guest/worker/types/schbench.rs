@@ -1,4 +1,4 @@
-//! `Schbench`: message threads wake worker threads, each of which sleeps as if for a network, computes, and asks for more. Presses
+//! `Schbench`: message threads wake worker threads, each of which sleeps as if for a network, computes, and asks for more. Exercises
 //! wake-up latency under cache load.
 //!
 //! One iteration is one request: one work unit. The two histograms are schbench's: `wakeup` is from the message thread's post to

@@ -1,4 +1,4 @@
-//! `Sequence`: goes through phases, round and round. Presses whatever a scheduler has learnt of a task, because it changes.
+//! `Sequence`: goes through phases, round and round. Exercises whatever a scheduler has learnt of a task, because it changes.
 //!
 //! One iteration is all phases once, one work unit each. Wake latency is that of its sleeps; after I/O there is none.
 

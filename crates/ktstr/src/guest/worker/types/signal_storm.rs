@@ -1,4 +1,4 @@
-//! `SignalStorm`: workers 2i and 2i+1 send each other bursts of real-time signals in turn. Presses signal delivery and the
+//! `SignalStorm`: workers 2i and 2i+1 send each other bursts of real-time signals in turn. Exercises signal delivery and the
 //! wake-up of a task that sleeps interruptibly.
 //!
 //! One iteration is one burst received and one sent: a work unit for each signal. Wake latency is from the partner's first

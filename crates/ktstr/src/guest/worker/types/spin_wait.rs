@@ -1,4 +1,4 @@
-//! `SpinWait`: always wants a CPU. Presses tick preemption and load balancing.
+//! `SpinWait`: always wants a CPU. Exercises tick preemption and load balancing.
 //!
 //! One iteration is a chain of [`TURNS`] multiplications, one work unit each. It never sleeps, so it has no wake latency.
 

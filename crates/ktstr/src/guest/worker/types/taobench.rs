@@ -1,5 +1,5 @@
 //! `Taobench`: a read-mostly cache under load, after the TAO benchmark of DCPerf. Fast threads look keys up; what is missing goes to
-//! slow threads that fetch it. Presses short CPU bursts and hand-overs between threads.
+//! slow threads that fetch it. Exercises short CPU bursts and hand-overs between threads.
 //!
 //! One iteration is one lookup answered: one work unit. The two histograms are service times from the lookup to its answer: `fast`
 //! of hits, `slow` of misses. Wake latency is that of threads which slept: a slow one from the first miss in an empty queue to

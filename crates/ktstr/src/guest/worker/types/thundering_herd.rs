@@ -1,4 +1,4 @@
-//! `ThunderingHerd`: one worker wakes all others of its group at intervals. Presses `futex_wake` of all waiters: a burst of
+//! `ThunderingHerd`: one worker wakes all others of its group at intervals. Exercises `futex_wake` of all waiters: a burst of
 //! enqueues and of searches for idle CPUs.
 //!
 //! One iteration is one broadcast sent or received: one work unit. Wake latency is from the broadcast to running.

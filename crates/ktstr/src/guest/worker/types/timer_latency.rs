@@ -1,4 +1,4 @@
-//! `TimerLatency`: wakes at absolute times. Presses the timer interrupt and the wake-up out of it, as cyclictest does.
+//! `TimerLatency`: wakes at absolute times. Exercises the timer interrupt and the wake-up out of it, as cyclictest does.
 //!
 //! One iteration is one period: one work unit. Wake latency is from the absolute time asked for to running; times that were
 //! missed altogether are left out, not piled up.

@@ -1,4 +1,4 @@
-//! `WakeChain`: a baton goes round a ring of workers. Presses chains of wake-ups, where each link's latency adds up.
+//! `WakeChain`: a baton goes round a ring of workers. Exercises chains of wake-ups, where each link's latency adds up.
 //!
 //! One iteration is the baton held once: one work unit. Wake latency is from the predecessor's hand-over to running.
 

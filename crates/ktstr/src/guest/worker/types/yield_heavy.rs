@@ -1,4 +1,4 @@
-//! `YieldHeavy`: spins a little and yields. Presses `sched_yield`, requeueing and the pick of the next task.
+//! `YieldHeavy`: spins a little and yields. Exercises `sched_yield`, requeueing and the pick of the next task.
 //!
 //! One iteration is a short spin and one `sched_yield`: one work unit. Time until it runs again is gap, not wake latency,
 //! because a yielding task stays runnable.
