@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::thread;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::Pid;
 
 use crate::panic;
 use crate::process::Process;
@@ -65,10 +65,7 @@ pub(crate) fn fork(
         }
         pid => {
             let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Process {
-                pid,
-                pidfd: pidfd_open(pid, PidfdFlags::empty())?,
-            })
+            Process::forked(pid)
         }
     }
 }

@@ -57,8 +57,22 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `command`. `std`'s handle is dropped, which neither waits nor kills.
     pub(crate) fn spawn(command: &mut Command) -> io::Result<Self> {
+        // No thread reaps meanwhile: of a program that cannot be executed `std` itself reaps the process, and panics where it is
+        // gone; and a child that ended at once has told nothing yet.
+        let mut reaped = REAPED.lock().unwrap_or_else(PoisonError::into_inner);
         let child = command.spawn()?;
-        let pid = Pid::from_child(&child);
+        Self::new(Pid::from_child(&child), &mut reaped)
+    }
+
+    /// A child that was just made, and that nothing can have reaped.
+    pub(crate) fn forked(pid: Pid) -> io::Result<Self> {
+        let mut reaped = REAPED.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::new(pid, &mut reaped)
+    }
+
+    fn new(pid: Pid, reaped: &mut BTreeMap<i32, Ended>) -> io::Result<Self> {
+        // An earlier process of this number has ended, not this one.
+        reaped.remove(&pid.as_raw_nonzero().get());
         Ok(Self {
             pid,
             pidfd: pidfd_open(pid, PidfdFlags::empty())?,
@@ -186,5 +200,47 @@ mod tests {
         one.reap();
         let code = other.end_of(&process).and_then(|ended| ended.code);
         assert_eq!(code, Some(5));
+    }
+
+    /// Numbers come round: what is known of the one before is nothing that this one did.
+    #[test]
+    fn a_process_with_the_number_of_one_that_ended_runs() {
+        let process = Process::spawn(Command::new("sleep").arg("60")).unwrap();
+        let number = process.pid.as_raw_nonzero().get();
+        let ended = Ended {
+            code: Some(1),
+            signal: None,
+        };
+        let reaper = Reaper::default();
+        REAPED.lock().unwrap().insert(number, ended);
+        assert_eq!(reaper.end_of(&process), Some(ended));
+        let again = Process::forked(process.pid).unwrap();
+        assert_eq!(reaper.end_of(&again), None);
+        again.signal(Signal::KILL);
+    }
+
+    /// Where another thread reaped it first, `std` panicked.
+    #[test]
+    fn a_program_that_is_not_there_is_an_error_while_others_reap() {
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    Reaper::default().reap();
+                    // Others want the lock, too.
+                    std::thread::park_timeout(std::time::Duration::from_micros(20));
+                }
+            });
+            for _ in 0..200 {
+                let mut command = Command::new("/no/such/program");
+                // As a scheduler's, which makes `std` fork by itself.
+                let nothing = || Ok(());
+                // SAFETY: the closure does nothing.
+                unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, nothing) };
+                let error = Process::spawn(&mut command).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::NotFound);
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 }

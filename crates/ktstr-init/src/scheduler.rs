@@ -32,6 +32,8 @@ pub(crate) struct Scheduler {
     pub(crate) process: Process,
     pub(crate) log: Output,
     ended: Option<Ended>,
+    /// How long it may take to leave when it is asked to.
+    grace: Duration,
 }
 
 /// Why a scheduler does not run.
@@ -149,6 +151,7 @@ fn spawn(command: &mut Command) -> io::Result<Scheduler> {
         process,
         log,
         ended: None,
+        grace: STOP_GRACE,
     })
 }
 
@@ -324,7 +327,8 @@ impl Scheduler {
             }
             killed = signal == Signal::KILL;
             self.process.signal(signal);
-            let until = Instant::now() + STOP_GRACE;
+            let grace = if killed { STOP_GRACE } else { self.grace };
+            let until = Instant::now() + grace;
             while self.ended.is_none() && Instant::now() < until {
                 let mut fds = [PollFd::new(&self.process.pidfd, PollFlags::IN)];
                 let _ = sleep_on(&mut fds, STATE_POLL_MS);
@@ -357,8 +361,21 @@ mod tests {
     use ktstr_wire::{Assembler, Event};
     use std::io::{Read as _, Seek as _};
 
+    /// More than a shell on a busy machine needs.
+    const LONG: Duration = Duration::from_secs(30);
+
     /// Starts `script` on a made-up sched_ext directory and returns every message that the host would get.
     fn messages(root: &Path, script: &str, attach_timeout: Duration) -> Vec<Message> {
+        messages_of(root, script, attach_timeout, LONG)
+    }
+
+    /// The same where it has `grace` to leave when it is asked to.
+    fn messages_of(
+        root: &Path,
+        script: &str,
+        attach_timeout: Duration,
+        grace: Duration,
+    ) -> Vec<Message> {
         let mut port = tempfile::tempfile().unwrap();
         let mut outbox = Outbox::new(port.try_clone().unwrap());
         let mut command = Command::new("sh");
@@ -366,6 +383,7 @@ mod tests {
         let mut reaper = Reaper::default();
         if let Ok(mut scheduler) = start_on(root, &mut outbox, &mut reaper, command, attach_timeout)
         {
+            scheduler.grace = grace;
             scheduler.stop(&mut outbox, &mut reaper).unwrap();
         }
         let mut bytes = Vec::new();
@@ -400,7 +418,7 @@ mod tests {
     fn a_kernel_without_sched_ext_is_told_with_the_option_and_the_next_step() {
         let root = tempfile::tempdir().unwrap();
         let missing = root.path().join("sched_ext");
-        let messages = messages(&missing, "exit 0", Duration::from_secs(30));
+        let messages = messages(&missing, "exit 0", LONG);
         let (stage, detail) = last_stage(&messages);
         assert_eq!(stage, Stage::SchedulerNotAttached);
         for needle in [
@@ -416,7 +434,7 @@ mod tests {
     #[test]
     fn an_early_death_is_told_with_its_status_and_its_words() {
         let root = sched_ext("disabled\n");
-        let messages = messages(root.path(), "echo no BTF; exit 7", Duration::from_secs(30));
+        let messages = messages(root.path(), "echo no BTF; exit 7", LONG);
         assert_eq!(last_stage(&messages).0, Stage::SchedulerDied);
         assert!(messages.contains(&Message::SchedLog(SchedLog::Chunk(b"no BTF\n".to_vec()))));
         let exit = SchedExit {
@@ -461,11 +479,7 @@ mod tests {
         let root = sched_ext("enabled\n");
         std::fs::create_dir(root.path().join("root")).unwrap();
         std::fs::write(root.path().join("root/ops"), "fixture\n").unwrap();
-        let messages = messages(
-            root.path(),
-            "exec cat /dev/zero > /dev/null",
-            Duration::from_secs(30),
-        );
+        let messages = messages(root.path(), "exec cat /dev/zero > /dev/null", LONG);
         assert!(told_attached(&messages, "fixture"), "{messages:?}");
         let exit = stop_of(&messages);
         assert_eq!(exit.signal, Some(Signal::INT.as_raw()));
@@ -490,9 +504,9 @@ mod tests {
         }
     }
 
-    /// Runs `script` as a scheduler that attaches when it says that it is ready, and stops it.
+    /// Runs `script` as a scheduler that attaches when it says that it is ready, and stops it, with so much time to leave.
     #[track_caller]
-    fn stopped(script: &str) -> SchedExit {
+    fn stopped_within(grace: Duration, script: &str) -> SchedExit {
         let root = sched_ext("disabled\n");
         let state = root.path().join("state");
         // A loop of builtins: a shell would handle no trap while it waits for a program.
@@ -500,7 +514,12 @@ mod tests {
             "{script}\necho enabled > {}; while :; do :; done",
             state.display()
         );
-        stop_of(&messages(root.path(), &script, Duration::from_secs(30)))
+        stop_of(&messages_of(root.path(), &script, LONG, grace))
+    }
+
+    #[track_caller]
+    fn stopped(script: &str) -> SchedExit {
+        stopped_within(LONG, script)
     }
 
     #[test]
@@ -515,14 +534,18 @@ mod tests {
 
     #[test]
     fn one_that_ignores_the_request_is_killed_and_that_is_told() {
-        let exit = stopped("trap '' INT");
+        let exit = stopped_within(Duration::from_millis(50), "trap '' INT");
         assert!(exit.stop.unwrap().killed);
         assert_eq!(exit.signal, Some(Signal::KILL.as_raw()));
     }
 
     #[test]
     fn processes_that_it_leaves_are_named_and_ended() {
-        let exit = stopped("trap 'exit 0' INT; (trap '' INT; exec cat /dev/zero > /dev/null) &");
+        // It is not ready before what it leaves is no shell any more.
+        let exit = stopped(
+            "trap 'exit 0' INT; (trap '' INT; exec cat /dev/zero > /dev/null) &
+            until read name < /proc/$!/comm && [ \"$name\" = cat ]; do :; done",
+        );
         let left = exit.stop.unwrap().left_behind;
         assert!(left.len() == 1 && left[0].ends_with(" cat"), "{left:?}");
     }

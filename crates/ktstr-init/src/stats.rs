@@ -44,15 +44,20 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const REOPEN_EVERY: Duration = Duration::from_millis(50);
 const MAX_EOFS: u32 = 100;
 
-/// Where the running scheduler's socket is, and since when it may be asked; `None` while no scheduler runs. Clones share it.
+/// Where the running scheduler's socket is, and until when it may still appear; `None` while no scheduler runs. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Target(Arc<Mutex<Option<(PathBuf, Instant)>>>);
 
 impl Target {
     pub(crate) fn set(&self, socket: Option<PathBuf>) {
-        let since = Instant::now();
+        self.set_for(socket, LISTEN_GRACE);
+    }
+
+    /// The server of `socket` may begin to listen within `grace`.
+    fn set_for(&self, socket: Option<PathBuf>, grace: Duration) {
+        let patience = Instant::now() + grace;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
-            socket.map(|socket| (socket, since));
+            socket.map(|socket| (socket, patience));
     }
 
     fn get(&self) -> Option<(PathBuf, Instant)> {
@@ -206,11 +211,11 @@ impl<P: Port> Relay<P> {
         if self.server.as_ref().map(|server| &server.path) != path {
             self.close_server()?;
         }
-        let Some((path, since)) = target else {
+        let Some((path, patience)) = target else {
             return self.refuse(requests, Unanswered::NoScheduler, "no scheduler runs");
         };
         if self.server.is_none() {
-            match Server::connect(&path, since + LISTEN_GRACE) {
+            match Server::connect(&path, patience) {
                 Ok(server) => self.server = Some(server),
                 Err(error) => {
                     let text = format!("no stats server at {}: {error}", path.display());
@@ -344,7 +349,9 @@ mod tests {
     fn a_server_that_listens_a_little_late_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stats");
-        let (mut to, mut from, _) = relay(Some(&path));
+        let (mut to, mut from, target) = relay(None);
+        // More than a busy machine keeps this thread from its next line.
+        target.set_for(Some(path.clone()), Duration::from_secs(60));
         to.write_all(b"one\n").unwrap();
         let listener = UnixListener::bind(&path).unwrap();
         let (mut server, _) = listener.accept().unwrap();
