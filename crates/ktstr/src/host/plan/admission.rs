@@ -180,26 +180,26 @@ fn admit_in(
         told = true;
         say(&format!("{test} waits for its turn behind {ahead}"));
     })?;
-    // Only uniqueness within this process matters.
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let tail = format!(
-        "{}-{number}-{}c-{}m.lock",
-        std::process::id(),
-        wanted.cpus,
-        wanted.mib
-    );
-    let path = dir.join(format!("head-{tail}"));
-    let mut file = create_for_all(&path).map_err(fail("create", &path))?;
+    let (tail, path, file) = loop {
+        // Only uniqueness within this process matters; a killed one of its number may have left a file.
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let tail = format!(
+            "{}-{number}-{}c-{}m.lock",
+            std::process::id(),
+            wanted.cpus,
+            wanted.mib
+        );
+        let path = dir.join(format!("head-{tail}"));
+        match create_locked(&path, test) {
+            Ok(file) => break (tail, path, file),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(fail("create", &path)(error)),
+        }
+    };
     let mut admission = Admission {
-        file: file.try_clone().map_err(fail("open", &path))?,
+        file,
         path: path.clone(),
     };
-    flock(&file, FlockOperation::NonBlockingLockExclusive)
-        .map_err(io::Error::from)
-        .map_err(fail("lock", &path))?;
-    // Only for people; what counts is in the name.
-    let _ = file.write_all(test.as_bytes());
-    drop(file);
     let changes = watch(dir);
     loop {
         let running = running(dir)?;
@@ -255,6 +255,19 @@ impl Pause {
     }
 }
 
+/// Creates a file that says `test`, and that is locked before it has its name: who waits in the queue removes a head's file
+/// without a lock, for a dead process's.
+fn create_locked(path: &Path, test: &str) -> io::Result<File> {
+    let mut new = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(path))?;
+    // Every user opens it to see whether it is locked, whatever the umask.
+    new.as_file()
+        .set_permissions(fs::Permissions::from_mode(0o644))?;
+    // Only for people; what counts is in the name.
+    let _ = new.write_all(test.as_bytes());
+    flock(new.as_file(), FlockOperation::NonBlockingLockExclusive)?;
+    new.persist_noclobber(path).map_err(|error| error.error)
+}
+
 /// For all users of the host, as `/tmp` is: only its owner may remove a file.
 fn make_dir(dir: &Path) -> Result<(), AdmissionError> {
     if dir.is_dir() {
@@ -266,11 +279,23 @@ fn make_dir(dir: &Path) -> Result<(), AdmissionError> {
     Ok(())
 }
 
+/// The head of the queue, as long as this lives.
+#[derive(Debug)]
+struct Head(File);
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        // A process that another thread forks meanwhile has the file open, too, and would stay the head with it.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
 /// Takes the queue's lock, which makes this process the head; `on_wait` is told who is it now.
-fn enter_queue(dir: &Path, on_wait: impl FnOnce(&str)) -> Result<File, AdmissionError> {
+fn enter_queue(dir: &Path, on_wait: impl FnOnce(&str)) -> Result<Head, AdmissionError> {
     let path = dir.join("queue.lock");
     let queue = open_queue(&path).map_err(fail("open", &path))?;
-    match flock(&queue, FlockOperation::NonBlockingLockExclusive) {
+    let queue = Head(queue);
+    match flock(&queue.0, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => return Ok(queue),
         Err(Errno::WOULDBLOCK) => {}
         Err(errno) => return Err(fail("lock", &path)(errno.into())),
@@ -281,7 +306,7 @@ fn enter_queue(dir: &Path, on_wait: impl FnOnce(&str)) -> Result<File, Admission
         on_wait(&head.words());
     }
     loop {
-        match flock(&queue, FlockOperation::LockExclusive) {
+        match flock(&queue.0, FlockOperation::LockExclusive) {
             Ok(()) => return Ok(queue),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(fail("lock", &path)(errno.into())),
@@ -445,6 +470,27 @@ mod tests {
         got.recv_timeout(LONG).unwrap();
     }
 
+    /// Who waits in the queue looks who is its head, and removes files without a lock.
+    #[test]
+    fn a_new_heads_file_is_never_taken_for_a_dead_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    files(dir.path(), "head-").unwrap();
+                }
+            });
+            let taken: Vec<_> = (0..500)
+                .map(|_| admit_in(dir.path(), HOST, "t", need(0, 0), &mut |_| ()))
+                .collect();
+            is_over.store(true, Ordering::Relaxed);
+            for admission in taken {
+                assert!(admission.unwrap().path.exists());
+            }
+        });
+    }
+
     #[test]
     fn memory_counts_too() {
         let dir = tempfile::tempdir().unwrap();
@@ -528,11 +574,18 @@ mod tests {
     fn the_queue_is_everybodys_whatever_the_umask_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().join("vms");
-        let hidden = rustix::fs::Mode::from_raw_mode(0o077);
-        // Of the whole process; what another test makes meanwhile stays its own user's.
-        let before = rustix::process::umask(hidden);
-        let _admission = take(&place, need(1, 1));
-        rustix::process::umask(before);
+        let taking = thread::scope(|scope| {
+            let taken = scope.spawn(|| {
+                // A mask of this thread's own: what other tests make meanwhile has the process's.
+                // SAFETY: with FS alone no descriptor goes to another table; the thread ends with what it unshared.
+                unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS) }
+                    .unwrap();
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+                take(&place, need(1, 1))
+            });
+            taken.join()
+        });
+        let _admission = taking.unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&place), 0o1777);
         let mut names = Vec::new();
