@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -224,11 +223,17 @@ fn two_makers_at_once_make_one() {
     place.only();
 }
 
-/// The script stands in the place of a program that it calls.
+/// The script stands in the place of a program that it calls. Another process makes it: one that this process writes, a process
+/// that another thread forks meanwhile has open for writing, and such a file is not executed (ETXTBSY).
 fn script(dir: &Path, name: &str, text: &str) -> String {
-    let path = dir.join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+    let (path, written) = (dir.join(name), dir.join(format!("{name}.text")));
+    fs::write(&written, format!("#!/bin/sh\n{text}\n")).expect("a script");
+    let made = Command::new("install")
+        .args(["-m", "755"])
+        .args([&written, &path])
+        .status()
+        .expect("install of coreutils");
+    assert!(made.success(), "{made}");
     path.display().to_string()
 }
 

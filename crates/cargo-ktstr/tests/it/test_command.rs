@@ -315,10 +315,8 @@ fn coverage_without_llvms_tools_says_how_to_get_them() {
 
 /// A compiler of another LLVM, without tools beside it.
 fn fake_rustc(dir: &std::path::Path) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
     let path = dir.join("rustc");
     let script = "#!/bin/sh\ncase \"$1\" in -vV) echo 'LLVM version: 99.0.1';; *) echo /no/such/lib;; esac\n";
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    crate::fixture::write_program(&path, script);
     path
 }

@@ -166,10 +166,16 @@ mod tests {
         };
         assert_eq!(symbols(&slimmed), symbols(&bytes));
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("slim");
-        std::fs::write(&path, &slimmed).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        let (written, path) = (dir.path().join("written"), dir.path().join("slim"));
+        std::fs::write(&written, &slimmed).unwrap();
+        // Another process makes the program: one that this process writes, a process that another thread forks meanwhile has open
+        // for writing, and such a file is not executed (ETXTBSY).
+        let copied = std::process::Command::new("install")
+            .args(["-m", "755"])
+            .args([&written, &path])
+            .status()
             .unwrap();
+        assert!(copied.success(), "{copied}");
         let output = std::process::Command::new(&path)
             .arg("--list")
             .output()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ktstr_vmm::{Error, ExitReason, NumaNode, Topology, Vm, VmExit};
 
-use crate::guest::{guest, kernel};
+use crate::guest::{guest, kernel, write_program};
 
 #[track_caller]
 fn ends(exit: &VmExit, reason: &ExitReason) {
@@ -114,8 +114,7 @@ fn every_fault_of_a_configuration_is_told() {
 fn an_emulator_that_dies_is_reported_with_its_words() {
     let dir = tempfile::tempdir().unwrap();
     let fake = dir.path().join("qemu");
-    std::fs::write(&fake, "#!/bin/sh\necho out of cheese >&2\nexit 7\n").unwrap();
-    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&fake, "#!/bin/sh\necho out of cheese >&2\nexit 7\n");
     match Vm::builder()
         .kernel(kernel())
         .qemu(&fake)
@@ -139,8 +138,7 @@ fn an_emulator_that_is_too_old_is_refused_by_name() {
     let fake = dir.path().join("qemu");
     let script = "#!/bin/sh\n[ \"$1\" = --version ] && exec echo 'QEMU emulator version 4.2.1 (Debian 1:4.2-3ubuntu6.30)'\n\
                   echo no such property >&2\nexit 1\n";
-    std::fs::write(&fake, script).unwrap();
-    std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    write_program(&fake, script);
     let vm = Vm::builder().kernel(kernel()).qemu(&fake).build().unwrap();
     let error = vm.start().map(drop).unwrap_err().to_string();
     for part in [

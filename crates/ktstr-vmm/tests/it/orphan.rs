@@ -1,7 +1,6 @@
 //! QEMU never outlives its parent, however the parent ends, nor the VM, whatever stands between.
 
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use ktstr_vmm::ExitReason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::guest::guest;
+use crate::guest::{guest, write_program};
 
 /// Set in the child that plays the parent of QEMU; its value is QEMU's path.
 const CHILD: &str = "KTSTR_VMM_ORPHAN_TEST";
@@ -22,8 +21,7 @@ fn wrapper(dir: &Path) -> PathBuf {
         "#!/bin/sh\nqemu-system-x86_64 \"$@\" &\necho $! >{}\nwait\n",
         dir.join("pid").display()
     );
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, &script);
     path
 }
 
@@ -119,14 +117,14 @@ fn a_wrapped_emulator_ends_at_the_deadline() {
 fn a_hidden_emulator_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qemu");
-    // Without QEMU: what counts is that a process holds the streams. A shell's child leads no group, so setsid keeps its pid,
-    // which the shell writes before it leaves.
+    // Without QEMU: what counts is that a process holds the streams. A shell's child leads no group, so setsid keeps its pid. The
+    // wrapper does not end before that process has its session, else it would be killed with the wrapper's group.
     let script = format!(
-        "#!/bin/sh\nsetsid sleep 600 &\necho $! >>{}\nread line </dev/fd/0\nexit 3\n",
-        dir.path().join("pid").display()
+        "#!/bin/sh\ncd {}\nsetsid sh -c 'echo $$ >>pid; : >of-$$; exec sleep 600' &\n\
+         until [ -e of-$! ]; do :; done\nread line </dev/fd/0\nexit 3\n",
+        dir.path().display()
     );
-    std::fs::write(&path, script).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, &script);
     let began = Instant::now();
     let error = guest("true")
         .qemu(&path)
