@@ -79,7 +79,7 @@ pub(crate) fn a_read_only_disk_refuses_writes(guest: Guest) {
 pub(crate) fn frames_come_back(guest: Guest) {
     let script = "$bb cat /sys/class/net/eth0/address\n\
         $bb ip link set eth0 up; $bb ip addr add 10.9.8.1/24 dev eth0\n\
-        $bb arping -c 5 -w 6 -I eth0 10.9.8.2 >/dev/null\n\
+        $bb arping -c 5 -I eth0 10.9.8.2 >/dev/null\n\
         echo tx $($bb cat /sys/class/net/eth0/statistics/tx_packets) rx $($bb cat /sys/class/net/eth0/statistics/rx_packets) done\n\
         $bb ip link set eth0 down";
     let Some(vm) = guest(script) else {

@@ -14,6 +14,12 @@ pub(super) enum Joined {
 
 /// Waits for the threads' ends, until `until` at most. A thread that does not end is left alone.
 pub(super) fn join_until(threads: Vec<JoinHandle<()>>, until: Instant) -> Joined {
+    // Those that have ended are joined here: none of them is given up for a deadline that has passed.
+    let (over, threads): (Vec<_>, Vec<_>) = threads.into_iter().partition(JoinHandle::is_finished);
+    for thread in over {
+        // A panic there was printed there, and ended the VM.
+        let _ = thread.join();
+    }
     let names: Vec<String> = threads
         .iter()
         .map(|thread| thread.thread().name().unwrap_or("?").to_owned())
@@ -21,7 +27,6 @@ pub(super) fn join_until(threads: Vec<JoinHandle<()>>, until: Instant) -> Joined
     let (tell, told) = mpsc::channel();
     let join = move || {
         for thread in threads {
-            // A panic there was printed there, and ended the VM.
             let _ = thread.join();
             if tell.send(()).is_err() {
                 return;
@@ -38,7 +43,7 @@ pub(super) fn join_until(threads: Vec<JoinHandle<()>>, until: Instant) -> Joined
     }
     for name in names {
         let left = until.saturating_duration_since(Instant::now());
-        // One that has ended long ago is not given up for a deadline that has just passed.
+        // One that has ended meanwhile is not given up for a deadline that has just passed.
         let left = left.max(Duration::from_millis(200));
         if told.recv_timeout(left).is_err() {
             return Joined::Left(name);
@@ -64,6 +69,9 @@ mod tests {
             named("ends", Box::new(|| ())),
             named("hangs", Box::new(move || assert!(released.recv().is_err()))),
         ];
+        while !threads[0].is_finished() {
+            thread::yield_now();
+        }
         let began = Instant::now();
         let joined = join_until(threads, began + Duration::from_millis(300));
         assert_eq!(joined, Joined::Left(String::from("hangs")));
@@ -73,7 +81,10 @@ mod tests {
 
     #[test]
     fn threads_that_have_ended_are_joined_after_the_deadline_too() {
-        let threads = (0..3).map(|_| thread::spawn(|| ())).collect();
+        let threads: Vec<_> = (0..3).map(|_| thread::spawn(|| ())).collect();
+        while !threads.iter().all(JoinHandle::is_finished) {
+            thread::yield_now();
+        }
         assert_eq!(join_until(threads, Instant::now()), Joined::All);
     }
 }

@@ -51,6 +51,8 @@ pub(crate) struct Block {
     counters: Arc<Counters>,
     /// When the request at the front may be tried again.
     stalled_until: Option<Instant>,
+    /// What tokens are counted by.
+    clock: fn() -> Instant,
 }
 
 impl Block {
@@ -72,6 +74,7 @@ impl Block {
             throttle: Throttler::new(disk.throttle, Instant::now()),
             counters,
             stalled_until: None,
+            clock: Instant::now,
         })
     }
 
@@ -98,7 +101,7 @@ impl Block {
                 }
                 Popped::Chain(chain) => {
                     let request = Request::decode(rings, &chain);
-                    if let Some(until) = self.throttle.take(request.cost(), Instant::now()) {
+                    if let Some(until) = self.throttle.take(request.cost(), (self.clock)()) {
                         rings.unpop(queue);
                         self.stall(until);
                         break;
@@ -206,7 +209,7 @@ impl Device for Block {
         // While a request waits for tokens, a kick brings nothing new to the front.
         let waits = self
             .stalled_until
-            .is_some_and(|until| until > Instant::now());
+            .is_some_and(|until| until > (self.clock)());
         if queue == 0 && !waits {
             self.serve(queue, rings);
         }
