@@ -18,7 +18,7 @@ use crate::model::transport::{
 };
 use crate::model::verdict::{AssertResult, DetailKind, Outcome};
 use crate::model::work::{WorkSpec, WorkType};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,15 @@ impl Transport for Recorder {
 fn plan() -> TestPlan {
     let topology = CpuMap::new(1, 2, 2, 1);
     TestPlan::new("t", topology, Duration::from_millis(1_000))
+}
+
+/// Whose payloads have more time than a program on a busy machine needs; holds of a fixed length are as long as ever.
+fn patient() -> Ctx {
+    let plan = TestPlan {
+        duration_ms: 60_000,
+        ..plan()
+    };
+    Ctx::new(plan, None)
 }
 
 fn run_in(ctx: &Ctx, backdrop: Backdrop, steps: Vec<Step>, assert: Assert) -> AssertResult {
@@ -137,18 +146,35 @@ fn boundaries_are_told_in_order_with_growing_figures() {
     assert!(two_end.total_iterations <= *total_iterations && *elapsed_ms >= 120);
 }
 
+/// Kills the scheduler when a step has begun. Not by the end of its input: a worker that another test forked meanwhile would hold
+/// that open.
+#[derive(Debug)]
+struct Killer(Mutex<Child>);
+
+impl Transport for Killer {
+    fn event(&self, event: &ScenarioEvent) -> Result<(), TransportError> {
+        if matches!(event, ScenarioEvent::StepStart(_)) {
+            self.0.lock().unwrap().kill().unwrap();
+        }
+        Ok(())
+    }
+
+    fn request(&self, _: &HostRequest, _: Duration) -> Result<(), TransportError> {
+        Err(TransportError::NotSupported)
+    }
+}
+
 #[test]
 fn the_schedulers_death_ends_the_hold_and_the_scenario() {
-    let mut scheduler = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+    let scheduler = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
     let pid = i32::try_from(scheduler.id()).unwrap();
     let long_plan = TestPlan {
         duration_ms: 60_000,
         ..plan()
     };
-    let ctx = Ctx::new(long_plan, Some(pid));
+    let killer = Arc::new(Killer(Mutex::new(scheduler)));
+    let ctx = Ctx::new(long_plan, Some(pid)).with_transport(killer.clone());
     let begun = Instant::now();
-    // Without its input `cat` ends by itself; closing it is the crash.
-    drop(scheduler.stdin.take());
     let long = HoldSpec::fixed(Duration::from_secs(60));
     let defs = vec![CgroupDef::named("a").workers(1)];
     let steps = vec![Step::with_defs(defs, long), Step::new(Vec::new(), long)];
@@ -160,7 +186,7 @@ fn the_schedulers_death_ends_the_hold_and_the_scenario() {
         DetailKind::SchedulerDiedUnknownReason,
         &["died", "ms into the scenario"],
     );
-    scheduler.wait().unwrap();
+    killer.0.lock().unwrap().wait().unwrap();
 }
 
 #[test]
@@ -343,10 +369,14 @@ fn payloads_run_and_their_ends_are_told() {
     let start = |args: &[&str]| Op::run_payload(&SH, args.iter().copied());
     let (wait, kill) = (|| Op::wait_payload("sh"), || Op::kill_payload("sh"));
     let run_ops = |ops: Vec<Op>| run(vec![Step::new(ops, SHORT)]);
-    let good = run_ops(vec![start(&["-c", "echo fine"]), wait()]);
+    let run_patiently = |ops: Vec<Op>| {
+        let steps = vec![Step::new(ops, SHORT)];
+        run_in(&patient(), Backdrop::new(), steps, Assert::NO_OVERRIDES)
+    };
+    let good = run_patiently(vec![start(&["-c", "echo fine"]), wait()]);
     assert!(good.is_pass(), "{good:#?}");
     assert!(good.info_notes.iter().any(|note| note.contains("fine")));
-    let bad = run_ops(vec![start(&["-c", "exit 3"]), wait()]);
+    let bad = run_patiently(vec![start(&["-c", "exit 3"]), wait()]);
     check(
         &bad,
         Outcome::Fail,
@@ -396,12 +426,7 @@ fn payloads_are_told_apart_by_their_cgroups() {
     ];
     let judged = vec![Op::run_payload(&SH, [""; 0]), Op::wait_payload("sh")];
     let steps = vec![Step::new(ops, SHORT), Step::new(judged, SHORT)];
-    let result = run_in(
-        &Ctx::new(plan(), None),
-        backdrop,
-        steps,
-        Assert::NO_OVERRIDES,
-    );
+    let result = run_in(&patient(), backdrop, steps, Assert::NO_OVERRIDES);
     check(
         &result,
         Outcome::Fail,

@@ -37,14 +37,9 @@ fn check(work: &WorkType, clone_mode: CloneMode) -> Vec<WorkerReport> {
         );
         std::thread::yield_now();
     }
-    let asked = Instant::now();
     let reports = group.stop(DEADLINE);
-    let stopped_in = asked.elapsed();
-    assert!(
-        stopped_in < Duration::from_secs(5),
-        "{name}: {stopped_in:?}"
-    );
     for report in &reports {
+        // One that does not look whether it is to stop is killed at the deadline.
         assert_eq!(report.exit, WorkerExit::Stopped, "{name}: {report:?}");
         assert!(report.work_units > 0, "{name}: {report:?}");
         assert!(report.wall_time_ns > 0, "{name}: {report:?}");
