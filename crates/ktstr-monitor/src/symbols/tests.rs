@@ -170,9 +170,16 @@ fn a_search_for_markers_ends() {
     let tokens = image.len();
     image.extend(&tables[at..]);
     assert!(image.len() > tokens);
-    let start = std::time::Instant::now();
+    let start = cpu_time();
     assert!(find_kallsyms(&image, Kva(START)).is_none());
-    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+    assert!(cpu_time() - start < std::time::Duration::from_secs(10));
+}
+
+/// What this thread computed so far: how long that took by the clock is up to who else computes.
+fn cpu_time() -> std::time::Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let ns = text.split(' ').next().unwrap();
+    std::time::Duration::from_nanos(ns.parse().unwrap())
 }
 
 #[test]
