@@ -113,21 +113,32 @@ impl Managed {
         let refused = |text: &str| Ok(Err(SchedulerFault::Refused(text.to_owned())));
         let next = match action {
             SchedulerAction::Detach => None,
-            SchedulerAction::Attach | SchedulerAction::Restart => match &plan.scheduler {
+            SchedulerAction::Restart => match &plan.scheduler {
                 Some(own) => Some(own),
                 None => return refused("this test declares no scheduler"),
             },
+            SchedulerAction::Attach(name) => {
+                let own = plan.scheduler.as_ref().filter(|own| name_of(own) == name);
+                match own.or_else(|| staged(plan, name)) {
+                    Some(named) => Some(named),
+                    None => {
+                        return refused(&format!(
+                            "no scheduler '{name}' is in the guest; declare it as the test's scheduler or in staged_schedulers"
+                        ));
+                    }
+                }
+            }
             SchedulerAction::Replace(name) => match staged(plan, name) {
                 Some(staged) => Some(staged),
                 None => {
-                    return Ok(Err(SchedulerFault::Refused(format!(
+                    return refused(&format!(
                         "no scheduler '{name}' is staged; declare it in staged_schedulers"
-                    ))));
+                    ));
                 }
             },
         };
         match action {
-            SchedulerAction::Attach if self.is_running() => {
+            SchedulerAction::Attach(_) if self.is_running() => {
                 return refused("the scheduler runs already");
             }
             SchedulerAction::Detach if !self.is_running() => return refused("no scheduler runs"),
@@ -146,9 +157,13 @@ impl Managed {
 }
 
 fn staged<'a>(plan: &'a Plan, wanted: &str) -> Option<&'a SchedulerPlan> {
-    plan.staged.iter().find(|staged| match staged {
-        SchedulerPlan::Binary { name, .. } | SchedulerPlan::Builtin { name, .. } => name == wanted,
-    })
+    plan.staged.iter().find(|staged| name_of(staged) == wanted)
+}
+
+fn name_of(scheduler: &SchedulerPlan) -> &str {
+    match scheduler {
+        SchedulerPlan::Binary { name, .. } | SchedulerPlan::Builtin { name, .. } => name,
+    }
 }
 
 /// Runs the commands one after the other. Attached is told when all have succeeded and, where they have to do with sched_ext,
@@ -350,6 +365,26 @@ mod tests {
     }
 
     #[test]
+    fn a_staged_scheduler_is_attached_by_its_name() {
+        let mut plan = builtin("true", "true");
+        plan.staged.push(SchedulerPlan::Builtin {
+            name: "staged".into(),
+            enable: vec!["true second".into()],
+            disable: Vec::new(),
+        });
+        let messages = means_on(&plan, |means| {
+            let attach = SchedulerAction::Attach("staged".into());
+            let done = Managed::default().change(&attach, means).unwrap();
+            assert_eq!(done, Ok(None));
+        });
+        let started = messages.iter().any(|message| {
+            matches!(message, Message::Lifecycle(life)
+                if life.stage == Stage::SchedulerStarting && life.detail == "true second")
+        });
+        assert!(started, "{messages:?}");
+    }
+
+    #[test]
     fn commands_are_attached_detached_and_their_failures_told() {
         let plan = builtin("true", "echo stuck; exit 5");
         let messages = means_on(&plan, |means| {
@@ -357,11 +392,14 @@ mod tests {
             let change = |managed: &mut Managed, action, means: &mut Means<'_>| {
                 managed.change(&action, means).unwrap()
             };
-            assert_eq!(
-                change(&mut managed, SchedulerAction::Attach, means),
-                Ok(None)
-            );
-            let again = change(&mut managed, SchedulerAction::Attach, means);
+            let attach = |name: &str| SchedulerAction::Attach(name.to_owned());
+            let unknown = change(&mut managed, attach("x"), means);
+            let Err(SchedulerFault::Refused(why)) = unknown else {
+                panic!("{unknown:?}")
+            };
+            assert!(why.contains("no scheduler 'x' is in the guest"), "{why}");
+            assert_eq!(change(&mut managed, attach("b"), means), Ok(None));
+            let again = change(&mut managed, attach("b"), means);
             assert!(
                 matches!(again, Err(SchedulerFault::Refused(_))),
                 "{again:?}"

@@ -91,6 +91,8 @@ pub(crate) enum Kind {
     Texts,
     /// A list of constants in brackets, or an expression of that type.
     Values,
+    /// The name of a constant, or a list of constants in brackets: references to them.
+    Refs,
     /// Any expression; the compiler checks its type.
     Path,
     /// The name of a constant.
@@ -108,6 +110,9 @@ impl Kind {
             Self::Text => "a text in quotes",
             Self::Texts => "a list of texts in brackets, such as [\"a\", \"b\"]",
             Self::Values => "a list of constants in brackets, such as [A, B]",
+            Self::Refs => {
+                "the name of a constant, or a list of constants in brackets, such as [A, B]"
+            }
             Self::Path => "a name or an expression",
             Self::Constant => "the name of a constant that `declare_scheduler!` made",
             Self::Payload => "the name of a constant of type `Payload`",
@@ -158,6 +163,15 @@ impl Kind {
                 return Ok(quote!(&#array));
             }
             (Self::Values, Expr::Array(array)) => return Ok(quote!(&#array)),
+            (Self::Refs, Expr::Path(path)) => return Ok(quote!(&[&#path])),
+            (Self::Refs, Expr::Array(array)) => {
+                let is_tuple = |element: &Expr| matches!(element, Expr::Tuple(_));
+                if let Some(tuple) = array.elems.iter().find(|element| is_tuple(element)) {
+                    return Err(wrong(syn::spanned::Spanned::span(tuple)));
+                }
+                let elements = array.elems.iter();
+                return Ok(quote!(&[#(&#elements),*]));
+            }
             // Names of constants serve wherever a literal does.
             (
                 Self::Int | Self::Float | Self::Texts | Self::Constant | Self::Payload,

@@ -23,8 +23,8 @@ const FIELDS: &[(&str, Kind)] = &[
     ("scx_stats", Kind::Flag),
     ("seeds", Kind::Int),
     ("settle_ms", Kind::Int),
-    ("bpf_map_write", Kind::Path),
-    ("watch_bpf_maps", Kind::Path),
+    ("bpf_map_write", Kind::Refs),
+    ("watch_bpf_maps", Kind::Refs),
     ("speeds", Kind::Path),
     ("override_watchdog", Kind::Flag),
     ("extra_include_files", Kind::Texts),
@@ -656,7 +656,7 @@ mod tests {
             (Some(Kind::Flag), _) | (None, "ignore") => "",
             (Some(Kind::Int | Kind::Float), _) => "= 1",
             (Some(Kind::Text), _) => "= \"a\"",
-            (Some(Kind::Texts | Kind::Values), _) => "= []",
+            (Some(Kind::Texts | Kind::Values | Kind::Refs), _) => "= []",
             (None, "time") => "= \"host\"",
             (None, "invariants") => "= \"off\"",
             (None, "topology") => "= \"1n1l1c1t\"",
@@ -694,6 +694,25 @@ mod tests {
         // Of a flag that is on by default, `false` is what would be without effect.
         refused("host_only, kaslr = false", "`kaslr` has no effect");
         assert!(expanded("host_only = false, kaslr = false").is_ok());
+    }
+
+    #[test]
+    fn numbers_in_maps_are_constants_or_a_list_of_them() {
+        for (value, tokens) in [
+            ("W", "& [& W]"),
+            ("[A, m :: B]", "& [& A , & m :: B]"),
+            ("[]", "& []"),
+        ] {
+            let text = expanded(&format!("scheduler = S, bpf_map_write = {value}")).unwrap();
+            assert!(
+                text.contains(&format!("bpf_map_write : {tokens} ,")),
+                "{text}"
+            );
+        }
+        for old in ["&[(\".bss\", \"f\", 7)]", "[(\".bss\", \"f\", 7)]"] {
+            let attribute = format!("scheduler = S, bpf_map_write = {old}");
+            refused(&attribute, "`bpf_map_write` takes the name of a constant");
+        }
     }
 
     #[test]

@@ -306,8 +306,8 @@ pub struct KernelOpReply {
 /// What a test wants done with its scheduler.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SchedulerAction {
-    /// Start the test's scheduler.
-    Attach,
+    /// Start the scheduler of this name, the test's own or a staged one.
+    Attach(String),
     /// Stop the scheduler.
     Detach,
     /// Stop the scheduler and start it again.

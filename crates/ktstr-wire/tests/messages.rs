@@ -57,7 +57,7 @@ fn outcome() -> impl Strategy<Value = Result<(), String>> {
 
 fn scheduler_action() -> impl Strategy<Value = SchedulerAction> {
     prop_oneof![
-        Just(SchedulerAction::Attach),
+        text().prop_map(SchedulerAction::Attach),
         Just(SchedulerAction::Detach),
         Just(SchedulerAction::Restart),
         text().prop_map(SchedulerAction::Replace),

@@ -26,6 +26,7 @@ pub use model::entry::{
 };
 pub use model::invariants::Invariants;
 pub use model::scenario::KTSTR_CONDITIONS;
+pub use model::verdict::{EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS};
 
 /// Everything that a test file needs.
 pub mod prelude {
@@ -35,6 +36,7 @@ pub mod prelude {
         execute_defs, execute_scenario, execute_scenario_with, execute_steps, execute_steps_with,
     };
     pub use crate::guest::scenarios;
+    pub use crate::model::bpf_map::{BpfMapAgg, BpfMapWrite, WatchBpfMap};
     pub use crate::model::checks::Assert;
     pub use crate::model::claim::Verdict;
     pub use crate::model::cpuset::CpuMap;
@@ -54,9 +56,9 @@ pub mod prelude {
     pub use crate::model::report::WorkerReport;
     pub use crate::model::result::{KVM_INTERESTING_STATS, KvmStatsTotals, VmResult};
     pub use crate::model::scenario::{
-        Backdrop, CgroupCond, CgroupDef, Cond, CpuLimits, CpusetSpec, HoldSpec, KernelTarget,
-        KernelValue, KernelValueWidth, MemoryLimits, Op, PidsLimits, RqCond, Setup, SpawnPlacement,
-        Step, TaskCond,
+        Backdrop, CgroupCond, CgroupDef, Cond, CpuLimits, CpusetSpec, HoldSpec, IoLimits,
+        KernelTarget, KernelValue, KernelValueWidth, MemoryLimits, Op, PidsLimits, RqCond, Setup,
+        SpawnPlacement, Step, TaskCond,
     };
     pub use crate::model::series::{Column, Sample, SampleSeries};
     pub use crate::model::snapshot::{
@@ -64,7 +66,10 @@ pub mod prelude {
         SnapshotMap,
     };
     pub use crate::model::stats::{CgroupStats, PhaseBucket, PhaseCgroupStats, ScenarioStats};
-    pub use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, NoteValue, Outcome};
+    pub use crate::model::verdict::{
+        AssertDetail, AssertResult, DetailKind, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, NoteValue,
+        Outcome,
+    };
     pub use crate::model::work::{
         AffinityIntent, AluWidth, CloneMode, CustomCfg, CustomWork, FutexLockMode, MemPolicy,
         MpolFlags, SchbenchConfig, SchedClass, SchedPolicy, TaobenchConfig, WakeMechanism,

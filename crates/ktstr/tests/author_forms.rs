@@ -179,7 +179,15 @@ fn a_backdrop_grows_by_cgroups() {
 
 #[test]
 fn every_operation_has_a_function() {
-    assert_eq!(Op::attach_scheduler(), Op::AttachScheduler);
+    const OTHER: Scheduler = Scheduler::named("other").binary_discover("scx_other");
+    assert_eq!(
+        Op::attach_scheduler(&OTHER),
+        Op::AttachScheduler { scheduler: &OTHER }
+    );
+    assert_eq!(
+        Op::replace_scheduler(&OTHER),
+        Op::ReplaceScheduler { scheduler: &OTHER }
+    );
     let steered = Op::steer_irq(4, CpusetSpec::exact([1]));
     assert_eq!(steered.name(), "SteerIrq");
     let pinned = Op::PinBpfMap {

@@ -20,7 +20,7 @@ fn trigger(ctx: &Ctx) -> Result<AssertResult> {
     }
     let steps = vec![
         Step::with_op(Op::detach_scheduler(), HoldSpec::frac(0.2)),
-        Step::with_op(Op::attach_scheduler(), HoldSpec::frac(0.3)),
+        Step::with_op(Op::attach_scheduler(&FIXTURE), HoldSpec::frac(0.3)),
     ];
     execute_steps(ctx, steps)
 }

@@ -9,7 +9,7 @@ declare_scheduler!(LOSING, { name: "sample-losing", binary: "scx-fixture", sched
 /// Everything that a host can measure of a guest.
 #[ktstr_test(
     scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, num_snapshots = 2, disk = DiskConfig::DEFAULT,
-    watch_bpf_maps = &[("dispatched", ".bss", "stats.dispatched")]
+    watch_bpf_maps = [WatchBpfMap::new(".bss", "stats.dispatched", BpfMapAgg::ScalarCounter, "dispatched")]
 )]
 fn measured(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("busy").workers(3)])

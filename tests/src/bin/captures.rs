@@ -21,6 +21,13 @@ declare_scheduler!(COUNTING_ELSEWHERE, {
 });
 // Two of a tree, where the kernel has such.
 declare_scheduler!(TREE, { name: "tree", binary: "scx-fixture", sched_args: ["--child-error", "the child gives up", "--fault-after-ms", "1000"] });
+const STARVED: BpfMapWrite = BpfMapWrite::new(".bss", "faults.starve_pct", 7);
+const DISPATCHED: WatchBpfMap = WatchBpfMap::new(
+    ".bss",
+    "stats.dispatched",
+    BpfMapAgg::ScalarCounter,
+    "dispatched",
+);
 // Whatever `KTSTR_SCHEDULER` names.
 declare_scheduler!(THIRD_PARTY, { name: "third-party", binary: "scx_bpfland" });
 const HOLD: HoldSpec = HoldSpec::fixed(Duration::from_millis(300));
@@ -297,8 +304,8 @@ fn periodic_ones(vm: &VmResult) -> Result<()> {
 /// A fault of the fixture is switched on from outside, and a counter is watched.
 #[ktstr_test(
     scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3,
-    bpf_map_write = &[(".bss", "faults.starve_pct", 7)],
-    watch_bpf_maps = &[("dispatched", ".bss", "stats.dispatched")],
+    bpf_map_write = STARVED,
+    watch_bpf_maps = [DISPATCHED],
     watchdog_timeout_s = 9,
     post_vm = was_prepared, ignore
 )]
@@ -339,7 +346,7 @@ fn was_prepared(vm: &VmResult) -> Result<()> {
     Ok(())
 }
 
-#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, bpf_map_write = &[("no_map", "x", 1)], ignore)]
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, bpf_map_write = [BpfMapWrite::new("no_map", "x", 1)], ignore)]
 fn unprepared(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("all").workers(1)])
 }
@@ -453,7 +460,8 @@ fn replaced(ctx: &Ctx) -> Result<AssertResult> {
             Step::new(vec![capture("second")], HOLD),
             Step::new(vec![Op::DetachScheduler], HOLD),
             Step::new(vec![capture("none")], HOLD),
-            Step::new(vec![Op::attach_scheduler()], HOLD),
+            Step::new(vec![Op::attach_scheduler(&OTHER)], HOLD),
+            Step::new(vec![capture("attached")], HOLD),
             Step::new(vec![Op::RestartScheduler, capture("last")], HOLD),
         ],
     )
@@ -465,11 +473,16 @@ fn each_had_its_maps(vm: &VmResult) -> Result<()> {
         Ok(bss.field("faults.starve_pct")?.as_u64()?)
     };
     let entries = captures_of(vm);
-    let [first, second, none, last] = entries.as_slice() else {
+    let [first, second, none, attached, last] = entries.as_slice() else {
         anyhow::bail!("{} captures", entries.len());
     };
-    let shares = (share(first)?, share(second)?, share(last)?);
-    anyhow::ensure!(shares == (0, 1, 0), "{shares:?}");
+    let shares = [
+        share(first)?,
+        share(second)?,
+        share(attached)?,
+        share(last)?,
+    ];
+    anyhow::ensure!(shares == [0, 1, 1, 0], "{shares:?}");
     // Maps may outlive their scheduler for a while: the kernel frees them after a grace period.
     let state = none.report.scx.as_ref().and_then(|scx| scx.state.clone());
     anyhow::ensure!(state.as_deref() == Some("disabled"), "{state:?}");
@@ -479,7 +492,7 @@ fn each_had_its_maps(vm: &VmResult) -> Result<()> {
 /// Two scenarios, the scheduler restarted in the second; then the test fails by itself.
 #[ktstr_test(
     scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, num_snapshots = 1, settle_ms = 900, watchdog_timeout_s = 9,
-    watch_bpf_maps = &[("dispatched", ".bss", "stats.dispatched")],
+    watch_bpf_maps = [DISPATCHED],
     auto_repro = false, post_vm_unconditional = both_scenarios_were_seen, ignore
 )]
 fn restarted_then_failed(ctx: &Ctx) -> Result<AssertResult> {
@@ -568,9 +581,8 @@ fn frames_bracket_the_scenarios(vm: &VmResult) -> Result<Duration> {
 
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l1c1t", duration_s = 2, ignore)]
 fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
-    let replace = Op::ReplaceScheduler {
-        scheduler: "nobody".into(),
-    };
+    const NOBODY: Scheduler = Scheduler::named("nobody");
+    let replace = Op::replace_scheduler(&NOBODY);
     execute_steps(ctx, vec![Step::new(vec![replace], HOLD)])
 }
 
@@ -581,9 +593,6 @@ fn replaced_by_nobody(ctx: &Ctx) -> Result<AssertResult> {
 )]
 fn figures(ctx: &Ctx) -> Result<AssertResult> {
     let capture = |tag: &str| Op::capture_snapshot(tag);
-    let replace = |name: &str| Op::ReplaceScheduler {
-        scheduler: name.into(),
-    };
     execute_scenario(
         ctx,
         Backdrop::from_cgroups(vec![CgroupDef::named("all").workers(2)]),
@@ -592,10 +601,13 @@ fn figures(ctx: &Ctx) -> Result<AssertResult> {
             Step::new(vec![capture("late")], HOLD),
             Step::new(vec![Op::RestartScheduler, capture("restarted")], HOLD),
             Step::new(
-                vec![replace("counting-elsewhere"), capture("elsewhere")],
+                vec![
+                    Op::replace_scheduler(&COUNTING_ELSEWHERE),
+                    capture("elsewhere"),
+                ],
                 HOLD,
             ),
-            Step::new(vec![replace("fixture"), capture("mute")], HOLD),
+            Step::new(vec![Op::replace_scheduler(&FIXTURE), capture("mute")], HOLD),
             Step::new(vec![Op::DetachScheduler, capture("none")], HOLD),
         ],
     )

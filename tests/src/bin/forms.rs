@@ -159,7 +159,8 @@ fn how_workers_run(ctx: &Ctx) -> Result<AssertResult> {
             note(13)
                 .mem_policy(MemPolicy::preferred(0))
                 .mpol_flags(MpolFlags::RELATIVE_NODES),
-        );
+        )
+        .work(note(14).numa_node(0));
     let other = CgroupDef::named("beside")
         .uid(7)
         .gid(8)
@@ -211,6 +212,7 @@ fn how_workers_run(ctx: &Ctx) -> Result<AssertResult> {
     check(0, &[("mempolicy", "default")])?;
     check(12, &[("mempolicy", "bind=static:0")])?;
     check(13, &[("mempolicy", "prefer=relative:0")])?;
+    check(14, &[("cpus", "1-3"), ("mempolicy", "bind:0")])?;
     Ok(result)
 }
 

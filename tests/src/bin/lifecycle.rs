@@ -75,7 +75,10 @@ fn switch_works(ctx: &Ctx) -> Result<AssertResult> {
     ensure!(setting()? == "0", "not turned off: {}", setting()?);
     let now = ctx.current_scheduler();
     ensure!(now.is_none(), "stopped, and still {now:?}");
-    let on = execute_steps(ctx, vec![Step::new(vec![Op::attach_scheduler()], hold)])?;
+    let on = execute_steps(
+        ctx,
+        vec![Step::new(vec![Op::attach_scheduler(&SWITCH)], hold)],
+    )?;
     ensure!(setting()? == "7", "not turned on again: {}", setting()?);
     let now = ctx.current_scheduler().map(|scheduler| scheduler.name);
     ensure!(now == Some(SWITCH.name), "started again, and now {now:?}");
@@ -153,9 +156,7 @@ fn staged_for_another_kernel(ctx: &Ctx) -> Result<AssertResult> {
     scheduler = FIXTURE, staged_schedulers = [REFUSING], topology = "1n1l1c1t", duration_s = 2, auto_repro = false, ignore
 )]
 fn replacement_never_attaches(ctx: &Ctx) -> Result<AssertResult> {
-    let replace = Op::ReplaceScheduler {
-        scheduler: "refusing".into(),
-    };
+    let replace = Op::replace_scheduler(&REFUSING);
     execute_steps(
         ctx,
         vec![

@@ -142,17 +142,15 @@ impl Sampler {
         &self.kernel
     }
 
-    /// Samples a map's member too, under this name. It is looked for by `resolve` now, and again whenever another scheduler
+    /// Samples a map's member too, under this name. The member is looked for by `resolve` now, and again whenever another scheduler
     /// has attached, since each one has maps of its own.
     pub fn watch(
         &mut self,
-        label: impl Into<String>,
+        name: WatchedField,
         resolve: impl Fn(&Kernel) -> Option<MapField> + Send + Sync + 'static,
     ) {
         self.watched.push(Watched {
-            name: WatchedField {
-                label: label.into(),
-            },
+            name,
             field: resolve(&self.kernel),
             resolve: Box::new(resolve),
         });

@@ -91,6 +91,20 @@ pub struct ProgramStats {
 pub struct WatchedField {
     /// What to call it.
     pub label: String,
+    /// Whether what it grows by counts, not its value.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counter: bool,
+}
+
+impl WatchedField {
+    /// A member of which the value counts.
+    #[must_use]
+    pub fn gauge(label: impl Into<String>) -> Self {
+        Self {
+            label: label.into(),
+            counter: false,
+        }
+    }
 }
 
 /// All samples of a run.

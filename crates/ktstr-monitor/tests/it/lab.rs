@@ -150,11 +150,14 @@ fn sample(qemu: &Qemu) -> Live {
     let bss = map(".bss");
     let vtime = bss.field(&kernel, 0, "vtime_now").unwrap();
     let mut sampler = Sampler::new(Arc::clone(&kernel)).unwrap();
-    sampler.watch("vtime", |kernel| {
-        let maps = kernel.maps().found;
-        let bss = maps.iter().find(|map| map.name.ends_with(".bss"))?;
-        bss.field(kernel, 0, "vtime_now").ok()
-    });
+    sampler.watch(
+        ktstr_monitor::sampler::WatchedField::gauge("vtime"),
+        |kernel| {
+            let maps = kernel.maps().found;
+            let bss = maps.iter().find(|map| map.name.ends_with(".bss"))?;
+            bss.field(kernel, 0, "vtime_now").ok()
+        },
+    );
     let first = vtime.read(&kernel).unwrap();
     let samples = take_samples(&mut sampler, 60, Duration::from_millis(25));
     // This member is not read while no fault is on.

@@ -142,7 +142,7 @@ impl<L: MessageLink> Transport for LinkTransport<L> {
     ) -> Result<Option<i32>, TransportError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let action = match change {
-            SchedulerChange::Attach => SchedulerAction::Attach,
+            SchedulerChange::Attach(name) => SchedulerAction::Attach(name.clone()),
             SchedulerChange::Detach => SchedulerAction::Detach,
             SchedulerChange::Restart => SchedulerAction::Restart,
             SchedulerChange::Replace(name) => SchedulerAction::Replace(name.clone()),

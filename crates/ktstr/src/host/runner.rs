@@ -187,6 +187,11 @@ mod tests {
         assert_eq!(exit_code(2, 2), EXIT_INCONCLUSIVE);
         assert_eq!(exit_code(3, 2), EXIT_FAIL, "one has no verdict at all");
         assert_eq!(exit_code(1, 0), EXIT_FAIL);
+        let public = [crate::EXIT_PASS, crate::EXIT_FAIL, crate::EXIT_INCONCLUSIVE];
+        assert_eq!(
+            [EXIT_PASS, EXIT_FAIL, EXIT_INCONCLUSIVE].map(i32::from),
+            public
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use ktstr_vmm::Clock;
 use serde::Serialize;
 
+use super::bpf_map::{self, BpfMapWrite, WatchBpfMap};
 use super::checks::Assert;
 use super::ctx::Ctx;
 use super::device::{DiskConfig, NetConfig};
@@ -212,11 +213,10 @@ pub struct KtstrTestEntry {
     pub scx_stats: bool,
     /// Time given to the scheduler between its attach and each scenario, milliseconds.
     pub settle_ms: u32,
-    /// Numbers written into the scheduler's maps once it is attached and before the scenario: map (its name, or a data
-    /// section's suffix such as `.bss`), dotted path of the field in element 0, value.
-    pub bpf_map_write: &'static [(&'static str, &'static str, u64)],
-    /// Numbers in the scheduler's maps that every sample of the monitor holds: label, map, dotted path.
-    pub watch_bpf_maps: &'static [(&'static str, &'static str, &'static str)],
+    /// Numbers written into the scheduler's maps once it is attached and before the scenario.
+    pub bpf_map_write: &'static [&'static BpfMapWrite],
+    /// Numbers in the scheduler's maps that every sample of the monitor holds.
+    pub watch_bpf_maps: &'static [&'static WatchBpfMap],
     /// Give the scheduler `watchdog_timeout_s` instead of the time-out that it chose itself. On; a kernel that cannot be looked
     /// into leaves the scheduler's own, and `VmResult::watchdog_observation` says so.
     pub override_watchdog: bool,
@@ -367,6 +367,7 @@ impl KtstrTestEntry {
         faults.extend(self.schedulers().flat_map(Scheduler::faults));
         faults.extend(self.setting_faults());
         faults.extend(payload::faults_of(self.payload, self.workloads));
+        faults.extend(bpf_map::faults_of(self.watch_bpf_maps));
         if faults.is_empty() {
             Ok(())
         } else {

@@ -1,5 +1,6 @@
 //! Data that host and guest share.
 
+pub mod bpf_map;
 pub mod call;
 pub mod checks;
 pub mod claim;

@@ -188,11 +188,14 @@ impl KtstrTestEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::bpf_map::{BpfMapAgg, BpfMapWrite, WatchBpfMap};
     use crate::model::checks::Assert;
     use crate::model::device::{DiskConfig, NetConfig};
     use crate::model::entry::SchedulerSpec;
     use crate::model::result::VmResult;
     use crate::model::verdict::AssertResult;
+
+    const WATCH: WatchBpfMap = WatchBpfMap::new(".bss", "f", BpfMapAgg::Scalar, "l");
 
     static SCHEDULER: Scheduler = Scheduler {
         name: "s",
@@ -283,11 +286,11 @@ mod tests {
                 ..HOST
             },
             KtstrTestEntry {
-                bpf_map_write: &[(".bss", "f", 1)],
+                bpf_map_write: const { &[&BpfMapWrite::new(".bss", "f", 1)] },
                 ..HOST
             },
             KtstrTestEntry {
-                watch_bpf_maps: &[("l", ".bss", "f")],
+                watch_bpf_maps: const { &[&WATCH] },
                 ..HOST
             },
             KtstrTestEntry {
@@ -433,11 +436,11 @@ mod tests {
                 ..GOOD
             },
             KtstrTestEntry {
-                bpf_map_write: &[(".bss", "f", 1)],
+                bpf_map_write: const { &[&BpfMapWrite::new(".bss", "f", 1)] },
                 ..GOOD
             },
             KtstrTestEntry {
-                watch_bpf_maps: &[("l", ".bss", "f")],
+                watch_bpf_maps: const { &[&WATCH] },
                 ..GOOD
             },
             KtstrTestEntry {

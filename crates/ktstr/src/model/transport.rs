@@ -82,8 +82,8 @@ pub enum HostRequest {
 /// What to do with the test's scheduler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SchedulerChange {
-    /// Start it.
-    Attach,
+    /// Start the one of this name, the test's own or a staged one.
+    Attach(String),
     /// Stop it.
     Detach,
     /// Stop and start it.

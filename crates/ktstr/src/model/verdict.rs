@@ -31,13 +31,20 @@ pub enum Outcome {
     Fail,
 }
 
+/// Exit code of a process whose tests passed or were skipped.
+pub const EXIT_PASS: i32 = 0;
+/// Exit code of a process of which a test failed.
+pub const EXIT_FAIL: i32 = 1;
+/// Exit code of a process of which no test failed and one could not be judged.
+pub const EXIT_INCONCLUSIVE: i32 = 2;
+
 impl Outcome {
     /// The process exit code: 0 pass or skip, 1 fail, 2 inconclusive.
     pub const fn exit_code(self) -> i32 {
         match self {
-            Self::Skip | Self::Pass => 0,
-            Self::Fail => 1,
-            Self::Inconclusive => 2,
+            Self::Skip | Self::Pass => EXIT_PASS,
+            Self::Fail => EXIT_FAIL,
+            Self::Inconclusive => EXIT_INCONCLUSIVE,
         }
     }
 

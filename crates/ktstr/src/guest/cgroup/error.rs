@@ -1,7 +1,7 @@
 //! What can go wrong with a cgroup.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A failed operation on a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +31,7 @@ pub enum CgroupError {
         source: io::Error,
     },
     /// A control file could not be written.
-    #[error("failed to write {value:?} to {}{}", file.display(), hint(source))]
+    #[error("failed to write {value:?} to {}{}", file.display(), hint(file, source))]
     Write {
         /// The control file.
         file: PathBuf,
@@ -80,8 +80,15 @@ pub enum CgroupError {
 }
 
 /// What a control file's errno usually means.
-fn hint(source: &io::Error) -> &'static str {
+fn hint(file: &Path, source: &io::Error) -> &'static str {
+    let name = file.file_name().and_then(|name| name.to_str());
     match source.raw_os_error() {
+        Some(libc::ENOENT) if name == Some("memory.swap.max") => {
+            " (the guest's kernel is built without CONFIG_SWAP, as ktstr builds them; a distribution's has it: --kernel debian)"
+        }
+        Some(libc::ENOENT) if name == Some("io.weight") => {
+            " (the guest's kernel is built without CONFIG_BLK_CGROUP_IOCOST, as ktstr builds them; a distribution's may have it: --kernel debian)"
+        }
         Some(libc::ENOENT) => {
             " (is the controller enabled in the parent's cgroup.subtree_control?)"
         }

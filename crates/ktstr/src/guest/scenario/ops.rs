@@ -68,11 +68,13 @@ impl Engine<'_> {
             Op::WaitPayload { name, cgroup } => self.wait_payload(name, cgroup.as_deref()),
             Op::KillPayload { name, cgroup } => self.kill_payload(name, cgroup.as_deref()),
             Op::PinBpfMap { map, path } => Ok(bpf::pin_map(map, path)?),
-            Op::AttachScheduler => self.change_scheduler(&SchedulerChange::Attach),
+            Op::AttachScheduler { scheduler } => {
+                self.change_scheduler(&SchedulerChange::Attach(scheduler.name.to_owned()))
+            }
             Op::DetachScheduler => self.change_scheduler(&SchedulerChange::Detach),
             Op::RestartScheduler => self.change_scheduler(&SchedulerChange::Restart),
             Op::ReplaceScheduler { scheduler } => {
-                self.change_scheduler(&SchedulerChange::Replace(scheduler.clone()))
+                self.change_scheduler(&SchedulerChange::Replace(scheduler.name.to_owned()))
             }
         }
     }
@@ -355,6 +357,7 @@ impl Engine<'_> {
             Ok(pid) => SchedulerNow {
                 declared: match change {
                     SchedulerChange::Replace(name) => Declared::Staged(name.clone()),
+                    SchedulerChange::Attach(name) => self.ctx.declared(name),
                     _ => Declared::Own,
                 },
                 ..liveness::attached(*pid)

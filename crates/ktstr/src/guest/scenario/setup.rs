@@ -10,8 +10,8 @@ use super::program::Scope;
 use crate::guest::cgroup::CgroupError;
 use crate::guest::worker::{GroupSpec, WorkerGroup};
 use crate::model::cpuset::{CpuMap, CpuSet};
-use crate::model::scenario::CgroupDef;
-use crate::model::work::{AffinityIntent, CloneMode, WorkSpec};
+use crate::model::scenario::{CgroupDef, CpusetSpec};
+use crate::model::work::{AffinityIntent, CloneMode, MemPolicy, WorkSpec};
 
 /// How long workers have to come to the barrier: forks of many workers on a slow guest take seconds.
 const READY_TIME: Duration = Duration::from_secs(20);
@@ -99,17 +99,9 @@ impl Engine<'_> {
                 self.cgroups.set_weight(name, weight)?;
             }
         }
-        if let Some(memory) = def.memory {
-            self.cgroups.enable_for(name, "memory");
-            for (file, bytes) in [
-                ("memory.max", memory.max),
-                ("memory.high", memory.high),
-                ("memory.low", memory.low),
-            ] {
-                if let Some(bytes) = bytes {
-                    self.cgroups.set_limit(name, file, Some(bytes))?;
-                }
-            }
+        for (controller, file, number) in numbers_of(def) {
+            self.cgroups.enable_for(name, controller);
+            self.cgroups.set_limit(name, file, Some(number))?;
         }
         if let Some(pids) = def.pids {
             self.cgroups.enable_for(name, "pids");
@@ -166,6 +158,7 @@ impl Engine<'_> {
         let mut spec = GroupSpec::new(work.work_type.clone(), count);
         spec.policy = work.sched_policy;
         spec.nice = work.nice.unwrap_or_default();
+        let work = &on_its_node(work, &map)?;
         spec.affinity = affinity_sets(&work.affinity, &cpus, &map)?;
         spec.uid = work.uid.unwrap_or_default();
         spec.gid = work.gid.unwrap_or_default();
@@ -280,6 +273,44 @@ fn guest_disk() -> Option<PathBuf> {
     (serial.trim() == ktstr_vmm::DISK_SERIAL).then(|| PathBuf::from("/dev/vda"))
 }
 
+/// The limits of memory and disks that are said: controller, file, number.
+fn numbers_of(def: &CgroupDef) -> Vec<(&'static str, &'static str, u64)> {
+    let memory = def.memory.unwrap_or_default();
+    let weight = def.io.and_then(|io| io.weight).map(u64::from);
+    let all = [
+        ("memory", "memory.max", memory.max),
+        ("memory", "memory.high", memory.high),
+        ("memory", "memory.low", memory.low),
+        ("memory", "memory.swap.max", memory.swap_max),
+        ("io", "io.weight", weight),
+    ];
+    let said = all
+        .into_iter()
+        .filter_map(|(controller, file, number)| Some((controller, file, number?)));
+    said.collect()
+}
+
+/// The work with what `numa_node` says of its CPUs and memory, where it says nothing itself.
+///
+/// # Errors
+/// When there is no such node.
+fn on_its_node(work: &WorkSpec, map: &CpuMap) -> Result<WorkSpec, ScenarioError> {
+    let mut placed = work.clone();
+    let Some(node) = work.numa_node else {
+        return Ok(placed);
+    };
+    let number = usize::try_from(node).unwrap_or(usize::MAX);
+    let cpus = CpusetSpec::numa(number).resolve_on(map)?;
+    if placed.affinity == AffinityIntent::Inherit {
+        let cpus = cpus.iter().filter_map(|cpu| usize::try_from(cpu).ok());
+        placed.affinity = AffinityIntent::exact(cpus);
+    }
+    if placed.mem_policy == MemPolicy::Default {
+        placed.mem_policy = MemPolicy::bind([number]);
+    }
+    Ok(placed)
+}
+
 /// The CPUs that workers bind themselves to, round and round; empty: none does.
 ///
 /// # Errors
@@ -379,6 +410,39 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("cpus 0") && text.contains("2-3"), "{text}");
         }
+    }
+
+    #[test]
+    fn limits_of_memory_and_disks_go_to_their_files_and_what_is_not_said_does_not() {
+        let def = CgroupDef::named("a").memory_swap_max(4096).io_weight(200);
+        let expected = [
+            ("memory", "memory.swap.max", 4096),
+            ("io", "io.weight", 200),
+        ];
+        assert_eq!(numbers_of(&def), expected);
+        let def = def.memory_swap_unlimited().memory_max(1);
+        let expected = [("memory", "memory.max", 1), ("io", "io.weight", 200)];
+        assert_eq!(numbers_of(&def), expected);
+        assert!(numbers_of(&CgroupDef::named("b")).is_empty());
+    }
+
+    #[test]
+    fn a_work_of_a_node_has_its_cpus_and_memory_unless_it_says_otherwise() {
+        let map = CpuMap::new(2, 2, 2, 2);
+        let on = |work: WorkSpec| on_its_node(&work.numa_node(1), &map).unwrap();
+        let plain = on(WorkSpec::default());
+        assert_eq!(plain.affinity, AffinityIntent::exact(4..8));
+        assert_eq!(plain.mem_policy, MemPolicy::bind([1]));
+        let own = WorkSpec::default()
+            .affinity(AffinityIntent::SingleCpu)
+            .mem_policy(MemPolicy::Local);
+        assert_eq!(on(own.clone()), own.clone().numa_node(1));
+        assert_eq!(on_its_node(&own, &map).unwrap(), own);
+        let missing = on_its_node(&own.numa_node(2), &map).unwrap_err();
+        assert!(
+            missing.to_string().contains("2n2l2c2t"),
+            "{missing}: which nodes there are"
+        );
     }
 
     #[test]

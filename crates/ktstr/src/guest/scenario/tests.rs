@@ -7,6 +7,7 @@ use crate::guest::cgroup::CgroupManager;
 use crate::model::checks::Assert;
 use crate::model::cpuset::CpuMap;
 use crate::model::ctx::{Ctx, TestPlan};
+use crate::model::entry::Scheduler;
 use crate::model::payload::Payload;
 use crate::model::scenario::{
     Backdrop, CgroupDef, CpusetSpec, HoldSpec, KernelTarget, KernelValue, KernelValueWidth, Op,
@@ -281,7 +282,7 @@ fn mistakes_have_defined_outcomes() {
         DetailKind::NotSupported,
         &["not supported by this run"],
     );
-    let later = one(Op::AttachScheduler);
+    let later = one(Op::attach_scheduler(&Scheduler::EEVDF));
     check(
         &later,
         Outcome::Inconclusive,
@@ -678,7 +679,10 @@ fn a_scheduler_that_does_not_attach_fails_the_test_and_ends_the_scenario() {
 fn a_change_that_init_refuses_is_the_tests_own_fault_and_changes_nothing() {
     let own = i32::try_from(std::process::id()).unwrap();
     let ctx = managed(Manager(Err(TransportError::SchedulerRefused)), Some(own));
-    let steps = vec![Step::new(vec![Op::AttachScheduler], SHORT)];
+    let steps = vec![Step::new(
+        vec![Op::attach_scheduler(&Scheduler::EEVDF)],
+        SHORT,
+    )];
     let result = run_in(&ctx, Backdrop::new(), steps, Assert::NO_OVERRIDES);
     check(
         &result,

@@ -172,9 +172,7 @@ mod tests {
             vec![sample(1, None), sample(2, Some(7)), sample(3, Some(3))],
             1000,
         );
-        report.watched = vec![WatchedField {
-            label: "dispatched".into(),
-        }];
+        report.watched = vec![WatchedField::gauge("dispatched")];
         let vm = VmResult {
             monitor: Some(report),
             kvm_stats: Some(KvmStatsTotals {

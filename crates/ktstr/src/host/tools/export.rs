@@ -394,6 +394,7 @@ fn files(scheduler: Option<&Path>, includes: &[Include]) -> Result<BTreeMap<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::bpf_map::BpfMapWrite;
     use crate::model::checks::Assert;
     use crate::model::device::DiskConfig;
     use crate::model::payload::Payload;
@@ -515,7 +516,7 @@ mod tests {
             extra_sched_args: &[],
             disk: Some(DiskConfig::DEFAULT),
             staged_schedulers: const { &[&SCHEDULER] },
-            bpf_map_write: &[("m", "f", 1)],
+            bpf_map_write: const { &[&BpfMapWrite::new("m", "f", 1)] },
             ..entry()
         };
         let error = run(&entry, Path::new("."), Path::new("/nowhere"))

@@ -13,8 +13,8 @@ use super::CpusetSpec;
 /// A cgroup, its limits and the work in it.
 ///
 /// Without any [`work`](Self::work), one worker spins. `workers`, `workers_pct`, `work_type`, `sched_policy`, `affinity`,
-/// `mem_policy` and `mpol_flags` are of the first work, which they make if it is missing; `nice`, `comm`, `uid` and `gid` hold
-/// for every work that does not say, in whatever order they are written.
+/// `mem_policy` and `mpol_flags` are of the first work, which they make if it is missing; `nice`, `comm`, `uid`, `gid` and
+/// `numa_node` hold for every work that does not say, in whatever order they are written.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct CgroupDef {
@@ -28,6 +28,8 @@ pub struct CgroupDef {
     pub cpu: Option<CpuLimits>,
     /// Limits of memory.
     pub memory: Option<MemoryLimits>,
+    /// Share of the disks.
+    pub io: Option<IoLimits>,
     /// Limit of the number of tasks.
     pub pids: Option<PidsLimits>,
     /// The works; none means one spinning worker.
@@ -42,6 +44,8 @@ pub struct CgroupDef {
     pub default_uid: Option<u32>,
     /// Group of each work that does not say.
     pub default_gid: Option<u32>,
+    /// NUMA node of each work that does not say.
+    pub default_numa_node: Option<u32>,
     /// A program that runs in it, after its workers have started.
     pub payload: Option<&'static Payload>,
     /// Checks of its workers alone, above the test's.
@@ -72,7 +76,7 @@ impl Default for CpuLimits {
     }
 }
 
-/// `memory.max`, `memory.high` and `memory.low`, bytes; `None`: the kernel's default.
+/// `memory.max`, `memory.high`, `memory.low` and `memory.swap.max`, bytes; `None`: the kernel's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryLimits {
     /// More is refused, in the end by the OOM killer.
@@ -81,6 +85,15 @@ pub struct MemoryLimits {
     pub high: Option<u64>,
     /// Below this memory is not reclaimed while others have some.
     pub low: Option<u64>,
+    /// More is not swapped out.
+    pub swap_max: Option<u64>,
+}
+
+/// `io.weight`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoLimits {
+    /// Share of each disk's time against its siblings, 1 to 10,000; `None`: the kernel's 100.
+    pub weight: Option<u16>,
 }
 
 /// `pids.max`.
@@ -100,6 +113,7 @@ impl CgroupDef {
             cpuset_mems: None,
             cpu: None,
             memory: None,
+            io: None,
             pids: None,
             works: Vec::new(),
             without_workers: false,
@@ -107,6 +121,7 @@ impl CgroupDef {
             default_comm: None,
             default_uid: None,
             default_gid: None,
+            default_numa_node: None,
             payload: None,
             assert: Assert::NO_OVERRIDES,
             threaded: false,
@@ -250,6 +265,29 @@ impl CgroupDef {
         self.memory_limits(|memory| memory.low = Some(bytes))
     }
 
+    /// Bytes that may be swapped out (`memory.swap.max`). A kernel without swap (`CONFIG_SWAP`), as ktstr builds them, has no
+    /// such limit, which ends the test.
+    #[must_use]
+    pub fn memory_swap_max(self, bytes: u64) -> Self {
+        self.memory_limits(|memory| memory.swap_max = Some(bytes))
+    }
+
+    /// Lifts `memory.swap.max`.
+    #[must_use]
+    pub fn memory_swap_unlimited(self) -> Self {
+        self.memory_limits(|memory| memory.swap_max = None)
+    }
+
+    /// Share of each disk's time against its siblings (`io.weight`), 1 to 10,000; the kernel's default is 100. A kernel without
+    /// `CONFIG_BLK_CGROUP_IOCOST`, as ktstr builds them, has no such share, which ends the test.
+    #[must_use]
+    pub fn io_weight(mut self, weight: u16) -> Self {
+        self.io = Some(IoLimits {
+            weight: Some(weight),
+        });
+        self
+    }
+
     /// Lifts `memory.max`.
     #[must_use]
     pub fn memory_unlimited(self) -> Self {
@@ -295,6 +333,13 @@ impl CgroupDef {
     #[must_use]
     pub fn gid(mut self, gid: u32) -> Self {
         self.default_gid = Some(gid);
+        self
+    }
+
+    /// NUMA node whose CPUs and memory each work gets that does not say; see [`WorkSpec::numa_node`].
+    #[must_use]
+    pub fn numa_node(mut self, node: u32) -> Self {
+        self.default_numa_node = Some(node);
         self
     }
 
@@ -351,6 +396,7 @@ impl CgroupDef {
             comm: work.comm.clone().or_else(|| self.default_comm.clone()),
             uid: work.uid.or(self.default_uid),
             gid: work.gid.or(self.default_gid),
+            numa_node: work.numa_node.or(self.default_numa_node),
             clone_mode: if self.threaded {
                 CloneMode::Thread
             } else {
@@ -403,18 +449,20 @@ mod tests {
     #[test]
     fn names_and_users_are_of_each_work_that_does_not_say() {
         let own = WorkSpec::default().nice(-5).comm("own").uid(1).gid(2);
+        let own = own.numa_node(1);
         let def = CgroupDef::named("a")
             .work(own.clone())
             .nice(5)
             .comm("mine")
             .work(WorkSpec::default());
-        let def = def.uid(7).gid(8);
+        let def = def.uid(7).gid(8).numa_node(0);
         let [said, open] = &def.merged_works()[..] else {
             panic!("{def:?}")
         };
         assert_eq!(*said, own);
         assert_eq!((open.nice, open.comm.as_deref()), (Some(5), Some("mine")));
         assert_eq!((open.uid, open.gid), (Some(7), Some(8)));
+        assert_eq!(open.numa_node, Some(0));
     }
 
     #[test]
@@ -450,17 +498,23 @@ mod tests {
             .memory_max(3)
             .memory_high(2)
             .memory_low(1)
+            .memory_swap_max(4)
+            .io_weight(200)
             .pids_max(9);
         let memory = def.memory.unwrap();
         assert_eq!(
-            (memory.max, memory.high, memory.low),
-            (Some(3), Some(2), Some(1))
+            (memory.max, memory.high, memory.low, memory.swap_max),
+            (Some(3), Some(2), Some(1), Some(4))
         );
+        let io = IoLimits { weight: Some(200) };
+        assert_eq!(def.io, Some(io));
         assert_eq!(def.pids, Some(PidsLimits { max: Some(9) }));
         let def = def.memory_unlimited().pids_unlimited();
+        let def = def.memory_swap_unlimited();
+        let memory = def.memory.unwrap();
         assert_eq!(
-            (def.memory.unwrap().max, def.pids.unwrap().max),
-            (None, None)
+            (memory.max, memory.swap_max, def.pids.unwrap().max),
+            (None, None, None)
         );
         let def = CgroupDef::named("a")
             .cpuset(CpusetSpec::llc(1))

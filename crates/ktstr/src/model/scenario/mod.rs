@@ -14,7 +14,7 @@ mod op;
 mod step;
 
 pub use backdrop::Backdrop;
-pub use cgroup::{CgroupDef, CpuLimits, MemoryLimits, PidsLimits};
+pub use cgroup::{CgroupDef, CpuLimits, IoLimits, MemoryLimits, PidsLimits};
 pub(crate) use condition::custom_cond;
 pub use condition::{
     CgroupCond, Cond, CondError, CustomCond, KTSTR_CONDITIONS, RqCond, TaskCond, Until,

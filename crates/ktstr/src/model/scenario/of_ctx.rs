@@ -28,8 +28,17 @@ impl Ctx {
         }
     }
 
-    /// The scheduler that the guest is under now, of those that the test declares: its own, or after `Op::replace_scheduler` a
-    /// staged one. `None` without one, and after `Op::detach_scheduler`.
+    /// Which of the test's schedulers has this name.
+    pub(crate) fn declared(&self, name: &str) -> Declared {
+        let own = find_test(self.name()).and_then(|entry| entry.scheduler);
+        match own.is_some_and(|own| own.name == name) {
+            true => Declared::Own,
+            false => Declared::Staged(name.to_owned()),
+        }
+    }
+
+    /// The scheduler that the guest is under now, of those that the test declares: its own, or after `Op::replace_scheduler` or
+    /// `Op::attach_scheduler` a staged one. `None` without one, and after `Op::detach_scheduler`.
     #[must_use]
     pub fn current_scheduler(&self) -> Option<&'static Scheduler> {
         let entry = find_test(self.name())?;

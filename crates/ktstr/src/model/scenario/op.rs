@@ -112,14 +112,14 @@ pub enum Op {
         name: String,
         cgroup: Option<String>,
     },
-    /// Starts the test's scheduler.
-    AttachScheduler,
+    /// Starts a scheduler, while none runs: the test's own or a staged one.
+    AttachScheduler { scheduler: &'static Scheduler },
     /// Stops the test's scheduler.
     DetachScheduler,
     /// Stops and starts the test's scheduler.
     RestartScheduler,
     /// Puts a staged scheduler in the place of the present one.
-    ReplaceScheduler { scheduler: String },
+    ReplaceScheduler { scheduler: &'static Scheduler },
     /// Pins the BPF map of this name (15 bytes, as the kernel cuts it) in a BPF file system.
     PinBpfMap { map: String, path: String },
 }
@@ -250,10 +250,10 @@ impl Op {
         }
     }
 
-    /// Starts the test's scheduler.
+    /// Starts a scheduler, while none runs: the test's own, or one of its `staged_schedulers`.
     #[must_use]
-    pub const fn attach_scheduler() -> Self {
-        Self::AttachScheduler
+    pub const fn attach_scheduler(scheduler: &'static Scheduler) -> Self {
+        Self::AttachScheduler { scheduler }
     }
 
     /// Stops the test's scheduler.
@@ -269,10 +269,9 @@ impl Op {
     }
 
     /// Puts a scheduler in the place of the present one. It is one of the test's `staged_schedulers`, which are in the guest.
-    pub fn replace_scheduler(scheduler: &'static Scheduler) -> Self {
-        Self::ReplaceScheduler {
-            scheduler: scheduler.name.to_owned(),
-        }
+    #[must_use]
+    pub const fn replace_scheduler(scheduler: &'static Scheduler) -> Self {
+        Self::ReplaceScheduler { scheduler }
     }
 
     /// Reads kernel memory while the guest runs.

@@ -81,7 +81,7 @@ mod tests {
         };
         let label = String::from("dispatched");
         MonitorReport::new((0..10).map(sample).collect(), 1000)
-            .with_watched(vec![WatchedField { label }])
+            .with_watched(vec![WatchedField::gauge(label)])
     }
 
     #[test]

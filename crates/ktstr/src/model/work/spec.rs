@@ -273,6 +273,8 @@ pub struct WorkSpec {
     pub uid: Option<u32>,
     /// Their group; 0 by default.
     pub gid: Option<u32>,
+    /// The NUMA node whose CPUs and memory they get.
+    pub numa_node: Option<u32>,
     /// How they are made.
     pub clone_mode: CloneMode,
 }
@@ -383,6 +385,14 @@ impl WorkSpec {
         self
     }
 
+    /// Keeps them on one NUMA node: where `affinity` is `Inherit` on the node's CPUs, of those that the cpuset allows, and where
+    /// `mem_policy` is `Default` with its memory alone. A node that is not there, or none of whose CPUs is allowed, ends the test.
+    #[must_use]
+    pub fn numa_node(mut self, node: u32) -> Self {
+        self.numa_node = Some(node);
+        self
+    }
+
     /// Makes the workers threads of one process.
     #[must_use]
     pub fn threads(mut self) -> Self {
@@ -460,6 +470,7 @@ mod tests {
             mpol_flags: MpolFlags::STATIC_NODES,
             uid: Some(1),
             gid: Some(2),
+            numa_node: Some(3),
             clone_mode: CloneMode::Thread,
             ..WorkSpec::default()
         };
@@ -475,6 +486,7 @@ mod tests {
             .mpol_flags(MpolFlags::STATIC_NODES)
             .uid(1)
             .gid(2)
+            .numa_node(3)
             .threads();
         assert_eq!(built, literal);
         assert_eq!(

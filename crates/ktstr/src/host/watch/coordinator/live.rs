@@ -26,6 +26,7 @@ use super::replies::Replies;
 use super::state::{Condition, PLACES};
 use super::{BooksSeen, Machine, Stats, WatchToken, Watches, kernel_op};
 use crate::host::watch::vmcore;
+use crate::model::bpf_map::{BpfMapWrite, WatchBpfMap};
 use crate::model::snapshot::{MissingStatsReason, find_map};
 use crate::model::stats_client::{StatsClient, request_line};
 
@@ -77,8 +78,8 @@ impl PhysMem for VmMemory {
 /// What a test wants done to its scheduler before it begins; see the fields of the same meaning in `KtstrTestEntry`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::host) struct Preparation {
-    pub(in crate::host) writes: &'static [(&'static str, &'static str, u64)],
-    pub(in crate::host) watches: &'static [(&'static str, &'static str, &'static str)],
+    pub(in crate::host) writes: &'static [&'static BpfMapWrite],
+    pub(in crate::host) watches: &'static [&'static WatchBpfMap],
     pub(in crate::host) watchdog: Option<Duration>,
 }
 
@@ -473,17 +474,33 @@ impl Machine for Live<'_> {
             watches,
             watchdog,
         } = self.view.preparation;
-        for (map, path, value) in writes {
+        for write in writes {
             let kernel = self.kernel()?;
-            let field = map_field(&kernel, map, path)?;
-            self.frozen(|_| field.write(&kernel, *value))?
+            let field = map_field(&kernel, write.map, write.field, None)?;
+            self.frozen(|_| field.write(&kernel, write.value))?
                 .map_err(|error| error.to_string())?;
         }
-        for (label, map, path) in watches {
-            map_field(&*self.kernel()?, map, path)?;
-            // Each further scheduler has maps of its own; one without this one is told by the absence of figures.
-            self.sampler()?
-                .watch(*label, |kernel| map_field(kernel, map, path).ok());
+        for watch in watches {
+            let kernel = self.kernel()?;
+            let cpus = match watch.agg.is_per_cpu() {
+                true => kernel.possible_cpus().map_err(|error| error.to_string())?,
+                false => Vec::new(),
+            };
+            let places: Vec<Option<u32>> = match cpus.is_empty() {
+                true => vec![None],
+                false => cpus.into_iter().map(Some).collect(),
+            };
+            for cpu in places {
+                map_field(&kernel, watch.map, watch.field, cpu)?;
+                let name = WatchedField {
+                    label: watch.label_of(cpu),
+                    counter: watch.agg.is_counter(),
+                };
+                // Each further scheduler has maps of its own; one without this one is told by the absence of figures.
+                self.sampler()?.watch(name, move |kernel| {
+                    map_field(kernel, watch.map, watch.field, cpu).ok()
+                });
+            }
         }
         Ok(watchdog.and_then(|timeout| self.begin_hold(timeout)))
     }
@@ -637,12 +654,21 @@ fn recorder(path: &Path) -> Option<Recorder> {
 }
 
 /// A number in element 0 of the map that this name means.
-fn map_field(kernel: &Kernel, name: &str, path: &str) -> Result<MapField, String> {
+/// A number in a map's first element, in a CPU's copy of it where each has one.
+fn map_field(
+    kernel: &Kernel,
+    name: &str,
+    path: &str,
+    cpu: Option<u32>,
+) -> Result<MapField, String> {
     let maps = kernel.maps().found;
     let map = find_map(&maps, |map: &BpfMap| map.name.as_str(), name)
         .map_err(|error| error.to_string())?;
-    map.field(kernel, 0, path)
-        .map_err(|error| error.to_string())
+    let field = match cpu {
+        None => map.field(kernel, 0, path),
+        Some(cpu) => map.field_of_cpu(kernel, 0, cpu, path),
+    };
+    field.map_err(|error| error.to_string())
 }
 
 /// The tick rates that a kernel can be built with (`kernel/Kconfig.hz`).

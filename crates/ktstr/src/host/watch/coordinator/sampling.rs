@@ -105,9 +105,7 @@ mod tests {
             sampling.take(Ok(MonitorSample::default()), paused, start);
         }
         assert!(sampling.due().is_some());
-        let watched = vec![WatchedField {
-            label: String::from("depth"),
-        }];
+        let watched = vec![WatchedField::gauge("depth")];
         let report = sampling.report(1000, watched).unwrap();
         assert_eq!((report.samples.len(), report.watched.len()), (2, 1));
         assert!(Sampling::default().report(1000, Vec::new()).is_none());
