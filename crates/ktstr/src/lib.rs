@@ -47,6 +47,7 @@ pub mod prelude {
         TopologySpec, find_scheduler, find_test,
     };
     pub use crate::model::invariants::Invariants;
+    pub use crate::model::metrics::Better;
     pub use crate::model::payload::{
         Metric, MetricCheck, MetricHint, OutputFormat, Payload, PayloadEnd, PayloadKind,
         PayloadReport, Polarity,

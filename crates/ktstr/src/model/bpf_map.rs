@@ -56,7 +56,7 @@ impl BpfMapAgg {
 /// A number in one of the scheduler's maps that every sample of the monitor holds: `watch_bpf_maps` takes constants of this type.
 ///
 /// [`SampleSeries::watched`](super::series::SampleSeries::watched) has it over time by its label, of a number of each CPU by the
-/// label with the CPU in brackets: `hits[2]`.
+/// label with the CPU in brackets: `hits[2]`. [`VmResult::run_metric`](super::result::VmResult::run_metric) has what it amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WatchBpfMap {
     /// The map's name, or a data section's suffix such as `.bss`.

@@ -15,6 +15,7 @@ pub mod gdb;
 pub mod invariants;
 pub mod kernel_filter;
 pub mod kernel_memory;
+pub mod metrics;
 pub mod names;
 mod note;
 pub mod payload;

@@ -492,7 +492,7 @@ impl VmResult {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -535,7 +535,7 @@ mod tests {
     }
 
     /// A run whose guest sent these bodies as results.
-    fn with_results(bodies: &[Vec<u8>]) -> VmResult {
+    pub(in crate::model) fn with_results(bodies: &[Vec<u8>]) -> VmResult {
         let mut assembler = ktstr_wire::Assembler::new();
         for (seq, body) in (0..).zip(bodies) {
             let message = Message::TestResult(ktstr_wire::Opaque { body: body.clone() });

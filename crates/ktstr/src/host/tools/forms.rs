@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     /// Where the words are declared, and of which types.
-    const SOURCES: [(&str, &[&str]); 18] = [
+    const SOURCES: [(&str, &[&str]); 19] = [
         (
             include_str!("../../model/scenario/cgroup.rs"),
             &["CgroupDef"],
@@ -69,6 +69,10 @@ mod tests {
         (
             include_str!("../../model/stats.rs"),
             &["ScenarioStats", "CgroupStats", "PhaseCgroupStats"],
+        ),
+        (
+            include_str!("../../model/metrics.rs"),
+            &["PhaseBucket", "ScenarioStats", "VmResult", "Better"],
         ),
         (
             include_str!("../../model/bpf_map.rs"),
