@@ -187,21 +187,21 @@ fn processors(ctx: &Ctx) -> Result<AssertResult> {
     Ok(result)
 }
 
-/// Both siblings of a core together execute 1.25 times as much as one. Timer ticks are 7 % of what one executes, and of a slowed
-/// one 11 %, so that its spinner is left with 1.19 times as much.
+/// Both siblings of a core together execute 1.25 times as much as one. What a timer tick executes does not shrink with a CPU's speed,
+/// so it takes more of a slowed sibling's time than of a whole core's: spinners would be left with 1.25 times as much if ticks
+/// were free, with 1.21 where they are 5 % of what one executes, as here, and with 1.14 where they are 12 %.
 #[ktstr_test(topology = "1n1l2c2t", duration_s = 4, ignore)]
 fn siblings(_: &Ctx) -> Result<AssertResult> {
     // What else the guest does now and then takes from a spell: the best of three has least of it.
-    let best = |busy| -> Result<u64> {
-        let spells = [loops(busy)?, loops(busy)?, loops(busy)?];
-        Ok(spells.into_iter().max().unwrap_or(0))
-    };
+    let spells = |busy| -> Result<[u64; 3]> { Ok([loops(busy)?, loops(busy)?, loops(busy)?]) };
+    let best = |spells: [u64; 3]| spells.into_iter().fold(1, u64::max);
     // This thread itself is on the other core.
     stay_on(3);
-    let one = best(1)?;
-    let permille = best(2)? * 1000 / one;
-    let text = format!("two siblings did {permille} of 1000 of one's work");
-    Ok(if permille.abs_diff(1200) <= 25 {
+    let (one, two) = (spells(1)?, spells(2)?);
+    let permille = best(two) * 1000 / best(one);
+    let text =
+        format!("two siblings did {permille} of 1000 of one's work: {two:?} loops, {one:?} of one");
+    Ok(if (1140..=1255).contains(&permille) {
         AssertResult::pass().with_note(text)
     } else {
         AssertResult::fail(DetailKind::Other, text)
