@@ -65,8 +65,10 @@ fn mdbook() -> Result<PathBuf> {
         }
     }
     let root = root.display().to_string();
+    // A debug build is there in half the time, and twenty pages are nothing to it.
     let mut install = sh::cargo(&[
         "install",
+        "--debug",
         "--locked",
         "--no-default-features",
         "--features",
