@@ -78,7 +78,7 @@ const CONSOLE_TAIL: usize = 3000;
 
 /// Runs a command as root in a VM whose /dev/kvm is genuine. Also a cargo runner:
 /// `CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="cargo xtask lab --"`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
     /// CPUs of the lab; inner guests were most stable with two more than they have themselves.
     #[arg(long, default_value_t = 2)]
