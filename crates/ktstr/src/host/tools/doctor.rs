@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use ktstr_kernel::{Cache, Kernel, KernelError};
+use ktstr_kernel::{Cache, Kernel, KernelError, Metadata};
 pub use ktstr_vmm::{Finding, Health};
 
 use crate::host::plan::admission::admission_dir;
@@ -44,7 +44,7 @@ fn cache(cache: &Cache) -> Vec<Finding> {
     let (mut good, mut damaged) = (Vec::new(), Vec::new());
     for key in cache.all_keys() {
         match cache.inspect(&key) {
-            Ok(metadata) => good.push(metadata.release),
+            Ok(metadata) => good.push(described(metadata)),
             Err(why) => {
                 let why = why.replace('\n', " ");
                 let finding = Finding::new(
@@ -66,6 +66,14 @@ fn cache(cache: &Cache) -> Vec<Finding> {
     };
     damaged.insert(0, summary);
     damaged
+}
+
+/// The release, and what the source was changed with: tests take such a kernel only by its name.
+fn described(kernel: Metadata) -> String {
+    match kernel.changes.as_slice() {
+        [] => kernel.release,
+        changes => format!("{} with {}", kernel.release, changes.join(" and ")),
+    }
 }
 
 /// Whether VMs of this host can see each other.
@@ -100,6 +108,36 @@ fn environment() -> Option<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_changed_kernel_is_told_with_its_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cached = Cache::at(dir.path().join("kernels"));
+        let files = dir.path().join("files");
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::create_dir_all(cached.root()).unwrap();
+        for (key, changes) in [("a", &[][..]), ("b", &["late.edit", "fix.patch"][..])] {
+            for name in ["bzImage", "vmlinux"] {
+                std::fs::write(files.join(name), name).unwrap();
+            }
+            let metadata = Metadata {
+                source: "test".into(),
+                release: "6.12.117".into(),
+                compiler: "gcc 12".into(),
+                image_bytes: 0,
+                vmlinux_bytes: 0,
+                image_sha256: String::new(),
+                changes: changes.iter().copied().map(String::from).collect(),
+            };
+            cached.publish(key, &files, metadata).unwrap();
+            std::fs::create_dir_all(&files).unwrap();
+        }
+        let found = &cache(&cached)[0].found;
+        assert!(
+            found.starts_with("6.12.117, 6.12.117 with late.edit and fix.patch in "),
+            "{found}"
+        );
+    }
 
     #[test]
     fn an_empty_cache_is_told_with_what_fills_it() {
