@@ -265,43 +265,69 @@ fn a_scheduler_of_the_command_line_takes_the_place_of_the_declared() {
     );
 }
 
-/// One test on four presets, of which it fits one; its payload is there in each.
+/// One test on four presets, of which it fits one, and on two kernels; its payload is there in each. Each kernel that is named is
+/// the one that runs, by its own word, and has a directory of its own, also when two images have one name.
 #[test]
-fn cells_of_the_gauntlet_run_their_test_on_their_preset() {
+fn cells_of_the_gauntlet_run_on_their_preset_and_kernel() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("stock/bzImage");
+    fs::create_dir(image.parent().unwrap()).unwrap();
+    let stock = stock_kernel();
+    fs::copy(&stock, &image).unwrap();
+    let ours = Ran::new(ktstr(&["kernel", "list", "--json"]).output().unwrap())
+        .exits(0)
+        .json();
+    // The newest comes first.
+    let ours = format!("{}/bzImage", ours[0]["path"].as_str().unwrap());
     let args = [
         "--runner",
         "nextest",
         "--gauntlet",
         "--max-cpus",
         "9",
+        "-k",
+        &ours,
+        "-k",
+        image.to_str().unwrap(),
         "one_llc_only",
     ];
-    let json = json(test(&["sched"], &args), 1);
-    let cell = |preset: &str, verdict: &str| (format!("one_llc_only@{preset}"), verdict.to_owned());
-    let expected = [
-        cell("4cpu-1llc-nosmt", "pass"),
-        cell("4cpu-2llc-nosmt", "fail"),
-        cell("8cpu-2llc-smt", "fail"),
-        cell("9cpu-3llc-nosmt", "fail"),
-    ];
-    assert_eq!(verdicts(&json), expected);
-    let record = Path::new(json["directories"][0].as_str().unwrap())
-        .join("one_llc_only@4cpu-1llc-nosmt.json");
-    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
-    assert_ne!(record["engine_why"], "asked for", "no engine was asked for");
-    for (preset, shares) in [
-        ("4cpu-2llc-nosmt", "0-1, of 0-3"),
-        ("8cpu-2llc-smt", "0-3, of 0-7"),
-        ("9cpu-3llc-nosmt", "0-2, of 0-8"),
-    ] {
-        let failed = case(&json, &format!("one_llc_only@{preset}"));
-        let message = failed["message"].as_str().unwrap();
-        assert!(message.contains(shares), "{preset}: {message}");
-        assert_eq!(
-            message.matches("not in this binary").count(),
-            0,
-            "{message}"
-        );
+    let mut gauntlet = test(&["sched"], &args);
+    // A variable that would win.
+    gauntlet.env("KTSTR_KERNEL", "/no/such/kernel");
+    let json = json(gauntlet, 1);
+    let directories = json["directories"].as_array().unwrap();
+    assert_eq!(directories.len(), 2, "{json:#}");
+    let record = |kernel: usize, preset: &str| -> Value {
+        let path = Path::new(directories[kernel].as_str().unwrap())
+            .join(format!("one_llc_only@{preset}.json"));
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    };
+    let tests = json["tests"].as_array().unwrap();
+    assert_eq!(tests.len(), 8, "{json:#}");
+    let labels = [&tests[0]["kernel"], &tests[4]["kernel"]];
+    assert_ne!(labels[0], labels[1]);
+    let of_stock = stock.file_name().unwrap().to_string_lossy().into_owned();
+    let of_stock = of_stock.strip_prefix("vmlinuz-").unwrap();
+    for (kernel, cells) in tests.chunks(4).enumerate() {
+        for (cell, (preset, verdict, shares)) in cells.iter().zip([
+            ("4cpu-1llc-nosmt", "pass", None),
+            ("4cpu-2llc-nosmt", "fail", Some("0-1, of 0-3")),
+            ("8cpu-2llc-smt", "fail", Some("0-3, of 0-7")),
+            ("9cpu-3llc-nosmt", "fail", Some("0-2, of 0-8")),
+        ]) {
+            assert_eq!(cell["name"], format!("one_llc_only@{preset}"));
+            assert_eq!(cell["verdict"], verdict, "{cell:#}");
+            assert_eq!(&cell["kernel"], labels[kernel], "{cell:#}");
+            if let Some(shares) = shares {
+                let message = cell["message"].as_str().unwrap();
+                assert!(message.contains(shares), "{preset}: {message}");
+                assert!(!message.contains("not in this binary"), "{message}");
+            }
+            let record = record(kernel, preset);
+            let release = record["kernel_release"].as_str().unwrap();
+            assert_eq!(release == of_stock, kernel == 1, "{release}");
+            assert_ne!(record["engine_why"], "asked for", "no engine was asked for");
+        }
     }
 }
 
@@ -322,56 +348,6 @@ fn stock(dir: &str) -> PathBuf {
             home.display()
         )
     })
-}
-
-/// Each kernel that is named is the one that runs, by its own word, and has a directory of its own, also when two images
-/// have one name.
-#[test]
-fn kernels_that_are_named_are_those_that_run() {
-    let dir = tempfile::tempdir().unwrap();
-    let image = dir.path().join("stock/bzImage");
-    fs::create_dir(image.parent().unwrap()).unwrap();
-    let stock = stock_kernel();
-    fs::copy(&stock, &image).unwrap();
-    let ours = Ran::new(ktstr(&["kernel", "list", "--json"]).output().unwrap())
-        .exits(0)
-        .json();
-    // The newest comes first.
-    let ours = format!("{}/bzImage", ours[0]["path"].as_str().unwrap());
-    let args = [
-        "--runner",
-        "cargo",
-        "-k",
-        &ours,
-        "-k",
-        image.to_str().unwrap(),
-        "--exact",
-        "left::same",
-    ];
-    let mut twice = test(&["sched"], &args);
-    // A variable that would win, and one that is set to nothing.
-    twice.env("KTSTR_KERNEL", "/no/such/kernel");
-    let json = json(twice, 0);
-    let tests = json["tests"].as_array().unwrap();
-    assert_eq!(tests.len(), 2, "{json:#}");
-    let release = |dir: &Value| -> String {
-        let path = Path::new(dir.as_str().unwrap()).join("left__same.json");
-        let record: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        record["kernel_release"].as_str().unwrap().to_owned()
-    };
-    let releases: Vec<String> = json["directories"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(release)
-        .collect();
-    let of_stock = stock.file_name().unwrap().to_string_lossy().into_owned();
-    assert_eq!(
-        Some(releases[1].as_str()),
-        of_stock.strip_prefix("vmlinuz-")
-    );
-    assert_ne!(releases[0], releases[1]);
-    assert_ne!(tests[0]["kernel"], tests[1]["kernel"]);
 }
 
 /// Debian's cloud image as a package: what needs no sched_ext passes, and what does says what that kernel lacks.
