@@ -132,8 +132,11 @@ fn nextest_runs_them_too() {
         &[],
         dir.path(),
     );
+    // Without what is between them: how many took nextest's minute.
     ran.exits(100).says(&[
-        "8 tests run: 5 passed, 3 failed, 2 skipped",
+        "8 tests run: 5 passed",
+        ", 3 failed",
+        ", 2 skipped",
         "queue seven is gone",
         "inconclusive: it was not measured",
     ]);
@@ -265,9 +268,11 @@ fn authors_tests_have_their_verdicts_in_guests() {
         &three,
         dir.path(),
     );
-    nextest
-        .exits(100)
-        .says(&["3 tests run: 2 passed, 1 failed", "expected at least 1000"]);
+    nextest.exits(100).says(&[
+        "3 tests run: 2 passed",
+        ", 1 failed",
+        "expected at least 1000",
+    ]);
     let expected = owned(&[
         ("a_claim_that_does_not_hold_is_the_failure", "fail"),
         ("a_plain_test_comes_first", "pass"),
