@@ -85,8 +85,11 @@ fn reports_of<'a>(judged: &[Judged<'a>]) -> Vec<&'a WorkerReport> {
     judged.iter().map(|(report, _)| *report).collect()
 }
 
+/// A cgroup's name, the step that started its workers, and its own checks.
+type Start<'a> = (&'a str, u16, Assert);
+
 /// Workers that can be compared: a name that two steps use is two cgroups, with other neighbours.
-fn started_together<'a>(judged: &[Judged<'a>]) -> Vec<((&'a str, u16, Assert), Vec<Judged<'a>>)> {
+fn started_together<'a>(judged: &[Judged<'a>]) -> Vec<(Start<'a>, Vec<Judged<'a>>)> {
     grouped(judged, |(report, own)| {
         (report.cgroup.as_str(), report.step, *own)
     })
