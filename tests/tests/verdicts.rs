@@ -118,7 +118,7 @@ fn a_lopsided_machine_fails_where_its_threshold_is_enforced() {
     passes("lopsided_within_the_threshold");
 }
 
-/// The kernel itself throws out a scheduler that sends a thread to a CPU that it may not use.
+/// The kernel itself ejects a scheduler that sends a thread to a CPU that it may not use.
 #[test]
 fn a_scheduler_that_ignores_cpusets_is_thrown_out_and_the_cpu_is_named() {
     fails(

@@ -21,7 +21,7 @@ const ON_NEWEST_KERNEL: [&str; 6] = [
     "a_childs_scheduler_that_fails_is_named",
 ];
 
-/// A scheduler that runs, one that the kernel throws out, and cards of ours: what differs between emulators.
+/// A scheduler that runs, one that the kernel ejects, and cards of ours: what differs between emulators.
 const ON_NEWER_QEMU: [&str; 4] = [
     "eevdf_passes",
     "the_fixture_passes",

@@ -112,7 +112,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 enum Left {
     /// It was asked to, or its time was over.
     Asked,
-    /// The kernel threw it out.
+    /// The kernel ejected it.
     Ejected,
     /// It attaches anew.
     Restarting,

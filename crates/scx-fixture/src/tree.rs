@@ -74,7 +74,7 @@ impl Drop for Group {
     }
 }
 
-/// From attach to detach of both; whether the kernel threw one out.
+/// From attach to detach of both; whether the kernel ejected one.
 pub(crate) fn serve(error: &str, fault_after: Duration, stop: &AtomicBool) -> Result<bool> {
     let mut group = Group::new()?;
     let mut storage = MaybeUninit::uninit();

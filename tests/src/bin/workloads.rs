@@ -165,7 +165,7 @@ fn stalled_crowd(ctx: &Ctx) -> Result<AssertResult> {
     crowd(ctx)
 }
 
-/// The kernel throws out a scheduler that ignores cpusets: its workers never leave theirs.
+/// The kernel ejects a scheduler that ignores cpusets: its workers never leave theirs.
 #[ktstr_test(scheduler = STRAYING, topology = "1n2l1c1t", duration_s = 6, isolation, auto_repro = false, ignore)]
 fn straying_scheduler(ctx: &Ctx) -> Result<AssertResult> {
     let on = |llc| {

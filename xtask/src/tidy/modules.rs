@@ -1,4 +1,4 @@
-//! Circles between modules of a crate, and how long its files are.
+//! Circles between modules of a crate, the direction of its rooms, and how long its files are.
 //!
 //! Two modules that stand side by side, with all that is below them, may use each other in one direction. A module and what is
 //! below it may use each other; tests may use anything.
@@ -15,11 +15,44 @@ type Module = Vec<String>;
 /// Who uses whom, and in which file.
 type Uses = BTreeMap<Module, BTreeMap<Module, PathBuf>>;
 
+/// Who may use whom among the rooms of a module; what is not listed uses none of these. An arrow that no file uses is a complaint,
+/// too, so that the table says what is.
+type Rooms = &'static [(&'static str, &'static [&'static str])];
+
+/// The host's rooms: a test passes plan, boot, watch, judge and evidence; the other commands are served by tools.
+const HOST: Rooms = &[
+    ("plan", &[]),
+    ("watch", &[]),
+    ("boot", &["plan", "watch"]),
+    ("judge", &["plan", "watch"]),
+    ("evidence", &["plan", "watch", "boot", "judge"]),
+    ("tools", &["plan", "watch", "boot"]),
+];
+
+/// The VMM's: tables of a shape, the devices, the engines that run both, and the VM as a user has it.
+const VMM: Rooms = &[
+    ("topology", &[]),
+    ("cpuid", &["topology"]),
+    ("acpi", &["topology", "cpuid"]),
+    ("devices", &[]),
+    ("probe", &[]),
+    ("engine", &["topology", "cpuid", "acpi", "devices", "probe"]),
+    ("doctor", &["probe", "engine"]),
+    ("vm", &["topology", "devices", "probe", "engine"]),
+];
+
+/// The rooms that have a direction: crate, module above them, and their arrows.
+const ROOMS: &[(&str, &[&str], Rooms)] = &[("ktstr", &["host"], HOST), ("ktstr-vmm", &[], VMM)];
+
 /// The circles of every crate.
 pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for (name, src) in crates(root)? {
-        let circles = circles(&uses(&src)?);
+        let uses = uses(&src)?;
+        for (_, above, rooms) in ROOMS.iter().filter(|(of, ..)| *of == name) {
+            found.extend(arrows(&name, &uses, above, rooms));
+        }
+        let circles = circles(&uses);
         if !circles.is_empty() {
             let told: Vec<String> = circles.iter().map(|circle| circle.join("; ")).collect();
             found.push(format!(
@@ -30,6 +63,32 @@ pub(super) fn complaints(root: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// What differs between the arrows of these rooms and those that their files make.
+fn arrows(name: &str, uses: &Uses, above: &[&str], rooms: Rooms) -> Vec<String> {
+    let module = |room: &str| -> Module {
+        let path = above.iter().chain([&room]);
+        path.map(|part| (*part).to_owned()).collect()
+    };
+    let mut found = Vec::new();
+    for (from, allowed) in rooms {
+        for (to, _) in rooms.iter().filter(|(to, _)| to != from) {
+            let used = uses.get(&module(from)).and_then(|all| all.get(&module(to)));
+            match (used, allowed.contains(to)) {
+                (Some(file), false) => found.push(format!(
+                    "{}: {from} uses {to} of {name}, against the direction of the rooms (ROOMS in xtask/src/tidy/modules.rs); move what \
+                     both need below them",
+                    file.display()
+                )),
+                (None, true) => found.push(format!(
+                    "{name}: {from} no longer uses {to}; take the arrow out of ROOMS in xtask/src/tidy/modules.rs"
+                )),
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 /// One line for people: circles, and the files' median, 90th percentile and longest.
@@ -316,6 +375,29 @@ mod tests {
         ]);
         assert_eq!(circles(&uses), Vec::<Vec<String>>::new());
         assert_eq!(uses.len(), 1, "{uses:?}");
+    }
+
+    #[test]
+    fn rooms_use_each_other_as_their_table_says() {
+        let uses = uses_of(&[
+            ("lib.rs", "mod host;"),
+            ("host/mod.rs", "mod a; mod b; mod c;"),
+            ("host/a.rs", "use crate::host::b::X;"),
+            ("host/b.rs", ""),
+            ("host/c/mod.rs", "use super::a::Y;"),
+        ]);
+        let told = |rooms: Rooms| arrows("k", &uses, &["host"], rooms);
+        let good: Rooms = &[("b", &[]), ("a", &["b"]), ("c", &["a"])];
+        assert_eq!(told(good), Vec::<String>::new());
+        let found = told(&[("b", &[]), ("a", &[]), ("c", &["a", "b"])]);
+        let [against, unused] = found.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert!(
+            against.contains("host/a.rs: a uses b of k, against"),
+            "{against}"
+        );
+        assert!(unused.contains("c no longer uses b"), "{unused}");
     }
 
     #[test]

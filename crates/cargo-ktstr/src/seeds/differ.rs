@@ -150,7 +150,7 @@ pub(crate) fn moment(ns: u64) -> String {
     format!("{}.{:09}s", ns / 1_000_000_000, ns % 1_000_000_000)
 }
 
-/// What is told of two runs.
+/// The report on two runs.
 pub(crate) fn text(test: &str, told: &[Told; 2], found: &[Difference]) -> String {
     let mut out = String::new();
     for told in told {

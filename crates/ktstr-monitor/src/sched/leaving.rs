@@ -17,7 +17,7 @@ pub struct ScxLeaving<'a> {
 
 impl ScxState {
     /// The scheduler that leaves. The root's end is also that of all others, so it comes first; of others the first that the
-    /// kernel throws out, else the first that leaves at all.
+    /// kernel ejects, else the first that leaves at all.
     #[must_use]
     pub fn leaving(&self) -> Option<ScxLeaving<'_>> {
         if let Some(kind) = self.exit_kind.filter(|kind| *kind != 0) {

@@ -223,7 +223,7 @@ pub struct ScxExit {
 }
 
 impl ScxExit {
-    /// `SCX_EXIT_ERROR`. This kind and all behind it mean that the kernel threw the scheduler out (kernel/sched/ext_internal.h:
+    /// `SCX_EXIT_ERROR`. This kind and all behind it mean that the kernel ejected the scheduler (kernel/sched/ext_internal.h:
     /// `enum scx_exit_kind`).
     pub const ERROR: u64 = 1024;
     /// `SCX_EXIT_ERROR_STALL`: a runnable task waited longer than the watchdog allows.

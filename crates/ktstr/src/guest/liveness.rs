@@ -1,7 +1,7 @@
 //! Waits that end at once when the scheduler or a worker dies.
 //!
 //! Two signs of the scheduler's end are watched: its process (pidfd), and, while a scheduler is expected, the kernel's
-//! own word in `/sys/kernel/sched_ext/state`, because the kernel may throw a scheduler out whose process lives on. Such a
+//! own word in `/sys/kernel/sched_ext/state`, because the kernel may eject a scheduler whose process lives on. Such a
 //! one has some seconds to attach again: that is a restart, and `enable_seq` counts also those between two looks.
 
 use std::fs;

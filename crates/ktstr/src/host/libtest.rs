@@ -67,7 +67,7 @@ fn of_process(package: &str) -> Result<&'static Arc<HostConfig>, &'static String
     shared.as_ref()
 }
 
-/// What is told of a test whatever its verdict. Past libtest, which throws away what passing tests print: a skip that nobody
+/// Lines about a test that are printed whatever its verdict. Past libtest, which throws away what passing tests print: a skip that nobody
 /// sees would be a pass.
 fn tell(report: &Report, verbose: bool) {
     let side = &report.sidecar;

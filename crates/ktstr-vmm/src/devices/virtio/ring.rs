@@ -61,7 +61,7 @@ struct Ring {
     poisoned: bool,
 }
 
-/// How the driver is told of used buffers.
+/// How the driver learns of used buffers.
 #[derive(Debug)]
 enum Interrupt {
     /// One line for all queues (virtio-mmio).

@@ -72,7 +72,7 @@ pub fn execute_scenario(
     execute_scenario_with(ctx, backdrop, steps, None)
 }
 
-/// Same, judged by `assert` on top of the test's own, if given.
+/// As [`execute_scenario`], judged by `assert` on top of the test's own, if given.
 ///
 /// # Errors
 /// As [`execute_defs`].

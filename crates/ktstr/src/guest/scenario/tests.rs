@@ -760,7 +760,7 @@ fn a_loop_makes_its_cgroups_first() {
     );
 }
 
-/// What is left of the test is what a hold gets, and a step that got almost nothing is told of.
+/// A hold gets what is left of the test, and a step that got almost nothing is noted.
 #[test]
 fn a_second_whole_step_lasts_no_time() {
     let whole = || Step::with_defs(vec![CgroupDef::named("a")], HoldSpec::FULL);

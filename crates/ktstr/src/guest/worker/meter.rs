@@ -234,7 +234,7 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// Same, where the waker could not know whom it wakes: it was due at `due_ns`.
+    /// As [`awake`](Self::awake), where the waker could not know whom it wakes: the wake-up was due at `due_ns`.
     pub(super) fn awake_since(&mut self, slept: bool, due_ns: u64) {
         if slept && due_ns > 0 {
             self.woken(due_ns);

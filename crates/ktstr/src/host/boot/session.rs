@@ -71,7 +71,7 @@ struct Run {
     times: SessionTimes,
     has_scheduler: bool,
     time: Time,
-    /// What the guest is told to do.
+    /// The task that the guest gets.
     plan: Vec<u8>,
     /// What the guest is a copy of, kept until it has ended; without one it boots.
     template: Option<Template>,

@@ -517,7 +517,7 @@ mod tests {
         );
     }
 
-    /// The root is in charge while a scheduler below it is thrown out.
+    /// The root is in charge while a scheduler below it is ejected.
     #[test]
     fn a_childs_exit_and_queues_have_its_name() {
         let scheduler = |id, level, name: &str, cgroup: &str| ScxScheduler {

@@ -17,7 +17,7 @@ use crate::model::entry::KtstrTestEntry;
 use crate::model::names::file_stem;
 use crate::model::verdict::Outcome;
 
-/// What the user is told of one test.
+/// The verdict and the message that the user gets of one test.
 #[derive(Debug)]
 pub struct Report {
     /// The final verdict.

@@ -1,4 +1,4 @@
-//! Auto-repro: a test whose scheduler the kernel threw out is run a second time, with the guest's kernel recording what the
+//! Auto-repro: a test whose scheduler the kernel ejected is run a second time, with the guest's kernel recording what the
 //! scheduler and the functions on the exit's stack do until the exit comes again.
 //!
 //! The second run never changes the verdict by itself: it adds a section to the failure message and an artifact,
@@ -78,7 +78,7 @@ const BUFFER_MIN_KIB: u32 = 16;
 const MAX_EVENTS: usize = 1000;
 const MAX_LINES: usize = 20;
 
-/// How a scheduler was thrown out.
+/// How a scheduler was ejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::host) struct ExitFacts {
     /// `enum scx_exit_kind`.
@@ -90,7 +90,7 @@ pub(in crate::host) struct ExitFacts {
 }
 
 impl ExitFacts {
-    /// None unless the kernel threw the scheduler out, by the captured state alone: texts may lie.
+    /// None unless the kernel ejected the scheduler, by the captured state alone: texts may lie.
     fn of(failure: Option<&Failure>) -> Option<Self> {
         let leaving = failure?.report.scx.as_ref()?.leaving()?;
         let kind = Some(leaving.kind).filter(|kind| *kind >= ScxExit::ERROR)?;
@@ -120,7 +120,7 @@ pub(in crate::host) struct Repro {
     pub(in crate::host) test: String,
     /// The failure that was to be seen again.
     pub(in crate::host) wanted: ExitFacts,
-    /// The exit of the second run, if its scheduler was thrown out as well.
+    /// The exit of the second run, if its scheduler was ejected as well.
     pub(in crate::host) found: Option<ExitFacts>,
     /// The same kind of exit came again.
     pub(in crate::host) reproduced: bool,

@@ -138,7 +138,7 @@ fn judge_death(result: &mut AssertResult, left: &Left) {
     }
     if let Some(thrown) = left.thrown_out() {
         let text = format!(
-            "the kernel threw the scheduler out during the test: {}",
+            "the kernel ejected the scheduler during the test: {}",
             thrown.words()
         );
         result.push(AssertDetail::fail(DetailKind::SchedulerCrashed, text));

@@ -53,7 +53,7 @@ impl CapturedExit {
         })
     }
 
-    /// The kernel threw the scheduler out; it did not leave by itself or on request.
+    /// The kernel ejected the scheduler; it did not leave by itself or on request.
     pub(in crate::host) fn is_error(&self) -> bool {
         self.kind >= ScxExit::ERROR
     }
@@ -80,7 +80,7 @@ impl CapturedExit {
 }
 
 impl Left {
-    /// The kernel threw the scheduler out.
+    /// The kernel ejected the scheduler.
     pub(in crate::host) fn thrown_out(&self) -> Option<&CapturedExit> {
         self.exit.as_ref().filter(|exit| exit.is_error())
     }

@@ -16,7 +16,7 @@ pub(in crate::host) fn with_messages(messages: &[Message]) -> VmResult {
     with_messages_at(0, messages)
 }
 
-/// Same, sent at this moment of the guest's clock.
+/// As [`with_messages`], with frames that were sent at this moment of the guest's clock.
 pub(in crate::host) fn with_messages_at(guest_ns: u64, messages: &[Message]) -> VmResult {
     let mut assembler = Assembler::new();
     for (seq, message) in (0..).zip(messages) {

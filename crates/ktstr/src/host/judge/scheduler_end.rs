@@ -15,7 +15,7 @@ pub(in crate::host) fn cause(
     let vm = &left.vm;
     let status = exit.map(|exit| exit_words(vm, exit));
     if let Some(thrown) = left.thrown_out() {
-        let mut words = format!("the kernel threw it out: {}", thrown.words());
+        let mut words = format!("the kernel ejected it: {}", thrown.words());
         if let Some(status) = status {
             words = format!("{words}; its process: {status}");
         }

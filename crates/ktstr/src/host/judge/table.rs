@@ -442,7 +442,7 @@ fn a_run_without_a_result_has_the_kind_of_its_end() {
     none(
         Host::ThrownOut,
         SchedulerCrashed,
-        "scheduler exited before the test reported: the kernel threw it out: error_stall",
+        "scheduler exited before the test reported: the kernel ejected it: error_stall",
     );
 }
 
@@ -684,12 +684,9 @@ fn a_death_has_the_kernels_reason() {
     assert_eq!(died(Some(1), None, "").0, SchedulerCrashed);
     assert_eq!(died(Some(0), Some(64), "").0, SchedulerExitedCleanly);
     let (kind, text) = died(Some(0), Some(1026), "");
-    assert_eq!(
-        kind, SchedulerCrashed,
-        "thrown out, whatever its process says"
-    );
+    assert_eq!(kind, SchedulerCrashed, "ejected, whatever its process says");
     assert!(
-        text.contains("threw it out: name; its process: exit status 0"),
+        text.contains("ejected it: name; its process: exit status 0"),
         "{text}"
     );
     // Its process lives on.

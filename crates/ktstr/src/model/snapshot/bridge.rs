@@ -104,7 +104,7 @@ impl SnapshotBridge {
         self.capture_entry(tag, None)
     }
 
-    /// Same, for a step of the scenario.
+    /// As [`capture`](Self::capture), stamped with this step of the scenario.
     pub fn capture_with_step(&self, tag: &str, step_index: u16) -> bool {
         self.capture_entry(tag, Some(step_index))
     }
@@ -250,7 +250,7 @@ impl SnapshotBridge {
         self.register_watch_with(symbol, || register(symbol))
     }
 
-    /// Same, registered by this function.
+    /// As [`register_watch`](Self::register_watch), with this function in the place of the one that the bridge was given.
     pub(crate) fn register_watch_with<T>(
         &self,
         symbol: &str,
@@ -300,7 +300,7 @@ impl SnapshotBridge {
         })
     }
 
-    /// Same, done by this function.
+    /// As [`dispatch_kernel_op`](Self::dispatch_kernel_op), carried out by this function.
     pub(crate) fn dispatch_kernel_op_with(
         &self,
         request: &KernelOpRequest,

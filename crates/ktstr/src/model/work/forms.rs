@@ -43,7 +43,7 @@ impl WorkType {
         Self::custom_with(name, run, CustomCfg::default())
     }
 
-    /// Same, and what [`WorkerCtx::cfg`] shall be.
+    /// As [`custom`](Self::custom), with settings that the loop reads from [`WorkerCtx::cfg`].
     pub fn custom_with(
         name: impl Into<String>,
         run: fn(&WorkerCtx<'_>) -> WorkerReport,

@@ -17,7 +17,7 @@ const HEADER: u64 = 16;
 /// What a disk calls itself (GET_ID, padded with zeros to 20 bytes): a guest finds it in `/sys/block/*/serial`.
 pub const SERIAL: &str = "ktstr";
 
-/// What the guest is told.
+/// The status that the guest gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
     Ok = 0,

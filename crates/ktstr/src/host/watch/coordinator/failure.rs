@@ -41,7 +41,7 @@ pub(super) enum Worth {
     State,
     /// A scheduler left by itself or on request.
     Exit,
-    /// The kernel threw a scheduler out.
+    /// The kernel ejected a scheduler.
     Error,
 }
 

@@ -220,7 +220,7 @@ pub(in crate::host) struct Outcome {
     pub(in crate::host) books: Option<BooksSeen>,
 }
 
-/// What the coordinator is told before the start.
+/// Settings of the coordinator.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::host) struct Orders {
     /// When the VM was started.
@@ -635,7 +635,7 @@ impl<M: Machine> Coordinator<M> {
     }
 
     /// The scheduler leaves. One that the test sends away, and the guest's taking itself down, is no failure, and shows
-    /// nothing that a later failure's reader wants; unless the kernel throws the scheduler out just then.
+    /// nothing that a later failure's reader wants; unless the kernel ejects the scheduler just then.
     fn exit(&mut self) {
         let is_planned = self.leaving || self.finished;
         let is_error = |kind| kind >= ScxExit::ERROR;

@@ -648,7 +648,7 @@ fn a_planned_exit_is_no_failure_and_hides_none() {
 
 #[test]
 fn a_plan_covers_one_exit_and_no_error() {
-    // The kernel throws it out while it is asked to leave.
+    // The kernel ejects it while it is asked to leave.
     let mut run = Run::new(0);
     run.step(Step::Boot);
     run.step(Step::Planned);
