@@ -59,6 +59,8 @@ pub(crate) enum Popped {
 struct Ring {
     queue: Queue,
     poisoned: bool,
+    /// A chain was given back that the driver was not told of.
+    untold: bool,
 }
 
 /// How the driver learns of used buffers.
@@ -116,6 +118,7 @@ impl Rings {
             Ok(Ring {
                 queue: Queue::new(*size)?,
                 poisoned: false,
+                untold: false,
             })
         };
         Ok(Self {
@@ -285,14 +288,19 @@ impl Rings {
         let Some(ring) = self.rings.get_mut(queue) else {
             return Ok(());
         };
-        ring.queue.add_used(&self.memory, head, len)
+        ring.queue.add_used(&self.memory, head, len)?;
+        ring.untold = true;
+        Ok(())
     }
 
-    /// Interrupts the driver, if it wants to hear of `queue`.
+    /// Interrupts the driver if chains of `queue` were given back since it was last told, and it wants to hear of them.
     pub(crate) fn signal(&mut self, queue: usize) {
         let Some(ring) = self.rings.get_mut(queue) else {
             return;
         };
+        if !std::mem::take(&mut ring.untold) {
+            return;
+        }
         // A used ring outside memory asks for nothing.
         if !ring.queue.needs_notification(&self.memory).unwrap_or(false) {
             return;

@@ -1,3 +1,4 @@
+use std::io;
 use std::os::fd::AsRawFd as _;
 
 use vhost::vhost_user::message::VhostUserConfigFlags;
@@ -155,6 +156,28 @@ fn a_disk_serves_its_ring_and_ends_with_its_socket() {
         (counters.writes_completed, counters.bytes_written),
         (2, 1024)
     );
+    bench.end();
+}
+
+/// A ring is looked at when it is enabled, whether or not the guest has offered something: without a used buffer there is nothing
+/// to be interrupted for, and who then takes the interrupt for the answer to a later request reads what is not there yet.
+#[test]
+fn a_ring_that_is_enabled_empty_interrupts_nobody() {
+    let mut bench = Bench::new();
+    bench.negotiate();
+    bench.start(0);
+    // Answered by the thread that looks at the ring, one message between two looks.
+    for _ in 0..2 {
+        bench
+            .qemu
+            .get_config(0, 8, VhostUserConfigFlags::empty(), &[0; 8])
+            .unwrap();
+    }
+    assert_eq!(
+        bench.call.read().unwrap_err().kind(),
+        io::ErrorKind::WouldBlock
+    );
+    bench.write_sector(7);
     bench.end();
 }
 
