@@ -58,8 +58,9 @@ const SMP: [&str; 5] = [
     "shape::",
     "sysfs::",
 ];
-/// Seconds that one of them has: the longest, of ten shapes, takes 100.
-const SMP_DEADLINE: u64 = 400;
+/// Seconds that one of them has: the longest, of ten shapes, takes 100 on a machine that does nothing else, and 4 times as long at
+/// load 8.
+const SMP_DEADLINE: u64 = 1000;
 /// Labs that each of them has, to pass in one.
 const SMP_LABS: u32 = 5;
 
