@@ -3,9 +3,9 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
 use syn::parse::{Parse, ParseStream};
-use syn::{Attribute, Error, Ident, Result, Token, Visibility, braced};
+use syn::{Attribute, Error, Expr, Ident, Result, Token, Visibility, braced};
 
-use crate::args::{Args, Kind, unknown};
+use crate::args::{Arg, Args, Kind, text_of, unknown};
 use crate::test::{check_names, check_setters, shape};
 
 /// Keys beside the checks, which are the defaults of all its tests.
@@ -22,6 +22,7 @@ pub(crate) const KEYS: &[&str] = &[
     "topology",
     "cgroup_parent",
     "config_file",
+    "config_file_def",
     "constraints",
     "assert",
     "env",
@@ -115,6 +116,10 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
             fields.extend(quote!(#field: #value,));
         }
     }
+    if let Some(arg) = args.get("config_file_def") {
+        let value = pair_of_texts(arg)?;
+        fields.extend(quote!(config_file_def: ::core::option::Option::Some(#value),));
+    }
     if let Some(arg) = args.get("constraints") {
         let value = Kind::Path.tokens(arg)?;
         fields.extend(quote!(constraints: #value,));
@@ -153,6 +158,20 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         #[linkme(crate = ::ktstr::__private::linkme)]
         static #registration: &'static ::ktstr::Scheduler = &#ident;
     })
+}
+
+/// `("--config {file}", "/guest/path")`
+fn pair_of_texts(arg: &Arg) -> Result<TokenStream> {
+    let is_text = |value: &Expr| text_of(value).is_some() || matches!(value, Expr::Path(_));
+    match &arg.value {
+        Some(Expr::Tuple(pair)) if pair.elems.len() == 2 && pair.elems.iter().all(is_text) => {
+            Ok(quote!(#pair))
+        }
+        _ => Err(Error::new(
+            arg.key.span(),
+            "`config_file_def` takes the arguments, with {file} for the path, and the path in the guest: (\"--config {file}\", \"/etc/x.conf\")",
+        )),
+    }
 }
 
 /// The checks of all its tests: `assert`, with what single keys say over it.
@@ -240,6 +259,20 @@ mod tests {
         }
         let both = "kernel_builtin_enable: [\"a\"], kernel_builtin_disable: [\"b\"]";
         assert!(expanded(both).unwrap().contains("KernelBuiltin"));
+    }
+
+    #[test]
+    fn a_configuration_of_each_test_has_arguments_and_a_path() {
+        let with = |value: &str| expanded(&format!("binary: \"scx_s\", config_file_def = {value}"));
+        let text = with("(\"--config {file}\", PATH)").unwrap();
+        assert!(
+            text.contains("Some ((\"--config {file}\" , PATH))"),
+            "{text}"
+        );
+        for wrong in ["\"--config {file}\"", "(\"a\", \"b\", \"c\")", "(1, \"b\")"] {
+            let error = with(wrong).unwrap_err().to_string();
+            assert!(error.contains("with {file} for the path"), "{error}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ const FIELDS: &[(&str, Kind)] = &[
     ("auto_repro", Kind::Flag),
     ("expect_auto_repro", Kind::Flag),
     ("expect_err", Kind::Flag),
+    ("survives_storm", Kind::Flag),
     ("allow_inconclusive", Kind::Flag),
     ("performance_mode", Kind::Flag),
     ("no_perf_mode", Kind::Flag),
@@ -41,6 +42,7 @@ const OPTIONS: &[(&str, Kind)] = &[
     ("cpu_budget", Kind::Int),
     ("smt_factor", Kind::Float),
     ("cleanup_budget_ms", Kind::Int),
+    ("config", Kind::Text),
     ("workload_root_cgroup", Kind::Text),
     ("disk", Kind::Path),
 ];
@@ -125,6 +127,8 @@ const ON_THE_HOST: &[&str] = &[
 const EXCLUDES: &[(&str, &str)] = &[
     ("performance_mode", "no_perf_mode"),
     ("expect_auto_repro", "expect_err"),
+    ("survives_storm", "expect_err"),
+    ("survives_storm", "expect_auto_repro"),
     ("topology", "numa_nodes"),
     ("topology", "llcs"),
     ("topology", "cores"),
@@ -145,6 +149,8 @@ const NEEDS: &[(&str, &str)] = &[
     ("watch_bpf_maps", "scheduler"),
     ("override_watchdog", "scheduler"),
     ("extra_sched_args", "scheduler"),
+    ("config", "scheduler"),
+    ("survives_storm", "scheduler"),
     ("cpu_budget", "no_perf_mode"),
     ("expect_scx_bpf_error_contains", "expect_err"),
     ("expect_scx_bpf_error_matches", "expect_err"),

@@ -152,7 +152,7 @@ fn steps_with_operations_and_holds() {
     assert_eq!(Op::RemoveCgroup { cgroup: "a".into() }, literal.ops[1]);
 }
 
-static BENCH: Payload = Payload::binary("schbench");
+static BENCH: Payload = Payload::binary("schbench", "schbench");
 
 #[test]
 fn payloads_are_declared_once_and_run_by_reference() {
@@ -350,4 +350,33 @@ fn two_tenants(ctx: &Ctx) -> Result<AssertResult> {
 fn a_whole_test_registers() {
     let entry = ktstr::find_test("two_tenants").unwrap();
     assert_eq!(entry.duration_s, 1);
+}
+
+#[test]
+fn a_check_of_a_metric_has_a_function() {
+    const CHECKS: [MetricCheck; 5] = [
+        MetricCheck::min("iops", 1000.0),
+        MetricCheck::max("p99", 5.0),
+        MetricCheck::range("load", 0.5, 0.9),
+        MetricCheck::exists("rps"),
+        MetricCheck::exit_code_eq(3),
+    ];
+    let variants = [
+        MetricCheck::Min {
+            metric: "iops",
+            at_least: 1000.0,
+        },
+        MetricCheck::Max {
+            metric: "p99",
+            at_most: 5.0,
+        },
+        MetricCheck::Range {
+            metric: "load",
+            at_least: 0.5,
+            at_most: 0.9,
+        },
+        MetricCheck::Exists { metric: "rps" },
+        MetricCheck::ExitCode(3),
+    ];
+    assert_eq!(CHECKS, variants);
 }

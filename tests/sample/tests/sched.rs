@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ktstr::prelude::*;
 
-static TRUE: Payload = Payload::binary("true");
+static TRUE: Payload = Payload::binary("true", "true");
 
 /// Right on a machine with one LLC and nowhere else; the payload shows that a cell of the gauntlet has its test's programs.
 #[ktstr_test(duration_s = 1, payload = TRUE, max_cpus = 9, max_llcs = 3)]

@@ -445,7 +445,7 @@ fn failure_without_an_error(_ctx: &Ctx) -> Result<AssertResult> {
 
 /// One scheduler after the other, each captured while it is in charge.
 #[ktstr_test(
-    scheduler = FIXTURE, staged_schedulers = [OTHER], topology = "1n1l2c1t", duration_s = 20,
+    scheduler = FIXTURE, staged_schedulers = [OTHER], topology = "1n1l2c1t", duration_s = 20, survives_storm,
     post_vm = each_had_its_maps, ignore
 )]
 fn replaced(ctx: &Ctx) -> Result<AssertResult> {

@@ -444,7 +444,7 @@ fn operations(ctx: &Ctx) -> Result<AssertResult> {
     Ok(result)
 }
 
-static BUSYBOX: Payload = Payload::binary("busybox");
+static BUSYBOX: Payload = Payload::binary("busybox", "busybox");
 
 /// A program lives as long as its step, unless it is killed before.
 fn programs(ctx: &Ctx) -> Result<()> {

@@ -37,7 +37,10 @@ declare_scheduler!(LACKING, {
 declare_scheduler!(ELSEWHERE, { name: "elsewhere", binary: "scx-fixture", kernels: ["2.6..3.2"] });
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 declare_scheduler!(REFUSING, { name: "refusing", binary: "scx-fixture", sched_args: ["--no-such-flag"] });
-declare_scheduler!(RESTARTING, { name: "restarting", binary: "scx-fixture", sched_args: ["--restart-after-ms", "1500"] });
+declare_scheduler!(RESTARTING, {
+    name: "restarting", binary: "scx-fixture", sched_args: ["--restart-after-ms", "1500"],
+    config_file_def: ("--config {file}", "/etc/restarting.conf"),
+});
 declare_scheduler!(UNTIDY, {
     name: "untidy", binary: "scx-fixture", sched_args: ["--stop-status", "5", "--leave-child"],
 });
@@ -177,8 +180,14 @@ fn second_scenario_after_a_restart(ctx: &Ctx) -> Result<AssertResult> {
     Ok(first.merged(one_worker(ctx)?))
 }
 
-#[ktstr_test(scheduler = RESTARTING, topology = "1n1l1c1t", duration_s = 8, ignore)]
+/// It reads the configuration that its test says, and would not start without.
+#[ktstr_test(scheduler = RESTARTING, config = "layers = 4", topology = "1n1l1c1t", duration_s = 8, ignore)]
 fn scheduler_restarts_itself(ctx: &Ctx) -> Result<AssertResult> {
+    let text = fs::read_to_string("/etc/restarting.conf")?;
+    ensure!(text == "layers = 4", "{text}");
+    let pid = ctx.scheduler_pid().context("no scheduler process")?;
+    let args = fs::read_to_string(format!("/proc/{pid}/cmdline"))?;
+    ensure!(args.contains("\0--config\0/etc/restarting.conf"), "{args}");
     one_worker(ctx)
 }
 

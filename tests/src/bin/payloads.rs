@@ -21,7 +21,7 @@ const WAKEBENCH: Payload = Payload {
             metric: "wakeup.p99_us",
         },
     ],
-    ..Payload::binary("wakebench")
+    ..Payload::binary("wakebench", "wakebench")
 };
 
 /// The same program, whose text an extractor on the host reads.
@@ -33,7 +33,7 @@ const TEXTBENCH: Payload = Payload {
         metric: "rps",
         at_least: 1.0,
     }],
-    ..Payload::binary("wakebench")
+    ..Payload::binary("wakebench", "wakebench")
 };
 
 /// The same again, asked for more than any machine gives.
@@ -46,7 +46,7 @@ const HOPELESS: Payload = Payload {
         },
         MetricCheck::ExitCode(3),
     ],
-    ..Payload::binary("wakebench")
+    ..Payload::binary("wakebench", "wakebench")
 };
 
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });

@@ -373,7 +373,7 @@ fn pages_on_the_move(ctx: &Ctx) -> Result<AssertResult> {
             .work_type(WorkType::cache_pressure(4_096, 4_096))
     };
     const MODE: &str = "/proc/sys/kernel/numa_balancing";
-    static BUSYBOX: Payload = Payload::binary("busybox");
+    static BUSYBOX: Payload = Payload::binary("busybox", "busybox");
     fs::write(MODE, "0")?;
     let off = execute_steps(ctx, vec![Step::with_defs(vec![def()], SHORT)])?;
     let untold = off.details_of_kind(DetailKind::CrossNodeMigration);
@@ -447,7 +447,7 @@ fn other_operations(ctx: &Ctx) -> Result<AssertResult> {
             .any(|d| d.message.contains("there are:") && d.message.contains("task_vtime")),
         "{unknown:#?}"
     );
-    static OWN: Payload = Payload::binary("/proc/self/exe");
+    static OWN: Payload = Payload::binary("exe", "/proc/self/exe");
     let start = Op::run_payload(&OWN, ["--list"]);
     let ran = execute_steps(ctx, vec![step(vec![start, Op::wait_payload("exe")])])?;
     ensure!(ran.is_pass(), "{ran:#?}");

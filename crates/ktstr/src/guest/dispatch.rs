@@ -11,11 +11,11 @@ use ktstr_init::child;
 
 use super::link::{LinkTransport, MessageLink};
 use crate::model::call::call;
-use crate::model::ctx::{Ctx, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
+use crate::model::ctx::{Ctx, Declared, TEST_PLAN_ENV, TEST_PLAN_PATH, TestPlan};
 use crate::model::entry::{KtstrTestEntry, find_test};
 use crate::model::role::VERIFIER_CELL;
 use crate::model::transport::{FAILURE_TAG, HostRequest, READY_TAG, Transport, TransportError};
-use crate::model::verdict::{AssertResult, DetailKind, Outcome};
+use crate::model::verdict::{AssertDetail, AssertResult, DetailKind, Outcome};
 
 /// Why there is no plan to run.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +99,23 @@ pub fn run_named<L: MessageLink + 'static>(
         if let Some(seq) = child::scheduler_enable_seq() {
             ctx = ctx.with_sched_ext(seq.parse().ok());
         }
-        function(&ctx)
+        let result = function(&ctx)?;
+        Ok(survived(&ctx, find_test(name), result))
     })
+}
+
+/// The result of a test with `survives_storm`: a failure when none of its schedulers is in charge at its end. One that left by
+/// itself is found in any test; here the test itself may not have taken it away either.
+fn survived(ctx: &Ctx, test: Option<&KtstrTestEntry>, mut result: AssertResult) -> AssertResult {
+    if test.is_some_and(|test| test.survives_storm)
+        && ctx.scheduler_now().declared == Declared::None
+    {
+        result.push(AssertDetail::fail(
+            DetailKind::Other,
+            "survives_storm: none of the test's schedulers is in charge at its end; the last operation took it away (Op::detach_scheduler), so attach one again or leave the attribute out",
+        ));
+    }
+    result
 }
 
 fn exit_status(outcome: Outcome) -> u8 {
@@ -230,6 +245,28 @@ mod tests {
         assert_eq!(detail.kind, DetailKind::Panicked);
         assert_eq!(detail.message, "test t panicked: lost 3 tasks");
         assert_eq!(result.outcome().exit_code(), 1);
+    }
+
+    #[test]
+    fn a_test_that_ends_without_a_scheduler_fails_where_one_must_survive() {
+        let with = |has_scheduler| {
+            let plan = TestPlan {
+                has_scheduler,
+                ..TestPlan::new("t", CpuMap::new(1, 1, 1, 1), Duration::from_secs(1))
+            };
+            Ctx::new(plan, None)
+        };
+        let asks = KtstrTestEntry {
+            survives_storm: true,
+            ..KtstrTestEntry::DEFAULT
+        };
+        let end = |ctx: &Ctx, test| survived(ctx, test, AssertResult::pass());
+        assert!(end(&with(true), Some(&asks)).is_pass());
+        let gone = end(&with(false), Some(&asks));
+        assert!(gone.is_fail(), "{gone:?}");
+        assert!(gone.details[0].message.starts_with("survives_storm: none"));
+        assert!(end(&with(false), Some(&KtstrTestEntry::DEFAULT)).is_pass());
+        assert!(end(&with(false), None).is_pass());
     }
 
     #[test]

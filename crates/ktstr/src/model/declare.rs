@@ -52,6 +52,16 @@ impl Scheduler {
         }
     }
 
+    /// Its configuration is each test's own: `config_file_def("--config {file}", "/etc/x.conf")` puts the test's `config` to that path
+    /// and says so in its last arguments.
+    #[must_use]
+    pub const fn config_file_def(self, args: &'static str, path: &'static str) -> Self {
+        Self {
+            config_file_def: Some((args, path)),
+            ..self
+        }
+    }
+
     /// Whether anything is done to put it in place of the kernel's own.
     #[must_use]
     pub const fn has_active_scheduling(&self) -> bool {
@@ -97,6 +107,8 @@ setters! { Scheduler:
     cgroup_parent(cgroup_parent: &'static str) => Some(cgroup_parent),
     /// Its configuration file on the host.
     config_file(config_file: &'static str) => Some(config_file),
+    /// Which topologies its tests may be run on.
+    constraints(constraints: TopologyConstraints) => constraints,
     /// Variables of its environment.
     env(env: &'static [(&'static str, &'static str)]) => env,
     /// Where it answers stats requests.
@@ -105,8 +117,6 @@ setters! { Scheduler:
     verifier_exclude_topologies(verifier_exclude_topologies: &'static [&'static str]) => verifier_exclude_topologies,
     /// The package in whose workspace it is built, for tests that have no package of their own.
     manifest_dir(manifest_dir: &'static str) => manifest_dir,
-    /// Which topologies its tests may be run on.
-    constraints(constraints: TopologyConstraints) => constraints,
 }
 
 macro_rules! constrain {
@@ -208,6 +218,7 @@ mod tests {
             .cgroup_parent("/p")
             .topology(1, 2, 4, 2)
             .config_file("c.toml")
+            .config_file_def("-c {file}", "/c")
             .env(&[("A", "b")])
             .stats_socket("/run/s")
             .manifest_dir("/d")
@@ -233,6 +244,7 @@ mod tests {
                 threads: 2,
             }),
             config_file: Some("c.toml"),
+            config_file_def: Some(("-c {file}", "/c")),
             env: &[("A", "b")],
             stats_socket: Some("/run/s"),
             manifest_dir: "/d",

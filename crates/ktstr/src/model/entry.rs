@@ -80,6 +80,9 @@ pub struct Scheduler {
     /// Its configuration file on the host: a path, from the package if it is relative. It is copied into the guest. An argument
     /// that holds `{config}` gets the guest's path there; without one, `--config PATH` comes before all other arguments.
     pub config_file: Option<&'static str>,
+    /// Where the configuration that each test says in `config` lies in the guest, and how the program is told: the arguments with
+    /// `{file}` for the path, split at blanks, which come last; and the path. Each of its tests needs a `config` then.
+    pub config_file_def: Option<(&'static str, &'static str)>,
     /// Which topologies its tests may be run on, unless they say so themselves.
     pub constraints: TopologyConstraints,
     /// Variables of its environment. `RUST_LOG` of the host's own environment reaches it as well; this wins.
@@ -107,6 +110,7 @@ impl Scheduler {
         kernels: &[],
         cgroup_parent: None,
         config_file: None,
+        config_file_def: None,
         constraints: TopologyConstraints::DEFAULT,
         env: &[],
         stats_socket: None,
@@ -130,6 +134,9 @@ impl Scheduler {
         cell_parent_of(self.sched_args)
     }
 }
+
+/// In the arguments of a `config_file_def`: the path.
+pub(crate) const CONFIG_FILE_MARK: &str = "{file}";
 
 /// A cgroup's path that the guest cannot make below its root.
 pub(super) fn is_bad_cgroup(path: &str) -> bool {
@@ -171,6 +178,8 @@ pub struct KtstrTestEntry {
     pub expect_auto_repro: bool,
     /// The test is meant to fail.
     pub expect_err: bool,
+    /// One of the test's schedulers must be in charge at its end, too: a test that has taken it away and attached none again fails.
+    pub survives_storm: bool,
     /// An inconclusive outcome is good enough.
     pub allow_inconclusive: bool,
     /// Text that the scheduler's error must contain.
@@ -235,6 +244,8 @@ pub struct KtstrTestEntry {
     /// Host files for the guest's `/include-files`, which is on its `PATH`: a path, or a bare name that is looked for in the
     /// package and then on the host's `PATH`; a directory with all that is in it.
     pub extra_include_files: &'static [&'static str],
+    /// The text of the scheduler's configuration, where its `config_file_def` wants one.
+    pub config: Option<&'static str>,
     /// More arguments for the scheduler, which is a program.
     pub extra_sched_args: &'static [&'static str],
     /// The guest's disk.
@@ -280,6 +291,7 @@ impl KtstrTestEntry {
         auto_repro: true,
         expect_auto_repro: false,
         expect_err: false,
+        survives_storm: false,
         allow_inconclusive: false,
         expect_scx_bpf_error_contains: None,
         expect_scx_bpf_error_matches: None,
@@ -309,6 +321,7 @@ impl KtstrTestEntry {
         payload: None,
         workloads: &[],
         extra_include_files: &[],
+        config: None,
         extra_sched_args: &[],
         disk: None,
         networks: &[],
@@ -365,6 +378,13 @@ impl KtstrTestEntry {
         faults.extend(self.matcher_faults());
         faults.extend(self.invariant_faults());
         faults.extend(self.schedulers().flat_map(Scheduler::faults));
+        let mut staged = self.staged_schedulers.iter();
+        if let Some(staged) = staged.find(|staged| staged.config_file_def.is_some()) {
+            faults.push(format!(
+                "the staged scheduler '{}' has config_file_def, and `config` is of the test's own scheduler; use config_file",
+                staged.name
+            ));
+        }
         faults.extend(self.setting_faults());
         faults.extend(payload::faults_of(self.payload, self.workloads));
         faults.extend(bpf_map::faults_of(self.watch_bpf_maps));

@@ -51,6 +51,11 @@ const fn has_program(scheduler: Option<&Scheduler>) -> bool {
     matches!(scheduler, Some(scheduler) if scheduler.has_bpf_scheduler())
 }
 
+/// The test is to say its configuration.
+const fn wants_config(scheduler: Option<&Scheduler>) -> bool {
+    matches!(scheduler, Some(scheduler) if scheduler.config_file_def.is_some())
+}
+
 const fn is_default_topology(topology: TopologySpec) -> bool {
     let TopologySpec {
         numa_nodes,
@@ -159,6 +164,10 @@ rules! { entry;
     is_virtual(entry) && !entry.networks.is_empty() => "network cards answer at times of the host's; leave them out, or what asks for virtual time",
     is_virtual(entry) && entry.performance_mode => "performance_mode is about the host's CPUs; leave it out, or what asks for virtual time",
     !entry.extra_sched_args.is_empty() && !has_program(entry.scheduler) => "extra_sched_args needs a scheduler that is a program: nothing else is given arguments",
+    entry.config.is_some() && !wants_config(entry.scheduler) => "config needs a scheduler with config_file_def, which says where it goes; for a file of the package use the scheduler's config_file",
+    entry.config.is_none() && wants_config(entry.scheduler) => "the scheduler has config_file_def, so the test must say the configuration's text: config = \"...\"",
+    entry.scheduler.is_none() && entry.survives_storm => "survives_storm needs a scheduler",
+    entry.survives_storm && (entry.expect_err || entry.expect_auto_repro) => "survives_storm and the expectation of a failure exclude each other",
     entry.scheduler.is_none() && !entry.override_watchdog => "override_watchdog needs a scheduler",
     entry.scheduler.is_none() && entry.scx_stats => "scx_stats needs a scheduler",
     entry.scheduler.is_none() && entry.expect_auto_repro => "expect_auto_repro needs a scheduler",
@@ -201,6 +210,9 @@ mod tests {
         name: "s",
         ..Scheduler::DEFAULT
     };
+    static CONFIGURED: Scheduler = Scheduler::named("c")
+        .binary_discover("scx_c")
+        .config_file_def("--config {file}", "/etc/c");
     const GOOD: KtstrTestEntry = KtstrTestEntry {
         name: "t",
         ..KtstrTestEntry::DEFAULT
@@ -220,14 +232,14 @@ mod tests {
         ..TopologyConstraints::DEFAULT
     };
 
-    static PLAIN: Payload = Payload::binary("plain");
+    static PLAIN: Payload = Payload::binary("plain", "plain");
     static EXTRACTED: Payload = Payload {
         output: OutputFormat::Extract(&["x"]),
-        ..Payload::binary("a")
+        ..Payload::binary("a", "a")
     };
     static WITH_FILES: Payload = Payload {
         include_files: &["f"],
-        ..Payload::binary("b")
+        ..Payload::binary("b", "b")
     };
 
     #[expect(clippy::unnecessary_wraps, reason = "it is a callback")]
@@ -421,6 +433,25 @@ mod tests {
             KtstrTestEntry {
                 scheduler: Some(&SCHEDULER),
                 extra_sched_args: &["-v"],
+                ..GOOD
+            },
+            KtstrTestEntry {
+                config: Some("a = 1"),
+                scheduler: Some(&SCHEDULER),
+                ..GOOD
+            },
+            KtstrTestEntry {
+                scheduler: Some(&CONFIGURED),
+                ..GOOD
+            },
+            KtstrTestEntry {
+                survives_storm: true,
+                ..GOOD
+            },
+            KtstrTestEntry {
+                survives_storm: true,
+                expect_err: true,
+                scheduler: Some(&SCHEDULER),
                 ..GOOD
             },
             KtstrTestEntry {

@@ -1,6 +1,6 @@
 //! What can be wrong with a scheduler's declaration, in words.
 
-use super::entry::{Scheduler, SchedulerSpec, is_bad_cgroup};
+use super::entry::{CONFIG_FILE_MARK, Scheduler, SchedulerSpec, is_bad_cgroup};
 use super::kernel_filter::KernelFilter;
 
 impl Scheduler {
@@ -15,6 +15,25 @@ impl Scheduler {
             if path.is_some_and(is_bad_cgroup) {
                 faults.push(format!(
                     "scheduler '{name}': {key} must be an absolute path below the root, without '..'"
+                ));
+            }
+        }
+        if let Some((args, path)) = self.config_file_def {
+            if !args.contains(CONFIG_FILE_MARK) {
+                faults.push(format!(
+                    "scheduler '{name}': config_file_def: no {CONFIG_FILE_MARK} in '{args}', so the program is not told its path; write for example \"--config {CONFIG_FILE_MARK}\""
+                ));
+            }
+            // The guest mounts something else over these.
+            let over = ["/proc/", "/sys/", "/dev/", "/tmp/", "/run/"];
+            if let Some(dir) = over.into_iter().find(|dir| path.starts_with(dir)) {
+                faults.push(format!(
+                    "scheduler '{name}': config_file_def: the guest mounts a file system of its own over {dir}, so '{path}' would not be seen; write for example '/etc/{name}.conf'"
+                ));
+            }
+            if is_bad_cgroup(path) || path.ends_with('/') {
+                faults.push(format!(
+                    "scheduler '{name}': config_file_def: '{path}' must be a file's absolute path in the guest, without '..'"
                 ));
             }
         }
@@ -67,6 +86,7 @@ impl Scheduler {
             ("sched_args", !self.sched_args.is_empty()),
             ("env", !self.env.is_empty()),
             ("config_file", self.config_file.is_some()),
+            ("config_file_def", self.config_file_def.is_some()),
             ("stats_socket", self.stats_socket.is_some()),
         ]
         .into_iter()
@@ -98,6 +118,34 @@ mod tests {
         for needle in needles {
             assert!(error.contains(needle), "{needle:?} is not in {error}");
         }
+    }
+
+    #[test]
+    fn a_configuration_of_the_tests_own_has_a_path_and_an_argument() {
+        static NAMELESS: Scheduler = Scheduler::named("s")
+            .binary_discover("scx_s")
+            .config_file_def("--config", "../c");
+        static HIDDEN: Scheduler = NAMELESS.config_file_def("{file}", "/tmp/c");
+        static FINE: Scheduler = NAMELESS.config_file_def("--config {file}", "/etc/c");
+        let with = |scheduler| KtstrTestEntry {
+            scheduler: Some(scheduler),
+            config: Some("a = 1"),
+            ..GOOD
+        };
+        assert_eq!(with(&FINE).validate(), Ok(()));
+        check(
+            &with(&NAMELESS),
+            &["no {file} in '--config'", "'../c' must be"],
+        );
+        check(
+            &with(&HIDDEN),
+            &["over /tmp/, so '/tmp/c' would not be seen"],
+        );
+        let staged = KtstrTestEntry {
+            staged_schedulers: const { &[&FINE] },
+            ..GOOD
+        };
+        check(&staged, &["staged scheduler 's' has config_file_def"]);
     }
 
     #[test]

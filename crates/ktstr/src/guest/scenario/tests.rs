@@ -365,8 +365,8 @@ fn operations_after_the_schedulers_death_are_told_and_left_out() {
 
 #[test]
 fn payloads_run_and_their_ends_are_told() {
-    static SH: Payload = Payload::binary("/bin/sh");
-    static NONE: Payload = Payload::binary("/no/such/program");
+    static SH: Payload = Payload::binary("sh", "/bin/sh");
+    static NONE: Payload = Payload::binary("program", "/no/such/program");
     let start = |args: &[&str]| Op::run_payload(&SH, args.iter().copied());
     let (wait, kill) = (|| Op::wait_payload("sh"), || Op::kill_payload("sh"));
     let run_ops = |ops: Vec<Op>| run(vec![Step::new(ops, SHORT)]);
@@ -409,10 +409,10 @@ fn payloads_run_and_their_ends_are_told() {
 /// start by themselves.
 #[test]
 fn payloads_are_told_apart_by_their_cgroups() {
-    static TRUE: Payload = Payload::binary("/bin/true");
+    static TRUE: Payload = Payload::binary("true", "/bin/true");
     static SH: Payload = Payload {
         default_args: &["-c", "exit 7"],
-        ..Payload::binary("/bin/sh")
+        ..Payload::binary("sh", "/bin/sh")
     };
     let backdrop = Backdrop::new()
         .push_cgroup(CgroupDef::named("a"))

@@ -15,7 +15,7 @@ use crate::host::plan::includes::GUEST_INCLUDE_DIR;
 use crate::host::plan::programs::Programs;
 
 use crate::model::ctx::{DEFAULT_WORKLOAD_ROOT, TEST_PLAN_PATH, TestPlan};
-use crate::model::entry::{KtstrTestEntry, Scheduler, SchedulerSpec};
+use crate::model::entry::{CONFIG_FILE_MARK, KtstrTestEntry, Scheduler, SchedulerSpec};
 use crate::model::role::GUEST_TEST_ARG;
 
 /// The variable by which programs in Rust choose what they log.
@@ -131,6 +131,9 @@ pub(in crate::host) fn guest_files(
     }
     for include in &programs.includes {
         include.add_to(&mut builder)?;
+    }
+    if let Some((path, text)) = own_config(entry) {
+        builder.bytes(path, text.into(), 0o644)?;
     }
     if let Some(release) = kernel.release()
         && let Some(text) = configuration_beside(&kernel.image, &release)
@@ -260,6 +263,7 @@ pub(in crate::host) fn with_devices(builder: VmBuilder, entry: &KtstrTestEntry) 
 
 pub(in crate::host) fn init_plan(entry: &KtstrTestEntry, programs: &Programs) -> Plan {
     // A staged scheduler is another program, which may not know what the test's own is told.
+    // Nor does it have the test's configuration: validation refuses one that wants it.
     let plan_of = |scheduler: &Scheduler, host: Option<&PathBuf>, extra: &[&str]| {
         let guest = host.map(|host| guest_binary_path(host));
         scheduler_plan(scheduler, guest.as_deref(), extra)
@@ -345,6 +349,22 @@ fn with_config(args: &[&str], config: Option<&str>) -> Vec<String> {
     }
 }
 
+/// The last arguments, which tell it where the test's own configuration is.
+fn own_config_args(scheduler: &Scheduler) -> Vec<String> {
+    let Some((args, path)) = scheduler.config_file_def else {
+        return Vec::new();
+    };
+    let args = args.split_whitespace();
+    args.map(|arg| arg.replace(CONFIG_FILE_MARK, path))
+        .collect()
+}
+
+/// The test's own configuration: its path in the guest and its text.
+fn own_config(entry: &KtstrTestEntry) -> Option<(&'static str, &'static str)> {
+    let (_, path) = entry.scheduler?.config_file_def?;
+    Some((path, entry.config?))
+}
+
 fn own_pair((name, value): &(&str, &str)) -> (String, String) {
     ((*name).to_owned(), (*value).to_owned())
 }
@@ -371,7 +391,10 @@ fn scheduler_plan(
             args: with_config(
                 &[scheduler.sched_args, extra_args].concat(),
                 scheduler.config_file,
-            ),
+            )
+            .into_iter()
+            .chain(own_config_args(scheduler))
+            .collect(),
             env: scheduler.env.iter().map(own_pair).collect(),
             attach_timeout_ms: u64::try_from(ATTACH_TIMEOUT.as_millis()).unwrap_or(u64::MAX),
             stats_socket: scheduler.stats_socket.map(str::to_owned),
@@ -482,6 +505,31 @@ mod tests {
                 "--conf=/include-files/staged.json"
             ]
         );
+    }
+
+    #[test]
+    fn a_tests_own_configuration_is_a_file_that_the_last_arguments_name() {
+        static CONFIGURED: Scheduler = Scheduler {
+            sched_args: &["-v"],
+            config_file_def: Some(("--config {file} --strict", "/etc/own.conf")),
+            config_file: None,
+            ..OWN
+        };
+        let entry = KtstrTestEntry {
+            scheduler: Some(&CONFIGURED),
+            config: Some("layers = 3"),
+            ..ENTRY
+        };
+        assert_eq!(own_config(&entry), Some(("/etc/own.conf", "layers = 3")));
+        assert_eq!(own_config(&ENTRY), None);
+        let programs = Programs {
+            scheduler: Some("/h/own".into()),
+            ..Programs::default()
+        };
+        let plan = init_plan(&entry, &programs);
+        let (args, _) = args_and_env(plan.scheduler.as_ref().unwrap());
+        let expected = ["-v", "--extra", "--config", "/etc/own.conf", "--strict"];
+        assert_eq!(args, expected);
     }
 
     #[test]

@@ -210,11 +210,11 @@ mod tests {
             metric: "p99_us",
             at_most: 10.0,
         }],
-        ..Payload::binary("bench")
+        ..Payload::binary("bench", "bench")
     };
     const FALSE: Payload = Payload {
         output: OutputFormat::Extract(&["sh", "-c", "echo no such format >&2; exit 4"]),
-        ..Payload::binary("broken")
+        ..Payload::binary("broken", "broken")
     };
 
     fn report(index: u32, payload: &str) -> PayloadReport {

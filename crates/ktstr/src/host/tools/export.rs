@@ -93,6 +93,10 @@ impl Carried {
             payload: _,
             workloads: _,
             extra_include_files: _,
+            // See `refused`.
+            config: _,
+            // Operations on schedulers are init's, which is not there.
+            survives_storm: _,
             extra_sched_args,
             allow_inconclusive,
             // The kernel's own complaints are judged of a VM's kernel alone.
@@ -169,6 +173,8 @@ impl Carried {
             kernels,
             cgroup_parent,
             config_file: config,
+            // The entry's is refused.
+            config_file_def: _,
             // The machine is as it is.
             constraints: _,
             env,
@@ -217,6 +223,10 @@ fn refused(entry: &KtstrTestEntry) -> Vec<&'static str> {
         (
             !entry.bpf_map_write.is_empty(),
             "bpf_map_write: the host of a VM writes into the scheduler's maps",
+        ),
+        (
+            entry.config.is_some(),
+            "config: a VM has its file at the scheduler's path",
         ),
         (entry.disk.is_some(), "disk: a VM has it"),
         (!entry.networks.is_empty(), "networks: a VM has them"),
@@ -455,7 +465,7 @@ mod tests {
     fn what_the_host_judges_is_named_in_the_script() {
         static EXTRACTED: Payload = Payload {
             output: OutputFormat::Extract(&["x"]),
-            ..Payload::binary("bench")
+            ..Payload::binary("bench", "bench")
         };
         let judged = KtstrTestEntry {
             post_vm: Some(|_| Ok(crate::model::verdict::AssertResult::pass())),
@@ -499,6 +509,16 @@ mod tests {
         };
         let text = text_of(&on_the_host);
         assert!(text.contains("LEFT_OUT='watchdog_timeout_s"), "{text}");
+    }
+
+    #[test]
+    fn a_tests_own_configuration_is_refused() {
+        let with = KtstrTestEntry {
+            config: Some("a = 1"),
+            ..entry()
+        };
+        let is_refused = |entry| refused(entry).iter().any(|why| why.starts_with("config:"));
+        assert!(is_refused(&with) && !is_refused(&entry()));
     }
 
     #[test]

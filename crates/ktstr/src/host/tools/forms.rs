@@ -16,7 +16,7 @@ mod tests {
     use super::*;
 
     /// Where the words are declared, and of which types.
-    const SOURCES: [(&str, &[&str]); 19] = [
+    const SOURCES: [(&str, &[&str]); 20] = [
         (
             include_str!("../../model/scenario/cgroup.rs"),
             &["CgroupDef"],
@@ -77,6 +77,10 @@ mod tests {
         (
             include_str!("../../model/bpf_map.rs"),
             &["BpfMapWrite", "WatchBpfMap"],
+        ),
+        (
+            include_str!("../../model/payload/metric.rs"),
+            &["MetricCheck"],
         ),
         (include_str!("../../model/claim.rs"), &["Verdict"]),
         (include_str!("../../model/comparison.rs"), &["Claimed"]),

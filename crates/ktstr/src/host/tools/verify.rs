@@ -3,7 +3,7 @@
 use crate::host::tools::describe::all_presets;
 use crate::model::checks::Assert;
 use crate::model::entry::{
-    KTSTR_SCHEDULERS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologySpec,
+    KTSTR_SCHEDULERS, KTSTR_TESTS, KtstrTestEntry, Scheduler, SchedulerSpec, TopologySpec,
 };
 use crate::model::role::VERIFIER_CELL;
 
@@ -60,7 +60,12 @@ fn cell(
     let at = preset
         .map(|preset| format!("@{preset}"))
         .unwrap_or_default();
+    // What its tests say, if they have to: the first of them.
+    let mut of_tests = KTSTR_TESTS
+        .iter()
+        .filter(|test| test.scheduler_name() == Some(scheduler.name));
     let base = KtstrTestEntry {
+        config: of_tests.find_map(|test| test.config),
         name: format!("{VERIFIER_CELL}{}{at}", scheduler.name).leak(),
         scheduler: Some(scheduler),
         duration_s: DURATION_S,

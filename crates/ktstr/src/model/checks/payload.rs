@@ -135,7 +135,7 @@ mod tests {
                 at_least: 10.0,
             },
         ],
-        ..Payload::binary("bench")
+        ..Payload::binary("bench", "bench")
     };
 
     fn report(stdout: &str, stderr: &str) -> PayloadReport {
@@ -219,7 +219,7 @@ mod tests {
         );
         let exists = Payload {
             checks: &[MetricCheck::Exists { metric: "rps" }],
-            ..Payload::binary("bench")
+            ..Payload::binary("bench", "bench")
         };
         let findings = apply_checks(&exists, &report("no numbers", ""));
         assert_eq!(findings[0].outcome, Outcome::Fail);
@@ -243,7 +243,7 @@ mod tests {
         check(&ended(PayloadEnd::Killed), &[]);
         let three = Payload {
             checks: &[MetricCheck::ExitCode(3)],
-            ..Payload::binary("bench")
+            ..Payload::binary("bench", "bench")
         };
         assert!(apply_checks(&three, &ended(PayloadEnd::Exited(3))).is_empty());
         let found = apply_checks(&three, &ended(PayloadEnd::Exited(0)));

@@ -140,3 +140,45 @@ pub enum MetricCheck {
     /// The exit status, in place of 0.
     ExitCode(i32),
 }
+
+impl MetricCheck {
+    /// At least `lowest`.
+    #[must_use]
+    pub const fn min(metric: &'static str, lowest: f64) -> Self {
+        Self::Min {
+            metric,
+            at_least: lowest,
+        }
+    }
+
+    /// At most `highest`.
+    #[must_use]
+    pub const fn max(metric: &'static str, highest: f64) -> Self {
+        Self::Max {
+            metric,
+            at_most: highest,
+        }
+    }
+
+    /// From `lowest` to `highest`, both included.
+    #[must_use]
+    pub const fn range(metric: &'static str, lowest: f64, highest: f64) -> Self {
+        Self::Range {
+            metric,
+            at_least: lowest,
+            at_most: highest,
+        }
+    }
+
+    /// It was measured at all.
+    #[must_use]
+    pub const fn exists(metric: &'static str) -> Self {
+        Self::Exists { metric }
+    }
+
+    /// The exit status is this, in the place of 0.
+    #[must_use]
+    pub const fn exit_code_eq(status: i32) -> Self {
+        Self::ExitCode(status)
+    }
+}

@@ -7,7 +7,7 @@
 //!     output: OutputFormat::Json,
 //!     metrics: &[MetricHint::lower("wakeup.p99_us", "us")],
 //!     checks: &[MetricCheck::Max { metric: "wakeup.p99_us", at_most: 5_000.0 }],
-//!     ..Payload::binary("wakebench")
+//!     ..Payload::binary("wakebench", "wakebench")
 //! };
 //! # assert_eq!(BENCH.name(), "wakebench");
 //! ```
@@ -45,9 +45,11 @@ pub enum OutputFormat {
     Extract(&'static [&'static str]),
 }
 
-/// A program for the guest. Const-constructible: `..Payload::binary("name")`.
+/// A program for the guest. Const-constructible: `..Payload::binary("name", "program")`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Payload {
+    /// The name by which operations call it, and its file's in the guest.
+    pub name: &'static str,
     /// The program.
     pub kind: PayloadKind,
     /// Arguments that come before an operation's own.
@@ -63,11 +65,13 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// A program of which only the exit status counts.
+    /// A program of which only the exit status counts, and what operations call it: `Payload::binary("disk", "fio")`. The program
+    /// is a name or a host path.
     #[must_use]
-    pub const fn binary(name: &'static str) -> Self {
+    pub const fn binary(name: &'static str, program: &'static str) -> Self {
         Self {
-            kind: PayloadKind::Binary(name),
+            name,
+            kind: PayloadKind::Binary(program),
             default_args: &[],
             output: OutputFormat::ExitCode,
             metrics: &[],
@@ -76,11 +80,16 @@ impl Payload {
         }
     }
 
-    /// The name by which operations call it: the program's, without its directory.
+    /// The name by which operations call it.
     #[must_use]
-    pub fn name(&self) -> &'static str {
-        let program = self.program();
-        program.rsplit_once('/').map_or(program, |(_, last)| last)
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it stands for a scheduler, which never runs as a payload.
+    #[must_use]
+    pub const fn is_scheduler(&self) -> bool {
+        matches!(self.kind, PayloadKind::Scheduler(_))
     }
 
     /// The program as declared.
@@ -107,13 +116,16 @@ pub(crate) fn faults_of(payload: Option<&Payload>, workloads: &[&Payload]) -> Ve
     let mut faults = Vec::new();
     for (index, payload) in all.iter().enumerate() {
         let name = payload.name();
-        if let PayloadKind::Scheduler(_) = payload.kind {
+        if payload.is_scheduler() {
             faults.push(format!(
                 "payload {name:?} is a scheduler; declare it as scheduler or in staged_schedulers"
             ));
         }
-        if name.is_empty() {
-            faults.push(format!("payload {:?} has no file name", payload.program()));
+        if name.is_empty() || name.contains('/') {
+            faults.push(format!(
+                "payload {:?} has the name {name:?}, which is to be its file's name in the guest: not empty, without a slash",
+                payload.program()
+            ));
         }
         if all.iter().take(index).any(|earlier| earlier.name() == name) {
             faults.push(format!("payload {name:?} is declared twice"));
@@ -187,19 +199,23 @@ mod tests {
 
     #[test]
     fn payloads_that_cannot_be_are_refused() {
-        const ONE: Payload = Payload::binary("/opt/bin/one");
+        const ONE: Payload = Payload::binary("one", "/opt/bin/one");
         const SCHEDULER: Payload = Payload {
             kind: PayloadKind::Scheduler("scx_one"),
             output: OutputFormat::Extract(&[]),
             metrics: &[MetricHint::lower("p99", "us").bounds(5.0, 1.0)],
-            ..Payload::binary("")
+            ..Payload::binary("", "")
         };
         assert!(faults_of(Some(&ONE), &[]).is_empty());
-        assert_eq!(ONE.name(), "one");
-        let faults = faults_of(Some(&ONE), &[&ONE, &SCHEDULER]).join("; ");
+        assert_eq!((ONE.name(), ONE.program()), ("one", "/opt/bin/one"));
+        assert!(!ONE.is_scheduler() && SCHEDULER.is_scheduler());
+        const PLACED: Payload = Payload::binary("/opt/bin/two", "two");
+        let faults = faults_of(Some(&ONE), &[&ONE, &SCHEDULER, &PLACED]).join("; ");
         for needle in [
             "\"one\" is declared twice",
             "staged_schedulers",
+            "has the name \"\"",
+            "without a slash",
             "no command",
             "empty range 5..=1",
         ] {

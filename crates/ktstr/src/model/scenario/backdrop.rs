@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(names, ["a", "b", "c", "d"]);
         assert_eq!(all.ops, [Op::stop_cgroup("a"), Op::stop_cgroup("b")]);
         assert!(!all.is_empty() && !Backdrop::new().push_op(Op::stop_cgroup("a")).is_empty());
-        static BENCH: Payload = Payload::binary("bench");
+        static BENCH: Payload = Payload::binary("bench", "bench");
         let with = Backdrop::new()
             .push_payload(&BENCH)
             .extend_payloads([&BENCH]);

@@ -206,6 +206,7 @@ impl CgroupDef {
     }
 
     /// Sets the cpuset.
+    #[doc(alias = "with_cpuset")]
     #[must_use]
     pub fn cpuset(mut self, spec: CpusetSpec) -> Self {
         self.cpuset = Some(spec);

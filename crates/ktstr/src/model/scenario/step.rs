@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(Step::with_op(op(), half).ops, [op()]);
         let nothing = Step::hold(half);
         assert!(nothing.ops.is_empty() && nothing.hold == half);
-        static BENCH: Payload = Payload::binary("bench");
+        static BENCH: Payload = Payload::binary("bench", "bench");
         let with = Step::with_payload(&BENCH, half);
         assert_eq!(with.ops, [Op::run_payload(&BENCH, [""; 0])]);
         assert_eq!(Step::default().hold, HoldSpec::FULL);
