@@ -72,7 +72,13 @@ mod tests {
         ),
         (
             include_str!("../../model/metrics.rs"),
-            &["PhaseBucket", "ScenarioStats", "VmResult", "Better"],
+            &[
+                "PhaseCgroupStats",
+                "PhaseBucket",
+                "ScenarioStats",
+                "VmResult",
+                "Better",
+            ],
         ),
         (
             include_str!("../../model/bpf_map.rs"),
