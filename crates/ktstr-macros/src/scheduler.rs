@@ -97,6 +97,41 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
     let name = Kind::Text.tokens(name)?;
     let spec = spec(&ident, &args)?;
     let asserts = asserts(&args)?;
+    let fields = fields(&args)?;
+    let registration = format_ident!("__KTSTR_SCHEDULER_{ident}");
+    let doc = if attributes.iter().any(|one| one.path().is_ident("doc")) {
+        quote!()
+    } else {
+        quote!(#[doc = "A scheduler declared for tests."])
+    };
+    // Without a visibility it is public, as other files of a package use it.
+    let visibility = match visibility {
+        Visibility::Inherited => {
+            quote!(#[allow(unreachable_pub, reason = "other files may use it")] pub)
+        }
+        said => quote!(#said),
+    };
+    Ok(quote! {
+        #doc
+        #(#attributes)*
+        #visibility const #ident: ::ktstr::Scheduler = ::ktstr::Scheduler {
+            name: #name,
+            place: ::core::concat!(::core::file!(), ":", ::core::line!()),
+            manifest_dir: ::core::env!("CARGO_MANIFEST_DIR"),
+            spec: #spec,
+            assert: #asserts,
+            #fields
+            ..::ktstr::Scheduler::DEFAULT
+        };
+
+        #[::ktstr::__private::linkme::distributed_slice(::ktstr::KTSTR_SCHEDULERS)]
+        #[linkme(crate = ::ktstr::__private::linkme)]
+        static #registration: &'static ::ktstr::Scheduler = &#ident;
+    })
+}
+
+/// The fields whose values are the keys' own.
+fn fields(args: &Args) -> Result<TokenStream> {
     let mut fields = TokenStream::new();
     for key in TEXT_LISTS {
         if let Some(arg) = args.get(key) {
@@ -128,36 +163,7 @@ pub(crate) fn expand(input: TokenStream) -> Result<TokenStream> {
         let value = shape(arg.value.as_ref(), arg.key.span())?;
         fields.extend(quote!(topology: ::core::option::Option::Some(#value),));
     }
-    let registration = format_ident!("__KTSTR_SCHEDULER_{ident}");
-    let doc = if attributes.iter().any(|one| one.path().is_ident("doc")) {
-        quote!()
-    } else {
-        quote!(#[doc = "A scheduler declared for tests."])
-    };
-    // Without a visibility it is public, as other files of a package use it.
-    let visibility = match visibility {
-        Visibility::Inherited => {
-            quote!(#[allow(unreachable_pub, reason = "other files may use it")] pub)
-        }
-        said => quote!(#said),
-    };
-    Ok(quote! {
-        #doc
-        #(#attributes)*
-        #visibility const #ident: ::ktstr::Scheduler = ::ktstr::Scheduler {
-            name: #name,
-            place: ::core::concat!(::core::file!(), ":", ::core::line!()),
-            manifest_dir: ::core::env!("CARGO_MANIFEST_DIR"),
-            spec: #spec,
-            assert: #asserts,
-            #fields
-            ..::ktstr::Scheduler::DEFAULT
-        };
-
-        #[::ktstr::__private::linkme::distributed_slice(::ktstr::KTSTR_SCHEDULERS)]
-        #[linkme(crate = ::ktstr::__private::linkme)]
-        static #registration: &'static ::ktstr::Scheduler = &#ident;
-    })
+    Ok(fields)
 }
 
 /// `("--config {file}", "/guest/path")`
