@@ -1,7 +1,7 @@
 //! Figures by their names, for a callback that compares many of them: of a run, of a step, and of a cgroup in a step.
 #![doc = include_str!("../../docs/metrics.md")]
 
-use ktstr_monitor::sampler::{FALLBACK, KEEP_LAST, MonitorReport, MonitorSummary};
+use ktstr_monitor::sampler::{FALLBACK, KEEP_LAST, MonitorReport};
 
 use super::claim::Verdict;
 use super::comparison::Judge as _;
@@ -233,78 +233,83 @@ const OF_RUN: &[Of<ScenarioStats>] = &[
 ];
 
 /// Of the whole run, by what the monitor sampled.
-const OF_MONITOR: &[Of<MonitorSummary>] = &[
+const OF_MONITOR: &[Of<MonitorReport>] = &[
     of(
         "max_imbalance_ratio",
         LOWER,
         "tasks on the busiest CPU over those on the least busy one",
-        |m| Some(m.max_imbalance_ratio),
+        |m| Some(m.summary.max_imbalance_ratio),
     ),
     of(
         "max_dsq_depth",
         LOWER,
         "deepest local dispatch queue",
-        |m| Some(f64::from(m.max_local_dsq_depth)),
+        |m| {
+            let mut cpus = m.samples.iter().flat_map(|sample| &sample.cpus);
+            // The summary has 0 where no CPU has such a queue.
+            let is_read = cpus.any(|cpu| cpu.local_dsq_depth.is_some());
+            is_read.then(|| f64::from(m.summary.max_local_dsq_depth))
+        },
     ),
     of(
         "stuck_count",
         LOWER,
         "how often a busy CPU's clock was seen to stand still",
-        |m| Some(m.stuck_count as f64),
+        |m| Some(m.summary.stuck_count as f64),
     ),
     of("avg_nr_running", NEITHER, "tasks on a runqueue", |m| {
-        Some(m.avg_nr_running)
+        Some(m.summary.avg_nr_running)
     }),
     of(
         "avg_irq_util",
         LOWER,
         "interrupt utilisation, of 1024",
-        |m| m.avg_irq_util,
+        |m| m.summary.avg_irq_util,
     ),
     of(
         "total_fallback",
         LOWER,
         "growth of `SCX_EV_SELECT_CPU_FALLBACK`",
-        |m| Some(*m.event_deltas.get(FALLBACK)? as f64),
+        |m| Some(*m.summary.event_deltas.get(FALLBACK)? as f64),
     ),
     of(
         "total_keep_last",
         LOWER,
         "growth of `SCX_EV_DISPATCH_KEEP_LAST`",
-        |m| Some(*m.event_deltas.get(KEEP_LAST)? as f64),
+        |m| Some(*m.summary.event_deltas.get(KEEP_LAST)? as f64),
     ),
     of(
         "total_run_delay",
         LOWER,
         "time that tasks waited on all CPUs, nanoseconds",
-        |m| Some(m.schedstat_deltas?.run_delay as f64),
+        |m| Some(m.summary.schedstat_deltas?.run_delay as f64),
     ),
     of("total_pcount", NEITHER, "time slices on all CPUs", |m| {
-        Some(m.schedstat_deltas?.pcount as f64)
+        Some(m.summary.schedstat_deltas?.pcount as f64)
     }),
     of("total_sched_count", NEITHER, "calls of `schedule`", |m| {
-        Some(m.schedstat_deltas?.sched_count? as f64)
+        Some(m.summary.schedstat_deltas?.sched_count? as f64)
     }),
     of("total_yld_count", NEITHER, "calls of `sched_yield`", |m| {
-        Some(m.schedstat_deltas?.yld_count? as f64)
+        Some(m.summary.schedstat_deltas?.yld_count? as f64)
     }),
     of(
         "total_sched_goidle",
         NEITHER,
         "calls of `schedule` that went idle",
-        |m| Some(m.schedstat_deltas?.sched_goidle? as f64),
+        |m| Some(m.summary.schedstat_deltas?.sched_goidle? as f64),
     ),
     of("total_ttwu_count", NEITHER, "wake-ups", |m| {
-        Some(m.schedstat_deltas?.ttwu_count? as f64)
+        Some(m.summary.schedstat_deltas?.ttwu_count? as f64)
     }),
     of(
         "total_ttwu_local",
         NEITHER,
         "wake-ups of tasks that were last on that CPU",
-        |m| Some(m.schedstat_deltas?.ttwu_local? as f64),
+        |m| Some(m.summary.schedstat_deltas?.ttwu_local? as f64),
     ),
     of("ttwu_local_fraction", NEITHER, "their share, 0 to 1", |m| {
-        let counts = m.schedstat_deltas?;
+        let counts = m.summary.schedstat_deltas?;
         ratio(counts.ttwu_local? as f64, counts.ttwu_count? as f64)
     }),
 ];
@@ -397,6 +402,8 @@ impl PhaseBucket {
     #[must_use]
     pub fn get(&self, metric: &str) -> Option<f64> {
         match find(OF_PHASE, metric) {
+            // The sum of none is no figure: nobody ran.
+            Some(_) if self.cgroups.is_empty() => None,
             Some(of) => (of.read)(self),
             None => Some(self.metrics.get(metric)?.mean),
         }
@@ -421,6 +428,7 @@ impl ScenarioStats {
     #[must_use]
     pub fn run_metric(&self, metric: &str) -> Option<f64> {
         match find(OF_RUN, metric) {
+            Some(_) if self.cgroups.is_empty() => None,
             Some(of) => (of.read)(self),
             None => self.ext_metrics.get(metric).copied(),
         }
@@ -454,7 +462,7 @@ impl VmResult {
             match find(OF_MONITOR, metric) {
                 // Without a single valid sample nothing was measured.
                 Some(_) if report.summary.valid_samples == 0 => None,
-                Some(of) => (of.read)(&report.summary),
+                Some(of) => (of.read)(report),
                 None => watched(report, metric),
             }
         };
@@ -515,16 +523,23 @@ pub struct Better<'v> {
 impl<'v> Better<'v> {
     /// The figure is better in the second step, by whatever little.
     pub fn better_than(self) -> &'v mut Verdict {
-        self.end("better", |gain| gain > 0.0)
+        self.end("better", |gain, _| Some(gain > 0.0))
     }
 
-    /// The figure is better in the second step by at least this share of what it is in the first: 0.1 is a tenth.
+    /// The figure is better in the second step by at least this share of what it is in the first: 0.1 is a tenth. Of 0 there is no
+    /// share: that is inconclusive.
     pub fn by_at_least(self, margin: f64) -> &'v mut Verdict {
-        let wanted = format!("better by at least {margin} of it");
-        self.end(&wanted, |gain| gain >= margin)
+        let wanted = match self.was {
+            Some(0.0) => format!("better by at least {margin} of it, and there is no share of 0"),
+            _ => format!("better by at least {margin} of it"),
+        };
+        self.end(&wanted, |gain, was| {
+            (was != 0.0).then(|| gain / was.abs() >= margin)
+        })
     }
 
-    fn end(self, wanted: &str, holds: impl FnOnce(f64) -> bool) -> &'v mut Verdict {
+    /// `holds` is given by how much the figure is better, and what it was.
+    fn end(self, wanted: &str, holds: impl FnOnce(f64, f64) -> Option<bool>) -> &'v mut Verdict {
         let Self {
             verdict,
             what,
@@ -533,17 +548,16 @@ impl<'v> Better<'v> {
             known,
         } = self;
         let polarity = known.map_or(NEITHER, |metric| metric.polarity);
-        let gain = was.zip(is).and_then(|(was, is)| match polarity {
-            Polarity::HigherBetter => Some((is - was) / was.abs()),
-            Polarity::LowerBetter => Some((was - is) / was.abs()),
+        let holds = was.zip(is).and_then(|(was, is)| match polarity {
+            Polarity::HigherBetter => holds(is - was, was),
+            Polarity::LowerBetter => holds(was - is, was),
             _ => None,
         });
-        let gain = gain.filter(|gain| !gain.is_nan());
         let figure = |figure: Option<f64>| match figure {
             Some(figure) => figure.to_string(),
             None => String::from("not measured, or no figure of a step"),
         };
-        verdict.judge(DetailKind::Other, gain.map(holds), || {
+        verdict.judge(DetailKind::Other, holds, || {
             let direction = match polarity {
                 Polarity::HigherBetter => "more is better",
                 Polarity::LowerBetter => "less is better",

@@ -108,6 +108,11 @@ fn a_steps_figures_are_sums_of_its_cgroups_or_means_of_its_samples() {
     );
     let idle = PhaseBucket::default();
     assert_eq!(idle.get("iteration_rate"), None, "nothing had CPU time");
+    assert_eq!(idle.get("total_iterations"), None, "nobody ran");
+    assert_eq!(
+        ScenarioStats::default().run_metric("total_migrations"),
+        None
+    );
 }
 
 #[test]
@@ -181,6 +186,11 @@ fn the_monitors_figures_have_names() {
     assert_eq!(run.run_metric("max_imbalance_ratio"), Some(3.0));
     assert_eq!(run.run_metric("avg_nr_running"), Some(1.5));
     assert_eq!(run.run_metric("stuck_count"), Some(0.0));
+    assert_eq!(run.run_metric("max_dsq_depth"), None, "no CPU has a queue");
+    let report = run.monitor.as_mut().unwrap();
+    report.samples[1].cpus[1].local_dsq_depth = Some(4);
+    report.summary.max_local_dsq_depth = 4;
+    assert_eq!(run.run_metric("max_dsq_depth"), Some(4.0));
     assert_eq!(run.run_metric("total_fallback"), None, "nobody counted");
     let summary = &mut run.monitor.as_mut().unwrap().summary;
     summary.event_deltas.insert(FALLBACK.to_owned(), 6);
@@ -242,6 +252,45 @@ fn better_is_by_the_figures_own_direction() {
     run.better_across_phases(&mut v, first, first, "iteration_rate")
         .better_than();
     assert!(v.into_result().is_fail(), "the same is not better");
+}
+
+/// A figure that was 0: any more of it is better where more is, and by no share.
+#[test]
+fn of_nothing_there_is_no_share() {
+    let with = |first: u64, second: u64| {
+        let mut stats = stats();
+        for (phase, migrations) in stats.phases.iter_mut().zip([first, second]) {
+            for cgroup in phase.cgroups.values_mut() {
+                cgroup.total_migrations = migrations;
+                cgroup.total_iterations = migrations;
+            }
+        }
+        let mut result = AssertResult::pass();
+        result.stats = stats;
+        with_results(&[serde_json::to_vec(&result).unwrap()])
+    };
+    let judge = |run: &VmResult, metric: &str, margin: Option<f64>| {
+        let mut v = Verdict::new();
+        let better = run.better_across_phases(&mut v, Phase::step(0), Phase::step(1), metric);
+        match margin {
+            Some(margin) => better.by_at_least(margin),
+            None => better.better_than(),
+        };
+        v.into_result()
+    };
+    let same = with(0, 0);
+    assert!(
+        judge(&same, "total_migrations", None).is_fail(),
+        "0 against 0"
+    );
+    let more = with(0, 5);
+    assert!(judge(&more, "total_iterations", None).is_pass());
+    assert!(judge(&more, "total_migrations", None).is_fail());
+    let share = judge(&more, "total_iterations", Some(0.1));
+    assert!(
+        share.is_inconclusive() && share.details[0].message.contains("no share of 0"),
+        "{share:?}"
+    );
 }
 
 #[test]
