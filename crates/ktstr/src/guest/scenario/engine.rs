@@ -41,6 +41,8 @@ pub(super) struct Live {
     pub(super) number: u32,
     /// What its cgroup's limit had kept back before it began.
     pub(super) throttled_before: Throttled,
+    /// The own checks of the cgroup that it began in.
+    pub(super) checks: Assert,
 }
 
 /// All that lives during a scenario.
@@ -54,10 +56,12 @@ pub(super) struct Engine<'a> {
     /// CPUs of those cgroups that have a cpuset of their own.
     pub(super) cpusets: BTreeMap<String, CpuSet>,
     pub(super) frozen: BTreeSet<String>,
-    /// Checks of cgroups' own.
+    /// Checks of cgroups' own, for workers that begin there.
     pub(super) checks: BTreeMap<String, Assert>,
     /// Cgroups that have worker checks of their own, or had.
     pub(super) checked: BTreeSet<String>,
+    /// Cgroups in which workers began.
+    pub(super) manned: BTreeSet<String>,
     /// Whether a check needs the workers' pages by node.
     pub(super) counts_pages: bool,
     pub(super) result: AssertResult,
@@ -95,6 +99,7 @@ impl<'a> Engine<'a> {
             frozen: BTreeSet::new(),
             checks: BTreeMap::new(),
             checked: BTreeSet::new(),
+            manned: BTreeSet::new(),
             counts_pages: false,
             result: AssertResult::pass(),
             reports: Vec::new(),
@@ -446,8 +451,7 @@ impl<'a> Engine<'a> {
             let now = self.cgroups.throttled(&live.group.spec().cgroup);
             let throttled = now.since(live.throttled_before);
             let number = live.number;
-            let checks = self.checks.get(&live.group.spec().cgroup).copied();
-            let checks = checks.unwrap_or_default();
+            let checks = live.checks;
             let mut reports = live.group.finish(left);
             for report in &mut reports {
                 report.throttled = throttled;
@@ -486,13 +490,13 @@ impl<'a> Engine<'a> {
             &self.own_checks,
             circumstances,
         ));
-        for name in &self.checked {
-            if !reports.iter().any(|report| report.cgroup == *name) {
-                result.push(AssertDetail::inconclusive(
-                    DetailKind::Other,
-                    format!("cgroup {name:?} has checks of its own, but no worker ran in it; give it workers"),
-                ));
-            }
+        // Where set-up failed, that says why.
+        let is_set_up = !result.details.iter().any(|d| d.kind == DetailKind::Setup);
+        for name in self.checked.difference(&self.manned).filter(|_| is_set_up) {
+            result.push(AssertDetail::inconclusive(
+                DetailKind::Other,
+                format!("cgroup {name:?} has checks of its own, but no worker began in it; give it workers"),
+            ));
         }
         if let Some(words) = self.hogs.words() {
             let of_progress = |kind| {

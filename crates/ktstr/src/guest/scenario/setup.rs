@@ -73,7 +73,7 @@ impl Engine<'_> {
         self.set_limits(def)
     }
 
-    /// The cgroup's own checks; they hold until another cgroup of this name is made.
+    /// The cgroup's own checks, for the workers that begin in it from now on.
     fn take_checks(&mut self, def: &CgroupDef) -> Result<(), ScenarioError> {
         let checks = def.assert;
         let of_monitor = checks.named_of_monitor();
@@ -130,6 +130,7 @@ impl Engine<'_> {
         let cgroups = &self.cgroups;
         self.owners.retain(|owned, _| cgroups.contains(owned));
         self.cpusets.retain(|owned, _| cgroups.contains(owned));
+        self.checks.retain(|owned, _| cgroups.contains(owned));
         Ok(())
     }
 
@@ -241,6 +242,8 @@ impl Engine<'_> {
         }
         for mut group in groups {
             let throttled_before = self.cgroups.throttled(&group.spec().cgroup);
+            let checks = self.checks.get(&group.spec().cgroup).copied();
+            self.manned.insert(group.spec().cgroup.clone());
             group.start();
             let number = self.groups;
             self.groups += 1;
@@ -249,6 +252,7 @@ impl Engine<'_> {
                 scope,
                 number,
                 throttled_before,
+                checks: checks.unwrap_or_default(),
             });
         }
         Ok(())

@@ -41,8 +41,10 @@ fn the_rest_is_what_earlier_holds_left() {
     let [_, rest] = result.stats.phases.as_slice() else {
         panic!("{:?}", result.stats.phases)
     };
-    assert!((300..700).contains(&rest.duration_ms()), "{rest:?}");
-    assert!(result.info_notes.is_empty(), "{:?}", result.info_notes);
+    // That it is no longer than that is `HoldSpec::resolve`'s own test: here a busy machine may lengthen it.
+    assert!(rest.duration_ms() >= 300, "{rest:?}");
+    let notes = format!("{:?}", result.info_notes);
+    assert!(!notes.contains("held no time"), "{notes}");
     let result = run(vec![
         Step::hold(HoldSpec::FULL),
         Step::hold(HoldSpec::REST).named("late"),
@@ -64,16 +66,67 @@ fn a_cgroup_is_held_to_its_own_checks_and_no_other_is() {
     };
     assert_eq!(detail.kind, DetailKind::Benchmark);
     assert!(detail.message.contains("in cgroup b"), "{detail:?}");
-    // Another cgroup of that name, without checks.
-    let plain = || CgroupDef::named("a").workers(1);
+}
+
+/// Of waiters alone can that check be answered, so that spinners under it would make the test inconclusive.
+const OF_WAITERS: Assert = Assert::NO_OVERRIDES.max_p99_wake_latency_ns(60_000_000_000);
+
+fn waiting(name: &str) -> CgroupDef {
+    CgroupDef::named(name)
+        .workers(1)
+        .work_type(WorkType::bursty(MS(1), MS(1)))
+}
+
+#[test]
+fn checks_end_with_their_cgroup() {
+    let spinning = CgroupDef::named("a").workers(1);
     let result = run(vec![
-        Step::with_defs(
-            vec![plain().assert(Assert::NO_OVERRIDES.max_gap_ms(60_000))],
+        Step::with_defs(vec![waiting("a").assert(OF_WAITERS)], SHORT),
+        Step::with_defs(vec![spinning.clone()], SHORT),
+        Step::new(
+            vec![
+                Op::add_cgroup("a"),
+                Op::spawn_workers("a", WorkSpec::default().workers(1)),
+            ],
             SHORT,
         ),
-        Step::with_defs(vec![plain()], SHORT),
     ]);
     assert!(result.is_pass(), "{result:#?}");
+    let result = run(vec![Step::with_defs(
+        vec![spinning.assert(OF_WAITERS)],
+        SHORT,
+    )]);
+    assert!(
+        result.is_inconclusive(),
+        "it would have been seen: {result:#?}"
+    );
+}
+
+/// By the cgroup that they began in, wherever an operation has moved them.
+#[test]
+fn workers_keep_their_cgroups_checks() {
+    let too_fast = Assert::NO_OVERRIDES.min_iteration_rate(1e15);
+    let ctx = Ctx::new(plan(), None);
+    let backdrop = Backdrop::new()
+        .push_cgroup(CgroupDef::named("a").workers(1).assert(too_fast))
+        .push_cgroup(CgroupDef::named("b").without_workers());
+    let steps = vec![Step::new(vec![Op::move_all_tasks("a", "b")], SHORT)];
+    let result = run_in(&ctx, backdrop, steps, Assert::NO_OVERRIDES);
+    let kinds: Vec<DetailKind> = result.details.iter().map(|detail| detail.kind).collect();
+    assert_eq!(kinds, [DetailKind::Benchmark], "{:#?}", result.details);
+    // A step's cgroup of that name has no say about the backdrop's workers.
+    let backdrop = Backdrop::new().push_cgroup(waiting("a").assert(too_fast));
+    let steps = vec![Step::with_defs(
+        vec![CgroupDef::named("a").workers(1)],
+        SHORT,
+    )];
+    let result = run_in(
+        &Ctx::new(plan(), None),
+        backdrop,
+        steps,
+        Assert::NO_OVERRIDES,
+    );
+    assert!(result.is_fail(), "{result:#?}");
 }
 
 #[test]
@@ -82,7 +135,7 @@ fn checks_that_no_worker_of_the_cgroup_can_answer_are_told() {
         .without_workers()
         .assert(Assert::NO_OVERRIDES.check_not_stuck());
     let result = run(vec![Step::with_defs(vec![empty], SHORT)]);
-    let parts = ["cgroup \"a\" has checks of its own, but no worker ran in it"];
+    let parts = ["cgroup \"a\" has checks of its own, but no worker began in it"];
     check(&result, Outcome::Inconclusive, DetailKind::Other, &parts);
     let of_monitor = CgroupDef::named("a").assert(Assert::NO_OVERRIDES.max_local_dsq_depth(5));
     let result = run(vec![Step::with_defs(vec![of_monitor], SHORT)]);
