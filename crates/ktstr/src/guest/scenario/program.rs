@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -83,7 +84,10 @@ impl Running {
     ) -> io::Result<Self> {
         let (stdout, stderr) = (tempfile::tempfile()?, tempfile::tempfile()?);
         let mut command = Command::new(program);
+        // A declared one lies in the guest under the payload's name; what it goes by is its own: programs of several names look.
+        let own_name = Path::new(payload.program()).file_name();
         command
+            .arg0(own_name.unwrap_or_else(|| payload.program().as_ref()))
             .args(payload.default_args)
             .args(args)
             .stdin(Stdio::null())

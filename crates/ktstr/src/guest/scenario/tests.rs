@@ -377,6 +377,17 @@ fn payloads_run_and_their_ends_are_told() {
     let good = run_patiently(vec![start(&["-c", "echo fine"]), wait()]);
     assert!(good.is_pass(), "{good:#?}");
     assert!(good.info_notes.iter().any(|note| note.contains("fine")));
+    // Programs of several names look at the one that they were called by.
+    static LIST: Payload = Payload::binary("list", "/bin/sh");
+    let called = run_patiently(vec![
+        Op::run_payload(&LIST, ["-c", "echo called $0"]),
+        Op::wait_payload("list"),
+    ]);
+    let notes = &called.info_notes;
+    assert!(
+        notes.iter().any(|note| note.contains("called sh")),
+        "{notes:?}"
+    );
     let bad = run_patiently(vec![start(&["-c", "exit 3"]), wait()]);
     check(
         &bad,
