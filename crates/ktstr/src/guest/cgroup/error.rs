@@ -82,11 +82,13 @@ pub enum CgroupError {
 /// What a control file's errno usually means.
 fn hint(file: &Path, source: &io::Error) -> &'static str {
     let name = file.file_name().and_then(|name| name.to_str());
+    // Beside another file of its controller, a missing one is the kernel's.
+    let is_beside = |other: &str| file.with_file_name(other).exists();
     match source.raw_os_error() {
-        Some(libc::ENOENT) if name == Some("memory.swap.max") => {
+        Some(libc::ENOENT) if name == Some("memory.swap.max") && is_beside("memory.max") => {
             " (the guest's kernel is built without CONFIG_SWAP, as ktstr builds them; a distribution's has it: --kernel debian)"
         }
-        Some(libc::ENOENT) if name == Some("io.weight") => {
+        Some(libc::ENOENT) if name == Some("io.weight") && is_beside("io.stat") => {
             " (the guest's kernel is built without CONFIG_BLK_CGROUP_IOCOST, as ktstr builds them; a distribution's may have it: --kernel debian)"
         }
         Some(libc::ENOENT) => {

@@ -91,15 +91,19 @@ fn a_refused_write_names_file_value_and_errno() {
     assert!(text.contains("is the controller enabled"), "{text}");
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("os error 2"), "{source}");
-    for (file, option) in [
-        ("memory.swap.max", "CONFIG_SWAP"),
-        ("io.weight", "CONFIG_BLK_CGROUP_IOCOST"),
+    for (file, beside, option) in [
+        ("memory.swap.max", "memory.max", "CONFIG_SWAP"),
+        ("io.weight", "io.stat", "CONFIG_BLK_CGROUP_IOCOST"),
     ] {
-        let missing = cgroups
-            .set_limit("a", file, Some(1))
-            .unwrap_err()
-            .to_string();
-        assert!(missing.contains(option), "{missing}");
+        let missing = || {
+            let refused = cgroups.set_limit("a", file, Some(1));
+            refused.unwrap_err().to_string()
+        };
+        let text = missing();
+        assert!(text.contains("is the controller enabled"), "{text}");
+        std::fs::write(dir.path().join("a").join(beside), "").unwrap();
+        let text = missing();
+        assert!(text.contains(option), "{text}");
     }
 }
 
