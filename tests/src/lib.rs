@@ -99,10 +99,7 @@ pub fn ask_around(card: &str, count: u32) -> anyhow::Result<()> {
         ensure!(busybox(&line)?.success(), "busybox {line} failed");
     }
     // That nobody answers is its failure.
-    busybox(&format!(
-        "arping -c {count} -w {} -I {card} 10.9.8.2",
-        count + 3
-    ))?;
+    busybox(&format!("arping -c {count} -I {card} 10.9.8.2"))?;
     Ok(())
 }
 

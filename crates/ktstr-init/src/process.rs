@@ -231,16 +231,20 @@ mod tests {
                     std::thread::park_timeout(std::time::Duration::from_micros(20));
                 }
             });
-            for _ in 0..200 {
+            let tried = (0..200).map(|_| {
                 let mut command = Command::new("/no/such/program");
                 // As a scheduler's, which makes `std` fork by itself.
                 let nothing = || Ok(());
                 // SAFETY: the closure does nothing.
                 unsafe { std::os::unix::process::CommandExt::pre_exec(&mut command, nothing) };
-                let error = Process::spawn(&mut command).unwrap_err();
-                assert_eq!(error.kind(), io::ErrorKind::NotFound);
-            }
+                Process::spawn(&mut command).map(drop)
+            });
+            let tried: Vec<io::Result<()>> = tried.collect();
+            // Before anything is judged: the scope waits for the other thread.
             is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            for one in tried {
+                assert_eq!(one.unwrap_err().kind(), io::ErrorKind::NotFound);
+            }
         });
     }
 }
