@@ -267,7 +267,7 @@ impl CgroupDef {
     }
 
     /// Bytes that may be swapped out (`memory.swap.max`). A kernel without swap (`CONFIG_SWAP`), as ktstr builds them, has no
-    /// such limit, which ends the test.
+    /// such limit, which ends the test. It limits something once the test has made a swap area (`swapon`).
     #[must_use]
     pub fn memory_swap_max(self, bytes: u64) -> Self {
         self.memory_limits(|memory| memory.swap_max = Some(bytes))
@@ -279,8 +279,9 @@ impl CgroupDef {
         self.memory_limits(|memory| memory.swap_max = None)
     }
 
-    /// Share of each disk's time against its siblings (`io.weight`), 1 to 10,000; the kernel's default is 100. A kernel without
-    /// `CONFIG_BLK_CGROUP_IOCOST`, as ktstr builds them, has no such share, which ends the test.
+    /// Share of a disk's time against its siblings (`io.weight`), 1 to 10,000; the kernel's default is 100. A kernel without
+    /// `CONFIG_BLK_CGROUP_IOCOST`, as ktstr builds them, has no such share, which ends the test. It holds for disks whose cost
+    /// model is on: the test writes `io.cost.qos` for them (Documentation/admin-guide/cgroup-v2.rst).
     #[must_use]
     pub fn io_weight(mut self, weight: u16) -> Self {
         self.io = Some(IoLimits {
@@ -365,7 +366,8 @@ impl CgroupDef {
     /// assert_eq!(chat.assert.max_p99_wake_latency_ns, Some(5_000_000));
     /// ```
     ///
-    /// Checks of the monitor are of the whole guest and have no place here: the scenario ends with a failure that names them.
+    /// Workers that an operation moves elsewhere keep them. Checks of the monitor are of the whole guest and have no place here:
+    /// the scenario ends with a failure that names them.
     #[must_use]
     pub const fn assert(mut self, checks: Assert) -> Self {
         self.assert = self.assert.merge(checks);

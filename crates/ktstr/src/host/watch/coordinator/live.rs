@@ -653,8 +653,7 @@ fn recorder(path: &Path) -> Option<Recorder> {
         .ok()
 }
 
-/// A number in element 0 of the map that this name means.
-/// A number in a map's first element, in a CPU's copy of it where each has one.
+/// A number in the first element of the map that this name means, in a CPU's copy of it where each has one.
 fn map_field(
     kernel: &Kernel,
     name: &str,
