@@ -17,7 +17,7 @@ pub(super) fn unmeasurable(
 ) -> Vec<AssertDetail> {
     let no_wakes = !reports.iter().any(|report| has_wakes(report));
     let wakes = &format!(
-        "no worker of {whose} waits for wake-ups; give one a work type that sleeps, such as WorkType::BURSTY"
+        "no worker of {whose} waits for wake-ups; give one a work type that sleeps, such as WorkType::bursty"
     );
     let alone = &format!("no two workers of {whose} started together in one cgroup");
     let asked = [

@@ -360,8 +360,9 @@ impl CgroupDef {
     /// ```
     /// use ktstr::prelude::*;
     ///
+    /// # use std::time::Duration;
     /// let chat = CgroupDef::named("chat")
-    ///     .work_type(WorkType::BURSTY)
+    ///     .work_type(WorkType::bursty(Duration::from_millis(1), Duration::from_millis(5)))
     ///     .assert(Assert::NO_OVERRIDES.max_p99_wake_latency_ns(5_000_000));
     /// assert_eq!(chat.assert.max_p99_wake_latency_ns, Some(5_000_000));
     /// ```
