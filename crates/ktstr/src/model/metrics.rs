@@ -6,7 +6,7 @@ use ktstr_monitor::sampler::{FALLBACK, KEEP_LAST, MonitorReport};
 use super::claim::Verdict;
 use super::comparison::Judge as _;
 use super::payload::Polarity;
-use super::phase::Phase;
+use super::phase::PhaseKey;
 use super::result::VmResult;
 use super::stats::{CgroupStats, PhaseBucket, PhaseCgroupStats, ScenarioStats};
 use super::verdict::DetailKind;
@@ -342,6 +342,11 @@ fn find<'t, T>(table: &'t [Of<T>], name: &str) -> Option<&'t Of<T>> {
     table.iter().find(|of| of.metric.name == name)
 }
 
+fn names<T>(table: &[Of<T>]) -> String {
+    let names: Vec<&str> = table.iter().map(|of| of.metric.name).collect();
+    names.join(", ")
+}
+
 /// What a watched number of a map amounts to: of a gauge its last value, of a counter its growth; of a gauge that each CPU has
 /// the mean and the highest of the last values, as `label_avg` and `label_max`, of such a counter the sum of the growths.
 fn watched(report: &MonitorReport, name: &str) -> Option<f64> {
@@ -413,13 +418,18 @@ impl PhaseBucket {
 impl ScenarioStats {
     /// A figure of a step by its name; see [`PhaseBucket::get`].
     #[must_use]
-    pub fn phase_metric(&self, phase: Phase, metric: &str) -> Option<f64> {
+    pub fn phase_metric<'a>(&self, phase: impl Into<PhaseKey<'a>>, metric: &str) -> Option<f64> {
         self.phase(phase)?.get(metric)
     }
 
     /// A figure of a cgroup in a step by its name; see [`PhaseCgroupStats::get`].
     #[must_use]
-    pub fn phase_cgroup_metric(&self, phase: Phase, cgroup: &str, metric: &str) -> Option<f64> {
+    pub fn phase_cgroup_metric<'a>(
+        &self,
+        phase: impl Into<PhaseKey<'a>>,
+        cgroup: &str,
+        metric: &str,
+    ) -> Option<f64> {
         self.phase(phase)?.cgroups.get(cgroup)?.get(metric)
     }
 
@@ -438,17 +448,21 @@ impl ScenarioStats {
 impl VmResult {
     /// A figure of a step by its name; see [`PhaseBucket::get`]. Of several scenarios in one test, the first that has it.
     #[must_use]
-    pub fn phase_metric(&self, phase: Phase, metric: &str) -> Option<f64> {
+    pub fn phase_metric<'a>(&self, phase: impl Into<PhaseKey<'a>>, metric: &str) -> Option<f64> {
+        let phase = phase.into();
         let buckets = self.phase_buckets();
-        let mut of_phase = buckets
-            .iter()
-            .filter(|bucket| bucket.step_index == phase.as_u16());
+        let mut of_phase = buckets.iter().filter(|bucket| bucket.is(phase));
         of_phase.find_map(|bucket| bucket.get(metric))
     }
 
     /// A figure of a cgroup in a step by its name; see [`PhaseCgroupStats::get`].
     #[must_use]
-    pub fn phase_cgroup_metric(&self, phase: Phase, cgroup: &str, metric: &str) -> Option<f64> {
+    pub fn phase_cgroup_metric<'a>(
+        &self,
+        phase: impl Into<PhaseKey<'a>>,
+        cgroup: &str,
+        metric: &str,
+    ) -> Option<f64> {
         self.phase_cgroup(phase, cgroup)?.get(metric)
     }
 
@@ -471,15 +485,17 @@ impl VmResult {
 
     /// Begins a comparison of a figure in two steps: `vm.better_across_phases(&mut v, Phase::step(0), Phase::step(1),
     /// "iteration_rate").better_than()` holds if it is better in the second.
-    pub fn better_across_phases<'v>(
+    pub fn better_across_phases<'v, 'a>(
         &self,
         verdict: &'v mut Verdict,
-        baseline: Phase,
-        candidate: Phase,
+        baseline: impl Into<PhaseKey<'a>>,
+        candidate: impl Into<PhaseKey<'a>>,
         metric: &str,
     ) -> Better<'v> {
+        let (baseline, candidate) = (baseline.into(), candidate.into());
         let known = find(OF_PHASE, metric).map(|of| of.metric);
         Better {
+            names: names(OF_PHASE),
             verdict,
             what: format!("{metric} in {candidate} against {baseline}"),
             was: self.phase_metric(baseline, metric),
@@ -489,16 +505,18 @@ impl VmResult {
     }
 
     /// Same, of one cgroup.
-    pub fn better_across_phases_cgroup<'v>(
+    pub fn better_across_phases_cgroup<'v, 'a>(
         &self,
         verdict: &'v mut Verdict,
-        baseline: Phase,
-        candidate: Phase,
+        baseline: impl Into<PhaseKey<'a>>,
+        candidate: impl Into<PhaseKey<'a>>,
         cgroup: &str,
         metric: &str,
     ) -> Better<'v> {
+        let (baseline, candidate) = (baseline.into(), candidate.into());
         let known = find(OF_CGROUP, metric).map(|of| of.metric);
         Better {
+            names: names(OF_CGROUP),
             verdict,
             what: format!("{metric} of {cgroup} in {candidate} against {baseline}"),
             was: self.phase_cgroup_metric(baseline, cgroup, metric),
@@ -518,6 +536,8 @@ pub struct Better<'v> {
     was: Option<f64>,
     is: Option<f64>,
     known: Option<Named>,
+    /// What there could have been asked for.
+    names: String,
 }
 
 impl<'v> Better<'v> {
@@ -546,6 +566,7 @@ impl<'v> Better<'v> {
             was,
             is,
             known,
+            names,
         } = self;
         let polarity = known.map_or(NEITHER, |metric| metric.polarity);
         let holds = was.zip(is).and_then(|(was, is)| match polarity {
@@ -555,7 +576,8 @@ impl<'v> Better<'v> {
         });
         let figure = |figure: Option<f64>| match figure {
             Some(figure) => figure.to_string(),
-            None => String::from("not measured, or no figure of a step"),
+            None if known.is_some() => String::from("not measured"),
+            None => format!("not measured (figures with a name are {names})"),
         };
         verdict.judge(DetailKind::Other, holds, || {
             let direction = match polarity {

@@ -65,6 +65,15 @@ impl PhaseKey<'_> {
     }
 }
 
+impl fmt::Display for PhaseKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Phase(phase) => phase.fmt(f),
+            Self::Name(name) => write!(f, "step {name:?}"),
+        }
+    }
+}
+
 impl From<Phase> for PhaseKey<'_> {
     fn from(phase: Phase) -> Self {
         Self::Phase(phase)
@@ -106,5 +115,7 @@ mod tests {
         assert!(keys.iter().all(|key| key.finds(1, "swap")));
         assert_eq!(keys.map(|key| key.finds(2, "swap")), [false, true, true]);
         assert_eq!(keys.map(|key| key.finds(1, "new")), [true, false, false]);
+        let shown = keys.map(|key| key.to_string());
+        assert_eq!(shown, ["Step[0]", "step \"swap\"", "step \"swap\""]);
     }
 }

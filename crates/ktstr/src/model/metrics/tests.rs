@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use ktstr_monitor::sampler::{CpuSnapshot, MonitorSample, WatchedField};
 
 use super::*;
+use crate::model::phase::Phase;
 use crate::model::result::tests::with_results;
 use crate::model::verdict::AssertResult;
 
@@ -92,7 +93,12 @@ fn a_cgroups_figures_in_a_step_have_names() {
 #[test]
 fn a_steps_figures_are_sums_of_its_cgroups_or_means_of_its_samples() {
     let mut stats = stats();
-    let figure = |stats: &ScenarioStats, name| stats.phase_metric(Phase::step(1), name);
+    stats.phases[1].name = String::from("swap");
+    let figure = |stats: &ScenarioStats, name| stats.phase_metric("swap", name);
+    assert_eq!(
+        stats.phase_cgroup_metric("swap", "a", "total_iterations"),
+        stats.phase_cgroup_metric(Phase::step(1), "a", "total_iterations")
+    );
     assert_eq!(figure(&stats, "iteration_rate"), Some(40.0));
     assert_eq!(figure(&stats, "total_iterations"), Some(80.0));
     assert_eq!(figure(&stats, "total_migrations"), Some(10.0));
@@ -305,7 +311,10 @@ fn what_has_no_figure_or_no_direction_is_not_judged() {
         let mut v = Verdict::new();
         run.better_across_phases(&mut v, first, phase, metric)
             .better_than();
-        assert!(v.into_result().is_inconclusive(), "{metric}");
+        let result = v.into_result();
+        assert!(result.is_inconclusive(), "{metric}");
+        let lists = result.details[0].message.contains("iteration_rate, total_");
+        assert_eq!(lists, metric == "no_such_metric", "{result:?}");
     }
 }
 
