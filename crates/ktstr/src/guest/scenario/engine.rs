@@ -65,9 +65,8 @@ pub(super) struct Engine<'a> {
     /// Whether a check needs the workers' pages by node.
     pub(super) counts_pages: bool,
     pub(super) result: AssertResult,
-    reports: Vec<(WorkerId, WorkerReport)>,
-    /// For each report the checks of its cgroup's own.
-    own_checks: Vec<Assert>,
+    /// With the own checks of the cgroup that they began in.
+    reports: Vec<(WorkerId, WorkerReport, Assert)>,
     /// Groups that were started so far.
     pub(super) groups: u32,
     pub(super) payloads: Vec<Running>,
@@ -103,7 +102,6 @@ impl<'a> Engine<'a> {
             counts_pages: false,
             result: AssertResult::pass(),
             reports: Vec::new(),
-            own_checks: Vec::new(),
             groups: 0,
             payloads: Vec::new(),
             liveness: Liveness::new(&ctx.scheduler_now()),
@@ -356,7 +354,7 @@ impl<'a> Engine<'a> {
 
     /// What each worker did so far, also those that are gone.
     fn done(&self) -> Done {
-        let gone = self.reports.iter().map(|(id, report)| {
+        let gone = self.reports.iter().map(|(id, report, _)| {
             let standing = Standing {
                 cgroup: report.cgroup.clone(),
                 lives: false,
@@ -456,25 +454,26 @@ impl<'a> Engine<'a> {
             for report in &mut reports {
                 report.throttled = throttled;
             }
-            self.own_checks
-                .resize(self.own_checks.len() + reports.len(), checks);
-            self.keep(number, reports);
+            self.keep(number, checks, reports);
         }
     }
 
-    fn keep(&mut self, number: u32, reports: Vec<WorkerReport>) {
+    fn keep(&mut self, number: u32, checks: Assert, reports: Vec<WorkerReport>) {
         for (index, report) in reports.into_iter().enumerate() {
             if let Some(detail) = exit_detail(&report) {
                 self.result.push(detail);
             }
-            self.reports.push(((number, index), report));
+            self.reports.push(((number, index), report, checks));
         }
     }
 
     fn finish(mut self, assert: &Assert) -> AssertResult {
         let mut result = std::mem::take(&mut self.result);
         let reports = std::mem::take(&mut self.reports);
-        let reports: Vec<WorkerReport> = reports.into_iter().map(|(_, report)| report).collect();
+        let reports = reports
+            .into_iter()
+            .map(|(_, report, checks)| (report, checks));
+        let (reports, own_checks): (Vec<_>, Vec<_>) = reports.unzip();
         for report in &reports {
             if let Some(output) = report.benchmark_output() {
                 let (work, cgroup) = (&report.work_type, &report.cgroup);
@@ -484,12 +483,7 @@ impl<'a> Engine<'a> {
         let circumstances = Circumstances {
             guest_steal_ns: steal::most(&self.steal_start, &steal::by_cpu()),
         };
-        result.merge(evaluate_in(
-            assert,
-            &reports,
-            &self.own_checks,
-            circumstances,
-        ));
+        result.merge(evaluate_in(assert, &reports, &own_checks, circumstances));
         // Where set-up failed, that says why.
         let is_set_up = !result.details.iter().any(|d| d.kind == DetailKind::Setup);
         for name in self.checked.difference(&self.manned).filter(|_| is_set_up) {
