@@ -19,6 +19,11 @@ use ktstr_tests::CaseRun;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+#[path = "../../crates/ktstr-vmm/tests/shared/program.rs"]
+mod program;
+
+use program::write_program;
+
 const CASES: &str = env!("CARGO_BIN_EXE_cases");
 const CASE: &str = "smallest";
 /// The files of a kept guest (`ktstr_vmm::Saved`).
@@ -223,17 +228,10 @@ fn two_makers_at_once_make_one() {
     place.only();
 }
 
-/// The script stands in the place of a program that it calls. Another process makes it: one that this process writes, a process
-/// that another thread forks meanwhile has open for writing, and such a file is not executed (ETXTBSY).
+/// The script stands in the place of a program that it calls.
 fn script(dir: &Path, name: &str, text: &str) -> String {
-    let (path, written) = (dir.join(name), dir.join(format!("{name}.text")));
-    fs::write(&written, format!("#!/bin/sh\n{text}\n")).expect("a script");
-    let made = Command::new("install")
-        .args(["-m", "755"])
-        .args([&written, &path])
-        .status()
-        .expect("install of coreutils");
-    assert!(made.success(), "{made}");
+    let path = dir.join(name);
+    write_program(&path, &format!("#!/bin/sh\n{text}\n"));
     path.display().to_string()
 }
 

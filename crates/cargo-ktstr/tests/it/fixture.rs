@@ -230,19 +230,6 @@ impl Project {
     }
 }
 
-/// A program that can be run at once. Another process makes it: one that this process writes, a process that another thread forks
-/// meanwhile has open for writing, and such a file is not executed (ETXTBSY).
-pub(crate) fn write_program(path: &Path, script: &str) {
-    let text = path.with_extension("text");
-    fs::write(&text, script).unwrap();
-    let made = Command::new("install")
-        .args(["-m", "755"])
-        .args([text.as_path(), path])
-        .status()
-        .unwrap();
-    assert!(made.success(), "{made}");
-}
-
 /// The binary as cargo calls it, in an environment without the caller's choices.
 pub(crate) fn ktstr(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-ktstr"));

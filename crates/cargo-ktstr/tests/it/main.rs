@@ -12,6 +12,8 @@ mod hardship;
 mod interrupt;
 mod kernels;
 mod new;
+#[path = "../../../ktstr-vmm/tests/shared/program.rs"]
+mod program;
 mod report;
 mod results;
 mod seeds;

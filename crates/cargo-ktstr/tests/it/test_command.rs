@@ -317,6 +317,6 @@ fn coverage_without_llvms_tools_says_how_to_get_them() {
 fn fake_rustc(dir: &std::path::Path) -> std::path::PathBuf {
     let path = dir.join("rustc");
     let script = "#!/bin/sh\ncase \"$1\" in -vV) echo 'LLVM version: 99.0.1';; *) echo /no/such/lib;; esac\n";
-    crate::fixture::write_program(&path, script);
+    crate::program::write_program(&path, script);
     path
 }

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ktstr_vmm::{Error, ExitReason, NumaNode, Topology, Vm, VmExit};
 
-use crate::guest::{guest, kernel, write_program};
+use crate::guest::{guest, kernel};
+use crate::program::write_program;
 
 #[track_caller]
 fn ends(exit: &VmExit, reason: &ExitReason) {

@@ -1,7 +1,6 @@
 //! A small guest: busybox and a script as init.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use ktstr_initramfs::Builder;
@@ -50,17 +49,4 @@ pub(crate) fn guest_with(mut builder: Builder, script: &str) -> VmBuilder {
         .engine(EngineChoice::Tcg)
         .memory_mib(192)
         .deadline(Duration::from_secs(120))
-}
-
-/// A program that can be run at once. Another process makes it: one that this process writes, a process that another thread forks
-/// meanwhile has open for writing, and such a file is not executed (ETXTBSY).
-pub(crate) fn write_program(path: &Path, script: &str) {
-    let text = path.with_extension("text");
-    std::fs::write(&text, script).unwrap();
-    let made = Command::new("install")
-        .args(["-m", "755"])
-        .args([text.as_path(), path])
-        .status()
-        .unwrap();
-    assert!(made.success(), "{made}");
 }

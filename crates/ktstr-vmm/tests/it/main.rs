@@ -13,6 +13,8 @@ mod cards;
 mod control;
 mod guest;
 mod orphan;
+#[path = "../shared/program.rs"]
+mod program;
 mod saved;
 mod shape;
 #[path = "../shared/cards.rs"]

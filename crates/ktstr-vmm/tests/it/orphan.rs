@@ -9,7 +9,8 @@ use ktstr_vmm::ExitReason;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::guest::{guest, write_program};
+use crate::guest::guest;
+use crate::program::write_program;
 
 /// Set in the child that plays the parent of QEMU; its value is QEMU's path.
 const CHILD: &str = "KTSTR_VMM_ORPHAN_TEST";
