@@ -122,6 +122,7 @@ fn prepare(vcpus: c_int, arguments: &[String]) -> Result<State, String> {
             options.insn_ns
         ));
     }
+    turns::check(&options)?;
     let hold = options.gate.map(Hold::new).transpose()?;
     if options.forked && hold.is_none() {
         return Err(String::from("forked=1 needs gate=FD: a copy stands still at its gate"));
@@ -159,7 +160,7 @@ enum Ending {
 /// What a block's callback knows of it, in the width of a pointer: 14 bits of instructions (a block has at most 512), two of its
 /// ending, and the low 48 bits of its address.
 fn pack(count: usize, ending: Ending, address: u64) -> *mut c_void {
-    let packed = (address << 16) | ((ending as u64) << 14) | (count as u64 & 0x3fff);
+    let packed = (address << 16) | ((ending as u64) << 14) | (count as u64 & turns::BLOCK);
     std::ptr::without_provenance_mut(packed as usize)
 }
 
@@ -208,7 +209,7 @@ extern "C" fn block(vcpu: c_uint, data: *mut c_void) {
     };
     let vcpu = vcpu as usize;
     let packed = data.addr() as u64;
-    let (count, ending, address) = (packed & 0x3fff, (packed >> 14) & 3, packed >> 16);
+    let (count, ending, address) = (packed & turns::BLOCK, (packed >> 14) & 3, packed >> 16);
     if state.awaits_release {
         state.await_release(vcpu);
     }

@@ -32,14 +32,51 @@ pub(crate) struct Turns {
     previous: usize,
     /// The current turn ends when its vCPU's progress is past this.
     limit: u64,
+    pace: Pace,
     insn_ns: u64,
     quantum: u64,
     threads: usize,
     smt: u64,
     random: u64,
-    /// What the clock is behind by, in parts of a nanosecond whose size `running` and [`FULL`] give.
-    carry: i128,
+    /// What the clock is behind by, in parts of a nanosecond of which [`Pace::unit`] are one.
+    carry: i64,
     fingerprint: u64,
+}
+
+/// What a turn's blocks are counted with, each of which would compute the same.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// What an instruction costs, in parts of [`FULL`].
+    cost: u64,
+    /// Parts of a nanosecond: [`FULL`] times the running vCPUs.
+    unit: i64,
+}
+
+/// Instructions of a block: as many as the plugin's callback can be told, more than QEMU translates at once.
+pub(crate) const BLOCK: u64 = 0x3fff;
+
+/// Whether what a block takes can be counted in 64 bits.
+///
+/// # Errors
+/// With a sentence when one costs too much.
+pub(crate) fn check(options: &Options) -> Result<(), String> {
+    let dearest = options
+        .costs
+        .iter()
+        .copied()
+        .max()
+        .unwrap_or(FULL)
+        .max(FULL);
+    let cost = u128::from(dearest) * u128::from(options.smt.max(FULL)) / u128::from(FULL);
+    let longest = u128::from(BLOCK) + u128::from(options.pause_ns / options.insn_ns);
+    let parts = cost * longest * u128::from(options.insn_ns);
+    if parts < 1 << 62 {
+        return Ok(());
+    }
+    Err(format!(
+        "instructions of {} ns at {dearest}/{FULL} of their cost, {}/{FULL} beside a sibling, are too long to be counted",
+        options.insn_ns, options.smt
+    ))
 }
 
 /// What a block of instructions means for the clock and for the turn.
@@ -52,6 +89,7 @@ pub(crate) struct Step {
 }
 
 impl Turns {
+    /// [`check`] has accepted the options.
     pub(crate) fn new(vcpus: usize, options: &Options) -> Self {
         let cost = |index: usize| u64::from(options.costs.get(index).copied().unwrap_or(FULL));
         let vcpu = |index| Vcpu {
@@ -64,6 +102,10 @@ impl Turns {
             current: None,
             previous: 0,
             limit: 0,
+            pace: Pace {
+                cost: u64::from(FULL),
+                unit: i64::from(FULL),
+            },
             insn_ns: u64::from(options.insn_ns),
             quantum: u64::from(options.quantum),
             threads: options.threads as usize,
@@ -101,11 +143,17 @@ impl Turns {
         self.limit = this.done.saturating_add(length);
         self.fingerprint =
             mix(self.fingerprint ^ mix(this.done ^ at.rotate_left(24)) ^ vcpu as u64);
+        self.pace.cost = self.cost(vcpu);
+        self.set_unit();
     }
 
-    /// `vcpu` executes a block of `count` instructions that takes `extra_ns` longer than they do.
+    /// `vcpu`, whose turn it is, executes a block of `count` instructions that takes `extra_ns` longer than they do.
+    ///
+    /// Called for each block of a run, tens of millions of times per second: what a turn's blocks share is in [`Pace`], and no
+    /// number is wider than a register.
+    #[inline]
     pub(crate) fn block(&mut self, vcpu: usize, count: u64, extra_ns: u64) -> Step {
-        let cost = self.cost(vcpu);
+        let Pace { cost, unit } = self.pace;
         let limit = self.limit;
         let Some(this) = self.vcpus.get_mut(vcpu) else {
             return Step {
@@ -114,23 +162,23 @@ impl Turns {
             };
         };
         this.report.instructions += count;
-        let parts = this.rest + (count + extra_ns / self.insn_ns) * cost;
+        let extra = match extra_ns {
+            0 => 0,
+            _ => extra_ns / self.insn_ns,
+        };
+        let used = (count + extra) * cost;
+        let parts = this.rest + used;
         this.done += parts / u64::from(FULL);
-        let used = parts - this.rest;
         this.rest = parts % u64::from(FULL);
         let ends_turn = this.done > limit;
         // The clock moves by used / FULL * insn_ns / running; QEMU itself counts `count`.
-        let unit = i128::from(FULL) * i128::from(self.running.max(1));
-        self.carry += i128::from(used) * i128::from(self.insn_ns) - i128::from(count) * unit;
+        self.carry += (used * self.insn_ns).cast_signed() - count.cast_signed() * unit;
         let bias_ns = self.carry / unit;
-        self.carry %= unit;
+        self.carry -= bias_ns * unit;
         if ends_turn {
             self.current = None;
         }
-        Step {
-            bias_ns: i64::try_from(bias_ns).unwrap_or(0),
-            ends_turn,
-        }
+        Step { bias_ns, ends_turn }
     }
 
     /// Whether `vcpu` has something to do, as far as is known.
@@ -152,6 +200,8 @@ impl Turns {
                 self.running -= 1;
             }
         }
+        // It may go on at once, in the turn that it has.
+        self.set_unit();
     }
 
     pub(crate) fn report(&self, time_ns: u64, end: End) -> Report {
@@ -161,6 +211,10 @@ impl Turns {
             end,
             vcpus: self.vcpus.iter().map(|vcpu| vcpu.report).collect(),
         }
+    }
+
+    fn set_unit(&mut self) {
+        self.pace.unit = i64::from(FULL) * self.running.max(1).cast_signed();
     }
 
     /// A vCPU that starts or wakes gets no credit for the time it did nothing.

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::alone::Lead;
 use crate::gate::{ALONE_AT_MOST_NS, Alone};
-use crate::turns::Turns;
+use crate::turns::{self, Turns};
 
 /// Runs vCPUs as QEMU does: in order, each until its turn ends, blocks of fifty instructions. Returns the clock.
 fn run(turns: &mut Turns, vcpus: &[usize], rounds: usize) -> i64 {
@@ -128,6 +128,25 @@ fn seeds_decide_the_turns() {
 }
 
 #[test]
+fn costs_that_cannot_be_counted_are_refused() {
+    let check = |cost, smt, insn_ns| {
+        turns::check(&Options {
+            costs: vec![FULL, cost],
+            smt,
+            insn_ns,
+            ..Options::default()
+        })
+    };
+    // The slowest that a test can declare.
+    assert_eq!(check(1000 * FULL, 16 * FULL, 1024), Ok(()));
+    let error = check(u32::MAX, 16 * FULL, 8192).unwrap_err();
+    assert!(
+        error.contains("8192 ns") && error.contains("too long"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_report_that_is_cut_short_is_none() {
     let report = Report {
         fingerprint: 0xab,
@@ -160,7 +179,61 @@ fn wrong_arguments_are_named() {
     }
 }
 
+/// The clock by its definition: each instruction moves it by its cost times the length of a full-speed one, divided by the
+/// number of vCPUs that run. Exact, in parts of a nanosecond that all numbers of vCPUs divide.
+#[derive(Default)]
+struct Ideal {
+    parts: i128,
+}
+
+impl Ideal {
+    /// Divisible by 1 to 4, the vCPUs here.
+    const WHOLE: i128 = 12 * FULL as i128;
+
+    fn block(&mut self, count: u64, cost: u64, running: usize, insn_ns: u32) {
+        let used = i128::from(count) * i128::from(cost) * i128::from(insn_ns);
+        self.parts += used * 12 / i128::try_from(running.max(1)).unwrap();
+    }
+}
+
 proptest! {
+    #[test]
+    fn the_clock_is_its_definition_at_each_block(
+        blocks in prop::collection::vec((0..4_usize, 1..512_u64, prop::bool::weighted(0.1), prop::bool::weighted(0.1)), 1..400),
+        costs in prop::collection::vec(FULL..1000 * FULL, 4),
+        smt in FULL..16 * FULL,
+        insn_ns in 4..1024_u32,
+    ) {
+        let options = Options { costs: costs.clone(), smt, threads: 2, insn_ns, ..Options::default() };
+        prop_assert_eq!(turns::check(&options), Ok(()));
+        let mut turns = Turns::new(4, &options);
+        let (mut ideal, mut clock) = (Ideal::default(), 0_i128);
+        let (mut current, mut before, mut changes) = (0, 0, 0);
+        for (next, count, halts, cuts) in blocks {
+            if turns.begins(current) {
+                current = next;
+                turns.begin(current, 0, None);
+            }
+            let running = (0..4).filter(|vcpu| turns.runs(*vcpu)).count();
+            let own = u64::from(costs[current]);
+            let cost = if turns.runs(current ^ 1) { own * u64::from(smt) / u64::from(FULL) } else { own };
+            let step = turns.block(current, count, 0);
+            ideal.block(count, cost, running, insn_ns);
+            clock += i128::from(count) + i128::from(step.bias_ns);
+            // What is left of a nanosecond is counted on in parts of another size when the number of vCPUs changes.
+            changes += i128::from(running != before);
+            before = running;
+            let behind = ideal.parts - clock * Ideal::WHOLE;
+            prop_assert!(behind.abs() <= changes * Ideal::WHOLE, "{} ns", behind / Ideal::WHOLE);
+            if halts {
+                turns.halt(current);
+            }
+            if cuts {
+                turns.cut();
+            }
+        }
+    }
+
     #[test]
     fn options_come_through_the_command_line(
         seed: u64, insn_ns in 1..u32::MAX, costs in prop::collection::vec(1..u32::MAX, 0..5), deadline_ns: u64,
