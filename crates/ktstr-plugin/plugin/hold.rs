@@ -16,6 +16,7 @@ pub(crate) struct Hold {
     from_host: BufReader<UnixStream>,
     registers: Reader,
     wake_ns: u64,
+    /// In 48 bits, as blocks tell theirs.
     watches: [u64; WATCHES],
     watches_used: usize,
     stores: [[u64; 2]; STORES],
@@ -67,14 +68,16 @@ impl Hold {
     }
 
     /// Whether a guest stands still before a block that begins now.
+    #[inline]
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
         now_ns >= self.wake_ns || self.at_next_block
     }
 
-    /// `address` has 48 bits.
+    /// `address` has 48 bits. Asked before each block.
+    #[inline]
     pub(crate) fn is_watched(&self, address: u64) -> bool {
-        let used = self.watches.iter().take(self.watches_used);
-        used.into_iter().any(|watch| *watch & ADDRESS == address)
+        let used = self.watches.get(..self.watches_used).unwrap_or_default();
+        used.contains(&address)
     }
 
     /// Whether writes are watched at all: blocks are translated to tell of them then.
@@ -140,7 +143,7 @@ impl Hold {
         self.wake_ns = wake_ns;
         self.stops = stops;
         self.alone = alone;
-        self.watches = watches;
+        self.watches = watches.map(|watch| watch & ADDRESS);
         self.stores = stores;
         // The host fills them from the first on.
         self.watches_used = watches.iter().take_while(|watch| **watch != 0).count();
