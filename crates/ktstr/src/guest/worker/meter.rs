@@ -410,10 +410,38 @@ pub(super) fn xorshift(mut state: u64) -> u64 {
     state ^ (state << 17)
 }
 
-/// Work that takes about the same CPU time whenever it is done, and that no compiler removes.
+/// Multiplications of one pass of [`spin`]'s loop. A long pass is cheap to emulate: emulators count and leave at blocks.
+const PASS: u64 = 64;
+
+/// A chain of `steps` multiplications, each of which waits for the one before.
+///
+/// In assembly, so that a step is one instruction whatever the test was built with: without optimisation Rust's own loop took 60.
 pub(super) fn spin(steps: u64) {
-    let mut value = 1u64;
-    for step in 0..steps {
-        value = std::hint::black_box(value.wrapping_mul(6_364_136_223_846_793_005) ^ step);
+    // SAFETY: writes to the named registers alone; both loops count down to 0.
+    unsafe {
+        std::arch::asm!(
+            "test {passes}, {passes}",
+            "jz 3f",
+            "2:",
+            ".rept {pass}",
+            "imul {value}, {factor}",
+            ".endr",
+            "dec {passes}",
+            "jnz 2b",
+            "3:",
+            "test {rest}, {rest}",
+            "jz 5f",
+            "4:",
+            "imul {value}, {factor}",
+            "dec {rest}",
+            "jnz 4b",
+            "5:",
+            pass = const PASS,
+            passes = inout(reg) steps / PASS => _,
+            rest = inout(reg) steps % PASS => _,
+            factor = in(reg) 6_364_136_223_846_793_005_u64,
+            value = inout(reg) 1_u64 => _,
+            options(nomem, nostack),
+        );
     }
 }
