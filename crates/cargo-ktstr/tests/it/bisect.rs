@@ -1,10 +1,11 @@
 //! A real repository with a history, real builds, real guests.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Ran, ktstr, outside, repository};
+use crate::fixture::{Ran, builds_outside, ktstr, outside, repository};
 
 const TEST: &str = r#"
 use ktstr::prelude::*;
@@ -82,9 +83,18 @@ fn the_revision_that_brought_a_failure_is_found() {
         let ends = ["--good-rev", &commits[good], "--bad-rev", &commits[bad]];
         let args = [&["bisect", "answers", "--offline"], &ends[..], more].concat();
         let mut command = ktstr(&args);
-        command.current_dir(&root).env("CARGO_TARGET_DIR", &target);
-        Ran::new(command.output().unwrap())
+        Ran::new(
+            builds_outside(command.current_dir(&root))
+                .output()
+                .unwrap(),
+        )
     };
+    // A search has a target directory of its own; here it is the one in which ktstr is built already.
+    let place = target.join("ktstr-bisect").join(&commits[0][..12]);
+    fs::create_dir_all(&place).unwrap();
+    if !place.join("target").is_symlink() {
+        symlink(&target, place.join("target")).unwrap();
+    }
     let found = bisect(0, 6, &["--json", "--seed", "3"]);
     let json = found.exits(0).json();
     assert_eq!(json["first"], "bad", "{json:#}");
@@ -117,7 +127,7 @@ fn the_revision_that_brought_a_failure_is_found() {
     let place = place.strip_prefix("CARGO_TARGET_DIR=").unwrap();
     let words: Vec<&str> = line.split(' ').collect();
     let mut again = ktstr(&words);
-    again.current_dir(dir.path()).env("CARGO_TARGET_DIR", place);
+    builds_outside(again.current_dir(dir.path())).env("CARGO_TARGET_DIR", place);
     Ran::new(again.output().unwrap())
         .exits(1)
         .says(&["the answer is 49"]);

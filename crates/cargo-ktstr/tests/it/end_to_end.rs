@@ -294,6 +294,8 @@ fn cells_of_the_gauntlet_run_on_their_preset_and_kernel() {
     let mut gauntlet = test(&["sched"], &args);
     // A variable that would win.
     gauntlet.env("KTSTR_KERNEL", "/no/such/kernel");
+    // Each cell is another machine, of which there is one guest.
+    gauntlet.env("KTSTR_FORK", "off");
     let json = json(gauntlet, 1);
     let directories = json["directories"].as_array().unwrap();
     assert_eq!(directories.len(), 2, "{json:#}");

@@ -9,7 +9,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Ran, bare, ktstr, outside, outside_target as target, repository};
+use crate::fixture::{
+    Ran, bare, builds_outside, ktstr, outside, outside_target as target, repository,
+};
 
 fn chapter(name: &str) -> String {
     let path = repository().join("book/src").join(name);
@@ -120,9 +122,8 @@ fn every_rust_block_compiles_and_what_is_registered_by_hand_runs() {
         command
             .args(["test", "--offline", "--test", "blocks"])
             .args(args)
-            .current_dir(dir.path())
-            .env("CARGO_TARGET_DIR", target());
-        Ran::new(command.output().unwrap())
+            .current_dir(dir.path());
+        Ran::new(builds_outside(&mut command).output().unwrap())
     };
     cargo(&["--no-run"]).exits(0);
     cargo(&["--", "--exact", "by_hand"])
@@ -248,9 +249,8 @@ fn run_shell(project: &Path, script: &str, fails: bool) -> String {
     }
     command
         .env("PATH", std::env::join_paths(path).unwrap())
-        .env("CARGO_TARGET_DIR", target())
         .env("CARGO_NET_OFFLINE", "true");
-    let ran = Ran::new(command.output().unwrap());
+    let ran = Ran::new(builds_outside(&mut command).output().unwrap());
     ran.exits(i32::from(fails));
     format!("{}{}", ran.stderr, ran.stdout)
 }

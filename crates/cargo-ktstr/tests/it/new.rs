@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::fixture::{Ran, ktstr, outside, repository};
+use crate::fixture::{Ran, builds_outside, ktstr, outside, repository};
 
 fn new(dir: &std::path::Path, args: &[&str]) -> Ran {
     let mut command: Command = ktstr(&["new"]);
@@ -22,10 +22,10 @@ fn a_new_package_has_a_test_that_passes() {
     let root = dir.path().join("my-tests");
     // The versions that are built already; a user's cargo would choose.
     fs::copy(repository().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
-    let (target, _alone) = outside();
+    let _alone = outside();
     let mut command = ktstr(&["test", "--offline", "--json"]);
-    command.current_dir(&root).env("CARGO_TARGET_DIR", target);
-    let json = Ran::new(command.output().unwrap()).exits(0).json();
+    command.current_dir(&root);
+    let json = Ran::new(builds_outside(&mut command).output().unwrap()).exits(0).json();
     let tests = json["tests"].as_array().unwrap();
     assert_eq!(tests.len(), 1, "{json}");
     assert_eq!(tests[0]["name"], "two_workers_get_on");
