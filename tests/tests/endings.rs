@@ -39,10 +39,17 @@ fn a_pass_must_still_end_by_power_off() {
     );
     let sidecar = run.sidecar.as_ref().expect("a record");
     assert_eq!(sidecar.exit_reason.as_deref(), Some("kernel panic"));
+    for case in ["resets_after_its_verdict", "reboots_after_its_verdict"] {
+        fails(
+            case,
+            DetailKind::GuestCrashed,
+            "after its verdict, not by power-off",
+        );
+    }
     fails(
-        "resets_after_its_verdict",
+        "scheduler_panics_the_kernel_at_its_stop",
         DetailKind::GuestCrashed,
-        "after its verdict, not by power-off",
+        "guest crashed after its verdict",
     );
 }
 

@@ -132,6 +132,11 @@ fn a_move_of_cpusets_alone_breaks_no_isolation() {
 }
 
 #[test]
+fn workers_whose_only_cpu_goes_break_no_isolation() {
+    run("cpuset_loses_its_cpu").exits(0);
+}
+
+#[test]
 fn who_held_the_cpu_is_named() {
     run("held_back").exits(1).says(&[
         "a real-time task held a CPU: hog (pid",

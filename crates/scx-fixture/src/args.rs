@@ -53,6 +53,9 @@ pub(crate) struct Args {
     /// End with this status after a request to stop.
     #[arg(long, value_name = "STATUS", default_value_t = 0)]
     pub(crate) stop_status: u8,
+    /// Panic the kernel after a request to stop.
+    #[arg(long)]
+    pub(crate) panic_at_stop: bool,
     /// Leave a process behind at the end.
     #[arg(long)]
     pub(crate) leave_child: bool,

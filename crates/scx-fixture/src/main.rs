@@ -92,6 +92,9 @@ fn run(args: &Args) -> Result<ExitCode> {
             left => break left,
         }
     };
+    if args.panic_at_stop {
+        std::fs::write("/proc/sysrq-trigger", "c").context("failed to panic the kernel")?;
+    }
     if args.leave_child {
         std::process::Command::new(std::env::current_exe()?)
             .arg("--linger")

@@ -11,10 +11,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, ensure};
 use ktstr::prelude::*;
 
-/// Ends with a pass and leaves a shell that asks for `key` of sysrq once the test's process is gone: its input ends then.
-fn leave_behind(key: char) -> Result<AssertResult> {
+/// Ends with a pass and leaves a shell that does something once the test's process is gone: its input ends then.
+fn leave_behind(what: &str) -> Result<AssertResult> {
     let mut shell = Command::new("busybox");
-    let script = format!("read line; echo {key} > /proc/sysrq-trigger");
+    let script = format!("read line; {what}");
     let child = shell
         .args(["sh", "-c", &script])
         .stdin(Stdio::piped())
@@ -26,12 +26,25 @@ fn leave_behind(key: char) -> Result<AssertResult> {
 
 #[ktstr_test(topology = "1n1l1c1t", duration_s = 1, extra_include_files = ["busybox"], ignore)]
 fn panics_after_its_verdict(_ctx: &Ctx) -> Result<AssertResult> {
-    leave_behind('c')
+    leave_behind("echo c > /proc/sysrq-trigger")
 }
 
 #[ktstr_test(topology = "1n1l1c1t", duration_s = 1, extra_include_files = ["busybox"], ignore)]
 fn resets_after_its_verdict(_ctx: &Ctx) -> Result<AssertResult> {
-    leave_behind('b')
+    leave_behind("echo b > /proc/sysrq-trigger")
+}
+
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 1, extra_include_files = ["busybox"], ignore)]
+fn reboots_after_its_verdict(_ctx: &Ctx) -> Result<AssertResult> {
+    leave_behind("busybox reboot -f")
+}
+
+declare_scheduler!(PANICKING, { name: "panicking", binary: "scx-fixture", sched_args: ["--panic-at-stop"] });
+
+/// The scheduler takes the kernel down when it is asked to stop.
+#[ktstr_test(scheduler = PANICKING, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn scheduler_panics_the_kernel_at_its_stop(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
 }
 
 /// A wild pointer in the kernel's table of sysrq keys, which a child then follows: the child dies of it, the guest lives on.

@@ -258,6 +258,38 @@ fn workers_follow_their_cpuset(ctx: &Ctx) -> Result<AssertResult> {
     )
 }
 
+/// Switches CPU 1 off once `a` is confined to it.
+fn switch_off() -> Result<()> {
+    let root = Path::new("/sys/fs/cgroup/ktstr");
+    let until = Instant::now() + Duration::from_secs(30);
+    let cpus = || fs::read_to_string(root.join("a/cpuset.cpus.effective")).unwrap_or_default();
+    while cpus().trim() != "1" {
+        ensure!(Instant::now() < until, "the cpuset never was CPU 1");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    fs::write("/sys/devices/system/cpu/cpu1/online", "0")?;
+    while cpus().trim() != "0" {
+        ensure!(Instant::now() < until, "the cpuset still is {}", cpus());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// The only CPU of a cpuset goes, and the kernel lets its workers run on another: they stray nowhere.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
+fn cpuset_loses_its_cpu(ctx: &Ctx) -> Result<AssertResult> {
+    let switch = std::thread::spawn(switch_off);
+    let on_one = CgroupDef::named("a")
+        .workers(1)
+        .cpuset(CpusetSpec::exact([1]));
+    let result = execute_defs(ctx, vec![on_one])?;
+    match switch.join() {
+        Ok(done) => done?,
+        Err(_) => anyhow::bail!("the thread that switches the CPU off panicked"),
+    }
+    Ok(result)
+}
+
 /// A real-time spinner on CPU 0, and on CPU 1 a cgroup that its own limit holds back.
 #[ktstr_test(topology = "1n1l2c1t", duration_s = 4, max_gap_ms = 300, ignore)]
 fn held_back(ctx: &Ctx) -> Result<AssertResult> {

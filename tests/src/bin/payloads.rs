@@ -49,6 +49,23 @@ const HOPELESS: Payload = Payload {
     ..Payload::binary("wakebench", "wakebench")
 };
 
+/// Programs as strangers have them, each of which ends with a status of its own: one whose library lies beside it, a script of the
+/// shell, and one whose interpreter `env` looks for.
+const WITH_LIBRARY: Payload = stranger("with-library", 7);
+const SHELL_SCRIPT: Payload = stranger("shell-script", 8);
+const ENV_SCRIPT: Payload = stranger("env-script", 9);
+
+const fn stranger(name: &'static str, status: i32) -> Payload {
+    Payload {
+        checks: match status {
+            7 => &[MetricCheck::ExitCode(7)],
+            8 => &[MetricCheck::ExitCode(8)],
+            _ => &[MetricCheck::ExitCode(9)],
+        },
+        ..Payload::binary(name, name)
+    }
+}
+
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 
 fn run_it(ctx: &Ctx, cgroup: Option<&str>) -> Result<AssertResult> {
@@ -64,6 +81,18 @@ fn run_it(ctx: &Ctx, cgroup: Option<&str>) -> Result<AssertResult> {
         Backdrop::from_cgroups(vec![CgroupDef::named("busy").workers(1)]),
         vec![step],
     )
+}
+
+/// The caller has made them, on `PATH`.
+#[ktstr_test(topology = "1n1l1c1t", duration_s = 20, workloads = [WITH_LIBRARY, SHELL_SCRIPT, ENV_SCRIPT], ignore)]
+fn programs_of_strangers(ctx: &Ctx) -> Result<AssertResult> {
+    let mut ops = Vec::new();
+    for name in ["with-library", "shell-script", "env-script"] {
+        let payload = ctx.payload(name).expect("the test declares it");
+        ops.push(Op::run_payload(payload, [""; 0]));
+        ops.push(Op::wait_payload(name));
+    }
+    execute_steps(ctx, vec![Step::new(ops, HoldSpec::fixed(Duration::ZERO))])
 }
 
 /// Under the fixture, in the busy cgroup.

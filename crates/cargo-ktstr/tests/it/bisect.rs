@@ -83,11 +83,7 @@ fn the_revision_that_brought_a_failure_is_found() {
         let ends = ["--good-rev", &commits[good], "--bad-rev", &commits[bad]];
         let args = [&["bisect", "answers", "--offline"], &ends[..], more].concat();
         let mut command = ktstr(&args);
-        Ran::new(
-            builds_outside(command.current_dir(&root))
-                .output()
-                .unwrap(),
-        )
+        Ran::new(builds_outside(command.current_dir(&root)).output().unwrap())
     };
     // A search has a target directory of its own; here it is the one in which ktstr is built already.
     let place = target.join("ktstr-bisect").join(&commits[0][..12]);

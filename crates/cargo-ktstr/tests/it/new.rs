@@ -25,7 +25,9 @@ fn a_new_package_has_a_test_that_passes() {
     let _alone = outside();
     let mut command = ktstr(&["test", "--offline", "--json"]);
     command.current_dir(&root);
-    let json = Ran::new(builds_outside(&mut command).output().unwrap()).exits(0).json();
+    let json = Ran::new(builds_outside(&mut command).output().unwrap())
+        .exits(0)
+        .json();
     let tests = json["tests"].as_array().unwrap();
     assert_eq!(tests.len(), 1, "{json}");
     assert_eq!(tests[0]["name"], "two_workers_get_on");
