@@ -18,12 +18,12 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 declare_scheduler!(FIXTURE, { name: "fixture", binary: "scx-fixture" });
 
-declare_scheduler!(RACING, { name: "racing", binary: "scx-fixture", sched_args: ["--race-window", "200"] });
+declare_scheduler!(RACING, { name: "racing", binary: "scx-fixture", sched_args: ["--race-window", "1000"] });
 
-/// Two workers that run for 1 ms and sleep for `sleep_ms`.
+/// Two workers that run for 8 ms and sleep for `sleep_ms`.
 fn wakers(ctx: &Ctx, sleep_ms: u64) -> Result<AssertResult> {
     let ms = Duration::from_millis;
-    let work = WorkType::bursty(ms(1), ms(sleep_ms));
+    let work = WorkType::bursty(ms(8), ms(sleep_ms));
     execute_defs(
         ctx,
         vec![CgroupDef::named("wakers").workers(2).work_type(work)],
@@ -36,7 +36,7 @@ fn two_wakers(ctx: &Ctx) -> Result<AssertResult> {
     wakers(ctx, 4)
 }
 
-declare_scheduler!(RARELY_RACING, { name: "rarely-racing", binary: "scx-fixture", sched_args: ["--race-window", "20"] });
+declare_scheduler!(RARELY_RACING, { name: "rarely-racing", binary: "scx-fixture", sched_args: ["--race-window", "100"] });
 
 /// The same, so seldom that a run in host time hardly ever shows it: what `cargo ktstr explore` is for.
 #[ktstr_test(scheduler = RARELY_RACING, topology = "1n1l2c1t", duration_s = 1, auto_repro = false, ignore)]
@@ -376,7 +376,7 @@ fn a_seed_is_a_run_beside_whatever_the_host_does() {
     }
 }
 
-/// About every second seed shows this one.
+/// Most seeds show this one.
 #[test]
 fn a_race_is_found_and_each_replay_shows_it() {
     let entry = entry("two_wakers");
