@@ -36,7 +36,7 @@ fn two_wakers(ctx: &Ctx) -> Result<AssertResult> {
     wakers(ctx, 4)
 }
 
-declare_scheduler!(RARELY_RACING, { name: "rarely-racing", binary: "scx-fixture", sched_args: ["--race-window", "100"] });
+declare_scheduler!(RARELY_RACING, { name: "rarely-racing", binary: "scx-fixture", sched_args: ["--race-window", "50"] });
 
 /// The same, so seldom that a run in host time hardly ever shows it: what `cargo ktstr explore` is for.
 #[ktstr_test(scheduler = RARELY_RACING, topology = "1n1l2c1t", duration_s = 1, auto_repro = false, ignore)]

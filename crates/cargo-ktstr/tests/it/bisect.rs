@@ -88,8 +88,11 @@ fn the_revision_that_brought_a_failure_is_found() {
     // A search has a target directory of its own; here it is the one in which ktstr is built already.
     let place = target.join("ktstr-bisect").join(&commits[0][..12]);
     fs::create_dir_all(&place).unwrap();
-    if !place.join("target").is_symlink() {
-        symlink(&target, place.join("target")).unwrap();
+    let own = place.join("target");
+    if !own.is_symlink() {
+        // One that it had before.
+        let _ = fs::remove_dir_all(&own);
+        symlink(&target, own).unwrap();
     }
     let found = bisect(0, 6, &["--json", "--seed", "3"]);
     let json = found.exits(0).json();
