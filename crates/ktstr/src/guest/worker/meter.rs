@@ -413,6 +413,9 @@ pub(super) fn xorshift(mut state: u64) -> u64 {
 /// Multiplications of one pass of [`spin`]'s loop. A long pass is cheap to emulate: emulators count and leave at blocks.
 const PASS: u64 = 64;
 
+/// What chains multiply by: odd, so that they never come to 0.
+pub(super) const FACTOR: u64 = 6_364_136_223_846_793_005;
+
 /// A chain of `steps` multiplications, each of which waits for the one before.
 ///
 /// In assembly, so that a step is one instruction whatever the test was built with: without optimisation Rust's own loop took 60.
@@ -439,7 +442,7 @@ pub(super) fn spin(steps: u64) {
             pass = const PASS,
             passes = inout(reg) steps / PASS => _,
             rest = inout(reg) steps % PASS => _,
-            factor = in(reg) 6_364_136_223_846_793_005_u64,
+            factor = in(reg) FACTOR,
             value = inout(reg) 1_u64 => _,
             options(nomem, nostack),
         );

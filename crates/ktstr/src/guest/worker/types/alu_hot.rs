@@ -3,7 +3,7 @@
 //!
 //! One iteration is [`TURNS`] multiplications over all chains, one work unit each. It never sleeps.
 
-use super::super::meter::Meter;
+use super::super::meter::{FACTOR, Meter, spin};
 use super::spin_wait::{CHUNK, TURNS};
 use crate::model::work::AluWidth;
 
@@ -17,19 +17,77 @@ pub(super) fn run(width: AluWidth, meter: &mut Meter<'_>) {
 /// This many multiplications in as many chains as the width says.
 pub(super) fn multiply(width: AluWidth, turns: u64) {
     match width {
-        AluWidth::Scalar => chains::<1>(turns),
-        AluWidth::Medium => chains::<4>(turns / 4),
-        AluWidth::Widest => chains::<8>(turns / 8),
+        AluWidth::Scalar => spin(turns),
+        AluWidth::Medium => four_chains(turns),
+        AluWidth::Widest => eight_chains(turns),
     }
 }
 
-/// `steps` multiplications in each of `N` chains.
-fn chains<const N: usize>(steps: u64) {
-    let mut values = [1u64; N];
-    for step in 0..steps {
-        for value in &mut values {
-            *value = value.wrapping_mul(6_364_136_223_846_793_005) ^ step;
+/// Multiplications of one pass of a loop, over all chains.
+const PASS: u64 = 64;
+
+/// As [`spin`], in four chains that wait for themselves alone. What is left of whole passes is one chain.
+fn four_chains(turns: u64) {
+    if turns >= PASS {
+        // SAFETY: writes to the named registers alone; the loop counts down from 1 or more to 0.
+        unsafe {
+            std::arch::asm!(
+                "2:",
+                ".rept {rounds}",
+                "imul {a}, {factor}",
+                "imul {b}, {factor}",
+                "imul {c}, {factor}",
+                "imul {d}, {factor}",
+                ".endr",
+                "dec {passes}",
+                "jnz 2b",
+                rounds = const PASS / 4,
+                passes = inout(reg) turns / PASS => _,
+                factor = in(reg) FACTOR,
+                a = inout(reg) 1_u64 => _,
+                b = inout(reg) 3_u64 => _,
+                c = inout(reg) 5_u64 => _,
+                d = inout(reg) 7_u64 => _,
+                options(nomem, nostack),
+            );
         }
     }
-    std::hint::black_box(values);
+    spin(turns % PASS);
+}
+
+/// As [`four_chains`], in eight.
+fn eight_chains(turns: u64) {
+    if turns >= PASS {
+        // SAFETY: as above.
+        unsafe {
+            std::arch::asm!(
+                "2:",
+                ".rept {rounds}",
+                "imul {a}, {factor}",
+                "imul {b}, {factor}",
+                "imul {c}, {factor}",
+                "imul {d}, {factor}",
+                "imul {e}, {factor}",
+                "imul {f}, {factor}",
+                "imul {g}, {factor}",
+                "imul {h}, {factor}",
+                ".endr",
+                "dec {passes}",
+                "jnz 2b",
+                rounds = const PASS / 8,
+                passes = inout(reg) turns / PASS => _,
+                factor = in(reg) FACTOR,
+                a = inout(reg) 1_u64 => _,
+                b = inout(reg) 3_u64 => _,
+                c = inout(reg) 5_u64 => _,
+                d = inout(reg) 7_u64 => _,
+                e = inout(reg) 9_u64 => _,
+                f = inout(reg) 11_u64 => _,
+                g = inout(reg) 13_u64 => _,
+                h = inout(reg) 15_u64 => _,
+                options(nomem, nostack),
+            );
+        }
+    }
+    spin(turns % PASS);
 }
