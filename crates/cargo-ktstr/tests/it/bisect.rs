@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Ran, builds_outside, ktstr, outside, repository};
+use crate::fixture::{Ran, builds_outside, ktstr, outside_target, repository};
 
 const TEST: &str = r#"
 use ktstr::prelude::*;
@@ -75,7 +75,7 @@ fn history(root: &Path) -> Vec<String> {
 
 #[test]
 fn the_revision_that_brought_a_failure_is_found() {
-    let (target, _one_at_a_time) = outside();
+    let target = outside_target();
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("bisected");
     let commits = history(&root);

@@ -22,7 +22,8 @@ pub(crate) fn target() -> PathBuf {
     here.ancestors().nth(2).unwrap().to_owned()
 }
 
-/// Where projects outside of the workspace share one build of ktstr, also with `tests/tests/out_of_tree.rs`.
+/// Where projects outside of the workspace share one build of ktstr, also with `tests/tests/out_of_tree.rs`. Runs of each are its own
+/// there (`results.rs` has a test of that), so that they need not wait for each other.
 pub(crate) fn outside_target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("strangers")
 }
@@ -32,15 +33,6 @@ pub(crate) fn builds_outside(command: &mut Command) -> &mut Command {
     command
         .env("CARGO_TARGET_DIR", outside_target())
         .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
-}
-
-/// The same, and the right to run tests there while the file is open: their runs lie there as well.
-pub(crate) fn outside() -> (PathBuf, fs::File) {
-    let target = outside_target();
-    fs::create_dir_all(&target).unwrap();
-    let file = fs::File::create(target.with_extension("lock")).unwrap();
-    file.lock().unwrap();
-    (target, file)
 }
 
 /// What the fake tests do is in their names.

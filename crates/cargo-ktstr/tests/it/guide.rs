@@ -9,9 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{
-    Ran, bare, builds_outside, ktstr, outside, outside_target as target, repository,
-};
+use crate::fixture::{Ran, bare, builds_outside, ktstr, outside_target as target, repository};
 
 fn chapter(name: &str) -> String {
     let path = repository().join("book/src").join(name);
@@ -143,9 +141,6 @@ fn the_first_chapters_work_as_they_are_written() {
         project.path().join("Cargo.lock"),
     )
     .unwrap();
-    let (target, _alone) = outside();
-    // A reader has no runs yet, which the statistics would tell.
-    let _ = fs::remove_dir_all(target.join("ktstr"));
     let updates = std::env::var_os("UPDATE_GUIDE").is_some();
     for (name, commands) in TOLD {
         let mut text = chapter(name);
