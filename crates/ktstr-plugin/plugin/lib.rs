@@ -243,6 +243,9 @@ impl State {
     /// be the one that wakes it: the others shall not use the time. QEMU runs timers once per round, so that a vCPU may be
     /// woken already and not have had its turn.
     fn hold_back(&mut self, vcpu: usize) -> bool {
+        if self.lead.vcpu().is_none() {
+            return false;
+        }
         let now = self.now_ns();
         if !self.lead.holds_back(vcpu, now) {
             return false;

@@ -39,7 +39,7 @@ pub(crate) struct Turns {
     smt: u64,
     random: u64,
     /// What the clock is behind by, in parts of a nanosecond of which [`Pace::unit`] are one.
-    carry: i64,
+    carry: u64,
     fingerprint: u64,
 }
 
@@ -49,7 +49,10 @@ struct Pace {
     /// What an instruction costs, in parts of [`FULL`].
     cost: u64,
     /// Parts of a nanosecond: [`FULL`] times the running vCPUs.
-    unit: i64,
+    unit: u64,
+    /// Nanoseconds that an instruction moves the clock by, at least one, and the parts that are left.
+    whole_ns: u64,
+    parts: u64,
 }
 
 /// Instructions of a block: as many as the plugin's callback can be told, more than QEMU translates at once.
@@ -104,7 +107,9 @@ impl Turns {
             limit: 0,
             pace: Pace {
                 cost: u64::from(FULL),
-                unit: i64::from(FULL),
+                unit: u64::from(FULL),
+                whole_ns: u64::from(options.insn_ns),
+                parts: 0,
             },
             insn_ns: u64::from(options.insn_ns),
             quantum: u64::from(options.quantum),
@@ -144,7 +149,7 @@ impl Turns {
         self.fingerprint =
             mix(self.fingerprint ^ mix(this.done ^ at.rotate_left(24)) ^ vcpu as u64);
         self.pace.cost = self.cost(vcpu);
-        self.set_unit();
+        self.set_pace();
     }
 
     /// `vcpu`, whose turn it is, executes a block of `count` instructions that takes `extra_ns` longer than they do.
@@ -153,7 +158,12 @@ impl Turns {
     /// number is wider than a register.
     #[inline]
     pub(crate) fn block(&mut self, vcpu: usize, count: u64, extra_ns: u64) -> Step {
-        let Pace { cost, unit } = self.pace;
+        let Pace {
+            cost,
+            unit,
+            whole_ns,
+            parts,
+        } = self.pace;
         let limit = self.limit;
         let Some(this) = self.vcpus.get_mut(vcpu) else {
             return Step {
@@ -162,19 +172,22 @@ impl Turns {
             };
         };
         this.report.instructions += count;
-        let extra = match extra_ns {
-            0 => 0,
-            _ => extra_ns / self.insn_ns,
+        let all = match extra_ns {
+            0 => count,
+            _ => count + extra_ns / self.insn_ns,
         };
-        let used = (count + extra) * cost;
-        let parts = this.rest + used;
-        this.done += parts / u64::from(FULL);
-        this.rest = parts % u64::from(FULL);
+        let used = this.rest + all * cost;
+        this.done += used / u64::from(FULL);
+        this.rest = used % u64::from(FULL);
         let ends_turn = this.done > limit;
-        // The clock moves by used / FULL * insn_ns / running; QEMU itself counts `count`.
-        self.carry += (used * self.insn_ns).cast_signed() - count.cast_signed() * unit;
-        let bias_ns = self.carry / unit;
-        self.carry -= bias_ns * unit;
+        // The clock moves by cost / FULL * insn_ns / running for each instruction; QEMU itself counts one.
+        let mut moves_ns = all * whole_ns;
+        self.carry += all * parts;
+        if self.carry >= unit {
+            moves_ns += self.carry / unit;
+            self.carry %= unit;
+        }
+        let bias_ns = moves_ns.cast_signed() - count.cast_signed();
         if ends_turn {
             self.current = None;
         }
@@ -201,7 +214,7 @@ impl Turns {
             }
         }
         // It may go on at once, in the turn that it has.
-        self.set_unit();
+        self.set_pace();
     }
 
     pub(crate) fn report(&self, time_ns: u64, end: End) -> Report {
@@ -213,8 +226,12 @@ impl Turns {
         }
     }
 
-    fn set_unit(&mut self) {
-        self.pace.unit = i64::from(FULL) * self.running.max(1).cast_signed();
+    fn set_pace(&mut self) {
+        let unit = u64::from(FULL) * self.running.max(1);
+        let step = self.pace.cost * self.insn_ns;
+        self.pace.unit = unit;
+        self.pace.whole_ns = step / unit;
+        self.pace.parts = step % unit;
     }
 
     /// A vCPU that starts or wakes gets no credit for the time it did nothing.

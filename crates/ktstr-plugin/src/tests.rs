@@ -209,6 +209,8 @@ proptest! {
         let mut turns = Turns::new(4, &options);
         let (mut ideal, mut clock) = (Ideal::default(), 0_i128);
         let (mut current, mut before, mut changes) = (0, 0, 0);
+        // What is left of a nanosecond, counted with one wide division per block.
+        let mut carry = 0_i128;
         for (next, count, halts, cuts) in blocks {
             if turns.begins(current) {
                 current = next;
@@ -219,6 +221,10 @@ proptest! {
             let cost = if turns.runs(current ^ 1) { own * u64::from(smt) / u64::from(FULL) } else { own };
             let step = turns.block(current, count, 0);
             ideal.block(count, cost, running, insn_ns);
+            let unit = i128::from(FULL) * i128::try_from(running.max(1)).unwrap();
+            carry += i128::from(count) * i128::from(cost) * i128::from(insn_ns) - i128::from(count) * unit;
+            prop_assert_eq!(i128::from(step.bias_ns), carry / unit);
+            carry %= unit;
             clock += i128::from(count) + i128::from(step.bias_ns);
             // What is left of a nanosecond is counted on in parts of another size when the number of vCPUs changes.
             changes += i128::from(running != before);
