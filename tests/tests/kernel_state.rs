@@ -29,7 +29,7 @@ fn hog() -> WorkSpec {
 
 /// Runs longer than its share and then sleeps: it stays queued, delayed.
 fn sleeper() -> WorkSpec {
-    let work = WorkType::bursty(ms(1), ms(20));
+    let work = WorkType::bursty(ms(8), ms(20));
     WorkSpec::default().comm("sleeper").work_type(work)
 }
 

@@ -58,19 +58,19 @@ struct Pace {
 /// Instructions of a block: as many as the plugin's callback can be told, more than QEMU translates at once.
 pub(crate) const BLOCK: u64 = 0x3fff;
 
-/// Whether what a block takes can be counted in 64 bits.
+/// Whether no vCPU is faster than a full-speed one, and what a block takes can be counted in 64 bits.
 ///
 /// # Errors
-/// With a sentence when one costs too much.
+/// With a sentence when one costs too little or too much.
 pub(crate) fn check(options: &Options) -> Result<(), String> {
-    let dearest = options
-        .costs
-        .iter()
-        .copied()
-        .max()
-        .unwrap_or(FULL)
-        .max(FULL);
-    let cost = u128::from(dearest) * u128::from(options.smt.max(FULL)) / u128::from(FULL);
+    let cheapest = options.costs.iter().copied().chain([options.smt]).min();
+    if let Some(cost) = cheapest.filter(|cost| *cost < FULL) {
+        return Err(format!(
+            "a cost of {cost}/{FULL} is less than that of a full-speed instruction; expected {FULL} or more"
+        ));
+    }
+    let dearest = options.costs.iter().copied().max().unwrap_or(FULL);
+    let cost = u128::from(dearest) * u128::from(options.smt) / u128::from(FULL);
     let longest = u128::from(BLOCK) + u128::from(options.pause_ns / options.insn_ns);
     let parts = cost * longest * u128::from(options.insn_ns);
     if parts < 1 << 62 {

@@ -139,6 +139,10 @@ fn costs_that_cannot_be_counted_are_refused() {
     };
     // The slowest that a test can declare.
     assert_eq!(check(1000 * FULL, 16 * FULL, 1024), Ok(()));
+    for (cost, smt) in [(FULL - 1, FULL), (FULL, 1)] {
+        let error = check(cost, smt, 16).unwrap_err();
+        assert!(error.contains("expected 1024 or more"), "{error}");
+    }
     let error = check(u32::MAX, 16 * FULL, 8192).unwrap_err();
     assert!(
         error.contains("8192 ns") && error.contains("too long"),
@@ -199,7 +203,7 @@ impl Ideal {
 proptest! {
     #[test]
     fn the_clock_is_its_definition_at_each_block(
-        blocks in prop::collection::vec((0..4_usize, 1..512_u64, prop::bool::weighted(0.1), prop::bool::weighted(0.1)), 1..400),
+        blocks in prop::collection::vec((0..4_usize, 1..512_u64, prop::bool::weighted(0.1), prop::bool::weighted(0.1), prop::bool::weighted(0.2)), 1..400),
         costs in prop::collection::vec(FULL..1000 * FULL, 4),
         smt in FULL..16 * FULL,
         insn_ns in 4..1024_u32,
@@ -211,7 +215,7 @@ proptest! {
         let (mut current, mut before, mut changes) = (0, 0, 0);
         // What is left of a nanosecond, counted with one wide division per block.
         let mut carry = 0_i128;
-        for (next, count, halts, cuts) in blocks {
+        for (next, count, halts, cuts, pauses) in blocks {
             if turns.begins(current) {
                 current = next;
                 turns.begin(current, 0, None);
@@ -219,10 +223,12 @@ proptest! {
             let running = (0..4).filter(|vcpu| turns.runs(*vcpu)).count();
             let own = u64::from(costs[current]);
             let cost = if turns.runs(current ^ 1) { own * u64::from(smt) / u64::from(FULL) } else { own };
-            let step = turns.block(current, count, 0);
-            ideal.block(count, cost, running, insn_ns);
+            let extra_ns = if pauses { 300 } else { 0 };
+            let step = turns.block(current, count, extra_ns);
+            let all = count + extra_ns / u64::from(insn_ns);
+            ideal.block(all, cost, running, insn_ns);
             let unit = i128::from(FULL) * i128::try_from(running.max(1)).unwrap();
-            carry += i128::from(count) * i128::from(cost) * i128::from(insn_ns) - i128::from(count) * unit;
+            carry += i128::from(all) * i128::from(cost) * i128::from(insn_ns) - i128::from(count) * unit;
             prop_assert_eq!(i128::from(step.bias_ns), carry / unit);
             carry %= unit;
             clock += i128::from(count) + i128::from(step.bias_ns);

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Ran, builds_outside, ktstr, outside_target, repository};
+use crate::fixture::{Ran, alone_outside, builds_outside, ktstr, outside_target, repository};
 
 const TEST: &str = r#"
 use ktstr::prelude::*;
@@ -76,6 +76,7 @@ fn history(root: &Path) -> Vec<String> {
 #[test]
 fn the_revision_that_brought_a_failure_is_found() {
     let target = outside_target();
+    let _alone = alone_outside("bisected");
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("bisected");
     let commits = history(&root);
@@ -89,9 +90,9 @@ fn the_revision_that_brought_a_failure_is_found() {
     let place = target.join("ktstr-bisect").join(&commits[0][..12]);
     fs::create_dir_all(&place).unwrap();
     let own = place.join("target");
-    if !own.is_symlink() {
+    if fs::read_link(&own).ok().as_ref() != Some(&target) {
         // One that it had before.
-        let _ = fs::remove_dir_all(&own);
+        let _ = fs::remove_dir_all(&own).or_else(|_| fs::remove_file(&own));
         symlink(&target, own).unwrap();
     }
     let found = bisect(0, 6, &["--json", "--seed", "3"]);

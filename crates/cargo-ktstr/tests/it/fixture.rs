@@ -22,10 +22,20 @@ pub(crate) fn target() -> PathBuf {
     here.ancestors().nth(2).unwrap().to_owned()
 }
 
-/// Where projects outside of the workspace share one build of ktstr, also with `tests/tests/out_of_tree.rs`. Runs of each are its own
-/// there (`results.rs` has a test of that), so that they need not wait for each other.
+/// Where projects outside of the workspace share one build of ktstr, also with `tests/tests/out_of_tree.rs`. Each has a name of
+/// its own, by which cargo and the records of its runs tell them apart.
 pub(crate) fn outside_target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("strangers")
+}
+
+/// The right to build and run the package of this name there while the file is open. Cargo gives packages of one name the same files,
+/// wherever they lie: two runs of these tests would replace each other's.
+pub(crate) fn alone_outside(package: &str) -> fs::File {
+    let target = outside_target();
+    fs::create_dir_all(&target).unwrap();
+    let file = fs::File::create(target.join(format!("{package}.lock"))).unwrap();
+    file.lock().unwrap();
+    file
 }
 
 /// Builds there with what a panic needs of debug information and no more: a third of a build's time is for the rest.

@@ -9,7 +9,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::fixture::{Ran, bare, builds_outside, ktstr, outside_target as target, repository};
+use crate::fixture::{
+    Ran, alone_outside, bare, builds_outside, ktstr, outside_target as target, repository,
+};
 
 fn chapter(name: &str) -> String {
     let path = repository().join("book/src").join(name);
@@ -115,6 +117,7 @@ fn every_rust_block_compiles_and_what_is_registered_by_hand_runs() {
     )
     .unwrap();
     fs::copy(root.join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
+    let _alone = alone_outside("guide-blocks");
     let cargo = |args: &[&str]| {
         let mut command = bare(Command::new(env!("CARGO")));
         command
@@ -141,6 +144,7 @@ fn the_first_chapters_work_as_they_are_written() {
         project.path().join("Cargo.lock"),
     )
     .unwrap();
+    let _alone = alone_outside("my-sched-tests");
     let updates = std::env::var_os("UPDATE_GUIDE").is_some();
     for (name, commands) in TOLD {
         let mut text = chapter(name);

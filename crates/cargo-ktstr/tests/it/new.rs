@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::fixture::{Ran, builds_outside, ktstr, repository};
+use crate::fixture::{Ran, alone_outside, builds_outside, ktstr, repository};
 
 fn new(dir: &std::path::Path, args: &[&str]) -> Ran {
     let mut command: Command = ktstr(&["new"]);
@@ -22,6 +22,7 @@ fn a_new_package_has_a_test_that_passes() {
     let root = dir.path().join("my-tests");
     // The versions that are built already; a user's cargo would choose.
     fs::copy(repository().join("Cargo.lock"), root.join("Cargo.lock")).unwrap();
+    let _alone = alone_outside("my-tests");
     let mut command = ktstr(&["test", "--offline", "--json"]);
     command.current_dir(&root);
     let json = Ran::new(builds_outside(&mut command).output().unwrap())

@@ -352,7 +352,7 @@ impl<'a> Meter<'a> {
     pub(super) fn burn_wall(&self, time: Duration) {
         let until_ns = sys::monotonic_ns().saturating_add(nanos(time));
         while sys::monotonic_ns() < until_ns && !self.stopping() {
-            spin(512);
+            spin(BURN);
         }
     }
 
@@ -360,7 +360,7 @@ impl<'a> Meter<'a> {
     pub(super) fn burn(&self, time: Duration) {
         let until_ns = sys::thread_cpu_ns().saturating_add(nanos(time));
         while sys::thread_cpu_ns() < until_ns && !self.stopping() {
-            spin(512);
+            spin(BURN);
         }
     }
 
@@ -410,6 +410,9 @@ pub(super) fn xorshift(mut state: u64) -> u64 {
     state ^ (state << 17)
 }
 
+/// Multiplications between two looks at the clock of what works for a time: some 4 us natively, and more than the look takes.
+const BURN: u64 = 4_096;
+
 /// Multiplications of one pass of [`spin`]'s loop. A long pass is cheap to emulate: emulators count and leave at blocks.
 const PASS: u64 = 64;
 
@@ -417,10 +420,16 @@ const PASS: u64 = 64;
 pub(super) const FACTOR: u64 = 6_364_136_223_846_793_005;
 
 /// A chain of `steps` multiplications, each of which waits for the one before.
+pub(super) fn spin(steps: u64) {
+    chain(steps);
+}
+
+/// [`FACTOR`] multiplied by itself: its power `steps`.
 ///
 /// In assembly, so that a step is one instruction whatever the test was built with: without optimisation Rust's own loop took 60.
-pub(super) fn spin(steps: u64) {
-    // SAFETY: writes to the named registers alone; both loops count down to 0.
+fn chain(steps: u64) -> u64 {
+    let mut value = 1_u64;
+    // SAFETY: writes to the named registers alone; the loop counts down from 1 or more to 0.
     unsafe {
         std::arch::asm!(
             "test {passes}, {passes}",
@@ -431,20 +440,61 @@ pub(super) fn spin(steps: u64) {
             ".endr",
             "dec {passes}",
             "jnz 2b",
+            // Less than a pass is left, of which each bit stands for as many steps.
             "3:",
-            "test {rest}, {rest}",
-            "jz 5f",
-            "4:",
+            "test {rest:e}, 32",
+            "jz 4f",
+            ".rept 32",
             "imul {value}, {factor}",
-            "dec {rest}",
-            "jnz 4b",
+            ".endr",
+            "4:",
+            "test {rest:e}, 16",
+            "jz 5f",
+            ".rept 16",
+            "imul {value}, {factor}",
+            ".endr",
             "5:",
+            "test {rest:e}, 8",
+            "jz 6f",
+            ".rept 8",
+            "imul {value}, {factor}",
+            ".endr",
+            "6:",
+            "test {rest:e}, 4",
+            "jz 7f",
+            ".rept 4",
+            "imul {value}, {factor}",
+            ".endr",
+            "7:",
+            "test {rest:e}, 2",
+            "jz 8f",
+            "imul {value}, {factor}",
+            "imul {value}, {factor}",
+            "8:",
+            "test {rest:e}, 1",
+            "jz 9f",
+            "imul {value}, {factor}",
+            "9:",
             pass = const PASS,
             passes = inout(reg) steps / PASS => _,
-            rest = inout(reg) steps % PASS => _,
+            rest = in(reg) steps % PASS,
             factor = in(reg) FACTOR,
-            value = inout(reg) 1_u64 => _,
+            value = inout(reg) value,
             options(nomem, nostack),
         );
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_as_long_as_was_asked_for() {
+        for steps in (0..200).chain([1 << 20, (1 << 20) + 63]) {
+            let power = FACTOR.wrapping_pow(u32::try_from(steps).unwrap());
+            assert_eq!(chain(steps), power, "{steps} steps");
+        }
     }
 }

@@ -31,8 +31,8 @@ macro_rules! work_types {
         /// What a worker does in a loop. The table in `docs/work-types.md` says what each is for. Each but those without fields
         /// has a function of its name that takes the fields in their order.
         ///
-        /// `spin_iters` and other `_iters` are turns of a loop of one multiplication between two steps of the work; what is
-        /// `_kib`, `_us`, `_ms`, `_usec` is in that unit.
+        /// `spin_iters` and other `_iters` are multiplications between two steps of the work, each of which waits for the one before:
+        /// 16 ns in virtual time, about a nanosecond natively. What is `_kib`, `_us`, `_ms`, `_usec` is in that unit.
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
         #[non_exhaustive]
         #[expect(missing_docs, reason = "the fields say what each variant's line names")]

@@ -17,77 +17,109 @@ pub(super) fn run(width: AluWidth, meter: &mut Meter<'_>) {
 /// This many multiplications in as many chains as the width says.
 pub(super) fn multiply(width: AluWidth, turns: u64) {
     match width {
-        AluWidth::Scalar => spin(turns),
-        AluWidth::Medium => four_chains(turns),
-        AluWidth::Widest => eight_chains(turns),
+        AluWidth::Scalar => {}
+        AluWidth::Medium => {
+            four_chains(turns / PASS);
+        }
+        AluWidth::Widest => {
+            eight_chains(turns / PASS);
+        }
     }
+    spin(match width {
+        AluWidth::Scalar => turns,
+        _ => turns % PASS,
+    });
 }
 
 /// Multiplications of one pass of a loop, over all chains.
 const PASS: u64 = 64;
 
-/// As [`spin`], in four chains that wait for themselves alone. What is left of whole passes is one chain.
-fn four_chains(turns: u64) {
-    if turns >= PASS {
-        // SAFETY: writes to the named registers alone; the loop counts down from 1 or more to 0.
-        unsafe {
-            std::arch::asm!(
-                "2:",
-                ".rept {rounds}",
-                "imul {a}, {factor}",
-                "imul {b}, {factor}",
-                "imul {c}, {factor}",
-                "imul {d}, {factor}",
-                ".endr",
-                "dec {passes}",
-                "jnz 2b",
-                rounds = const PASS / 4,
-                passes = inout(reg) turns / PASS => _,
-                factor = in(reg) FACTOR,
-                a = inout(reg) 1_u64 => _,
-                b = inout(reg) 3_u64 => _,
-                c = inout(reg) 5_u64 => _,
-                d = inout(reg) 7_u64 => _,
-                options(nomem, nostack),
-            );
-        }
+/// As [`spin`], in four chains that wait for themselves alone; where they end.
+fn four_chains(passes: u64) -> [u64; 4] {
+    let [mut a, mut b, mut c, mut d] = [1_u64, 3, 5, 7];
+    // SAFETY: writes to the named registers alone; the loop counts down from 1 or more to 0.
+    unsafe {
+        std::arch::asm!(
+            "test {passes}, {passes}",
+            "jz 3f",
+            "2:",
+            ".rept {rounds}",
+            "imul {a}, {factor}",
+            "imul {b}, {factor}",
+            "imul {c}, {factor}",
+            "imul {d}, {factor}",
+            ".endr",
+            "dec {passes}",
+            "jnz 2b",
+            "3:",
+            rounds = const PASS / 4,
+            passes = inout(reg) passes => _,
+            factor = in(reg) FACTOR,
+            a = inout(reg) a,
+            b = inout(reg) b,
+            c = inout(reg) c,
+            d = inout(reg) d,
+            options(nomem, nostack),
+        );
     }
-    spin(turns % PASS);
+    [a, b, c, d]
 }
 
 /// As [`four_chains`], in eight.
-fn eight_chains(turns: u64) {
-    if turns >= PASS {
-        // SAFETY: as above.
-        unsafe {
-            std::arch::asm!(
-                "2:",
-                ".rept {rounds}",
-                "imul {a}, {factor}",
-                "imul {b}, {factor}",
-                "imul {c}, {factor}",
-                "imul {d}, {factor}",
-                "imul {e}, {factor}",
-                "imul {f}, {factor}",
-                "imul {g}, {factor}",
-                "imul {h}, {factor}",
-                ".endr",
-                "dec {passes}",
-                "jnz 2b",
-                rounds = const PASS / 8,
-                passes = inout(reg) turns / PASS => _,
-                factor = in(reg) FACTOR,
-                a = inout(reg) 1_u64 => _,
-                b = inout(reg) 3_u64 => _,
-                c = inout(reg) 5_u64 => _,
-                d = inout(reg) 7_u64 => _,
-                e = inout(reg) 9_u64 => _,
-                f = inout(reg) 11_u64 => _,
-                g = inout(reg) 13_u64 => _,
-                h = inout(reg) 15_u64 => _,
-                options(nomem, nostack),
-            );
+fn eight_chains(passes: u64) -> [u64; 8] {
+    let [mut a, mut b, mut c, mut d] = [1_u64, 3, 5, 7];
+    let [mut e, mut f, mut g, mut h] = [9_u64, 11, 13, 15];
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!(
+            "test {passes}, {passes}",
+            "jz 3f",
+            "2:",
+            ".rept {rounds}",
+            "imul {a}, {factor}",
+            "imul {b}, {factor}",
+            "imul {c}, {factor}",
+            "imul {d}, {factor}",
+            "imul {e}, {factor}",
+            "imul {f}, {factor}",
+            "imul {g}, {factor}",
+            "imul {h}, {factor}",
+            ".endr",
+            "dec {passes}",
+            "jnz 2b",
+            "3:",
+            rounds = const PASS / 8,
+            passes = inout(reg) passes => _,
+            factor = in(reg) FACTOR,
+            a = inout(reg) a,
+            b = inout(reg) b,
+            c = inout(reg) c,
+            d = inout(reg) d,
+            e = inout(reg) e,
+            f = inout(reg) f,
+            g = inout(reg) g,
+            h = inout(reg) h,
+            options(nomem, nostack),
+        );
+    }
+    [a, b, c, d, e, f, g, h]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_multiplications_of_a_pass_are_shared_by_its_chains() {
+        let ends = |first: u64, chains: u32, passes: u32| {
+            let each = passes * u32::try_from(PASS).unwrap() / chains;
+            first.wrapping_mul(FACTOR.wrapping_pow(each))
+        };
+        for passes in [0, 1, 5] {
+            let four = [1, 3, 5, 7].map(|first| ends(first, 4, passes));
+            assert_eq!(four_chains(passes.into()), four, "{passes} passes");
+            let eight = [1, 3, 5, 7, 9, 11, 13, 15].map(|first| ends(first, 8, passes));
+            assert_eq!(eight_chains(passes.into()), eight, "{passes} passes");
         }
     }
-    spin(turns % PASS);
 }

@@ -25,7 +25,7 @@ pub(super) fn prepare<'a>() -> Result<Body<'a>, Errno> {
                 return;
             }
             match part {
-                0 => spin(TURNS),
+                0 => spin(16 * TURNS),
                 1 => (0..YIELDS).for_each(|_| rustix::thread::sched_yield()),
                 2 => meter.sleep_for(SLEEP),
                 _ => file.write_and_sync(1, meter),

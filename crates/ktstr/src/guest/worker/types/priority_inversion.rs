@@ -50,8 +50,8 @@ pub(super) fn run(
         Role::Low => {
             while lock(pi, leader, meter) {
                 spin(hold);
-                meter.tick(1);
                 unlock(pi, leader, meter);
+                meter.tick(1);
                 spin(work);
             }
         }

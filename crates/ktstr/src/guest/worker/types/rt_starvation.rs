@@ -1,8 +1,8 @@
 //! `RtStarvation`: on one CPU, a FIFO worker spins in long bursts; a fair worker gets what is left. Exercises stall detection, the
 //! fair server, and a sched_ext scheduler that loses a CPU for long.
 //!
-//! One iteration is a chain of 8192 multiplications, one work unit each. The FIFO worker rests on purpose: a sched_ext task that
-//! never ran would end the scheduler. Its wake latency is from the rest's end to running.
+//! One iteration is a chain of as many multiplications as the work type says (1024 of a fair worker), one work unit. None rests: that
+//! the fair ones run at all is the kernel's doing.
 
 use super::super::meter::{Meter, spin};
 use super::spin_wait;

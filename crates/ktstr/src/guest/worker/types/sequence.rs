@@ -31,7 +31,7 @@ fn run(phase: WorkPhase, file: &mut BlockFile, meter: &mut Meter<'_>) {
         WorkPhase::Yield(time) => repeat(time, meter, |_| rustix::thread::sched_yield()),
         WorkPhase::Io(time) => repeat(time, meter, |meter| file.write_and_sync(1, meter)),
         WorkPhase::AluHot { width, duration } => {
-            repeat(duration, meter, |_| alu_hot::multiply(width, 512));
+            repeat(duration, meter, |_| alu_hot::multiply(width, 4_096));
         }
     }
 }
