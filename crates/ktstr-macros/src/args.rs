@@ -17,10 +17,10 @@ impl Parse for Arg {
         let key = input.parse()?;
         let value = if input.peek(Token![=]) {
             input.parse::<Token![=]>()?;
-            Some(input.parse()?)
+            Some(ungrouped(input.parse()?))
         } else if input.peek(Token![:]) {
             input.parse::<Token![:]>()?;
-            Some(input.parse()?)
+            Some(ungrouped(input.parse()?))
         } else {
             None
         };
@@ -196,6 +196,14 @@ fn bool_of(value: &Expr) -> Option<bool> {
         }) => Some(value.value),
         _ => None,
     }
+}
+
+/// A value that an outer macro fills in (`$shape:literal`) comes in groups without delimiters.
+fn ungrouped(mut value: Expr) -> Expr {
+    while let Expr::Group(group) = value {
+        value = *group.expr;
+    }
+    value
 }
 
 pub(crate) fn text_of(value: &Expr) -> Option<String> {

@@ -380,3 +380,21 @@ fn a_check_of_a_metric_has_a_function() {
     ];
     assert_eq!(CHECKS, variants);
 }
+
+macro_rules! on_shape {
+    ($name:ident, $shape:literal, $seconds:literal) => {
+        #[ktstr_test(topology = $shape, duration_s = $seconds, ignore)]
+        fn $name(_ctx: &Ctx) -> Result<AssertResult> {
+            Ok(AssertResult::pass())
+        }
+    };
+}
+
+on_shape!(values_of_a_macro, "1n2l2c1t", 4);
+
+#[test]
+fn a_macro_may_fill_in_the_values_of_a_test() {
+    let entry = ktstr::model::entry::find_test("values_of_a_macro").unwrap();
+    assert_eq!(entry.topology.to_string(), "1n2l2c1t");
+    assert_eq!(entry.duration_s, 4);
+}
