@@ -45,6 +45,14 @@ pub(super) enum Worth {
     Error,
 }
 
+/// Whether a scheduler is in charge there that does not leave.
+pub(super) fn is_in_charge(report: &FailureDumpReport) -> bool {
+    report
+        .scx
+        .as_ref()
+        .is_some_and(|scx| scx.state.as_deref() == Some("enabled") && scx.leaving().is_none())
+}
+
 /// `SCX_EXIT_DONE`: the exit is behind, and nothing is left to see (`enum scx_exit_kind`).
 const EXIT_DONE: u64 = 1;
 impl Worth {

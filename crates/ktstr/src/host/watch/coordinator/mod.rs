@@ -45,7 +45,7 @@ use ktstr_wire::{
 
 pub(in crate::host) use driver::{follow, follow_at_gate};
 pub(in crate::host) use failure::Failure;
-use failure::Worth;
+use failure::{Worth, is_in_charge};
 use figures::{Figures, Shot};
 pub(in crate::host) use live::{GuestView, Preparation};
 use pauses::Pauses;
@@ -664,7 +664,12 @@ impl<M: Machine> Coordinator<M> {
 
     /// Captures the state that a failed test will show, unless an exit has shown more already.
     fn keep_failure(&mut self, trigger: &str, is_exit: bool) {
-        if self.failure.is_some() && !is_exit {
+        if let Some(failure) = &self.failure
+            && !is_exit
+        {
+            if failure.worth == Worth::Exit && !self.ended {
+                self.replace_exit(trigger);
+            }
             return;
         }
         let old = self.failure.as_ref().map(|old| old.worth);
@@ -675,6 +680,20 @@ impl<M: Machine> Coordinator<M> {
             self.machine.capture_failure(&shown)
         };
         self.set_failure(trigger, captured, is_exit);
+    }
+
+    /// What left by itself has attached again, as schedulers do after a CPU went off or on: that was no failure, and what fails now has
+    /// a state of its own.
+    fn replace_exit(&mut self, trigger: &str) {
+        if let Ok(report) = self.machine.capture_failure(&is_in_charge)
+            && is_in_charge(&report)
+        {
+            self.failure = Some(Failure {
+                trigger: trigger.to_owned(),
+                worth: Worth::State,
+                report: Arc::new(report),
+            });
+        }
     }
 
     fn set_failure(

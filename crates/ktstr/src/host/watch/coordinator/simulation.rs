@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use ktstr_monitor::sched::ScxState;
 use ktstr_wire::{Opaque, ScenarioEnd, SysReady};
 use proptest::prelude::*;
 
@@ -46,6 +47,8 @@ struct World {
     in_force: u32,
     /// How the scheduler leaves.
     exit_kind: u64,
+    /// What captures show of sched_ext.
+    scx: Option<ScxState>,
     /// Time that captures take.
     capture_time: Duration,
     stood: Duration,
@@ -101,7 +104,11 @@ impl Machine for Simulated {
     fn capture(&mut self) -> Result<FailureDumpReport, String> {
         let time = self.0.borrow().capture_time;
         self.0.borrow_mut().stood += time;
-        self.frozen(Call::Capture, FailureDumpReport::default)
+        let scx = self.0.borrow().scx.clone();
+        self.frozen(Call::Capture, || FailureDumpReport {
+            scx,
+            ..FailureDumpReport::default()
+        })
     }
     fn capture_dead(&mut self) -> Result<FailureDumpReport, String> {
         self.0.borrow_mut().calls.push(Call::CaptureDead);
@@ -604,7 +611,10 @@ fn a_schedulers_exit_is_kept_and_the_guests_own_end_is_not() {
     );
     // What the test itself asks for later does not replace it.
     run.step(Step::Capture(FAILURE_TAG.into()));
-    assert_eq!(run.count(|call| *call == Call::Capture), 1);
+    assert_eq!(
+        run.coordinator.failure.as_ref().unwrap().trigger,
+        "the scheduler's exit"
+    );
 
     let mut run = Run::new(0);
     run.step(Step::Boot);
@@ -620,6 +630,27 @@ const STALLED: u64 = ScxExit::ERROR_STALL;
 fn exit_of_kind(run: &mut Run, kind: u64) {
     run.world.borrow_mut().exit_kind = kind;
     run.step(Step::ExitHit);
+}
+
+/// What left by itself and is in charge again was no failure; what the kernel ejected was one, whatever came after.
+#[test]
+fn a_failure_after_the_schedulers_own_restart_shows_its_own_state() {
+    let shown = |kind: u64| {
+        let mut run = Run::new(0);
+        run.step(Step::Boot);
+        let scx = |state: &str, exit_kind| ScxState {
+            state: Some(state.to_owned()),
+            exit_kind,
+            ..ScxState::default()
+        };
+        run.world.borrow_mut().scx = Some(scx("disabling", Some(kind)));
+        exit_of_kind(&mut run, kind);
+        run.world.borrow_mut().scx = Some(scx("enabled", Some(0)));
+        run.step(Step::Capture(FAILURE_TAG.into()));
+        run.coordinator.failure.as_ref().unwrap().trigger.clone()
+    };
+    assert_eq!(shown(LEFT), "the test's own verdict");
+    assert_eq!(shown(STALLED), "the scheduler's exit");
 }
 
 /// A scheduler that the test replaces costs no capture, and none of what a later failure shows.
