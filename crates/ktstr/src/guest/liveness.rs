@@ -51,18 +51,16 @@ impl SchedulerEnd {
             || "scheduler".to_owned(),
             |pid| format!("scheduler (pid {pid})"),
         );
-        let how = match self {
-            Self::ProcessEnded => "its process ended",
-            Self::ThrownOut => {
-                "the kernel disabled it (/sys/kernel/sched_ext/state), and its process did not attach again"
-            }
-        };
-        AssertDetail::fail(
-            DetailKind::SchedulerDiedUnknownReason,
-            format!(
-                "{who} died {elapsed_ms} ms into the scenario: {how}; see the scheduler log and the kernel console"
+        let text = match self {
+            Self::ProcessEnded => format!(
+                "{who} died {elapsed_ms} ms into the scenario: its process ended; see the scheduler log and the kernel console"
             ),
-        )
+            Self::ThrownOut => format!(
+                "{who} was out of charge {elapsed_ms} ms into the scenario: the kernel disabled it (/sys/kernel/sched_ext/state), and \
+                 its process lives but did not attach again; see the kernel console"
+            ),
+        };
+        AssertDetail::fail(DetailKind::SchedulerDiedUnknownReason, text)
     }
 }
 
