@@ -412,6 +412,9 @@ fn a_strangers_scheduler_whose_watchdog_is_tripped_shows_its_maps_and_the_task()
         "exit: error_stall",
         "failed to run for",
         ".bss",
+        "SchedulerCrashed",
+        "a real-time task held a CPU: ",
+        "SCHED_FIFO 50, last on cpu 1",
     ]);
     let dump = run.dump();
     assert_eq!(dump["scx"]["exit_kind"], 1026, "{}", dump["scx"]);

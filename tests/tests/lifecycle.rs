@@ -113,6 +113,16 @@ fn a_scheduler_that_restarts_itself_is_not_dead_and_is_counted() {
 }
 
 #[test]
+fn a_failure_after_the_schedulers_own_restart_shows_its_own_moment() {
+    let run = run("fails_after_its_schedulers_restart");
+    run.exits(1)
+        .says(&["a reason of its own", "captured at the test's own verdict"]);
+    let dump = run.dump();
+    assert_eq!(dump["scx"]["state"], "enabled", "{}", dump["scx"]);
+    assert_eq!(dump["scx"]["enable_seq"], 2, "{}", dump["scx"]);
+}
+
+#[test]
 fn a_scheduler_that_ends_untidily_when_it_is_stopped_fails_the_test() {
     run("untidy_end")
         .exits(1)
@@ -134,6 +144,7 @@ fn a_move_of_cpusets_alone_breaks_no_isolation() {
 #[test]
 fn workers_whose_only_cpu_goes_break_no_isolation() {
     run("cpuset_loses_its_cpu").exits(0);
+    run("cpuset_has_its_cpu_back").exits(0);
 }
 
 #[test]

@@ -275,6 +275,38 @@ fn switch_off() -> Result<()> {
     Ok(())
 }
 
+/// The same, and the CPU comes back a second later: the cpuset is as it was when the workers stop.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 4, isolation, ignore)]
+fn cpuset_has_its_cpu_back(ctx: &Ctx) -> Result<AssertResult> {
+    let switch = std::thread::spawn(|| {
+        switch_off()?;
+        // The CPU is away for a time.
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        fs::write("/sys/devices/system/cpu/cpu1/online", "1").context("the CPU does not come back")
+    });
+    let on_one = CgroupDef::named("a")
+        .workers(1)
+        .cpuset(CpusetSpec::exact([1]));
+    let result = execute_defs(ctx, vec![on_one])?;
+    match switch.join() {
+        Ok(done) => done?,
+        Err(_) => anyhow::bail!("the thread that switches the CPU off and on panicked"),
+    }
+    let now = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    ensure!(now.trim() == "0-1", "online are {now}");
+    Ok(result)
+}
+
+/// It restarts itself, and the test fails for a reason of its own after that.
+#[ktstr_test(scheduler = RESTARTING, config = "layers = 4", topology = "1n1l1c1t", duration_s = 8, auto_repro = false, ignore)]
+fn fails_after_its_schedulers_restart(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)?;
+    anyhow::bail!("a reason of its own")
+}
+
 /// The only CPU of a cpuset goes, and the kernel lets its workers run on another: they stray nowhere.
 #[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
 fn cpuset_loses_its_cpu(ctx: &Ctx) -> Result<AssertResult> {

@@ -278,8 +278,12 @@ impl<'a> Engine<'a> {
     fn wait_until(&mut self, until_ns: u64) {
         while !self.halted {
             let settles = self.live.iter().filter_map(|live| live.group.settles_at());
-            let next_ns = settles.min().map_or(until_ns, |at| at.min(until_ns));
+            let mut next_ns = settles.min().map_or(until_ns, |at| at.min(until_ns));
+            if self.live.iter().any(|live| live.group.is_confined()) {
+                next_ns = next_ns.min(after(CPUSET_PERIOD));
+            }
             self.wait_once(next_ns);
+            self.widen_cpus();
             for live in &mut self.live {
                 live.group.settle_cpus();
             }
@@ -420,6 +424,14 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// A CPU that goes off or on changes cpusets without a word to us, and may be back before the workers stop.
+    fn widen_cpus(&mut self) {
+        let confined = |live: &&mut Live| live.group.is_confined();
+        for live in self.live.iter_mut().filter(confined) {
+            widen(&self.cgroups, live);
+        }
+    }
+
     /// Stops all groups that match and keeps their reports.
     pub(super) fn stop_where(&mut self, matches: impl Fn(&Live) -> bool) {
         let (mut doomed, kept): (Vec<Live>, Vec<Live>) = std::mem::take(&mut self.live)
@@ -431,10 +443,7 @@ impl<'a> Engine<'a> {
             self.hogs.look(elapsed_ms);
         }
         for live in &mut doomed {
-            // A CPU that went off or on has changed it without us.
-            if let Some(cpus) = self.cgroups.effective_cpus(&live.group.spec().cgroup) {
-                live.group.widen_cpus(&cpus);
-            }
+            widen(&self.cgroups, live);
             live.group.settle_cpus();
             live.group.close_window();
         }
@@ -500,6 +509,8 @@ impl<'a> Engine<'a> {
                         | DetailKind::Stuck
                         | DetailKind::Unfair
                         | DetailKind::WorkerStuck
+                        // Ejected, it may be, for what a task of a higher class did not let it do.
+                        | DetailKind::SchedulerDiedUnknownReason
                 )
             };
             for detail in result.details.iter_mut().filter(|d| of_progress(d.kind)) {
@@ -509,6 +520,16 @@ impl<'a> Engine<'a> {
         }
         result.stats.phases = self.timeline.into_phases();
         result
+    }
+}
+
+/// How often the kernel is asked which CPUs a cpuset has now.
+const CPUSET_PERIOD: Duration = Duration::from_millis(250);
+
+/// Allows what the kernel allows, also without a change of the test's.
+fn widen(cgroups: &CgroupManager, live: &mut Live) {
+    if let Some(cpus) = cgroups.effective_cpus(&live.group.spec().cgroup) {
+        live.group.widen_cpus(&cpus);
     }
 }
 

@@ -95,6 +95,11 @@ impl CpuWatch {
         self.allowed = cpus;
     }
 
+    /// Whether some CPUs are not allowed.
+    pub(super) fn is_confined(&self) -> bool {
+        self.allowed.is_some()
+    }
+
     /// The kernel says now that these are allowed, without a change of ours: a CPU went off or on, or a neighbour became a
     /// partition. The moment is unknown, so both hold.
     pub(super) fn widen(&mut self, cpus: &CpuSet) {

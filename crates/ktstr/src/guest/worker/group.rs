@@ -350,6 +350,11 @@ impl WorkerGroup {
         self.cpus.widen(cpus);
     }
 
+    /// Whether not every CPU is theirs.
+    pub fn is_confined(&self) -> bool {
+        self.cpus.is_confined()
+    }
+
     /// When the grace after the last change of the allowed CPUs is over; `None`: it is.
     pub fn settles_at(&self) -> Option<u64> {
         self.cpus.settles_at()
