@@ -91,6 +91,35 @@ fn a_replacement_that_never_attaches_fails_and_ends_the_scenario() {
 }
 
 #[test]
+fn a_restart_that_never_attaches_fails_and_ends_the_scenario() {
+    let run = run("restart_never_attaches");
+    run.exits(1).says(&[
+        "RestartScheduler: no scheduler is in charge now",
+        "1 of 2 steps were not begun",
+    ]);
+    assert!(!run.text.contains("refused by the host"), "{}", run.text);
+}
+
+#[test]
+fn a_cpu_that_goes_off_ends_a_scheduler_that_does_not_follow() {
+    run("a_cpu_goes_off_under_the_scheduler")
+        .exits(1)
+        .says(&["SchedulerCrashed", "hotplug"]);
+}
+
+#[test]
+fn all_that_a_scheduler_said_is_in_its_log() {
+    let run = run("talkative_scheduler");
+    run.exits(1)
+        .says(&["talkative_scheduler.sched.log", "the last"]);
+    assert!(!run.text.contains("the first of many"), "{}", run.text);
+    let log = run.dir.path().join("talkative_scheduler.sched.log");
+    let log = std::fs::read_to_string(log).expect("the log that is named");
+    assert!(log.contains("the first of many"), "{log}");
+    assert_eq!(log.matches("two").count(), 100, "{log}");
+}
+
+#[test]
 fn a_second_scenario_after_a_restart_is_no_death() {
     run("second_scenario_after_a_restart").exits(0);
 }
@@ -127,6 +156,14 @@ fn a_scheduler_that_ends_untidily_when_it_is_stopped_fails_the_test() {
     run("untidy_end")
         .exits(1)
         .says(&["exit status 5", "left processes behind", "scx-fixture"]);
+    run("aborts_at_its_stop").exits(1).says(&[
+        "SchedulerCrashed",
+        "failed while it was being stopped",
+        "killed by signal 6",
+    ]);
+    run("stays_at_its_stop")
+        .exits(1)
+        .says(&["SchedulerCrashed", "had to be killed"]);
 }
 
 #[test]

@@ -69,6 +69,24 @@ fn a_disk_and_a_network_card_are_there_and_counted() {
     passes("disk_and_network");
 }
 
+/// 6.12 has no counter of it (`SCX_EV_SELECT_CPU_FALLBACK` came with 6.15): no pass that was not measured.
+#[test]
+fn a_rate_that_the_kernel_does_not_count_is_no_pass() {
+    let run = run("fallbacks_that_may_not_be_counted");
+    let release = run
+        .sidecar
+        .as_ref()
+        .expect("a record")
+        .kernel_release
+        .clone();
+    if release.is_some_and(|release| release.starts_with("6.12.")) {
+        run.exits(2)
+            .says(&["does not count", "select_cpu_fallback"]);
+    } else {
+        run.exits(0);
+    }
+}
+
 /// The lab runs these under kvm, and expects the same.
 #[test]
 fn a_single_cpu_suffices_for_the_fixture_and_its_fault() {

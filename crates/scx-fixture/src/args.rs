@@ -53,9 +53,9 @@ pub(crate) struct Args {
     /// End with this status after a request to stop.
     #[arg(long, value_name = "STATUS", default_value_t = 0)]
     pub(crate) stop_status: u8,
-    /// Panic the kernel after a request to stop.
-    #[arg(long)]
-    pub(crate) panic_at_stop: bool,
+    /// What to do after a request to stop, instead of leaving.
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) at_stop: Option<AtStop>,
     /// Leave a process behind at the end.
     #[arg(long)]
     pub(crate) leave_child: bool,
@@ -68,6 +68,17 @@ pub(crate) struct Args {
     /// Answer stats requests on this unix socket, in the manner of scx_stats.
     #[arg(long, value_name = "PATH")]
     pub(crate) stats_socket: Option<PathBuf>,
+}
+
+/// A bad end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum AtStop {
+    /// Panic the kernel.
+    Panic,
+    /// Abort.
+    Abort,
+    /// Stay.
+    Hang,
 }
 
 fn mask(text: &str) -> Result<u64, String> {

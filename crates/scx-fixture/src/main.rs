@@ -38,7 +38,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser as _;
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
 
-use self::args::Args;
+use self::args::{Args, AtStop};
 use self::generated::{skel, tree_skel};
 use self::skel::{FixtureSkel, FixtureSkelBuilder};
 
@@ -59,12 +59,16 @@ fn main() -> ExitCode {
     }
 }
 
+fn linger() -> ! {
+    loop {
+        // A task of the child's scheduler must come back to it.
+        thread::park_timeout(LOOK_EVERY);
+    }
+}
+
 fn run(args: &Args) -> Result<ExitCode> {
     if args.linger {
-        loop {
-            // A task of the child's scheduler must come back to it.
-            thread::park_timeout(LOOK_EVERY);
-        }
+        linger();
     }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -92,8 +96,13 @@ fn run(args: &Args) -> Result<ExitCode> {
             left => break left,
         }
     };
-    if args.panic_at_stop {
-        std::fs::write("/proc/sysrq-trigger", "c").context("failed to panic the kernel")?;
+    match args.at_stop {
+        None => {}
+        Some(AtStop::Panic) => {
+            std::fs::write("/proc/sysrq-trigger", "c").context("failed to panic the kernel")?;
+        }
+        Some(AtStop::Abort) => std::process::abort(),
+        Some(AtStop::Hang) => linger(),
     }
     if args.leave_child {
         std::process::Command::new(std::env::current_exe()?)

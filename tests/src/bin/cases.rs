@@ -51,6 +51,14 @@ fn fixture_two_groups(ctx: &Ctx) -> Result<AssertResult> {
     two_groups(ctx)
 }
 
+/// A check of what some kernels do not count.
+#[ktstr_test(
+    scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 2, enforce_monitor_thresholds, max_fallback_rate = 0.5, ignore
+)]
+fn fallbacks_that_may_not_be_counted(ctx: &Ctx) -> Result<AssertResult> {
+    execute_defs(ctx, vec![CgroupDef::named("only").workers(2)])
+}
+
 /// Every work type of this stage, side by side.
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3, ignore)]
 fn fixture_mixed_work(ctx: &Ctx) -> Result<AssertResult> {

@@ -39,7 +39,7 @@ fn reboots_after_its_verdict(_ctx: &Ctx) -> Result<AssertResult> {
     leave_behind("busybox reboot -f")
 }
 
-declare_scheduler!(PANICKING, { name: "panicking", binary: "scx-fixture", sched_args: ["--panic-at-stop"] });
+declare_scheduler!(PANICKING, { name: "panicking", binary: "scx-fixture", sched_args: ["--at-stop", "panic"] });
 
 /// The scheduler takes the kernel down when it is asked to stop.
 #[ktstr_test(scheduler = PANICKING, topology = "1n1l1c1t", duration_s = 1, ignore)]

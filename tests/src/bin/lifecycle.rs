@@ -45,6 +45,27 @@ declare_scheduler!(UNTIDY, {
     name: "untidy", binary: "scx-fixture", sched_args: ["--stop-status", "5", "--leave-child"],
 });
 
+declare_scheduler!(ABORTING, { name: "aborting", binary: "scx-fixture", sched_args: ["--at-stop", "abort"] });
+declare_scheduler!(STAYING, { name: "staying", binary: "scx-fixture", sched_args: ["--at-stop", "hang"] });
+declare_scheduler!(CONFIGURED, {
+    name: "configured", binary: "scx-fixture", config_file_def: ("--config {file}", "/etc/configured.conf"),
+});
+
+macro_rules! ten {
+    ($text:expr) => {
+        concat!(
+            $text, $text, $text, $text, $text, $text, $text, $text, $text, $text
+        )
+    };
+}
+
+/// More lines than a message shows; the scheduler says all of them.
+const MANY_LINES: &str = concat!(
+    "the first of many\n",
+    ten!(ten!("one\ntwo\nthree\n")),
+    "the last"
+);
+
 fn one_worker(ctx: &Ctx) -> Result<AssertResult> {
     execute_defs(ctx, vec![CgroupDef::named("only").workers(1)])
 }
@@ -194,6 +215,47 @@ fn scheduler_restarts_itself(ctx: &Ctx) -> Result<AssertResult> {
 #[ktstr_test(scheduler = UNTIDY, topology = "1n1l1c1t", duration_s = 1, ignore)]
 fn untidy_end(ctx: &Ctx) -> Result<AssertResult> {
     one_worker(ctx)
+}
+
+#[ktstr_test(scheduler = ABORTING, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn aborts_at_its_stop(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+#[ktstr_test(scheduler = STAYING, topology = "1n1l1c1t", duration_s = 1, ignore)]
+fn stays_at_its_stop(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)
+}
+
+/// It cannot start again without its configuration.
+#[ktstr_test(
+    scheduler = CONFIGURED, config = "layers = 4", topology = "1n1l1c1t", duration_s = 2, auto_repro = false, ignore
+)]
+fn restart_never_attaches(ctx: &Ctx) -> Result<AssertResult> {
+    fs::remove_file("/etc/configured.conf")?;
+    execute_steps(
+        ctx,
+        vec![
+            Step::new(vec![Op::RestartScheduler], HoldSpec::frac(0.5)),
+            Step::with_defs(
+                vec![CgroupDef::named("later").workers(1)],
+                HoldSpec::frac(0.5),
+            ),
+        ],
+    )
+}
+
+/// The kernel sends away a scheduler that has no callback for a CPU that goes.
+#[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3, auto_repro = false, ignore)]
+fn a_cpu_goes_off_under_the_scheduler(ctx: &Ctx) -> Result<AssertResult> {
+    fs::write("/sys/devices/system/cpu/cpu1/online", "0")?;
+    one_worker(ctx)
+}
+
+#[ktstr_test(scheduler = CONFIGURED, config = MANY_LINES, topology = "1n1l1c1t", duration_s = 1, auto_repro = false, ignore)]
+fn talkative_scheduler(ctx: &Ctx) -> Result<AssertResult> {
+    one_worker(ctx)?;
+    anyhow::bail!("by choice")
 }
 
 /// Once `a` has its second cpuset, its workers are taken to a cgroup on the first one.
