@@ -55,23 +55,6 @@ fn programs_see_the_declared_shape_of_smt_cores() {
     check_preset("8cpu-2llc-smt", check);
 }
 
-/// The rest that a lab boots in minutes: by hand, with `--ignored`.
-#[test]
-#[ignore = "minutes of nested emulation"]
-fn programs_see_the_declared_shape_of_nine_to_32_cpus() {
-    for name in [
-        "9cpu-3llc-nosmt",
-        "12cpu-3llc-smt",
-        "14cpu-7llc-nosmt",
-        "15cpu-5llc-nosmt",
-        "32cpu-4llc-smt",
-        "32cpu-4llc-nosmt",
-    ] {
-        check_preset(name, check);
-        println!("{name}: as declared");
-    }
-}
-
 /// All CPUs come up while the kernel boots, so that each node's memory is linked to its own.
 #[test]
 fn programs_see_the_declared_nodes() {
