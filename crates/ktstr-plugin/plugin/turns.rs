@@ -55,6 +55,20 @@ struct Pace {
     parts: u64,
 }
 
+impl Pace {
+    /// That of a vCPU whose instructions cost `cost`, one of `running`.
+    fn new(cost: u64, insn_ns: u64, running: u64) -> Self {
+        let unit = u64::from(FULL) * running.max(1);
+        let step = cost * insn_ns;
+        Self {
+            cost,
+            unit,
+            whole_ns: step / unit,
+            parts: step % unit,
+        }
+    }
+}
+
 /// Instructions of a block: as many as the plugin's callback can be told, more than QEMU translates at once.
 pub(crate) const BLOCK: u64 = 0x3fff;
 
@@ -105,12 +119,7 @@ impl Turns {
             current: None,
             previous: 0,
             limit: 0,
-            pace: Pace {
-                cost: u64::from(FULL),
-                unit: u64::from(FULL),
-                whole_ns: u64::from(options.insn_ns),
-                parts: 0,
-            },
+            pace: Pace::new(u64::from(FULL), u64::from(options.insn_ns), 1),
             insn_ns: u64::from(options.insn_ns),
             quantum: u64::from(options.quantum),
             threads: options.threads as usize,
@@ -148,8 +157,7 @@ impl Turns {
         self.limit = this.done.saturating_add(length);
         self.fingerprint =
             mix(self.fingerprint ^ mix(this.done ^ at.rotate_left(24)) ^ vcpu as u64);
-        self.pace.cost = self.cost(vcpu);
-        self.set_pace();
+        self.pace = Pace::new(self.cost(vcpu), self.insn_ns, self.running);
     }
 
     /// `vcpu`, whose turn it is, executes a block of `count` instructions that takes `extra_ns` longer than they do.
@@ -214,7 +222,7 @@ impl Turns {
             }
         }
         // It may go on at once, in the turn that it has.
-        self.set_pace();
+        self.pace = Pace::new(self.pace.cost, self.insn_ns, self.running);
     }
 
     pub(crate) fn report(&self, time_ns: u64, end: End) -> Report {
@@ -224,14 +232,6 @@ impl Turns {
             end,
             vcpus: self.vcpus.iter().map(|vcpu| vcpu.report).collect(),
         }
-    }
-
-    fn set_pace(&mut self) {
-        let unit = u64::from(FULL) * self.running.max(1);
-        let step = self.pace.cost * self.insn_ns;
-        self.pace.unit = unit;
-        self.pace.whole_ns = step / unit;
-        self.pace.parts = step % unit;
     }
 
     /// A vCPU that starts or wakes gets no credit for the time it did nothing.
