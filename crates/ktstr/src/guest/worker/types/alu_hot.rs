@@ -34,76 +34,40 @@ pub(super) fn multiply(width: AluWidth, turns: u64) {
 /// Multiplications of one pass of a loop, over all chains.
 const PASS: u64 = 64;
 
-/// As [`spin`], in four chains that wait for themselves alone; where they end.
-fn four_chains(passes: u64) -> [u64; 4] {
-    let [mut a, mut b, mut c, mut d] = [1_u64, 3, 5, 7];
-    // SAFETY: writes to the named registers alone; the loop counts down from 1 or more to 0.
-    unsafe {
-        std::arch::asm!(
-            "test {passes}, {passes}",
-            "jz 3f",
-            "2:",
-            ".rept {rounds}",
-            "imul {a}, {factor}",
-            "imul {b}, {factor}",
-            "imul {c}, {factor}",
-            "imul {d}, {factor}",
-            ".endr",
-            "dec {passes}",
-            "jnz 2b",
-            "3:",
-            rounds = const PASS / 4,
-            passes = inout(reg) passes => _,
-            factor = in(reg) FACTOR,
-            a = inout(reg) a,
-            b = inout(reg) b,
-            c = inout(reg) c,
-            d = inout(reg) d,
-            options(nomem, nostack),
-        );
-    }
-    [a, b, c, d]
+/// As [`spin`], in chains that wait for themselves alone, each in a register; where they end.
+macro_rules! chains {
+    ($name:ident, $count:literal, $($chain:ident from $first:literal),*) => {
+        fn $name(passes: u64) -> [u64; $count] {
+            $(let mut $chain = $first;)*
+            // SAFETY: writes to the named registers alone; the loop counts down from 1 or more to 0.
+            unsafe {
+                std::arch::asm!(
+                    "test {passes}, {passes}",
+                    "jz 3f",
+                    "2:",
+                    ".rept {rounds}",
+                    $(concat!("imul {", stringify!($chain), "}, {factor}"),)*
+                    ".endr",
+                    "dec {passes}",
+                    "jnz 2b",
+                    "3:",
+                    rounds = const PASS / $count,
+                    passes = inout(reg) passes => _,
+                    factor = in(reg) FACTOR,
+                    $($chain = inout(reg) $chain,)*
+                    options(nomem, nostack),
+                );
+            }
+            [$($chain),*]
+        }
+    };
 }
 
-/// As [`four_chains`], in eight.
-fn eight_chains(passes: u64) -> [u64; 8] {
-    let [mut a, mut b, mut c, mut d] = [1_u64, 3, 5, 7];
-    let [mut e, mut f, mut g, mut h] = [9_u64, 11, 13, 15];
-    // SAFETY: as above.
-    unsafe {
-        std::arch::asm!(
-            "test {passes}, {passes}",
-            "jz 3f",
-            "2:",
-            ".rept {rounds}",
-            "imul {a}, {factor}",
-            "imul {b}, {factor}",
-            "imul {c}, {factor}",
-            "imul {d}, {factor}",
-            "imul {e}, {factor}",
-            "imul {f}, {factor}",
-            "imul {g}, {factor}",
-            "imul {h}, {factor}",
-            ".endr",
-            "dec {passes}",
-            "jnz 2b",
-            "3:",
-            rounds = const PASS / 8,
-            passes = inout(reg) passes => _,
-            factor = in(reg) FACTOR,
-            a = inout(reg) a,
-            b = inout(reg) b,
-            c = inout(reg) c,
-            d = inout(reg) d,
-            e = inout(reg) e,
-            f = inout(reg) f,
-            g = inout(reg) g,
-            h = inout(reg) h,
-            options(nomem, nostack),
-        );
-    }
-    [a, b, c, d, e, f, g, h]
-}
+chains!(four_chains, 4, a from 1_u64, b from 3_u64, c from 5_u64, d from 7_u64);
+chains!(
+    eight_chains, 8, a from 1_u64, b from 3_u64, c from 5_u64, d from 7_u64,
+    e from 9_u64, f from 11_u64, g from 13_u64, h from 15_u64
+);
 
 #[cfg(test)]
 mod tests {
