@@ -180,11 +180,15 @@ fn staged_for_another_kernel(ctx: &Ctx) -> Result<AssertResult> {
     scheduler = FIXTURE, staged_schedulers = [REFUSING], topology = "1n1l1c1t", duration_s = 2, auto_repro = false, ignore
 )]
 fn replacement_never_attaches(ctx: &Ctx) -> Result<AssertResult> {
-    let replace = Op::replace_scheduler(&REFUSING);
+    first_this(ctx, Op::replace_scheduler(&REFUSING))
+}
+
+/// A step with this operation, and one with a worker.
+fn first_this(ctx: &Ctx, op: Op) -> Result<AssertResult> {
     execute_steps(
         ctx,
         vec![
-            Step::new(vec![replace], HoldSpec::frac(0.5)),
+            Step::new(vec![op], HoldSpec::frac(0.5)),
             Step::with_defs(
                 vec![CgroupDef::named("later").workers(1)],
                 HoldSpec::frac(0.5),
@@ -233,22 +237,13 @@ fn stays_at_its_stop(ctx: &Ctx) -> Result<AssertResult> {
 )]
 fn restart_never_attaches(ctx: &Ctx) -> Result<AssertResult> {
     fs::remove_file("/etc/configured.conf")?;
-    execute_steps(
-        ctx,
-        vec![
-            Step::new(vec![Op::RestartScheduler], HoldSpec::frac(0.5)),
-            Step::with_defs(
-                vec![CgroupDef::named("later").workers(1)],
-                HoldSpec::frac(0.5),
-            ),
-        ],
-    )
+    first_this(ctx, Op::RestartScheduler)
 }
 
 /// The kernel sends away a scheduler that has no callback for a CPU that goes.
 #[ktstr_test(scheduler = FIXTURE, topology = "1n1l2c1t", duration_s = 3, auto_repro = false, ignore)]
 fn a_cpu_goes_off_under_the_scheduler(ctx: &Ctx) -> Result<AssertResult> {
-    fs::write("/sys/devices/system/cpu/cpu1/online", "0")?;
+    fs::write(CPU_1, "0")?;
     one_worker(ctx)
 }
 
@@ -258,15 +253,45 @@ fn talkative_scheduler(ctx: &Ctx) -> Result<AssertResult> {
     anyhow::bail!("by choice")
 }
 
-/// Once `a` has its second cpuset, its workers are taken to a cgroup on the first one.
-fn take_away() -> Result<()> {
-    let root = Path::new("/sys/fs/cgroup/ktstr");
+/// The workload's cgroups.
+const CGROUPS: &str = "/sys/fs/cgroup/ktstr";
+const CPU_1: &str = "/sys/devices/system/cpu/cpu1/online";
+
+/// Waits until a file of cgroup `a` says `wanted`.
+fn wait_until(file: &str, wanted: &str) -> Result<()> {
+    let path = Path::new(CGROUPS).join("a").join(file);
     let until = Instant::now() + Duration::from_secs(30);
-    let cpus = || fs::read_to_string(root.join("a/cpuset.cpus")).unwrap_or_default();
-    while cpus().trim() != "1" {
-        ensure!(Instant::now() < until, "the cpuset never changed");
+    loop {
+        let found = fs::read_to_string(&path).unwrap_or_default();
+        if found.trim() == wanted {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < until,
+            "{file} never was {wanted}, and is {found:?}"
+        );
         std::thread::park_timeout(Duration::from_millis(5));
     }
+}
+
+/// Runs `work` while another thread acts.
+fn while_acting(
+    act: fn() -> Result<()>,
+    work: impl FnOnce() -> Result<AssertResult>,
+) -> Result<AssertResult> {
+    let actor = std::thread::spawn(act);
+    let result = work()?;
+    match actor.join() {
+        Ok(done) => done?,
+        Err(_) => anyhow::bail!("the thread that acts panicked"),
+    }
+    Ok(result)
+}
+
+/// Once `a` has its second cpuset, its workers are taken to a cgroup on the first one.
+fn take_away() -> Result<()> {
+    wait_until("cpuset.cpus", "1")?;
+    let root = Path::new(CGROUPS);
     let strays = root.join("strays");
     fs::create_dir(&strays)?;
     fs::write(strays.join("cpuset.cpus"), "0")?;
@@ -279,26 +304,17 @@ fn take_away() -> Result<()> {
 /// The workers run where they may until they are taken away; the old set was allowed to the end once.
 #[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
 fn workers_stray_after_their_cpuset_moved(ctx: &Ctx) -> Result<AssertResult> {
-    let strayer = std::thread::spawn(take_away);
     let move_it = Op::set_cpuset("a", CpusetSpec::exact([1]));
     let backdrop = Backdrop::from_cgroups(vec![
         CgroupDef::named("a")
             .workers(1)
             .cpuset(CpusetSpec::exact([0])),
     ]);
-    let result = execute_scenario(
-        ctx,
-        backdrop,
-        vec![
-            Step::new(Vec::new(), HoldSpec::frac(0.2)),
-            Step::new(vec![move_it], HoldSpec::frac(0.8)),
-        ],
-    )?;
-    match strayer.join() {
-        Ok(done) => done?,
-        Err(_) => anyhow::bail!("the thread that moves the workers panicked"),
-    }
-    Ok(result)
+    let steps = vec![
+        Step::new(Vec::new(), HoldSpec::frac(0.2)),
+        Step::new(vec![move_it], HoldSpec::frac(0.8)),
+    ];
+    while_acting(take_away, || execute_scenario(ctx, backdrop, steps))
 }
 
 /// The same move without the straying is no finding.
@@ -320,48 +336,6 @@ fn workers_follow_their_cpuset(ctx: &Ctx) -> Result<AssertResult> {
     )
 }
 
-/// Switches CPU 1 off once `a` is confined to it.
-fn switch_off() -> Result<()> {
-    let root = Path::new("/sys/fs/cgroup/ktstr");
-    let until = Instant::now() + Duration::from_secs(30);
-    let cpus = || fs::read_to_string(root.join("a/cpuset.cpus.effective")).unwrap_or_default();
-    while cpus().trim() != "1" {
-        ensure!(Instant::now() < until, "the cpuset never was CPU 1");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-    fs::write("/sys/devices/system/cpu/cpu1/online", "0")?;
-    while cpus().trim() != "0" {
-        ensure!(Instant::now() < until, "the cpuset still is {}", cpus());
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-    Ok(())
-}
-
-/// The same, and the CPU comes back a second later: the cpuset is as it was when the workers stop.
-#[ktstr_test(topology = "1n1l2c1t", duration_s = 4, isolation, ignore)]
-fn cpuset_has_its_cpu_back(ctx: &Ctx) -> Result<AssertResult> {
-    let switch = std::thread::spawn(|| {
-        switch_off()?;
-        // The CPU is away for a time.
-        let until = Instant::now() + Duration::from_secs(1);
-        while Instant::now() < until {
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
-        fs::write("/sys/devices/system/cpu/cpu1/online", "1").context("the CPU does not come back")
-    });
-    let on_one = CgroupDef::named("a")
-        .workers(1)
-        .cpuset(CpusetSpec::exact([1]));
-    let result = execute_defs(ctx, vec![on_one])?;
-    match switch.join() {
-        Ok(done) => done?,
-        Err(_) => anyhow::bail!("the thread that switches the CPU off and on panicked"),
-    }
-    let now = fs::read_to_string("/sys/devices/system/cpu/online")?;
-    ensure!(now.trim() == "0-1", "online are {now}");
-    Ok(result)
-}
-
 /// It restarts itself, and the test fails for a reason of its own after that.
 #[ktstr_test(scheduler = RESTARTING, config = "layers = 4", topology = "1n1l1c1t", duration_s = 8, auto_repro = false, ignore)]
 fn fails_after_its_schedulers_restart(ctx: &Ctx) -> Result<AssertResult> {
@@ -369,18 +343,42 @@ fn fails_after_its_schedulers_restart(ctx: &Ctx) -> Result<AssertResult> {
     anyhow::bail!("a reason of its own")
 }
 
-/// The only CPU of a cpuset goes, and the kernel lets its workers run on another: they stray nowhere.
-#[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
-fn cpuset_loses_its_cpu(ctx: &Ctx) -> Result<AssertResult> {
-    let switch = std::thread::spawn(switch_off);
+/// Switches CPU 1 off once `a` is confined to it.
+fn switch_off() -> Result<()> {
+    wait_until("cpuset.cpus.effective", "1")?;
+    fs::write(CPU_1, "0")?;
+    wait_until("cpuset.cpus.effective", "0")
+}
+
+fn switch_off_and_on() -> Result<()> {
+    switch_off()?;
+    // The CPU is away for a time.
+    let until = Instant::now() + Duration::from_secs(1);
+    while Instant::now() < until {
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    fs::write(CPU_1, "1").context("the CPU does not come back")
+}
+
+fn one_worker_on_cpu_1(ctx: &Ctx) -> Result<AssertResult> {
     let on_one = CgroupDef::named("a")
         .workers(1)
         .cpuset(CpusetSpec::exact([1]));
-    let result = execute_defs(ctx, vec![on_one])?;
-    match switch.join() {
-        Ok(done) => done?,
-        Err(_) => anyhow::bail!("the thread that switches the CPU off panicked"),
-    }
+    execute_defs(ctx, vec![on_one])
+}
+
+/// The only CPU of a cpuset goes, and the kernel lets its workers run on another: they stray nowhere.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 3, isolation, ignore)]
+fn cpuset_loses_its_cpu(ctx: &Ctx) -> Result<AssertResult> {
+    while_acting(switch_off, || one_worker_on_cpu_1(ctx))
+}
+
+/// The same, and the CPU comes back a second later: the cpuset is as it was when the workers stop.
+#[ktstr_test(topology = "1n1l2c1t", duration_s = 4, isolation, ignore)]
+fn cpuset_has_its_cpu_back(ctx: &Ctx) -> Result<AssertResult> {
+    let result = while_acting(switch_off_and_on, || one_worker_on_cpu_1(ctx))?;
+    let now = fs::read_to_string("/sys/devices/system/cpu/online")?;
+    ensure!(now.trim() == "0-1", "online are {now}");
     Ok(result)
 }
 

@@ -11,8 +11,9 @@ fn a_schedulers_exit_is_kept_and_the_guests_own_end_is_not() {
         run.coordinator.failure.as_ref().unwrap().trigger,
         "the scheduler's exit"
     );
-    // What the test itself asks for later does not replace it.
+    // What the test itself asks for later is looked at, and does not replace it: no scheduler is in charge there.
     run.step(Step::Capture(FAILURE_TAG.into()));
+    assert_eq!(run.count(|call| *call == Call::Capture), 2);
     assert_eq!(
         run.coordinator.failure.as_ref().unwrap().trigger,
         "the scheduler's exit"
